@@ -1,0 +1,250 @@
+//! The resolved configuration: what the server runs with after defaults, file, environment, flags and derivations.
+//!
+//! Nothing outside this folder reads a flag, a variable or a file. Values here are final: secrets are derived, ports are
+//! decided, lists are split. Source: `contract/operations.md` §1–§6 and `contract/options.tsv`.
+
+use std::time::Duration;
+
+/// Everything the server needs to know, shared read-only by all shards.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub node_id: String,
+    pub server: ServerConfig,
+    pub runtime: RuntimeConfig,
+    pub websocket: WebSocketConfig,
+    pub ping: PingConfig,
+    pub auth: AuthConfig,
+    pub rpc: RpcConfig,
+    pub disconnect: DisconnectConfig,
+    pub broadcast: BroadcastConfig,
+    pub api: Option<ApiConfig>,
+    pub metrics: MetricsConfig,
+    pub log: LogConfig,
+    pub shutdown: ShutdownConfig,
+    /// `--demo`: start the built-in app on loopback and point RPC at it.
+    pub demo: bool,
+    /// The file that was read, for the start-up line.
+    pub config_file: Option<String>,
+    /// Names of the presets that were applied, for the start-up line.
+    pub presets: Vec<String>,
+    /// Lines for the log at WARN level, found while resolving (for example a non-positive `rpc_concurrency`).
+    pub warnings: Vec<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct ServerConfig {
+    /// Bind address as configured (`localhost`, empty = every interface).
+    pub host: String,
+    /// 0 lets the kernel choose.
+    pub port: u16,
+    /// WebSocket paths, never empty, each starts with `/`.
+    pub paths: Vec<String>,
+    pub health_path: String,
+    /// Lower-cased, trimmed, empty entries removed; empty list = no check.
+    pub allowed_origins: Vec<String>,
+    /// Accepted sockets per listener, 0 = unlimited.
+    pub connections_max: usize,
+    /// Both files, when TLS is on for every listener.
+    pub tls: Option<TlsFiles>,
+}
+
+#[derive(Debug, Clone)]
+pub struct TlsFiles {
+    pub cert_path: String,
+    pub key_path: String,
+}
+
+#[derive(Debug, Clone)]
+pub struct RuntimeConfig {
+    /// `--cores`: number of shards; `None` = the CPUs allowed by affinity and cgroup quota.
+    pub cores: Option<usize>,
+    pub driver: DriverChoice,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DriverChoice {
+    Auto,
+    IoUring,
+    Epoll,
+}
+
+#[derive(Debug, Clone)]
+pub struct WebSocketConfig {
+    /// Payload bytes of one incoming message, summed over fragments; 0 = no limit.
+    pub message_bytes_max: u64,
+    /// Deadline of a blocked write.
+    pub write_timeout: Duration,
+    /// Unsent bytes beyond which a client is slow; 0 = no limit.
+    pub pending_bytes_max: u64,
+    /// `--enable_ws_compression`.
+    pub compression: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct PingConfig {
+    /// Zero = no pings.
+    pub interval: Duration,
+    pub precision: PingPrecision,
+    /// Zero = pongs are not required.
+    pub pong_timeout: Duration,
+    pub native: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PingPrecision {
+    Seconds,
+    Milliseconds,
+    Nanoseconds,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct AuthConfig {
+    pub jwt: Option<JwtConfig>,
+    /// `--noauth` or `--public`.
+    pub noauth: bool,
+    pub streams: StreamsConfig,
+}
+
+#[derive(Debug, Clone)]
+pub struct JwtConfig {
+    pub secret: String,
+    /// Query parameter; the header is `x-<param>`.
+    pub param: String,
+    pub enforce: bool,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct StreamsConfig {
+    /// Name of the signed/public streams channel, `$pubsub`; empty removes it.
+    pub pubsub_channel: String,
+    /// `None`: every signed name is rejected.
+    pub secret: Option<String>,
+    pub public: bool,
+    pub whisper: bool,
+    pub presence: bool,
+    /// Secret of `Turbo::StreamsChannel` when the server serves it itself.
+    pub turbo_secret: Option<String>,
+    /// Secret of `CableReady::Stream` when the server serves it itself.
+    pub cable_ready_secret: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+pub struct RpcConfig {
+    pub endpoint: RpcEndpoint,
+    /// Calls in flight over all shards, at least 1.
+    pub concurrency: usize,
+    /// Time limit of one HTTP request; zero = none.
+    pub request_timeout: Duration,
+    /// Time limit of one call with all its retries; zero = none.
+    pub command_timeout: Duration,
+    /// Lower-cased names of the request headers that are copied into the RPC env, trimmed.
+    pub headers: Vec<String>,
+    /// Names of the cookies kept in the forwarded header; empty = all.
+    pub cookies: Vec<String>,
+    /// The `Bearer` token, already derived.
+    pub token: Option<String>,
+    /// True when `token` was derived from the application secret (start-up line).
+    pub token_derived: bool,
+    pub tls: RpcTlsConfig,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RpcEndpoint {
+    /// Base URL, `http://` or `https://`.
+    Http(String),
+    /// `--norpc` or `--rpc_impl=none`.
+    None,
+}
+
+#[derive(Debug, Clone)]
+pub struct RpcTlsConfig {
+    pub enabled: bool,
+    pub verify: bool,
+    /// Path or PEM text; empty = system roots.
+    pub root_ca: String,
+}
+
+#[derive(Debug, Clone)]
+pub struct DisconnectConfig {
+    pub mode: DisconnectMode,
+    /// Calls per second, 1 to 1000.
+    pub rate: u32,
+    /// Capacity of the disconnect queue.
+    pub backlog: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DisconnectMode {
+    Auto,
+    Always,
+    Never,
+}
+
+#[derive(Debug, Clone)]
+pub struct BroadcastConfig {
+    /// `None` when the adapter list has no `http`.
+    pub http: Option<HttpBroadcastConfig>,
+}
+
+#[derive(Debug, Clone)]
+pub struct HttpBroadcastConfig {
+    /// Equal to the main port = a route there.
+    pub port: u16,
+    pub path: String,
+    /// `None` = no authorization.
+    pub token: Option<String>,
+    pub token_derived: bool,
+    pub cors: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct ApiConfig {
+    pub port: u16,
+    pub path: String,
+    pub token: Option<String>,
+    pub token_derived: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct MetricsConfig {
+    /// `None` = no Prometheus endpoint.
+    pub http_path: Option<String>,
+    /// Bind address; equal to `server.host` unless set.
+    pub host: String,
+    pub port: u16,
+    /// Constant labels.
+    pub tags: Vec<(String, String)>,
+    /// Zero = the polled gauges stay 0.
+    pub stats_refresh_interval: Duration,
+}
+
+#[derive(Debug, Clone)]
+pub struct LogConfig {
+    pub level: LogLevel,
+    pub format: LogFormat,
+    /// `--debug`: prints the banner.
+    pub debug: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum LogLevel {
+    Debug,
+    Info,
+    Warn,
+    Error,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Clone)]
+pub struct ShutdownConfig {
+    /// Budget of the whole drain, delay included.
+    pub timeout: Duration,
+    pub delay: Duration,
+    /// Disconnect calls made in parallel during shutdown.
+    pub pool_size: usize,
+}

@@ -1,0 +1,26 @@
+//! ringcable: holds very many Action Cable connections in very little memory and fans broadcasts out to them.
+//!
+//! The layers, lower ones never name higher ones (`docs/ARCHITECTURE.md` has the whole map):
+//! L0 `protocol wire config metrics auth os log` · L1 `session hub endpoints` · L2 `reactor rpc mesh net` · L3 `shard` ·
+//! L4 `server`, and `demo`, which is an application beside the server.
+
+pub mod auth;
+pub mod config;
+pub mod demo;
+pub mod endpoints;
+pub mod hub;
+pub mod log;
+pub mod mesh;
+pub mod metrics;
+pub mod net;
+pub mod os;
+pub mod protocol;
+pub mod reactor;
+pub mod rpc;
+pub mod server;
+pub mod session;
+pub mod shard;
+pub mod wire;
+
+/// The version of the reference whose behaviour this server follows; sent as `X-AnyCable-Version`.
+pub const COMPATIBLE_VERSION: &str = "1.6.16";
