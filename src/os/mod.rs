@@ -1,1 +1,8 @@
-//! (under construction)
+//! What the server needs from Linux beside sockets: CPUs, limits, memory figures and socket options.
+//!
+//! Unsafe code lives here and in `reactor/`, nowhere else. Called by `server` at start-up and by `shard` for sockets.
+
+pub mod cpu;
+pub mod limits;
+pub mod memory;
+pub mod sockets;

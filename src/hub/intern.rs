@@ -1,0 +1,112 @@
+//! Texts that many sessions share, stored once and counted.
+
+use ahash::RandomState;
+use hashbrown::HashTable;
+use slab::Slab;
+
+/// Index of an interned text. Valid while its count is above zero.
+pub type TextId = u32;
+
+struct Interned {
+    text: Box<str>,
+    references: u32,
+}
+
+/// A set of texts with a count of users each; a text leaves when its last user does.
+///
+/// Keys are not stored twice: the hash table holds indices and compares through the slab.
+#[derive(Default)]
+pub struct Interner {
+    texts: Slab<Interned>,
+    index: HashTable<TextId>,
+    hasher: RandomState,
+}
+
+impl Interner {
+    /// Adds a user of `text` and returns its index, and whether it is new.
+    pub fn acquire(&mut self, text: &str) -> (TextId, bool) {
+        let hash = self.hasher.hash_one(text);
+        if let Some(&id) = self.index.find(hash, |&id| &*self.texts[id as usize].text == text) {
+            self.texts[id as usize].references += 1;
+            return (id, false);
+        }
+        let id = self.texts.insert(Interned {
+            text: text.into(),
+            references: 1,
+        }) as TextId;
+        let (texts, hasher) = (&self.texts, &self.hasher);
+        self.index
+            .insert_unique(hash, id, |&other| hasher.hash_one(&*texts[other as usize].text));
+        (id, true)
+    }
+
+    /// Adds a user of a text that is in use.
+    pub fn acquire_again(&mut self, id: TextId) {
+        self.texts[id as usize].references += 1;
+    }
+
+    /// The index of `text` when somebody uses it.
+    pub fn find(&self, text: &str) -> Option<TextId> {
+        let hash = self.hasher.hash_one(text);
+        self.index
+            .find(hash, |&id| &*self.texts[id as usize].text == text)
+            .copied()
+    }
+
+    /// The text of an index in use.
+    pub fn text(&self, id: TextId) -> &str {
+        &self.texts[id as usize].text
+    }
+
+    /// Takes one user away; true when it was the last and the text is gone.
+    pub fn release(&mut self, id: TextId) -> bool {
+        let interned = &mut self.texts[id as usize];
+        interned.references -= 1;
+        if interned.references > 0 {
+            return false;
+        }
+        let hash = self.hasher.hash_one(&*interned.text);
+        if let Ok(entry) = self.index.find_entry(hash, |&other| other == id) {
+            entry.remove();
+        }
+        self.texts.remove(id as usize);
+        true
+    }
+
+    /// Texts in use.
+    pub fn len(&self) -> usize {
+        self.texts.len()
+    }
+
+    /// Gives memory back after a storm: shrinks what is more than three quarters empty.
+    pub fn shrink(&mut self) {
+        if self.index.capacity() > 4 * self.index.len().max(64) {
+            let (texts, hasher) = (&self.texts, &self.hasher);
+            self.index
+                .shrink_to_fit(|&other| hasher.hash_one(&*texts[other as usize].text));
+        }
+        if self.texts.is_empty() {
+            self.texts.shrink_to_fit();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_lives_as_long_as_its_last_user() {
+        let mut interner = Interner::default();
+        let (first, new) = interner.acquire("a");
+        assert!(new);
+        assert_eq!(interner.acquire("a"), (first, false));
+        let (second, new) = interner.acquire("b");
+        assert!(new && second != first);
+        assert_eq!((interner.text(first), interner.len()), ("a", 2));
+        assert!(!interner.release(first));
+        assert!(interner.release(first));
+        assert_eq!(interner.find("a"), None);
+        assert_eq!(interner.find("b"), Some(second));
+    }
+}

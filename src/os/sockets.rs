@@ -1,0 +1,138 @@
+//! Listening sockets and the options that every client socket gets.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+
+/// Requested accept queue; the kernel cuts it to `net.core.somaxconn`.
+const BACKLOG: i32 = 65_535;
+/// Kernel keepalive: idle time and interval. Source: contract/websocket.md §1.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+/// How long sent data may stay unacknowledged before the kernel gives a peer up: bounds dead peers of busy sockets, which
+/// keepalive does not.
+const USER_TIMEOUT: Duration = Duration::from_secs(60);
+/// Unsent bytes that the kernel queues per socket before it says "not writable": a stalled reader then costs about 0.13 MB
+/// of kernel memory, not 4 MB, and fast readers keep send-buffer autotuning.
+const NOTSENT_LOWAT_BYTES: u32 = 16_384;
+
+/// The addresses to try for a configured bind host, best first.
+///
+/// An empty host, `0.0.0.0` and `::` mean every interface, IPv6 and IPv4. Source: contract/operations.md §11.
+///
+/// # Errors
+/// The resolver's error for a name that is not known.
+pub fn bind_addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    match host {
+        "" | "0.0.0.0" | "::" | "[::]" => Ok(vec![
+            SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), port),
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port),
+        ]),
+        "localhost" => Ok(vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)]),
+        name => {
+            let mut addresses: Vec<_> = (name.trim_matches(['[', ']']), port).to_socket_addrs()?.collect();
+            addresses.sort_by_key(SocketAddr::is_ipv6);
+            Ok(addresses)
+        }
+    }
+}
+
+/// Opens `count` listening sockets on one address, one for each shard; the kernel spreads connections over them.
+///
+/// The first socket is opened without `SO_REUSEPORT` and closed again: a second server on the same port would otherwise
+/// start without an error and silently take half of the connections.
+///
+/// # Errors
+/// The error of the last address tried, usually `AddrInUse`.
+pub fn listen(host: &str, port: u16, count: usize) -> io::Result<Vec<TcpListener>> {
+    let mut failure = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for address in bind_addresses(host, port)? {
+        match listen_on(address, count) {
+            Ok(listeners) => return Ok(listeners),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
+
+fn listen_on(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    drop(open_listener(address, false)?);
+    let first = open_listener(address, true)?;
+    let bound = first.local_addr()?;
+    let mut listeners = vec![first];
+    for _ in 1..count {
+        listeners.push(open_listener(bound, true)?);
+    }
+    Ok(listeners)
+}
+
+fn open_listener(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM.nonblocking().cloexec(),
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?;
+    if reuse_port {
+        socket.set_reuse_port(true)?;
+    }
+    if address.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Sets the options of an accepted client socket.
+///
+/// # Errors
+/// The kernel's error; the socket is usually gone then.
+pub fn prepare_client(socket: &impl AsFd) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
+    socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
+    socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES)
+}
+
+/// Takes over the descriptor that `socket` gives up.
+pub fn own(socket: impl IntoRawFd) -> OwnedFd {
+    // SAFETY: by the contract of `IntoRawFd` the caller of `into_raw_fd` becomes the only owner of an open descriptor.
+    unsafe { OwnedFd::from_raw_fd(socket.into_raw_fd()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn listeners_share_one_port_and_a_second_server_is_refused() {
+        let listeners = listen("127.0.0.1", 0, 3).expect("port 0 is always free");
+        let port = listeners[0].local_addr().expect("bound").port();
+        for listener in &listeners {
+            assert_eq!(listener.local_addr().expect("bound").port(), port);
+        }
+        let error = listen("127.0.0.1", port, 1).expect_err("the port is taken");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn hosts_become_addresses() {
+        fn check(host: &str, expected: &[&str]) {
+            let found: Vec<String> = bind_addresses(host, 80)
+                .expect("no lookup needed")
+                .iter()
+                .map(ToString::to_string)
+                .collect();
+            assert_eq!(found, expected, "{host:?}");
+        }
+        check("", &["[::]:80", "0.0.0.0:80"]);
+        check("0.0.0.0", &["[::]:80", "0.0.0.0:80"]);
+        check("localhost", &["127.0.0.1:80"]);
+        check("127.0.0.7", &["127.0.0.7:80"]);
+        check("[::1]", &["[::1]:80"]);
+    }
+}

@@ -1,0 +1,231 @@
+//! The reactor on io_uring: one multishot poll per idle socket (256 bytes of kernel memory; an armed receive takes 864).
+//!
+//! The ring belongs to one thread (`SINGLE_ISSUER`) and its task work runs when the shard harvests (`DEFER_TASKRUN`), so a
+//! burst of wake-ups is taken in one system call. Kernels before 6.1 refuse these flags; the ring is then built plain.
+
+use std::io;
+use std::mem;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+
+use super::{GENERATION_MASK, HARVEST_EVENTS_MAX, Readiness, ReactorCounts, Token};
+
+/// Requests that can wait to be handed to the kernel; a full queue is flushed at once.
+const SUBMISSION_ENTRIES: u32 = 256;
+/// Completions that fit before the kernel has to keep them on a list of its own (`cq_overflows_total` counts that).
+const COMPLETION_ENTRIES: u32 = 4096;
+
+const READ_EVENTS: u32 = (libc::POLLIN | libc::POLLRDHUP) as u32;
+const WRITE_EVENTS: u32 = libc::POLLOUT as u32;
+
+/// What a completion belongs to; the two top bits of the user data.
+const KIND_SHIFT: u32 = 62;
+const KIND_READ: u64 = 0;
+const KIND_WRITE: u64 = 1;
+const KIND_CANCEL: u64 = 2;
+
+/// One ring and what came out of it that is not readiness.
+pub struct UringReactor {
+    ring: IoUring,
+    ended: Vec<Token>,
+    counts: ReactorCounts,
+}
+
+/// Tries a ring of the size that a shard will use, with a request that goes through the kernel and back.
+///
+/// # Errors
+/// The kernel's refusal: EPERM (seccomp, sysctl), ENOSYS (podman, emulation), ENOMEM (memlock).
+pub fn probe() -> io::Result<()> {
+    let mut reactor = UringReactor::new()?;
+    // SAFETY: a no-op refers to no memory.
+    unsafe { reactor.push(opcode::Nop::new().build().user_data(KIND_CANCEL << KIND_SHIFT)) }?;
+    reactor.ring.submit_and_wait(1)?;
+    match reactor.ring.completion().next() {
+        Some(entry) if entry.result() >= 0 => Ok(()),
+        Some(entry) => Err(io::Error::from_raw_os_error(-entry.result())),
+        None => Err(io::Error::other("a no-op did not complete")),
+    }
+}
+
+impl UringReactor {
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn new() -> io::Result<Self> {
+        let ring = IoUring::builder()
+            .setup_cqsize(COMPLETION_ENTRIES)
+            .setup_single_issuer()
+            .setup_defer_taskrun()
+            .build(SUBMISSION_ENTRIES)
+            .or_else(|error| match error.raw_os_error() {
+                Some(libc::EINVAL) => IoUring::builder()
+                    .setup_cqsize(COMPLETION_ENTRIES)
+                    .build(SUBMISSION_ENTRIES),
+                _ => Err(error),
+            })?;
+        Ok(Self {
+            ring,
+            ended: Vec::new(),
+            counts: ReactorCounts::default(),
+        })
+    }
+
+    pub(super) fn add(&mut self, socket: BorrowedFd<'_>, token: Token) -> io::Result<()> {
+        let entry = opcode::PollAdd::new(types::Fd(socket.as_raw_fd()), READ_EVENTS)
+            .multi(true)
+            .build()
+            .user_data(user_data(KIND_READ, token));
+        // SAFETY: a poll request refers to no memory of ours; the kernel takes its own reference on the file.
+        unsafe { self.push(entry) }
+    }
+
+    pub(super) fn watch_write(&mut self, socket: BorrowedFd<'_>, token: Token) -> io::Result<()> {
+        let entry = opcode::PollAdd::new(types::Fd(socket.as_raw_fd()), WRITE_EVENTS)
+            .build()
+            .user_data(user_data(KIND_WRITE, token));
+        // SAFETY: as in `add`.
+        unsafe { self.push(entry) }
+    }
+
+    /// The poll keeps the file open, so the far end sees a close only after the removal was handed to the kernel: flush
+    /// soon. A removal is never ahead of its poll, the queue is in order.
+    pub(super) fn remove(&mut self, token: Token, write_watched: bool) {
+        let kinds: &[u64] = if write_watched { &[KIND_READ, KIND_WRITE] } else { &[KIND_READ] };
+        for &kind in kinds {
+            let entry = opcode::PollRemove::new(user_data(kind, token))
+                .build()
+                .user_data(KIND_CANCEL << KIND_SHIFT)
+                .flags(squeue::Flags::SKIP_SUCCESS);
+            // A refusal here means a broken ring, which the next harvest reports.
+            // SAFETY: a removal refers to no memory.
+            let _ = unsafe { self.push(entry) };
+        }
+    }
+
+    /// # Safety
+    /// The entry must not refer to memory that can go away before its completion.
+    unsafe fn push(&mut self, entry: squeue::Entry) -> io::Result<()> {
+        if self.ring.submission().is_full() {
+            self.submit()?;
+        }
+        // SAFETY: promised by the caller.
+        unsafe { self.ring.submission().push(&entry) }.map_err(|_| io::Error::other("the submission queue is full"))
+    }
+
+    /// EBUSY (completions have to be taken first) and EAGAIN are not failures: the entries stay queued.
+    fn submit(&mut self) -> io::Result<()> {
+        match self.ring.submit() {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EBUSY | libc::EAGAIN | libc::EINTR) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    pub(super) fn flush(&mut self) {
+        if !self.ring.submission().is_empty() {
+            // A broken ring is reported by the next harvest, which makes the same call.
+            let _ = self.submit();
+        }
+    }
+
+    pub(super) fn harvest(&mut self, events: &mut Vec<Readiness>) -> io::Result<bool> {
+        self.enter()?;
+        if self.ring.submission().cq_overflow() {
+            self.counts.overflows += 1;
+        }
+        let mut taken = 0;
+        let mut completion = self.ring.completion();
+        for entry in completion.by_ref().take(HARVEST_EVENTS_MAX) {
+            taken += 1;
+            if let Some(event) = readiness(&entry, &mut self.ended) {
+                events.push(event);
+            }
+        }
+        Ok(taken == HARVEST_EVENTS_MAX)
+    }
+
+    /// Submits and, with `DEFER_TASKRUN`, lets the kernel turn wake-ups into completions.
+    fn enter(&mut self) -> io::Result<()> {
+        let to_submit = self.ring.submission().len() as u32;
+        const GET_EVENTS: u32 = 1; // IORING_ENTER_GETEVENTS
+        // SAFETY: no signal mask is passed; the entries in the queue were checked when pushed.
+        let result = unsafe {
+            self.ring
+                .submitter()
+                .enter::<libc::sigset_t>(to_submit, 0, GET_EVENTS, None)
+        };
+        match result {
+            Ok(_) => Ok(()),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EBUSY | libc::EAGAIN | libc::EINTR) => Ok(()),
+                _ => Err(error),
+            },
+        }
+    }
+
+    pub(super) fn take_ended(&mut self) -> Vec<Token> {
+        self.counts.rearms += self.ended.len() as u64;
+        mem::take(&mut self.ended)
+    }
+
+    pub(super) fn take_counts(&mut self) -> ReactorCounts {
+        mem::take(&mut self.counts)
+    }
+}
+
+impl AsFd for UringReactor {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the ring's descriptor is open as long as the ring, which the returned borrow keeps alive.
+        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
+    }
+}
+
+fn user_data(kind: u64, token: Token) -> u64 {
+    kind << KIND_SHIFT | u64::from(token.generation & GENERATION_MASK) << 32 | u64::from(token.slot)
+}
+
+fn readiness(entry: &cqueue::Entry, ended: &mut Vec<Token>) -> Option<Readiness> {
+    let data = entry.user_data();
+    let token = Token {
+        slot: data as u32,
+        generation: (data >> 32) as u32 & GENERATION_MASK,
+    };
+    let kind = data >> KIND_SHIFT;
+    if kind == KIND_CANCEL || entry.result() == -libc::ECANCELED {
+        return None;
+    }
+    if kind == KIND_READ && !cqueue::more(entry.flags()) {
+        ended.push(token);
+    }
+    // A poll that failed is a socket to be read: the read says what is wrong with it.
+    let bits = if entry.result() < 0 { libc::POLLERR } else { entry.result() as i16 };
+    let has = |flag: i16| bits & flag != 0;
+    Some(Readiness {
+        token,
+        readable: kind == KIND_READ && has(libc::POLLIN),
+        writable: kind == KIND_WRITE,
+        closed: has(libc::POLLRDHUP | libc::POLLHUP | libc::POLLERR),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_survive_the_trip_through_user_data() {
+        for (slot, generation) in [(0, 0), (u32::MAX, GENERATION_MASK), (17, 42)] {
+            let data = user_data(KIND_WRITE, Token { slot, generation });
+            assert_eq!(data as u32, slot);
+            assert_eq!((data >> 32) as u32 & GENERATION_MASK, generation);
+            assert_eq!(data >> KIND_SHIFT, KIND_WRITE);
+        }
+    }
+
+    #[test]
+    fn the_probe_agrees_with_building_a_reactor() {
+        assert_eq!(probe().is_ok(), UringReactor::new().is_ok());
+    }
+}
