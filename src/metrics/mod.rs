@@ -1,1 +1,11 @@
-//! (under construction)
+//! The numbers an operator sees: counters that shards write without locks, and their Prometheus text.
+//!
+//! Owns the names, their meaning and the text format. Never listens, never logs, never reads a clock. Shards and the
+//! control thread write the values; `endpoints` serves the text.
+
+pub mod counters;
+pub mod histogram;
+pub mod prometheus;
+
+pub use counters::{Counter, Gauge, Metrics, ShardMetrics};
+pub use histogram::Histogram;

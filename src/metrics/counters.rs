@@ -1,0 +1,264 @@
+//! Counters and gauges with a single writer each, and the blocks that hold them.
+//!
+//! A shard writes only its own [`ShardMetrics`]; the control thread writes the gauges of [`Metrics`]. Everybody may read
+//! at any time. Nothing here sums or formats: that is `metrics::prometheus`.
+
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use crate::metrics::Histogram;
+
+/// A number that only grows, since the start of the process.
+///
+/// Single writer: [`Counter::add`] is a plain load and store, because a locked instruction per delivery would be the
+/// price of an ability nobody needs. A second writer would lose counts (and nothing worse).
+#[derive(Debug, Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    /// Adds `amount`. To be called by the owner only.
+    #[inline]
+    pub fn add(&self, amount: u64) {
+        let value = self.0.load(Ordering::Relaxed);
+        self.0.store(value.wrapping_add(amount), Ordering::Relaxed);
+    }
+
+    /// The value now, or a moment ago when another thread is writing.
+    #[inline]
+    pub fn value(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that goes up and down. Single writer, as [`Counter`].
+#[derive(Debug, Default)]
+pub struct Gauge(AtomicI64);
+
+impl Gauge {
+    /// Adds `amount`. To be called by the owner only.
+    #[inline]
+    pub fn add(&self, amount: i64) {
+        let value = self.0.load(Ordering::Relaxed);
+        self.0.store(value.wrapping_add(amount), Ordering::Relaxed);
+    }
+
+    /// Takes `amount` away. To be called by the owner only.
+    #[inline]
+    pub fn sub(&self, amount: i64) {
+        self.add(amount.wrapping_neg());
+    }
+
+    /// Replaces the value. To be called by the owner only.
+    #[inline]
+    pub fn set(&self, value: i64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
+    /// The value now, or a moment ago when another thread is writing.
+    #[inline]
+    pub fn value(&self) -> i64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Everything one shard counts. Written by that shard only.
+///
+/// Aligned to 128 bytes: CPUs fetch cache lines in pairs, and a neighbour's counters in the same pair would make every
+/// delivery of two shards wait for each other.
+///
+/// The first half carries the reference's names and meanings (Source: `contract/operations.md` §14), the second half is
+/// ringcable's own. The text an operator reads about each field is in `metrics::prometheus`.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct ShardMetrics {
+    /// Authenticated and not closed; set every `stats_refresh_interval`.
+    pub clients_num: Gauge,
+    /// Streams with at least one subscriber on this shard; set every `stats_refresh_interval`.
+    pub broadcast_streams_num: Gauge,
+    /// RPC disconnects that wait in this shard's queue; set every `stats_refresh_interval`.
+    pub disconnect_queue_size: Gauge,
+    /// Authentication ended in FAILURE; errors and timeouts do not count.
+    pub failed_auths_total: Counter,
+    /// Client messages that decode, whatever the command.
+    pub client_msg_total: Counter,
+    /// Client messages that do not decode, and commands that fail (these are in `client_msg_total` too).
+    pub failed_client_msg_total: Counter,
+    /// Payload bytes of client messages, before decoding.
+    pub data_rcvd_total: Counter,
+    /// Payload bytes of text and binary messages written, pings included, framing and close frames not.
+    pub data_sent_total: Counter,
+    /// Messages written from outboxes; pings do not count.
+    pub server_msg_total: Counter,
+    /// Queued messages whose write failed.
+    pub failed_server_msg_total: Counter,
+    /// The part of `failed_server_msg_total` that failed by its deadline.
+    pub timeout_server_msg_total: Counter,
+    /// Sessions that exceeded `ws_max_pending_size`.
+    pub disconnected_slow_clients_total: Counter,
+    /// Well-formed broadcast requests; a batch or a remote command counts once. Counted where the POST arrived.
+    pub publications_total: Counter,
+    /// Publications handed to the hubs, each item of a batch, plus well-formed remote disconnects. Counted once per node,
+    /// where the POST arrived, not once per shard.
+    pub broadcast_msg_total: Counter,
+    /// Broadcast requests that cannot be parsed.
+    pub failed_broadcast_msg_total: Counter,
+    /// Remote commands, known or not.
+    pub remote_commands_total: Counter,
+    /// Calls, without retries.
+    pub rpc_call_total: Counter,
+    /// Waits before a repeated attempt.
+    pub rpc_retries_total: Counter,
+    /// Calls whose final outcome is an error, plus disconnect replies with status ERROR.
+    pub rpc_error_total: Counter,
+    /// Attempts that hit a deadline.
+    pub rpc_timeout_total: Counter,
+    /// Calls given up because their session closed.
+    pub rpc_canceled_total: Counter,
+    /// Calls that wait for a concurrency slot, not those in flight; live.
+    pub rpc_pending_num: Gauge,
+
+    /// Sockets accepted.
+    pub accepted_total: Counter,
+    /// Failed accept calls, for example out of file descriptors.
+    pub accept_errors_total: Counter,
+    /// Complete request heads, upgrades included.
+    pub http_requests_total: Counter,
+    /// Requests refused because they are not HTTP or exceed a limit.
+    pub http_bad_requests_total: Counter,
+    /// Connections closed because the head was not complete in time.
+    pub http_timeouts_total: Counter,
+    /// Answers 101.
+    pub upgrades_total: Counter,
+    /// Upgrade requests that got a 4xx.
+    pub upgrade_refused_total: Counter,
+
+    /// Sessions closed because the client left (close frame, end of stream or reset).
+    pub closed_client_total: Counter,
+    /// Sessions closed by a remote command.
+    pub closed_remote_total: Counter,
+    /// Sessions closed because no pong came in time.
+    pub closed_no_pong_total: Counter,
+    /// Sessions closed because their outbox passed its limit.
+    pub closed_too_slow_total: Counter,
+    /// Sessions closed because a blocked write passed its deadline.
+    pub closed_write_timeout_total: Counter,
+    /// Sessions closed because of a WebSocket protocol violation or an oversized message.
+    pub closed_protocol_error_total: Counter,
+    /// Sessions closed because authentication failed.
+    pub closed_auth_total: Counter,
+    /// Sessions closed by the drain.
+    pub closed_shutdown_total: Counter,
+    /// Sessions closed for any other failure (RPC error at connect, socket error).
+    pub closed_error_total: Counter,
+
+    /// Frames of publications put into outboxes.
+    pub deliveries_total: Counter,
+    /// System calls made to flush outboxes.
+    pub writes_total: Counter,
+    /// Flushes that the kernel took only in part or not at all.
+    pub write_blocked_total: Counter,
+    /// Bytes in all outboxes now; a frame shared by many sessions counts once per session.
+    pub outbox_bytes: Gauge,
+    /// Messages in the inbox now.
+    pub inbox_depth: Gauge,
+    /// Times this shard, as a sender, found an inbox full and waited.
+    pub inbox_waits_total: Counter,
+    /// Publications whose answer was held back because an inbox was full.
+    pub publications_waited_total: Counter,
+    /// RPC answers for sessions that are gone.
+    pub late_results_total: Counter,
+    /// Reactor events for slots that were reused.
+    pub stale_events_total: Counter,
+    /// Multishot polls that the kernel ended and that were armed again.
+    pub poll_rearms_total: Counter,
+    /// Completion queue overflows reported by the kernel.
+    pub cq_overflows_total: Counter,
+    /// Disconnect calls given up at shutdown.
+    pub disconnect_calls_dropped_total: Counter,
+    /// Closed sessions that had to wait for room in the disconnect queue.
+    pub disconnect_queue_waits: Counter,
+    /// From asking for a concurrency slot to getting it.
+    pub rpc_slot_wait_seconds: Histogram,
+    /// From getting the slot to the final outcome, retries included.
+    pub rpc_duration_seconds: Histogram,
+}
+
+/// All numbers of the process. Shared read-only between threads; every field inside has one writer.
+#[derive(Debug)]
+pub struct Metrics {
+    /// One block per shard, in the order of the shard ids.
+    pub shards: Vec<ShardMetrics>,
+    /// Distinct connection identifiers over all shards. Written by the control thread.
+    pub clients_uniq_num: Gauge,
+    /// Memory of the process in bytes; divided by `clients_num` it gives bytes per connection. Written by the control
+    /// thread.
+    pub mem_sys_bytes: Gauge,
+    /// Threads of the process, exposed under the reference's name `goroutines_num`. Written by the control thread.
+    pub threads: Gauge,
+    /// The driver in use, `io_uring` or `epoll`; empty until it has been probed.
+    pub driver: OnceLock<&'static str>,
+    /// False hides the six `rpc_*` names of the reference, as the reference does without RPC. To be set before the
+    /// metrics are shared; true at first.
+    pub rpc_configured: bool,
+}
+
+impl Metrics {
+    /// All zero, with one block for each of `shards` shards.
+    pub fn new(shards: usize) -> Metrics {
+        Metrics {
+            shards: (0..shards).map(|_| ShardMetrics::default()).collect(),
+            clients_uniq_num: Gauge::default(),
+            mem_sys_bytes: Gauge::default(),
+            threads: Gauge::default(),
+            driver: OnceLock::new(),
+            rpc_configured: true,
+        }
+    }
+}
+
+const _: () = assert!(align_of::<ShardMetrics>() == 128);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_counter_adds_up() {
+        let counter = Counter::default();
+        counter.add(1);
+        counter.add(41);
+        assert_eq!(counter.value(), 42);
+    }
+
+    #[test]
+    fn a_counter_wraps_instead_of_panicking() {
+        let counter = Counter::default();
+        counter.add(u64::MAX);
+        counter.add(2);
+        assert_eq!(counter.value(), 1);
+    }
+
+    #[test]
+    fn a_gauge_goes_up_and_down_and_can_be_set() {
+        let gauge = Gauge::default();
+        gauge.add(5);
+        gauge.sub(7);
+        assert_eq!(gauge.value(), -2);
+        gauge.set(9);
+        assert_eq!(gauge.value(), 9);
+    }
+
+    #[test]
+    fn a_reader_on_another_thread_sees_what_the_writer_left() {
+        let metrics = std::sync::Arc::new(Metrics::new(2));
+        let writer = {
+            let metrics = metrics.clone();
+            std::thread::spawn(move || {
+                (0..1000).for_each(|_| metrics.shards[1].deliveries_total.add(1))
+            })
+        };
+        writer.join().expect("the writer only counts");
+        assert_eq!(metrics.shards[0].deliveries_total.value(), 0);
+        assert_eq!(metrics.shards[1].deliveries_total.value(), 1000);
+    }
+}
