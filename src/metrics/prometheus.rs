@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 use crate::metrics::histogram::{BOUNDS_MICROS, Snapshot};
 use crate::metrics::{Counter, Gauge, Histogram, Metrics, ShardMetrics};
 
-/// The `Content-Type` of the text. The reference leaves the version out; Prometheus 3 wants it.
+/// The `Content-Type` of the text. The reference leaves the version out; the format asks for it.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 const REFERENCE_PREFIX: &str = "anycable_go_";
@@ -90,9 +90,12 @@ struct Family {
 }
 
 enum Read {
-    Counter(fn(&ShardMetrics) -> &Counter),
-    Gauge(fn(&ShardMetrics) -> &Gauge),
+    Counter(ReadCounter),
+    Gauge(ReadGauge),
 }
+
+type ReadCounter = fn(&ShardMetrics) -> &Counter;
+type ReadGauge = fn(&ShardMetrics) -> &Gauge;
 
 struct HistogramFamily {
     name: &'static str,
@@ -100,11 +103,7 @@ struct HistogramFamily {
     read: fn(&ShardMetrics) -> &Histogram,
 }
 
-const fn counter(
-    name: &'static str,
-    help: &'static str,
-    read: fn(&ShardMetrics) -> &Counter,
-) -> Family {
+const fn counter(name: &'static str, help: &'static str, read: ReadCounter) -> Family {
     Family {
         name,
         help,
@@ -112,11 +111,7 @@ const fn counter(
     }
 }
 
-const fn gauge(
-    name: &'static str,
-    help: &'static str,
-    read: fn(&ShardMetrics) -> &Gauge,
-) -> Family {
+const fn gauge(name: &'static str, help: &'static str, read: ReadGauge) -> Family {
     Family {
         name,
         help,
@@ -332,7 +327,7 @@ const OWN: &[Family] = &[
 ];
 
 /// The values of the label `reason` of `ringcable_closed_total`.
-const CLOSED: &[(&str, fn(&ShardMetrics) -> &Counter)] = &[
+const CLOSED: &[(&str, ReadCounter)] = &[
     ("client", |m| &m.closed_client_total),
     ("remote", |m| &m.closed_remote_total),
     ("no_pong", |m| &m.closed_no_pong_total),
