@@ -1,0 +1,270 @@
+//! The endpoint that takes the app's broadcasts: who may post, and what is answered.
+//!
+//! Decides from method and headers whether the body is worth reading. It does not read the body, parse it or deliver it:
+//! `shard::http_phase` does that between [`check`] and [`accepted`]. The API's publish endpoint uses the same functions.
+//!
+//! [`cors_headers`] belong on every answer of the endpoint: [`check`] has put them on its own, the caller puts them on the
+//! others with [`Response::with_headers`].
+
+use std::borrow::Cow;
+use std::fmt;
+
+use crate::endpoints::Response;
+use crate::endpoints::bearer::authorised;
+use crate::endpoints::response::Headers;
+
+/// The largest body of one broadcast request, in bytes, after chunk decoding.
+///
+/// The reference has no limit, so that one request can take all memory. Beyond this one the answer is
+/// [`body_too_large`]; a thousand messages of the maximum client message size fit below it.
+pub const BROADCAST_BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Who may post and which browsers may call.
+#[derive(Debug, Default)]
+pub struct BroadcastPolicy {
+    /// The key; `None` = no authorization.
+    pub token: Option<String>,
+    pub cors: Cors,
+}
+
+/// CORS of the endpoint. It is advice to browsers, not access control: a disallowed origin is still served.
+#[derive(Default)]
+pub enum Cors {
+    /// No CORS headers; `OPTIONS` is a wrong method.
+    #[default]
+    Off,
+    /// `--http_broadcast_cors` with an empty `--allowed_origins`.
+    AnyOrigin,
+    /// `--http_broadcast_cors` with `--allowed_origins`: the rule that upgrades use as well.
+    Origins(Box<dyn Fn(&str) -> bool + Send + Sync>),
+}
+
+/// What to do with a request, from its head.
+#[derive(Debug, PartialEq, Eq)]
+pub enum BroadcastVerdict {
+    /// Answer this. The body, if there is one, has not been read; with `Expect: 100-continue` no 100 may be sent, and the
+    /// connection closes after the answer.
+    Refuse(Response),
+    /// Authorised: send the 100 if one is expected, read the body, deliver it, answer [`accepted`].
+    ReadBody,
+}
+
+/// Checks method, then token. A preflight is answered here too.
+///
+/// Source: `contract/broadcast.md` §3 (rows 1 to 3), in this order: a wrong method is 422 even without a token.
+pub fn check(
+    method: &str,
+    authorization: Option<&str>,
+    origin: Option<&str>,
+    policy: &BroadcastPolicy,
+) -> BroadcastVerdict {
+    let status = match method {
+        "OPTIONS" if policy.cors.is_on() => 200,
+        "POST" if authorised(authorization, policy.token.as_deref()) => {
+            return BroadcastVerdict::ReadBody;
+        }
+        "POST" => 401,
+        _ => 422,
+    };
+    BroadcastVerdict::Refuse(Response::empty(status).with_headers(cors_headers(origin, policy)))
+}
+
+/// The publication is in the inbox of every shard; also the answer to a body that is no publication at all.
+///
+/// Rails takes anything but 201 for an error, and nothing else reads it.
+pub fn accepted() -> Response {
+    Response::empty(201)
+}
+
+/// The body broke off or its framing is wrong. What follows on the connection cannot be trusted, so it closes.
+pub fn unreadable_body() -> Response {
+    Response::empty(422).closing()
+}
+
+/// The body exceeds [`BROADCAST_BODY_BYTES_MAX`]. The rest of it is not read, so the connection closes.
+pub fn body_too_large() -> Response {
+    Response::empty(413).closing()
+}
+
+/// The CORS headers of an answer to a request from `origin`; none when CORS is off.
+///
+/// Source: `contract/broadcast.md` §3, "CORS".
+pub fn cors_headers(origin: Option<&str>, policy: &BroadcastPolicy) -> Headers {
+    let allowed_origin = match &policy.cors {
+        Cors::Off => return Headers::new(),
+        Cors::AnyOrigin => Some(Cow::Borrowed("*")),
+        Cors::Origins(allows) => origin
+            .filter(|origin| allows(origin))
+            .map(|origin| Cow::Owned(origin.to_lowercase())),
+    };
+    let mut headers = Headers::with_capacity(4);
+    headers.extend(allowed_origin.map(|origin| ("Access-Control-Allow-Origin", origin)));
+    headers.extend([
+        ("Access-Control-Allow-Methods", Cow::Borrowed("POST, OPTIONS")),
+        ("Access-Control-Allow-Credentials", Cow::Borrowed("true")),
+        (
+            "Access-Control-Allow-Headers",
+            Cow::Borrowed(
+                "Origin, X-Requested-With, X-Request-ID, Content-Type, Accept, X-CSRF-Token, Authorization",
+            ),
+        ),
+    ]);
+    headers
+}
+
+impl Cors {
+    fn is_on(&self) -> bool {
+        !matches!(self, Cors::Off)
+    }
+}
+
+impl fmt::Debug for Cors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Cors::Off => "Off",
+            Cors::AnyOrigin => "AnyOrigin",
+            Cors::Origins(_) => "Origins(..)",
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn policy(token: Option<&str>, cors: Cors) -> BroadcastPolicy {
+        BroadcastPolicy {
+            token: token.map(str::to_owned),
+            cors,
+        }
+    }
+
+    fn only_example_com() -> Cors {
+        Cors::Origins(Box::new(|origin| {
+            origin.eq_ignore_ascii_case("http://example.com")
+        }))
+    }
+
+    /// `expected` is a status, or 0 for "read the body".
+    #[track_caller]
+    fn check_status(
+        method: &str,
+        authorization: Option<&str>,
+        policy: &BroadcastPolicy,
+        expected: u16,
+    ) {
+        match check(method, authorization, None, policy) {
+            BroadcastVerdict::ReadBody => assert_eq!(0, expected, "{method} {authorization:?}"),
+            BroadcastVerdict::Refuse(response) => {
+                assert_eq!(response.status, expected, "{method} {authorization:?}");
+                assert!(response.body.is_empty());
+            }
+        }
+    }
+
+    #[test]
+    fn the_method_is_checked_before_the_token() {
+        let secured = policy(Some("K"), Cors::Off);
+        check_status("GET", None, &secured, 422);
+        check_status("GET", Some("Bearer K"), &secured, 422);
+        check_status("HEAD", Some("Bearer K"), &secured, 422);
+        check_status("PUT", Some("Bearer K"), &secured, 422);
+        check_status("post", Some("Bearer K"), &secured, 422);
+        check_status("OPTIONS", None, &secured, 422);
+        check_status("", None, &secured, 422);
+        check_status("POST", None, &secured, 401);
+        check_status("POST", Some("bearer K"), &secured, 401);
+        check_status("POST", Some("Bearer k"), &secured, 401);
+        check_status("POST", Some("Bearer K"), &secured, 0);
+    }
+
+    #[test]
+    fn without_a_token_every_post_is_read() {
+        let open = policy(None, Cors::Off);
+        check_status("POST", None, &open, 0);
+        check_status("POST", Some("Bearer x"), &open, 0);
+        check_status("GET", None, &open, 422);
+    }
+
+    #[test]
+    fn a_preflight_is_200_without_a_token_when_cors_is_on() {
+        check_status("OPTIONS", None, &policy(Some("K"), Cors::AnyOrigin), 200);
+        check_status("OPTIONS", None, &policy(Some("K"), only_example_com()), 200);
+        check_status("GET", None, &policy(Some("K"), Cors::AnyOrigin), 422);
+        check_status("POST", None, &policy(Some("K"), Cors::AnyOrigin), 401);
+    }
+
+    #[track_caller]
+    fn check_cors(origin: Option<&str>, cors: Cors, expected: &[(&str, &str)]) {
+        let policy = policy(Some("K"), cors);
+        let headers = cors_headers(origin, &policy);
+        let headers: Vec<_> = headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_ref()))
+            .collect();
+        assert_eq!(headers, expected, "{origin:?}");
+        let BroadcastVerdict::Refuse(refusal) = check("POST", None, origin, &policy) else {
+            panic!("a POST without the key must be refused");
+        };
+        let on_refusal: Vec<_> = refusal
+            .headers
+            .iter()
+            .map(|(name, value)| (*name, value.as_ref()))
+            .collect();
+        assert_eq!(on_refusal, expected, "every answer carries them");
+    }
+
+    const ALWAYS: [(&str, &str); 3] = [
+        ("Access-Control-Allow-Methods", "POST, OPTIONS"),
+        ("Access-Control-Allow-Credentials", "true"),
+        (
+            "Access-Control-Allow-Headers",
+            "Origin, X-Requested-With, X-Request-ID, Content-Type, Accept, X-CSRF-Token, Authorization",
+        ),
+    ];
+
+    fn with_origin(origin: &'static str) -> Vec<(&'static str, &'static str)> {
+        [("Access-Control-Allow-Origin", origin)]
+            .into_iter()
+            .chain(ALWAYS)
+            .collect()
+    }
+
+    #[test]
+    fn cors_headers_are_on_every_answer_when_cors_is_on() {
+        check_cors(Some("http://a.com"), Cors::Off, &[]);
+        check_cors(None, Cors::AnyOrigin, &with_origin("*"));
+        check_cors(Some("http://a.com"), Cors::AnyOrigin, &with_origin("*"));
+        check_cors(
+            Some("http://Example.COM"),
+            only_example_com(),
+            &with_origin("http://example.com"),
+        );
+        check_cors(Some("http://other.com"), only_example_com(), &ALWAYS);
+        check_cors(None, only_example_com(), &ALWAYS);
+    }
+
+    #[test]
+    fn a_disallowed_origin_is_served_all_the_same() {
+        let policy = policy(None, only_example_com());
+        assert_eq!(
+            check("POST", None, Some("http://other.com"), &policy),
+            BroadcastVerdict::ReadBody
+        );
+    }
+
+    #[track_caller]
+    fn check_answer(response: Response, expected_status: u16, expected_close: bool) {
+        assert_eq!(response.status, expected_status);
+        assert_eq!(response.close, expected_close);
+        assert!(response.body.is_empty());
+        assert!(response.headers.is_empty());
+    }
+
+    #[test]
+    fn answers_after_the_body_are_empty() {
+        check_answer(accepted(), 201, false);
+        check_answer(unreadable_body(), 422, true);
+        check_answer(body_too_large(), 413, true);
+    }
+}

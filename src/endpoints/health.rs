@@ -1,0 +1,38 @@
+//! The health endpoint.
+//!
+//! Owns one constant answer. It checks nothing on purpose: orchestrators would restart a server with 100,000 open
+//! sockets because the app behind it restarts. Called by `shard::http_phase` for any method.
+
+use crate::endpoints::Response;
+
+const BODY: &str = "Ah, ha, ha, ha, stayin' alive, stayin' alive.";
+
+impl Response {
+    /// Alive: always 200, for any method, also while draining.
+    ///
+    /// Source: `contract/operations.md` §12.
+    pub fn health() -> Response {
+        Response::text(200, BODY)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_is_200_with_45_bytes_of_text() {
+        let response = Response::health();
+        assert_eq!(response.status, 200);
+        assert_eq!(
+            response.header("Content-Type"),
+            Some("text/plain; charset=utf-8")
+        );
+        assert_eq!(
+            response.body.as_ref(),
+            b"Ah, ha, ha, ha, stayin' alive, stayin' alive."
+        );
+        assert_eq!(response.body.len(), 45);
+        assert!(!response.close);
+    }
+}

@@ -1,0 +1,126 @@
+//! An ordinary HTTP answer as a value.
+//!
+//! Owns what an answer says, not how it is written: `Content-Length`, `Date`, `Connection` and the missing body of a HEAD
+//! answer are the business of `wire` and `shard::http_phase`, which write it.
+
+use std::borrow::Cow;
+
+/// The headers of an answer, in the order in which they are written.
+pub type Headers = Vec<(&'static str, Cow<'static, str>)>;
+
+/// The `Content-Type` of everything that is plain text.
+pub const TEXT_PLAIN: &str = "text/plain; charset=utf-8";
+
+/// An answer to a request that does not become a WebSocket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    /// HTTP status code.
+    pub status: u16,
+    /// Without `Content-Length`, `Date` and `Connection`.
+    pub headers: Headers,
+    /// The whole body; for HEAD it is measured and not sent.
+    pub body: Cow<'static, [u8]>,
+    /// The connection must be closed after this answer: what follows on it cannot be trusted or is too much to skip.
+    pub close: bool,
+}
+
+impl Response {
+    /// No headers, no body; the connection stays open.
+    pub fn empty(status: u16) -> Response {
+        Response {
+            status,
+            headers: Vec::new(),
+            body: Cow::Borrowed(&[]),
+            close: false,
+        }
+    }
+
+    /// A plain text answer; the connection stays open.
+    pub fn text(status: u16, body: &'static str) -> Response {
+        Response {
+            headers: vec![("Content-Type", Cow::Borrowed(TEXT_PLAIN))],
+            body: Cow::Borrowed(body.as_bytes()),
+            ..Response::empty(status)
+        }
+    }
+
+    /// Nothing lives on this path.
+    ///
+    /// Source: `contract/websocket.md` §1.
+    pub fn not_found() -> Response {
+        Response::text(404, "404 page not found\n")
+            .with_headers(vec![("X-Content-Type-Options", Cow::Borrowed("nosniff"))])
+    }
+
+    /// The request line, the headers or the framing of the body cannot be accepted: says so and closes.
+    ///
+    /// `status` is the verdict of the parser; one that is not known here is answered as 400.
+    pub fn malformed(status: u16) -> Response {
+        let (status, body) = match status {
+            413 => (413, "413 Request Entity Too Large"),
+            431 => (431, "431 Request Header Fields Too Large"),
+            501 => (501, "501 Not Implemented"),
+            505 => (505, "505 HTTP Version Not Supported"),
+            _ => (400, "400 Bad Request"),
+        };
+        Response::text(status, body).closing()
+    }
+
+    /// Appends `headers`.
+    pub fn with_headers(mut self, headers: Headers) -> Response {
+        self.headers.extend(headers);
+        self
+    }
+
+    /// Asks for the connection to be closed after the answer.
+    pub fn closing(mut self) -> Response {
+        self.close = true;
+        self
+    }
+
+    /// The first value of the header `name`, which is compared without regard to case.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers
+            .iter()
+            .find(|(other, _)| other.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_ref())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_path_gets_the_text_of_the_reference() {
+        let response = Response::not_found();
+        assert_eq!(response.status, 404);
+        assert_eq!(response.body.as_ref(), b"404 page not found\n");
+        assert_eq!(response.body.len(), 19);
+        assert_eq!(
+            response.header("content-type"),
+            Some("text/plain; charset=utf-8")
+        );
+        assert_eq!(response.header("X-Content-Type-Options"), Some("nosniff"));
+        assert!(!response.close);
+    }
+
+    #[track_caller]
+    fn check_malformed(status: u16, expected_status: u16, expected_body: &str) {
+        let response = Response::malformed(status);
+        assert_eq!(response.status, expected_status);
+        assert_eq!(response.body.as_ref(), expected_body.as_bytes());
+        assert!(response.close);
+    }
+
+    #[test]
+    fn a_malformed_request_gets_a_4xx_or_5xx_and_a_closed_connection() {
+        check_malformed(400, 400, "400 Bad Request");
+        check_malformed(413, 413, "413 Request Entity Too Large");
+        check_malformed(431, 431, "431 Request Header Fields Too Large");
+        check_malformed(501, 501, "501 Not Implemented");
+        check_malformed(505, 505, "505 HTTP Version Not Supported");
+        check_malformed(200, 400, "400 Bad Request");
+        check_malformed(0, 400, "400 Bad Request");
+    }
+}
