@@ -1,0 +1,277 @@
+//! permessage-deflate without context takeover: every message is compressed on its own.
+//!
+//! Owns the compressor, the decompressor and the negotiation. Does not know frames. Called by `handshake` (negotiation),
+//! `message` (incoming) and the shard (outgoing).
+//!
+//! Source: RFC 7692, `contract/websocket.md` §3 and §11.
+
+use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
+use thiserror::Error;
+
+/// The answer to every offer, whatever its parameters.
+pub const EXTENSION_RESPONSE: &str =
+    "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+
+/// What the sender removed from the end of a message.
+const SYNC_TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
+/// [`SYNC_TAIL`] and an empty final block: a message that is whole ends here, a truncated one does not.
+const FINISHING_TAIL: [u8; 9] = [0x00, 0x00, 0xff, 0xff, 0x01, 0x00, 0x00, 0xff, 0xff];
+/// Speed before size, as in the reference.
+const LEVEL: u32 = 1;
+/// The output buffer grows at least by this much.
+const GROWTH_BYTES_MIN: usize = 512;
+
+/// True when one of the `Sec-WebSocket-Extensions` lines offers permessage-deflate. Parameters are not looked at.
+pub fn is_offered<'a>(extension_lines: impl IntoIterator<Item = &'a str>) -> bool {
+    extension_lines
+        .into_iter()
+        .flat_map(|line| line.split(','))
+        .filter_map(|offer| offer.split(';').next())
+        .any(|name| name.trim() == "permessage-deflate")
+}
+
+/// Compresses messages. Keeps about 300 KiB: one per shard, never one per session.
+#[derive(Debug)]
+pub struct Deflater {
+    state: Compress,
+}
+
+impl Default for Deflater {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Deflater {
+    pub fn new() -> Self {
+        Deflater {
+            state: Compress::new(Compression::new(LEVEL), false),
+        }
+    }
+
+    /// The payload of a frame with RSV1 set. Nothing is remembered from one call to the next.
+    pub fn compress(&mut self, payload: &[u8]) -> Vec<u8> {
+        self.state.reset();
+        let mut out = Vec::with_capacity(compressed_bytes_max(payload.len()));
+        let mut rest = payload;
+        loop {
+            let before = self.state.total_in();
+            self.state
+                .compress_vec(rest, &mut out, FlushCompress::Sync)
+                .expect("raw deflate with a fresh state accepts any input");
+            rest = &rest[(self.state.total_in() - before) as usize..];
+            // Room left in `out` means that everything, the flush included, is in it.
+            if rest.is_empty() && out.len() < out.capacity() {
+                break;
+            }
+            out.reserve(GROWTH_BYTES_MIN);
+        }
+        if out.ends_with(&SYNC_TAIL) {
+            out.truncate(out.len() - SYNC_TAIL.len());
+        }
+        out
+    }
+}
+
+/// Deflate falls back to stored blocks, 5 bytes for each of 16 KiB or more, and a flush takes a few bytes.
+fn compressed_bytes_max(payload_bytes: usize) -> usize {
+    payload_bytes + payload_bytes / 2048 + 64
+}
+
+/// Why a compressed message is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum InflateError {
+    #[error("not a whole deflate stream")]
+    Invalid,
+    #[error("more than {bytes_max} bytes when decompressed")]
+    TooLong { bytes_max: u64 },
+}
+
+/// Decompresses messages. Keeps about 40 KiB: one per shard, never one per session.
+#[derive(Debug)]
+pub struct Inflater {
+    state: Decompress,
+}
+
+impl Default for Inflater {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Inflater {
+    pub fn new() -> Self {
+        Inflater {
+            state: Decompress::new(false),
+        }
+    }
+
+    /// Replaces `out` with the decompressed payload of one message, which may be `bytes_max` bytes (0 = no limit).
+    /// Nothing is remembered from one call to the next.
+    ///
+    /// `out` grows with what the stream really yields, to at most about twice `bytes_max`.
+    ///
+    /// # Errors
+    /// See [`InflateError`]; `out` then holds a part of the message.
+    pub fn inflate(
+        &mut self,
+        data: &[u8],
+        bytes_max: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<(), InflateError> {
+        self.state.reset(false);
+        out.clear();
+        out.reserve(data.len() + GROWTH_BYTES_MIN);
+        for part in [data, FINISHING_TAIL.as_slice()] {
+            if self.inflate_part(part, bytes_max, out)? == Progress::Finished {
+                return Ok(());
+            }
+        }
+        Err(InflateError::Invalid)
+    }
+
+    fn inflate_part(
+        &mut self,
+        part: &[u8],
+        bytes_max: u64,
+        out: &mut Vec<u8>,
+    ) -> Result<Progress, InflateError> {
+        let mut rest = part;
+        loop {
+            if out.len() == out.capacity() {
+                out.reserve(GROWTH_BYTES_MIN);
+            }
+            let (consumed, produced) = (self.state.total_in(), out.len());
+            let status = self
+                .state
+                .decompress_vec(rest, out, FlushDecompress::None)
+                .map_err(|_| InflateError::Invalid)?;
+            rest = &rest[(self.state.total_in() - consumed) as usize..];
+            if bytes_max > 0 && out.len() as u64 > bytes_max {
+                return Err(InflateError::TooLong { bytes_max });
+            }
+            if status == Status::StreamEnd {
+                return Ok(Progress::Finished);
+            }
+            // With room left in `out`, the decoder stopped for want of input.
+            if out.len() < out.capacity() {
+                if rest.is_empty() {
+                    return Ok(Progress::NeedsInput);
+                }
+                if self.state.total_in() == consumed && out.len() == produced {
+                    return Err(InflateError::Invalid);
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    NeedsInput,
+    Finished,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn any_offer_of_permessage_deflate_counts() {
+        fn check(lines: &[&str], expected: bool) {
+            assert_eq!(is_offered(lines.iter().copied()), expected, "{lines:?}");
+        }
+        check(&[], false);
+        check(&["permessage-deflate"], true);
+        check(&["permessage-deflate; client_max_window_bits"], true);
+        check(
+            &["x-webkit-deflate-frame, permessage-deflate;server_no_context_takeover"],
+            true,
+        );
+        check(&["foo", "permessage-deflate"], true);
+        check(&["permessage-bzip2; a=permessage-deflate"], false);
+    }
+
+    #[test]
+    fn the_examples_of_the_rfc_decompress() {
+        fn check(data: &[u8], expected: &str) {
+            let mut out = Vec::new();
+            Inflater::new()
+                .inflate(data, 100, &mut out)
+                .expect(expected);
+            assert_eq!(out, expected.as_bytes());
+        }
+        // RFC 7692 §7.2.3: one block, no compression, a final block, two blocks, and the empty message.
+        check(&[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00], "Hello");
+        check(
+            &[
+                0x00, 0x05, 0x00, 0xfa, 0xff, 0x48, 0x65, 0x6c, 0x6c, 0x6f, 0x00,
+            ],
+            "Hello",
+        );
+        check(&[0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, 0x00], "Hello");
+        check(
+            &[
+                0xf2, 0x48, 0x05, 0x00, 0x00, 0x00, 0xff, 0xff, 0xca, 0xc9, 0xc9, 0x07, 0x00,
+            ],
+            "Hello",
+        );
+        check(&[0x00], "");
+    }
+
+    #[test]
+    fn broken_and_truncated_streams_are_refused() {
+        fn check(data: &[u8]) {
+            let got = Inflater::new().inflate(data, 100, &mut Vec::new());
+            assert_eq!(got, Err(InflateError::Invalid), "{data:?}");
+        }
+        check(&[0xff, 0xff, 0xff]);
+        check(&[0xf2, 0x48, 0xcd]);
+        check(&[]);
+    }
+
+    #[test]
+    fn the_limit_is_exact_and_stops_a_bomb_early() {
+        let bomb = Deflater::new().compress(&vec![b'a'; 10_000_000]);
+        assert!(bomb.len() < 100_000);
+        let mut out = Vec::new();
+        let got = Inflater::new().inflate(&bomb, 100_000, &mut out);
+        assert_eq!(got, Err(InflateError::TooLong { bytes_max: 100_000 }));
+        assert!(out.capacity() < 500_000, "{}", out.capacity());
+        let mut inflater = Inflater::new();
+        let ten = Deflater::new().compress(b"0123456789");
+        assert_eq!(inflater.inflate(&ten, 10, &mut out), Ok(()));
+        assert_eq!(
+            inflater.inflate(&ten, 9, &mut out),
+            Err(InflateError::TooLong { bytes_max: 9 })
+        );
+        assert_eq!(inflater.inflate(&ten, 0, &mut out), Ok(()));
+    }
+
+    #[test]
+    fn messages_do_not_depend_on_earlier_ones() {
+        let mut deflater = Deflater::new();
+        let first = deflater.compress(b"the same text, the same text");
+        assert_eq!(deflater.compress(b"the same text, the same text"), first);
+        let mut out = Vec::new();
+        Inflater::new().inflate(&first, 0, &mut out).unwrap();
+        assert_eq!(out, b"the same text, the same text");
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_compressed_comes_back(payload in proptest::collection::vec(any::<u8>(), 0..3000), times in 1usize..40) {
+            let payload = payload.repeat(times);
+            let compressed = Deflater::new().compress(&payload);
+            let mut out = Vec::new();
+            Inflater::new().inflate(&compressed, 0, &mut out).unwrap();
+            prop_assert_eq!(out, payload);
+        }
+
+        #[test]
+        fn garbage_never_panics(data in proptest::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Inflater::new().inflate(&data, 10_000, &mut Vec::new());
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! The WebSocket opening handshake: whether a request may become a WebSocket, and the bytes of both answers.
+//!
+//! Does not look at the path and knows nothing about authentication: there is never a 401 here. Bytes that follow the
+//! head already belong to the WebSocket and are the caller's (the reference drops such clients; we serve them).
+//! Called by the shard's HTTP phase.
+//!
+//! Source: RFC 6455 §4, `contract/websocket.md` §3.
+
+use base64::Engine;
+use base64::alphabet::STANDARD as STANDARD_ALPHABET;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
+use sha1::{Digest, Sha1};
+use thiserror::Error;
+
+use super::deflate;
+use super::http_request::{RequestHead, first_list};
+use super::http_response::reason_phrase;
+use super::origins::AllowedOrigins;
+
+const KEY_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+const KEY_BYTES: usize = 16;
+const TOKEN_PREFIX: &str = "anycable-token.";
+
+/// Go's decoder ignores the unused bits of the last character, so clients that set them exist unnoticed.
+const KEY_DECODER: GeneralPurpose = GeneralPurpose::new(
+    &STANDARD_ALPHABET,
+    GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
+);
+
+/// The application protocols we speak, in our order of preference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Subprotocol {
+    /// `actioncable-v1-json`, what Rails clients offer.
+    V1Json,
+    /// `actioncable-v1-ext-json`: the extended protocol.
+    V1ExtJson,
+}
+
+impl Subprotocol {
+    const PREFERENCE: [Subprotocol; 2] = [Subprotocol::V1Json, Subprotocol::V1ExtJson];
+
+    /// The name on the wire.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Subprotocol::V1Json => "actioncable-v1-json",
+            Subprotocol::V1ExtJson => "actioncable-v1-ext-json",
+        }
+    }
+}
+
+/// What was agreed with the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upgrade {
+    /// `Sec-WebSocket-Accept`.
+    pub accept: [u8; 28],
+    /// `None`: the client offered nothing we know; the session speaks the base protocol.
+    pub subprotocol: Option<Subprotocol>,
+    /// What follows `anycable-token.` in the first such entry of the subprotocol list, possibly empty.
+    pub token: Option<String>,
+    /// Messages may be compressed in both directions.
+    pub deflate: bool,
+}
+
+/// Why a request does not become a WebSocket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum UpgradeError {
+    #[error("'upgrade' token not found in 'Connection' header")]
+    NoConnectionUpgrade,
+    #[error("'websocket' token not found in 'Upgrade' header")]
+    NoWebSocketUpgrade,
+    #[error("request method is not GET")]
+    MethodNotGet,
+    #[error("unsupported version: 13 not found in 'Sec-WebSocket-Version' header")]
+    UnsupportedVersion,
+    #[error("request origin not allowed")]
+    OriginNotAllowed,
+    #[error("'Sec-WebSocket-Key' header must be Base64 encoded value of 16 bytes")]
+    BadKey,
+}
+
+impl UpgradeError {
+    /// 400, 403 or 405.
+    pub fn status(self) -> u16 {
+        match self {
+            UpgradeError::NoConnectionUpgrade
+            | UpgradeError::NoWebSocketUpgrade
+            | UpgradeError::UnsupportedVersion
+            | UpgradeError::BadKey => 400,
+            UpgradeError::OriginNotAllowed => 403,
+            UpgradeError::MethodNotGet => 405,
+        }
+    }
+}
+
+/// Checks an upgrade request; the first rule that fails is the error, in the reference's order.
+///
+/// `compression` is the server's option: permessage-deflate is agreed to if the client offers it then, whatever the
+/// parameters.
+///
+/// # Errors
+/// See [`UpgradeError`]; answer with [`encode_refusal`].
+pub fn upgrade(
+    head: &RequestHead,
+    origins: &AllowedOrigins,
+    compression: bool,
+) -> Result<Upgrade, UpgradeError> {
+    if !head.header_has_token("connection", "upgrade") {
+        return Err(UpgradeError::NoConnectionUpgrade);
+    }
+    if !head.header_has_token("upgrade", "websocket") {
+        return Err(UpgradeError::NoWebSocketUpgrade);
+    }
+    if head.method() != "GET" {
+        return Err(UpgradeError::MethodNotGet);
+    }
+    if !head.header_has_token("sec-websocket-version", "13") {
+        return Err(UpgradeError::UnsupportedVersion);
+    }
+    if !origins.allows(head.header("origin")) {
+        return Err(UpgradeError::OriginNotAllowed);
+    }
+    let key = head
+        .header("sec-websocket-key")
+        .filter(|key| is_key(key))
+        .ok_or(UpgradeError::BadKey)?;
+    Ok(Upgrade {
+        accept: accept(key),
+        subprotocol: subprotocol(head),
+        token: token(head),
+        deflate: compression && deflate::is_offered(head.header_values("sec-websocket-extensions")),
+    })
+}
+
+/// Appends the answer to a refused upgrade. `date` is an HTTP date. The connection may carry another request.
+///
+/// Source: `contract/websocket.md` §3, "Error format".
+pub fn encode_refusal(error: UpgradeError, date: &str, out: &mut Vec<u8>) {
+    let status = error.status();
+    let reason = reason_phrase(status);
+    // The body is the phrase and a line feed.
+    let body_bytes = reason.len() + 1;
+    out.extend_from_slice(
+        format!(
+            "HTTP/1.1 {status} {reason}\r\n\
+             Content-Type: text/plain; charset=utf-8\r\n\
+             Sec-Websocket-Version: 13\r\n\
+             X-Content-Type-Options: nosniff\r\n\
+             Date: {date}\r\n\
+             Content-Length: {body_bytes}\r\n\
+             \r\n\
+             {reason}\n"
+        )
+        .as_bytes(),
+    );
+}
+
+/// Appends the `101 Switching Protocols` head, fields in the reference's order.
+pub fn encode_switching_protocols(upgrade: &Upgrade, out: &mut Vec<u8>) {
+    out.extend_from_slice(
+        b"HTTP/1.1 101 Switching Protocols\r\n\
+          Upgrade: websocket\r\n\
+          Connection: Upgrade\r\n\
+          Sec-WebSocket-Accept: ",
+    );
+    out.extend_from_slice(&upgrade.accept);
+    if let Some(subprotocol) = upgrade.subprotocol {
+        out.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
+        out.extend_from_slice(subprotocol.as_str().as_bytes());
+    }
+    if upgrade.deflate {
+        out.extend_from_slice(b"\r\nSec-WebSocket-Extensions: ");
+        out.extend_from_slice(deflate::EXTENSION_RESPONSE.as_bytes());
+    }
+    out.extend_from_slice(b"\r\nX-AnyCable-Version: ");
+    out.extend_from_slice(crate::COMPATIBLE_VERSION.as_bytes());
+    out.extend_from_slice(b"\r\n\r\n");
+}
+
+fn is_key(key: &str) -> bool {
+    // Room for what 24 characters can hold; anything longer does not fit and is no key.
+    let mut decoded = [0; KEY_BYTES + 2];
+    KEY_DECODER.decode_slice(key, &mut decoded) == Ok(KEY_BYTES)
+}
+
+fn accept(key: &str) -> [u8; 28] {
+    let digest = Sha1::new()
+        .chain_update(key)
+        .chain_update(KEY_GUID)
+        .finalize();
+    let mut accept = [0; 28];
+    STANDARD
+        .encode_slice(digest, &mut accept)
+        .expect("20 bytes are 28 characters of base64");
+    accept
+}
+
+fn subprotocol(head: &RequestHead) -> Option<Subprotocol> {
+    Subprotocol::PREFERENCE.into_iter().find(|known| {
+        first_list(head, "sec-websocket-protocol").any(|offered| offered == known.as_str())
+    })
+}
+
+fn token(head: &RequestHead) -> Option<String> {
+    first_list(head, "sec-websocket-protocol")
+        .find_map(|offered| offered.strip_prefix(TOKEN_PREFIX))
+        .map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::http_request::HeadLimits;
+    use proptest::prelude::*;
+
+    const UPGRADE: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\
+                           Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+    fn head(method: &str, fields: &str) -> RequestHead {
+        let text = format!("{method} /cable HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        RequestHead::decode(text.as_bytes(), &HeadLimits::default())
+            .unwrap()
+            .unwrap()
+            .0
+    }
+
+    fn agree(fields: &str) -> Upgrade {
+        let head = head("GET", &format!("{UPGRADE}{fields}"));
+        upgrade(&head, &AllowedOrigins::default(), true).expect(fields)
+    }
+
+    #[test]
+    fn the_accept_value_is_that_of_the_rfc() {
+        // RFC 6455 §1.3.
+        assert_eq!(&agree("").accept, b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn rules_are_checked_in_the_order_of_the_reference() {
+        fn check(method: &str, fields: &str, expected: UpgradeError, status: u16) {
+            let origins = AllowedOrigins::new(&["ok.example".to_owned()]);
+            let got = upgrade(&head(method, fields), &origins, false);
+            assert_eq!(got, Err(expected), "{fields}");
+            assert_eq!(expected.status(), status);
+        }
+        use UpgradeError as E;
+        let connection = "Connection: upgrade\r\n";
+        let both = format!("{connection}Upgrade: websocket\r\n");
+        let version = format!("{both}Sec-WebSocket-Version: 8, 13\r\n");
+        let origin = format!("{version}Origin: http://ok.example\r\n");
+        check(
+            "POST",
+            "Upgrade: websocket\r\n",
+            E::NoConnectionUpgrade,
+            400,
+        );
+        check("POST", connection, E::NoWebSocketUpgrade, 400);
+        check("POST", &both, E::MethodNotGet, 405);
+        check("GET", &both, E::UnsupportedVersion, 400);
+        check("GET", &version, E::OriginNotAllowed, 403);
+        check("GET", &origin, E::BadKey, 400);
+        for key in [
+            "",
+            "abc",
+            "MDAwMDAwMDAwMDAwMDAw",
+            "MDAwMDAwMDAwMDAwMDAwMDA=",
+            "MDAwMDAwMDAwMDAwMDAwMA",
+            "!!!!",
+        ] {
+            check(
+                "GET",
+                &format!("{origin}Sec-WebSocket-Key: {key}\r\n"),
+                E::BadKey,
+                400,
+            );
+        }
+        let key = format!("{origin}Sec-WebSocket-Key: MDAwMDAwMDAwMDAwMDAwMA==\r\n");
+        let origins = AllowedOrigins::new(&["ok.example".to_owned()]);
+        assert!(upgrade(&head("GET", &key), &origins, false).is_ok());
+    }
+
+    #[test]
+    fn the_first_protocol_of_the_server_that_is_offered_wins() {
+        fn check(offer: &str, expected: Option<Subprotocol>) {
+            let upgrade = agree(&format!("Sec-WebSocket-Protocol: {offer}\r\n"));
+            assert_eq!(upgrade.subprotocol, expected, "{offer}");
+        }
+        check("actioncable-v1-json", Some(Subprotocol::V1Json));
+        check("actioncable-v1-ext-json", Some(Subprotocol::V1ExtJson));
+        check(
+            "actioncable-v1-ext-json, actioncable-v1-json",
+            Some(Subprotocol::V1Json),
+        );
+        check(
+            "actioncable-v1-json, actioncable-unsupported",
+            Some(Subprotocol::V1Json),
+        );
+        check("foo", None);
+        check("actioncable-v1-msgpack", None);
+        check("ACTIONCABLE-V1-JSON", None);
+        check("foo\r\nSec-WebSocket-Protocol: actioncable-v1-json", None);
+        assert_eq!(agree("").subprotocol, None);
+    }
+
+    #[test]
+    fn the_token_entry_is_found_and_not_chosen() {
+        let upgrade = agree(
+            "Sec-WebSocket-Protocol: actioncable-v1-json, anycable-token.ey.J.x,anycable-token.no\r\n",
+        );
+        assert_eq!(upgrade.token.as_deref(), Some("ey.J.x"));
+        assert_eq!(upgrade.subprotocol, Some(Subprotocol::V1Json));
+        assert_eq!(agree("").token, None);
+    }
+
+    #[test]
+    fn compression_needs_both_sides() {
+        let offer = format!(
+            "{UPGRADE}Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits\r\n"
+        );
+        for compression in [true, false] {
+            let got = upgrade(
+                &head("GET", &offer),
+                &AllowedOrigins::default(),
+                compression,
+            )
+            .unwrap();
+            assert_eq!(got.deflate, compression);
+        }
+        assert!(!agree("").deflate);
+    }
+
+    #[test]
+    fn refusals_have_the_exact_bytes() {
+        fn check(error: UpgradeError, status_line: &str, length: usize, body: &str) {
+            let mut out = Vec::new();
+            encode_refusal(error, "Thu, 01 Jan 1970 00:00:00 GMT", &mut out);
+            let expected = format!(
+                "HTTP/1.1 {status_line}\r\nContent-Type: text/plain; charset=utf-8\r\nSec-Websocket-Version: 13\r\n\
+                 X-Content-Type-Options: nosniff\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nContent-Length: {length}\r\n\r\n{body}"
+            );
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+        check(UpgradeError::BadKey, "400 Bad Request", 12, "Bad Request\n");
+        check(
+            UpgradeError::MethodNotGet,
+            "405 Method Not Allowed",
+            19,
+            "Method Not Allowed\n",
+        );
+        check(
+            UpgradeError::OriginNotAllowed,
+            "403 Forbidden",
+            10,
+            "Forbidden\n",
+        );
+    }
+
+    #[test]
+    fn the_switch_has_the_exact_bytes() {
+        fn check(upgrade: &Upgrade, middle: &str) {
+            let mut out = Vec::new();
+            encode_switching_protocols(upgrade, &mut out);
+            let expected = format!(
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+                 Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n{middle}X-AnyCable-Version: 1.6.16\r\n\r\n"
+            );
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+        check(&agree(""), "");
+        check(
+            &agree(
+                "Sec-WebSocket-Protocol: actioncable-v1-json\r\nSec-WebSocket-Extensions: permessage-deflate\r\n",
+            ),
+            "Sec-WebSocket-Protocol: actioncable-v1-json\r\n\
+             Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n",
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn any_key_is_judged_without_panic(key in "[A-Za-z0-9+/=]{0,40}") {
+            let fields = UPGRADE.replace("dGhlIHNhbXBsZSBub25jZQ==", &key);
+            let got = upgrade(&head("GET", &fields), &AllowedOrigins::default(), false);
+            prop_assert!(got.is_ok() || got == Err(UpgradeError::BadKey));
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! Bodies of HTTP/1.1 messages: how long they are, and the chunked coding.
+//!
+//! Called by the shard's HTTP phase for request bodies and by `rpc` for answers. Collects into the caller's buffer and
+//! enforces the caller's limit; trailers are read and dropped.
+
+use super::http_head::HttpError;
+
+/// One chunk-size line with its extensions. Nobody sends extensions; the limit is there so that they cannot be a flood.
+const CHUNK_LINE_BYTES_MAX: usize = 1024;
+/// All trailer fields together.
+const TRAILER_BYTES_MAX: usize = 16 * 1024;
+
+/// How the end of a request body is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyFraming {
+    /// There is no body.
+    None,
+    /// So many bytes follow the head.
+    Length(u64),
+    /// Chunks follow: use a [`ChunkedDecoder`].
+    Chunked,
+}
+
+/// How the end of a response body is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ResponseBodyFraming {
+    /// There is no body.
+    None,
+    /// So many bytes follow the head.
+    Length(u64),
+    /// Chunks follow: use a [`ChunkedDecoder`].
+    Chunked,
+    /// The body is everything until the sender closes; the connection cannot be used again.
+    UntilClose,
+}
+
+/// Reads a chunked body that arrives in pieces of any size.
+///
+/// Lines end with CRLF only: a bare LF is where parsers start to disagree. Source: RFC 9112 §7.1.
+#[derive(Debug, Clone, Default)]
+pub struct ChunkedDecoder {
+    state: ChunkState,
+    /// Bytes of the current chunk-size line or of all trailers, whichever is being read.
+    line_bytes: usize,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum ChunkState {
+    /// Before the first digit of a chunk size.
+    #[default]
+    SizeStart,
+    Size(u64),
+    Extension(u64),
+    SizeLineFeed(u64),
+    Data(u64),
+    DataCarriageReturn,
+    DataLineFeed,
+    /// At the start of a trailer line, or of the blank line that ends the body.
+    TrailerStart,
+    Trailer,
+    TrailerLineFeed,
+    EndLineFeed,
+    Done,
+}
+
+impl ChunkedDecoder {
+    /// Takes bytes from the start of `input` and appends the chunks' data to `body`.
+    ///
+    /// Returns the bytes taken, and true when the body is complete; what follows then belongs to the next message.
+    ///
+    /// # Errors
+    /// [`HttpError::BodyTooLarge`] when a chunk's announced size would bring `body` past `body_bytes_max`, before its
+    /// data is read; [`HttpError::BadChunk`] otherwise.
+    pub fn decode(
+        &mut self,
+        input: &[u8],
+        body: &mut Vec<u8>,
+        body_bytes_max: usize,
+    ) -> Result<(usize, bool), HttpError> {
+        let mut at = 0;
+        while at < input.len() && self.state != ChunkState::Done {
+            if let ChunkState::Data(left) = self.state {
+                let here = &input[at..];
+                let taken = usize::try_from(left).map_or(here.len(), |left| left.min(here.len()));
+                body.extend_from_slice(&here[..taken]);
+                at += taken;
+                self.state = match left - taken as u64 {
+                    0 => ChunkState::DataCarriageReturn,
+                    left => ChunkState::Data(left),
+                };
+                continue;
+            }
+            self.state = self.step(input[at])?;
+            at += 1;
+            if let ChunkState::Data(size) = self.state {
+                check_room(size, body.len(), body_bytes_max)?;
+            }
+        }
+        Ok((at, self.state == ChunkState::Done))
+    }
+
+    /// One byte outside chunk data.
+    fn step(&mut self, byte: u8) -> Result<ChunkState, HttpError> {
+        use ChunkState as S;
+        self.count_line_byte()?;
+        match (self.state, byte) {
+            (S::SizeStart, digit) => match hex_value(digit) {
+                Some(value) => Ok(S::Size(value)),
+                None => Err(HttpError::BadChunk("a size must start with a hex digit")),
+            },
+            (S::Size(size), b'\r') | (S::Extension(size), b'\r') => Ok(S::SizeLineFeed(size)),
+            (S::Size(size), b';' | b' ' | b'\t') => Ok(S::Extension(size)),
+            (S::Size(size), digit) => match (hex_value(digit), size.checked_mul(16)) {
+                (Some(value), Some(size)) => Ok(S::Size(size + value)),
+                (Some(_), None) => Err(HttpError::BadChunk("size does not fit in 64 bits")),
+                (None, _) => Err(HttpError::BadChunk("bad character in a size")),
+            },
+            (S::Extension(_), b'\n') => Err(HttpError::BadChunk("bare line feed")),
+            (S::Extension(size), _) => Ok(S::Extension(size)),
+            (S::SizeLineFeed(size), b'\n') => {
+                self.line_bytes = 0;
+                Ok(if size == 0 {
+                    S::TrailerStart
+                } else {
+                    S::Data(size)
+                })
+            }
+            (S::DataCarriageReturn, b'\r') => Ok(S::DataLineFeed),
+            (S::DataLineFeed, b'\n') => {
+                self.line_bytes = 0;
+                Ok(S::SizeStart)
+            }
+            (S::TrailerStart, b'\r') => Ok(S::EndLineFeed),
+            (S::TrailerStart | S::Trailer, b'\n') => Err(HttpError::BadChunk("bare line feed")),
+            (S::Trailer, b'\r') => Ok(S::TrailerLineFeed),
+            (S::TrailerStart | S::Trailer, _) => Ok(S::Trailer),
+            (S::TrailerLineFeed, b'\n') => Ok(S::TrailerStart),
+            (S::EndLineFeed, b'\n') => Ok(S::Done),
+            (S::DataCarriageReturn, _) => Err(HttpError::BadChunk("data is longer than its size")),
+            _ => Err(HttpError::BadChunk("carriage return without line feed")),
+        }
+    }
+
+    fn count_line_byte(&mut self) -> Result<(), HttpError> {
+        self.line_bytes += 1;
+        let in_trailers = matches!(
+            self.state,
+            ChunkState::TrailerStart
+                | ChunkState::Trailer
+                | ChunkState::TrailerLineFeed
+                | ChunkState::EndLineFeed
+        );
+        match in_trailers {
+            true if self.line_bytes > TRAILER_BYTES_MAX => {
+                Err(HttpError::BadChunk("trailers are too long"))
+            }
+            false if self.line_bytes > CHUNK_LINE_BYTES_MAX => {
+                Err(HttpError::BadChunk("a size line is too long"))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+fn check_room(size: u64, body_bytes: usize, body_bytes_max: usize) -> Result<(), HttpError> {
+    let room = body_bytes_max.saturating_sub(body_bytes) as u64;
+    if size > room {
+        return Err(HttpError::BodyTooLarge {
+            bytes_max: body_bytes_max,
+        });
+    }
+    Ok(())
+}
+
+fn hex_value(digit: u8) -> Option<u64> {
+    char::from(digit).to_digit(16).map(u64::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// Decodes in pieces of `piece_bytes`; returns the body and the bytes taken.
+    fn decode_in(input: &[u8], piece_bytes: usize) -> Result<Option<(Vec<u8>, usize)>, HttpError> {
+        let mut decoder = ChunkedDecoder::default();
+        let (mut body, mut taken) = (Vec::new(), 0);
+        for piece in input.chunks(piece_bytes) {
+            let (consumed, done) = decoder.decode(piece, &mut body, 100)?;
+            taken += consumed;
+            if done {
+                return Ok(Some((body, taken)));
+            }
+            assert_eq!(consumed, piece.len(), "an unfinished body takes everything");
+        }
+        Ok(None)
+    }
+
+    fn check(input: &str, expected: Result<Option<(&str, &str)>, HttpError>) {
+        for piece_bytes in [1, 2, 3, 1000] {
+            let got = decode_in(input.as_bytes(), piece_bytes);
+            let got = got.map(|found| {
+                found.map(|(body, taken)| {
+                    (String::from_utf8(body).unwrap(), input[taken..].to_owned())
+                })
+            });
+            let expected = expected
+                .clone()
+                .map(|found| found.map(|(body, rest)| (body.to_owned(), rest.to_owned())));
+            assert_eq!(got, expected, "{input:?} in pieces of {piece_bytes}");
+        }
+    }
+
+    #[test]
+    fn chunks_are_joined_and_the_rest_is_left() {
+        check("5\r\nhello\r\n0\r\n\r\nGET", Ok(Some(("hello", "GET"))));
+        check(
+            "1\r\na\r\nA;x=y\r\n0123456789\r\n00\r\nT: v\r\n\r\n",
+            Ok(Some(("a0123456789", ""))),
+        );
+        check("0\r\n\r\n", Ok(Some(("", ""))));
+        check("5\r\nhel", Ok(None));
+        check("5\r\nhello\r\n0\r\n", Ok(None));
+    }
+
+    #[test]
+    fn malformed_chunks_are_refused() {
+        fn bad(input: &str, cause: &'static str) {
+            check(input, Err(HttpError::BadChunk(cause)));
+        }
+        bad("\r\n", "a size must start with a hex digit");
+        bad("-1\r\n", "a size must start with a hex digit");
+        bad("1\na\r\n", "bad character in a size");
+        bad("1;x\na\r\n", "bare line feed");
+        bad("1x\r\n", "bad character in a size");
+        bad("1\r\nab\r\n", "data is longer than its size");
+        bad("1\r\na\rb", "carriage return without line feed");
+        bad("0\r\n\n", "bare line feed");
+        bad("0\r\nT: v\n\r\n", "bare line feed");
+        bad("fffffffffffffffff\r\n", "size does not fit in 64 bits");
+        bad(
+            &format!("1;{}", "x".repeat(2000)),
+            "a size line is too long",
+        );
+        bad(
+            &format!("0\r\nT: {}", "x".repeat(20_000)),
+            "trailers are too long",
+        );
+    }
+
+    #[test]
+    fn the_limit_is_on_the_announced_size() {
+        let too_large = Err(HttpError::BodyTooLarge { bytes_max: 100 });
+        check("65\r\n", too_large.clone());
+        check("ffffffffffffffff\r\n", too_large.clone());
+        check(&format!("64\r\n{}\r\n1\r\n", "x".repeat(100)), too_large);
+        check("64\r\n", Ok(None));
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(input in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode_in(&input, 7);
+        }
+
+        #[test]
+        fn what_was_chunked_comes_back(parts in proptest::collection::vec("[a-z\r\n]{1,20}", 0..5), piece_bytes in 1usize..9) {
+            let mut wire = String::new();
+            for part in &parts {
+                wire.push_str(&format!("{:x}\r\n{part}\r\n", part.len()));
+            }
+            wire.push_str("0\r\n\r\n");
+            let (body, taken) = decode_in(wire.as_bytes(), piece_bytes).unwrap().unwrap();
+            prop_assert_eq!(body, parts.concat().into_bytes());
+            prop_assert_eq!(taken, wire.len());
+        }
+    }
+}

@@ -1,0 +1,384 @@
+//! HTTP/1.1 responses: encoding ours, and reading the head of the application's.
+//!
+//! Does not decide what to answer. Encoding is called by the shard's HTTP phase, decoding by `rpc`.
+
+use super::http_body::ResponseBodyFraming;
+use super::http_head::{
+    HeadLimits, HeadScanner, HeaderStore, HttpError, field_slots, list_items, parse_error,
+};
+use super::http_request::parse_content_length;
+
+/// Appends a response. Fields come in the order Go writes them: the caller's, then `Date`, `Content-Length` and, unless
+/// `keep_alive`, `Connection: close`.
+///
+/// `date` is an HTTP date. `head_only` leaves out the body but announces its length, as the answer to `HEAD` must. Header
+/// values must not hold line ends. An HTTP/1.0 client only keeps the connection when the caller adds
+/// `Connection: keep-alive`.
+pub fn encode_response(
+    status: u16,
+    headers: &[(&str, &str)],
+    body: &[u8],
+    date: &str,
+    keep_alive: bool,
+    head_only: bool,
+    out: &mut Vec<u8>,
+) {
+    let reason = reason_phrase(status);
+    out.extend_from_slice(b"HTTP/1.1 ");
+    push_number(u64::from(status), out);
+    out.push(b' ');
+    match reason {
+        "" => {
+            out.extend_from_slice(b"status code ");
+            push_number(u64::from(status), out);
+        }
+        reason => out.extend_from_slice(reason.as_bytes()),
+    }
+    for (name, value) in headers {
+        push_field(name, value, out);
+    }
+    push_field("Date", date, out);
+    if may_have_body(status) {
+        out.extend_from_slice(b"\r\nContent-Length: ");
+        push_number(body.len() as u64, out);
+    }
+    if !keep_alive {
+        push_field("Connection", "close", out);
+    }
+    out.extend_from_slice(b"\r\n\r\n");
+    if may_have_body(status) && !head_only {
+        out.extend_from_slice(body);
+    }
+}
+
+/// Appends the answer to bytes that are no HTTP request; the connection must be closed after it. Like Go's, it has no
+/// `Date` and its body ends with the connection.
+pub fn encode_malformed_request(error: &HttpError, out: &mut Vec<u8>) {
+    let status = error.status();
+    let reason = reason_phrase(status);
+    out.extend_from_slice(
+        format!(
+            "HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n\r\n\
+             {status} {reason}"
+        )
+        .as_bytes(),
+    );
+}
+
+/// The phrase Go writes for `status`, empty when it knows none.
+pub fn reason_phrase(status: u16) -> &'static str {
+    match status {
+        100 => "Continue",
+        101 => "Switching Protocols",
+        200 => "OK",
+        201 => "Created",
+        202 => "Accepted",
+        204 => "No Content",
+        206 => "Partial Content",
+        301 => "Moved Permanently",
+        302 => "Found",
+        303 => "See Other",
+        304 => "Not Modified",
+        307 => "Temporary Redirect",
+        308 => "Permanent Redirect",
+        400 => "Bad Request",
+        401 => "Unauthorized",
+        403 => "Forbidden",
+        404 => "Not Found",
+        405 => "Method Not Allowed",
+        406 => "Not Acceptable",
+        408 => "Request Timeout",
+        409 => "Conflict",
+        410 => "Gone",
+        411 => "Length Required",
+        412 => "Precondition Failed",
+        413 => "Request Entity Too Large",
+        414 => "Request URI Too Long",
+        415 => "Unsupported Media Type",
+        417 => "Expectation Failed",
+        422 => "Unprocessable Entity",
+        426 => "Upgrade Required",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        501 => "Not Implemented",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        505 => "HTTP Version Not Supported",
+        _ => "",
+    }
+}
+
+/// A response without its body.
+#[derive(Debug, Clone)]
+pub struct ResponseHead {
+    store: HeaderStore,
+    status: u16,
+    version_minor: u8,
+}
+
+impl ResponseHead {
+    /// Reads one head from the start of `input`. `Ok(None)` while its blank line has not arrived; the number is the
+    /// bytes it took. Interim (1xx) responses come out like any other: the caller goes on with the next head.
+    ///
+    /// # Errors
+    /// [`HttpError`]; the connection must be closed then.
+    pub fn decode(
+        input: &[u8],
+        limits: &HeadLimits,
+    ) -> Result<Option<(ResponseHead, usize)>, HttpError> {
+        let Some(end) = HeadScanner::default().find_end(input, limits)? else {
+            return Ok(None);
+        };
+        let input = &input[..end];
+        let mut slots = field_slots(input, limits);
+        let mut parsed = httparse::Response::new(&mut slots);
+        let early_end = HttpError::Malformed("the head ends too early");
+        match parsed.parse(input) {
+            Ok(httparse::Status::Complete(consumed)) => {
+                let (Some(status), Some(version_minor)) = (parsed.code, parsed.version) else {
+                    return Err(early_end);
+                };
+                let mut store = HeaderStore::with_capacity(input.len());
+                store.push_fields(parsed.headers);
+                let head = ResponseHead {
+                    store,
+                    status,
+                    version_minor,
+                };
+                Ok(Some((head, consumed)))
+            }
+            Ok(httparse::Status::Partial) => Err(early_end),
+            Err(error) => Err(parse_error(error, limits)),
+        }
+    }
+
+    /// 100 to 999.
+    pub fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// 0 for HTTP/1.0, 1 for HTTP/1.1.
+    pub fn version_minor(&self) -> u8 {
+        self.version_minor
+    }
+
+    /// The first value of the field called `name`, compared without case, blanks around it removed.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.store
+            .fields()
+            .find(|(field, _)| field.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+
+    /// Whether the other side takes another request on this connection. A body that ends with the connection
+    /// ([`ResponseBodyFraming::UntilClose`]) forbids it all the same.
+    pub fn keep_alive(&self) -> bool {
+        self.store.keep_alive(self.version_minor)
+    }
+
+    /// How long the body is; `head_request` says that the request was a `HEAD`.
+    ///
+    /// Where both are given, `Transfer-Encoding` wins over `Content-Length`, and equal lengths may be repeated: the
+    /// application is trusted, and this is how the reference reads it.
+    ///
+    /// # Errors
+    /// Lengths that are no numbers or differ, and codings other than `chunked`.
+    ///
+    /// Source: RFC 9112 §6.3.
+    pub fn body_framing(&self, head_request: bool) -> Result<ResponseBodyFraming, HttpError> {
+        if head_request || !may_have_body(self.status) {
+            return Ok(ResponseBodyFraming::None);
+        }
+        let mut codings = self.store.values("transfer-encoding");
+        if let Some(coding) = codings.next().filter(|_| self.version_minor >= 1) {
+            return match codings.next() {
+                None if coding.eq_ignore_ascii_case("chunked") => Ok(ResponseBodyFraming::Chunked),
+                _ => Err(HttpError::UnsupportedTransferEncoding(coding.to_owned())),
+            };
+        }
+        let mut lengths = self.store.values("content-length").flat_map(list_items);
+        let Some(length) = lengths.next() else {
+            return Ok(ResponseBodyFraming::UntilClose);
+        };
+        match lengths.find(|other| *other != length) {
+            None => parse_content_length(length).map(ResponseBodyFraming::Length),
+            Some(other) => Err(HttpError::BadContentLength(format!("{length}, {other}"))),
+        }
+    }
+}
+
+/// Interim responses, 204 and 304 end with their head.
+fn may_have_body(status: u16) -> bool {
+    !matches!(status, 100..=199 | 204 | 304)
+}
+
+fn push_field(name: &str, value: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"\r\n");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b": ");
+    out.extend_from_slice(value.as_bytes());
+}
+
+fn push_number(number: u64, out: &mut Vec<u8>) {
+    out.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const DATE: &str = "Thu, 01 Jan 1970 00:00:00 GMT";
+    const HEALTH: &str = "Ah, ha, ha, ha, stayin' alive, stayin' alive.";
+
+    #[test]
+    fn responses_have_the_fields_in_the_order_of_go() {
+        fn check(keep_alive: bool, head_only: bool, tail: &str) {
+            let mut out = Vec::new();
+            let headers = [("Content-Type", "text/plain; charset=utf-8")];
+            encode_response(
+                200,
+                &headers,
+                HEALTH.as_bytes(),
+                DATE,
+                keep_alive,
+                head_only,
+                &mut out,
+            );
+            let expected = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nDate: {DATE}\r\nContent-Length: 45\r\n{tail}"
+            );
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+        check(true, false, &format!("\r\n{HEALTH}"));
+        check(true, true, "\r\n");
+        check(false, false, &format!("Connection: close\r\n\r\n{HEALTH}"));
+    }
+
+    #[test]
+    fn statuses_without_a_body_announce_none() {
+        fn check(status: u16, expected: &str) {
+            let mut out = Vec::new();
+            encode_response(status, &[], b"", DATE, true, false, &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), expected);
+        }
+        check(
+            204,
+            &format!("HTTP/1.1 204 No Content\r\nDate: {DATE}\r\n\r\n"),
+        );
+        check(
+            201,
+            &format!("HTTP/1.1 201 Created\r\nDate: {DATE}\r\nContent-Length: 0\r\n\r\n"),
+        );
+        check(
+            599,
+            &format!("HTTP/1.1 599 status code 599\r\nDate: {DATE}\r\nContent-Length: 0\r\n\r\n"),
+        );
+    }
+
+    #[test]
+    fn malformed_requests_are_told_and_closed() {
+        let mut out = Vec::new();
+        encode_malformed_request(&HttpError::HeadTooLarge { bytes_max: 1 }, &mut out);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Type: text/plain; charset=utf-8\r\n\
+             Connection: close\r\n\r\n431 Request Header Fields Too Large"
+        );
+    }
+
+    fn head(text: &str) -> ResponseHead {
+        let (head, consumed) = ResponseHead::decode(text.as_bytes(), &HeadLimits::default())
+            .unwrap()
+            .expect("whole head");
+        assert_eq!(consumed, text.len());
+        head
+    }
+
+    #[test]
+    fn a_rails_answer_is_read() {
+        let head =
+            head("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nContent-Length: 12\r\n\r\n");
+        assert_eq!(head.status(), 200);
+        assert_eq!(head.header("Content-Type"), Some("application/json"));
+        assert_eq!(
+            head.body_framing(false),
+            Ok(ResponseBodyFraming::Length(12))
+        );
+        assert!(head.keep_alive());
+        let input = b"HTTP/1.1 200 OK\r\n\r\nbody";
+        for cut in 0..19 {
+            let cut_head = ResponseHead::decode(&input[..cut], &HeadLimits::default());
+            assert!(cut_head.unwrap().is_none());
+        }
+        assert!(ResponseHead::decode(b"SSH-2.0-x\r\n\r\n", &HeadLimits::default()).is_err());
+    }
+
+    #[test]
+    fn every_way_to_end_a_body_is_found() {
+        fn check(start: &str, head_request: bool, expected: Result<ResponseBodyFraming, u16>) {
+            let got = head(&format!("HTTP/{start}\r\n\r\n")).body_framing(head_request);
+            assert_eq!(got.map_err(|error| error.status()), expected, "{start}");
+        }
+        use ResponseBodyFraming as F;
+        check("1.1 200 OK", false, Ok(F::UntilClose));
+        check("1.1 200", false, Ok(F::UntilClose));
+        check("1.1 200 OK\r\nContent-Length: 5", true, Ok(F::None));
+        check(
+            "1.1 204 No Content\r\nContent-Length: 5",
+            false,
+            Ok(F::None),
+        );
+        check(
+            "1.1 304 Not Modified\r\nContent-Length: 5",
+            false,
+            Ok(F::None),
+        );
+        check("1.1 100 Continue", false, Ok(F::None));
+        check(
+            "1.1 200 OK\r\nTransfer-Encoding: chunked",
+            false,
+            Ok(F::Chunked),
+        );
+        check(
+            "1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked",
+            false,
+            Ok(F::Chunked),
+        );
+        check(
+            "1.0 200 OK\r\nTransfer-Encoding: chunked",
+            false,
+            Ok(F::UntilClose),
+        );
+        check(
+            "1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5",
+            false,
+            Ok(F::Length(5)),
+        );
+        check("1.1 200 OK\r\nContent-Length: 5, 6", false, Err(400));
+        check("1.1 200 OK\r\nContent-Length: five", false, Err(400));
+        check(
+            "1.1 200 OK\r\nTransfer-Encoding: gzip, chunked",
+            false,
+            Err(501),
+        );
+    }
+
+    #[test]
+    fn keep_alive_follows_version_and_connection() {
+        assert!(!head("HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n").keep_alive());
+        assert!(!head("HTTP/1.0 200 OK\r\n\r\n").keep_alive());
+        assert!(head("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\n").keep_alive());
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(input in "(HTTP/1.[01] [0-9]{1,4} ?[a-z]{0,4}\r\n)?[A-Za-z:, \r\n]{0,60}(\r\n\r\n)?") {
+            if let Ok(Some((head, _))) = ResponseHead::decode(input.as_bytes(), &HeadLimits::default()) {
+                let _ = (head.body_framing(false), head.keep_alive(), head.header("a").is_some());
+            }
+        }
+    }
+}

@@ -1,0 +1,763 @@
+//! Incoming WebSocket bytes to messages: fragments, interleaved control frames, limits, decompression.
+//!
+//! At rest a decoder is one null pointer, so that an idle session costs eight bytes here; what has arrived of an
+//! unfinished frame or message sits in a box that is freed with the last byte. Text and binary messages are the same to
+//! Action Cable, and the UTF-8 of text is not checked here: like the reference, the JSON layer replaces what is invalid.
+//! Called by the shard for every read of every session.
+//!
+//! Source: RFC 6455 §5.4 and §5.5, `contract/websocket.md` §6, §9 and §11.
+
+use std::cell::RefCell;
+use std::ops::Range;
+
+use super::deflate::{InflateError, Inflater};
+use super::frame::{
+    FrameError, FrameHeader, FrameRules, HEADER_BYTES_MAX, Opcode, decode_close, decode_header,
+    unmask,
+};
+
+/// What a session may send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MessageLimits {
+    /// Payload bytes of one message, summed over its fragments, before decompression. 0 = no limit.
+    pub message_bytes_max: u64,
+    /// permessage-deflate was negotiated.
+    pub deflate: bool,
+    /// Bytes of one message after decompression. 0 = no limit. The reference has none; ours stops decompression bombs.
+    pub inflated_bytes_max: u64,
+}
+
+/// One event from the client.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Incoming<'a> {
+    /// A whole text or binary message, decompressed.
+    Message(&'a [u8]),
+    /// To be answered with a pong of the same payload.
+    Ping(&'a [u8]),
+    Pong(&'a [u8]),
+    /// The client's close code, if it gave one; nothing that follows counts.
+    Close(Option<u16>),
+}
+
+/// The state of one connection's incoming side.
+#[derive(Debug, Default)]
+pub struct MessageDecoder {
+    partial: Option<Box<Partial>>,
+}
+
+const _: () = assert!(size_of::<MessageDecoder>() == 8);
+
+/// What has arrived of a frame or message that is not whole. At most one of `header_bytes` and `frame` is in use;
+/// `message` is set from the first frame of a message to its last byte.
+#[derive(Debug, Default)]
+struct Partial {
+    /// The first `header_length` bytes of the next header.
+    header_bytes: [u8; HEADER_BYTES_MAX],
+    header_length: usize,
+    frame: Option<PartialFrame>,
+    message: Option<PartialMessage>,
+    /// Payload of an unfinished control frame, unmasked.
+    control: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct PartialFrame {
+    header: FrameHeader,
+    /// Payload bytes that arrived, less than the header announces.
+    arrived_bytes: u64,
+}
+
+#[derive(Debug)]
+struct PartialMessage {
+    compressed: bool,
+    /// What arrived, unmasked; fragments joined.
+    payload: Vec<u8>,
+}
+
+/// An event whose payload still has to be borrowed, see [`MessageDecoder::next`].
+enum Found {
+    Event { opcode: Opcode, place: Place },
+    Closed(Option<u16>),
+}
+
+enum Place {
+    /// In the bytes that were read.
+    Input(Range<usize>),
+    /// In the scratch buffer, which holds nothing else.
+    Scratch,
+}
+
+thread_local! {
+    /// Only connections with compression ever touch this. A message is decompressed whole and nothing is remembered
+    /// between messages, so all connections of a thread can use the same 40 KiB.
+    static INFLATER: RefCell<Inflater> = RefCell::new(Inflater::new());
+}
+
+impl MessageDecoder {
+    /// Takes bytes from the start of `input` up to the first event. Returns how many, and the event.
+    ///
+    /// Without an event everything was taken. With one, call again with what is left of `input`. A frame that lies whole
+    /// in `input` is unmasked in place and borrowed from there; a message that came in parts, or compressed, is put into
+    /// `scratch`, whose old contents are lost and whose allocation may be replaced.
+    ///
+    /// # Errors
+    /// [`FrameError`] with the close frame to send. The decoder must not be used after that.
+    pub fn next<'a>(
+        &'a mut self,
+        input: &'a mut [u8],
+        limits: &MessageLimits,
+        scratch: &'a mut Vec<u8>,
+    ) -> Result<(usize, Option<Incoming<'a>>), FrameError> {
+        let (consumed, found) = self.advance(input, limits, scratch)?;
+        let incoming = found.map(|found| match found {
+            Found::Closed(code) => Incoming::Close(code),
+            Found::Event { opcode, place } => {
+                let payload: &[u8] = match place {
+                    Place::Input(range) => &input[range],
+                    Place::Scratch => scratch,
+                };
+                match opcode {
+                    Opcode::Ping => Incoming::Ping(payload),
+                    Opcode::Pong => Incoming::Pong(payload),
+                    _ => Incoming::Message(payload),
+                }
+            }
+        });
+        Ok((consumed, incoming))
+    }
+
+    /// True when the next byte starts a new message.
+    pub fn is_idle(&self) -> bool {
+        self.partial.is_none()
+    }
+
+    /// Heap bytes kept for an unfinished frame or message.
+    pub fn bytes_held(&self) -> usize {
+        self.partial.as_deref().map_or(0, Partial::bytes_held)
+    }
+
+    fn advance(
+        &mut self,
+        input: &mut [u8],
+        limits: &MessageLimits,
+        scratch: &mut Vec<u8>,
+    ) -> Result<(usize, Option<Found>), FrameError> {
+        let mut at = 0;
+        while at < input.len() {
+            if !self.inside_frame() {
+                match self.take_header(&input[at..], limits)? {
+                    (taken, None) => at += taken,
+                    (taken, Some(header)) => {
+                        at += taken;
+                        if let Some(range) = self.whole_payload(&header, at, input.len()) {
+                            at = range.end;
+                            let found = self.whole_frame(&header, input, range, limits, scratch)?;
+                            return Ok((at, Some(found)));
+                        }
+                        self.begin_frame(header);
+                    }
+                }
+            }
+            // Also with nothing left to read: a fragment may be empty.
+            if self.inside_frame() {
+                let (taken, found) = self.take_payload(&mut input[at..], limits, scratch)?;
+                at += taken;
+                if found.is_some() {
+                    return Ok((at, found));
+                }
+            }
+        }
+        Ok((at, None))
+    }
+
+    fn inside_frame(&self) -> bool {
+        self.partial
+            .as_ref()
+            .is_some_and(|partial| partial.frame.is_some())
+    }
+
+    /// Reads the next frame's header, a part of which may have come earlier. Returns the bytes taken; without a header
+    /// these are all, and they are kept.
+    fn take_header(
+        &mut self,
+        input: &[u8],
+        limits: &MessageLimits,
+    ) -> Result<(usize, Option<FrameHeader>), FrameError> {
+        let rules = FrameRules {
+            deflate: limits.deflate,
+            in_message: self.message_bytes().is_some(),
+        };
+        let kept = self
+            .partial
+            .as_ref()
+            .map_or(0, |partial| partial.header_length);
+        let header = match &self.partial {
+            Some(partial) if kept > 0 => {
+                let mut joined = partial.header_bytes;
+                let fresh = input.len().min(HEADER_BYTES_MAX - kept);
+                joined[kept..kept + fresh].copy_from_slice(&input[..fresh]);
+                decode_header(&joined[..kept + fresh], rules, 0)?
+            }
+            _ => decode_header(input, rules, 0)?,
+        };
+        let Some(header) = header else {
+            // Fewer than HEADER_BYTES_MAX bytes in all, else the header would be whole.
+            let partial = self.partial.get_or_insert_default();
+            partial.header_bytes[kept..kept + input.len()].copy_from_slice(input);
+            partial.header_length = kept + input.len();
+            return Ok((input.len(), None));
+        };
+        self.check_message_bytes(&header, limits)?;
+        if let Some(partial) = &mut self.partial {
+            partial.header_length = 0;
+        }
+        Ok((header.header_bytes - kept, Some(header)))
+    }
+
+    /// The limit is on the sum of the fragments and is known to be broken as soon as the header is there.
+    fn check_message_bytes(
+        &self,
+        header: &FrameHeader,
+        limits: &MessageLimits,
+    ) -> Result<(), FrameError> {
+        if header.opcode.is_control() || limits.message_bytes_max == 0 {
+            return Ok(());
+        }
+        let bytes = self
+            .message_bytes()
+            .unwrap_or(0)
+            .saturating_add(header.payload_bytes);
+        if bytes <= limits.message_bytes_max {
+            return Ok(());
+        }
+        Err(FrameError::TooLong {
+            bytes,
+            bytes_max: limits.message_bytes_max,
+        })
+    }
+
+    /// Bytes of the unfinished message so far; `None` between messages.
+    fn message_bytes(&self) -> Option<u64> {
+        let message = self.partial.as_ref()?.message.as_ref()?;
+        Some(message.payload.len() as u64)
+    }
+
+    /// Where the frame's payload is in the input, if it is there whole and is an event by itself.
+    fn whole_payload(
+        &self,
+        header: &FrameHeader,
+        start: usize,
+        input_bytes: usize,
+    ) -> Option<Range<usize>> {
+        let stands_alone =
+            header.opcode.is_control() || (header.fin && self.message_bytes().is_none());
+        if !stands_alone || header.payload_bytes > (input_bytes - start) as u64 {
+            return None;
+        }
+        Some(start..start + header.payload_bytes as usize)
+    }
+
+    fn whole_frame(
+        &mut self,
+        header: &FrameHeader,
+        input: &mut [u8],
+        range: Range<usize>,
+        limits: &MessageLimits,
+        scratch: &mut Vec<u8>,
+    ) -> Result<Found, FrameError> {
+        self.release_unless_in_message();
+        let payload = &mut input[range.clone()];
+        unmask(header.mask, 0, payload);
+        let opcode = header.opcode;
+        if opcode == Opcode::Close {
+            return decode_close(payload).map(Found::Closed);
+        }
+        if header.rsv1 {
+            inflate(payload, limits, scratch)?;
+            return Ok(Found::Event {
+                opcode,
+                place: Place::Scratch,
+            });
+        }
+        Ok(Found::Event {
+            opcode,
+            place: Place::Input(range),
+        })
+    }
+
+    fn begin_frame(&mut self, header: FrameHeader) {
+        let partial = self.partial.get_or_insert_default();
+        if matches!(header.opcode, Opcode::Text | Opcode::Binary) {
+            partial.message = Some(PartialMessage {
+                compressed: header.rsv1,
+                payload: Vec::new(),
+            });
+        }
+        partial.frame = Some(PartialFrame {
+            header,
+            arrived_bytes: 0,
+        });
+    }
+
+    /// Takes payload of the frame in progress; an event when that was the last of it.
+    fn take_payload(
+        &mut self,
+        input: &mut [u8],
+        limits: &MessageLimits,
+        scratch: &mut Vec<u8>,
+    ) -> Result<(usize, Option<Found>), FrameError> {
+        let Some(partial) = self.partial.as_deref_mut() else {
+            return Ok((0, None));
+        };
+        let (taken, finished) = partial.take_payload(input);
+        let found = match finished {
+            None => None,
+            Some(header) if header.opcode.is_control() => {
+                Some(self.finish_control(header.opcode, scratch)?)
+            }
+            Some(header) if header.fin => Some(self.finish_message(limits, scratch)?),
+            Some(_) => None,
+        };
+        Ok((taken, found))
+    }
+
+    fn finish_control(
+        &mut self,
+        opcode: Opcode,
+        scratch: &mut Vec<u8>,
+    ) -> Result<Found, FrameError> {
+        scratch.clear();
+        if let Some(partial) = &mut self.partial {
+            scratch.append(&mut partial.control);
+            partial.control = Vec::new();
+        }
+        self.release_unless_in_message();
+        if opcode == Opcode::Close {
+            return decode_close(scratch).map(Found::Closed);
+        }
+        Ok(Found::Event {
+            opcode,
+            place: Place::Scratch,
+        })
+    }
+
+    fn finish_message(
+        &mut self,
+        limits: &MessageLimits,
+        scratch: &mut Vec<u8>,
+    ) -> Result<Found, FrameError> {
+        let message = self.partial.take().and_then(|partial| partial.message);
+        let message = message.expect("a data frame is only begun inside a message");
+        if message.compressed {
+            inflate(&message.payload, limits, scratch)?;
+        } else {
+            *scratch = message.payload;
+        }
+        Ok(Found::Event {
+            opcode: Opcode::Text,
+            place: Place::Scratch,
+        })
+    }
+
+    fn release_unless_in_message(&mut self) {
+        if self.message_bytes().is_none() {
+            self.partial = None;
+        }
+    }
+}
+
+impl Partial {
+    /// Moves what `input` has of the current frame's payload to its buffer. Returns the bytes taken, and the header if
+    /// the frame is now whole.
+    fn take_payload(&mut self, input: &mut [u8]) -> (usize, Option<FrameHeader>) {
+        let Some(frame) = &mut self.frame else {
+            return (0, None);
+        };
+        let header = frame.header;
+        let missing_bytes = header.payload_bytes - frame.arrived_bytes;
+        let taken =
+            usize::try_from(missing_bytes).map_or(input.len(), |missing| missing.min(input.len()));
+        let fresh = &mut input[..taken];
+        unmask(header.mask, frame.arrived_bytes, fresh);
+        frame.arrived_bytes += taken as u64;
+        let finished = frame.arrived_bytes == header.payload_bytes;
+        match &mut self.message {
+            Some(message) if !header.opcode.is_control() => {
+                message.payload.extend_from_slice(fresh)
+            }
+            _ => self.control.extend_from_slice(fresh),
+        }
+        if finished {
+            self.frame = None;
+        }
+        (taken, finished.then_some(header))
+    }
+
+    fn bytes_held(&self) -> usize {
+        let message_bytes = self
+            .message
+            .as_ref()
+            .map_or(0, |message| message.payload.capacity());
+        size_of::<Partial>() + message_bytes + self.control.capacity()
+    }
+}
+
+fn inflate(payload: &[u8], limits: &MessageLimits, out: &mut Vec<u8>) -> Result<(), FrameError> {
+    let result = INFLATER
+        .with_borrow_mut(|inflater| inflater.inflate(payload, limits.inflated_bytes_max, out));
+    result.map_err(|error| match error {
+        InflateError::Invalid => FrameError::BadDeflate,
+        InflateError::TooLong { bytes_max } => FrameError::InflatedTooLong { bytes_max },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::deflate::Deflater;
+    use crate::wire::frame::encode_header;
+    use proptest::prelude::*;
+
+    const LIMITS: MessageLimits = MessageLimits {
+        message_bytes_max: 65536,
+        deflate: false,
+        inflated_bytes_max: 0,
+    };
+    const DEFLATE: MessageLimits = MessageLimits {
+        message_bytes_max: 65536,
+        deflate: true,
+        inflated_bytes_max: 1000,
+    };
+
+    /// A client's frame: masked, `first` is the byte with FIN, RSV bits and opcode.
+    fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mut frame = Vec::new();
+        encode_header(Opcode::Text, false, payload.len(), &mut frame);
+        frame[0] = first;
+        frame[1] |= 0x80;
+        let mask = [0x37, 0xfa, 0x21, 0x3d];
+        frame.extend_from_slice(&mask);
+        let start = frame.len();
+        frame.extend_from_slice(payload);
+        unmask(mask, 0, &mut frame[start..]);
+        frame
+    }
+
+    fn concat(frames: &[Vec<u8>]) -> Vec<u8> {
+        frames.concat()
+    }
+
+    fn describe(incoming: &Incoming<'_>) -> String {
+        match incoming {
+            Incoming::Message(payload) => format!("message {}", String::from_utf8_lossy(payload)),
+            Incoming::Ping(payload) => format!("ping {}", String::from_utf8_lossy(payload)),
+            Incoming::Pong(payload) => format!("pong {}", String::from_utf8_lossy(payload)),
+            Incoming::Close(code) => format!("close {code:?}"),
+        }
+    }
+
+    /// Feeds `pieces` one read at a time; the events and, if it came to that, the error's close frame.
+    fn feed<'p>(
+        decoder: &mut MessageDecoder,
+        pieces: impl IntoIterator<Item = &'p [u8]>,
+        limits: &MessageLimits,
+    ) -> Vec<String> {
+        let mut events = Vec::new();
+        let mut scratch = Vec::new();
+        for piece in pieces {
+            let mut piece = piece.to_vec();
+            let mut input = piece.as_mut_slice();
+            while !input.is_empty() {
+                let input_bytes = input.len();
+                match decoder.next(input, limits, &mut scratch) {
+                    Ok((consumed, None)) => {
+                        assert_eq!(
+                            consumed, input_bytes,
+                            "without an event everything is taken"
+                        );
+                        break;
+                    }
+                    Ok((consumed, Some(incoming))) => {
+                        events.push(describe(&incoming));
+                        input = &mut piece[..];
+                        let at = input.len() - input_bytes + consumed;
+                        input = &mut input[at..];
+                    }
+                    Err(error) => {
+                        events.push(format!(
+                            "error {} {}",
+                            error.close_code(),
+                            error.close_reason()
+                        ));
+                        return events;
+                    }
+                }
+            }
+        }
+        events
+    }
+
+    fn check_with(limits: &MessageLimits, wire: &[u8], expected: &[&str]) {
+        for piece_bytes in [usize::MAX, 1, 2, 3, 5, 7] {
+            let mut decoder = MessageDecoder::default();
+            let events = feed(
+                &mut decoder,
+                wire.chunks(piece_bytes.min(wire.len())),
+                limits,
+            );
+            assert_eq!(events, expected, "in pieces of {piece_bytes}");
+        }
+        for cut in 0..wire.len().min(40) {
+            let mut decoder = MessageDecoder::default();
+            let events = feed(&mut decoder, [&wire[..cut], &wire[cut..]], limits);
+            assert_eq!(events, expected, "cut at {cut}");
+        }
+    }
+
+    fn check(wire: &[u8], expected: &[&str]) {
+        check_with(&LIMITS, wire, expected);
+    }
+
+    #[test]
+    fn the_example_of_the_rfc_is_read() {
+        // RFC 6455 §5.7: a masked "Hello".
+        let wire = [
+            0x81, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58,
+        ];
+        check(&wire, &["message Hello"]);
+    }
+
+    #[test]
+    fn text_and_binary_are_the_same() {
+        let wire = concat(&[masked(0x81, b"{}"), masked(0x82, b"[1]"), masked(0x81, b"")]);
+        check(&wire, &["message {}", "message [1]", "message "]);
+    }
+
+    #[test]
+    fn fragments_are_joined_and_control_frames_may_interleave() {
+        let wire = concat(&[
+            masked(0x01, b"one "),
+            masked(0x89, b"p"),
+            masked(0x00, b""),
+            masked(0x8a, b""),
+            masked(0x00, b"two "),
+            masked(0x80, b"three"),
+            masked(0x81, b"next"),
+        ]);
+        check(
+            &wire,
+            &["ping p", "pong ", "message one two three", "message next"],
+        );
+        check(
+            &concat(&[masked(0x01, b""), masked(0x80, b"")]),
+            &["message "],
+        );
+    }
+
+    #[test]
+    fn close_frames_carry_an_optional_code() {
+        check(&masked(0x88, b""), &["close None"]);
+        check(&masked(0x88, &[3]), &["close None"]);
+        check(&masked(0x88, b"\x0f\xa1bye"), &["close Some(4001)"]);
+        check(
+            &masked(0x88, &[0x03, 0xee]),
+            &["error 1002 bad close code 1006"],
+        );
+        check(
+            &masked(0x88, b"\x03\xe8\xff"),
+            &["error 1002 invalid utf8 payload in close frame"],
+        );
+        check(
+            &concat(&[masked(0x01, b"a"), masked(0x88, b"")]),
+            &["close None"],
+        );
+    }
+
+    #[test]
+    fn violations_are_found_after_earlier_messages() {
+        let wire = concat(&[masked(0x81, b"ok"), masked(0x80, b"x")]);
+        check(&wire, &["message ok", "error 1002 continuation after FIN"]);
+        let wire = concat(&[masked(0x01, b"a"), masked(0x81, b"b")]);
+        check(&wire, &["error 1002 data before FIN"]);
+        check(&[0x81, 0x01, b'a'], &["error 1002 bad MASK"]);
+        check(&masked(0xc1, b"a"), &["error 1002 RSV1 set"]);
+    }
+
+    #[test]
+    fn the_message_limit_is_exact_and_counts_fragments() {
+        let exact = vec![b'a'; 65536];
+        let events = feed(
+            &mut MessageDecoder::default(),
+            [&masked(0x81, &exact)[..]],
+            &LIMITS,
+        );
+        assert_eq!(events.len(), 1);
+        assert!(events[0].starts_with("message a"));
+        let long = vec![b'a'; 65537];
+        let events = feed(
+            &mut MessageDecoder::default(),
+            [&masked(0x81, &long)[..14]],
+            &LIMITS,
+        );
+        assert_eq!(events, ["error 1009 "]);
+
+        let five = MessageLimits {
+            message_bytes_max: 5,
+            ..LIMITS
+        };
+        check_with(
+            &five,
+            &concat(&[masked(0x01, b"abc"), masked(0x80, b"de")]),
+            &["message abcde"],
+        );
+        check_with(
+            &five,
+            &concat(&[masked(0x01, b"abc"), masked(0x80, b"def")]),
+            &["error 1009 "],
+        );
+        check_with(
+            &five,
+            &masked(0x89, b"longer than five"),
+            &["ping longer than five"],
+        );
+        let none = MessageLimits {
+            message_bytes_max: 0,
+            ..LIMITS
+        };
+        let events = feed(
+            &mut MessageDecoder::default(),
+            [&masked(0x81, &long)[..]],
+            &none,
+        );
+        assert!(events[0].starts_with("message a"));
+    }
+
+    #[test]
+    fn compressed_messages_come_out_plain() {
+        let compressed = Deflater::new().compress(b"hello hello hello");
+        let (head, tail) = compressed.split_at(3);
+        let wire = concat(&[
+            masked(0xc1, &compressed),
+            masked(0x81, b"plain"),
+            masked(0x41, head),
+            masked(0x89, b"ping"),
+            masked(0x80, tail),
+        ]);
+        let expected = [
+            "message hello hello hello",
+            "message plain",
+            "ping ping",
+            "message hello hello hello",
+        ];
+        check_with(&DEFLATE, &wire, &expected);
+        check_with(&DEFLATE, &masked(0xc1, &[0xff, 0xff]), &["error 1007 "]);
+        let bomb = Deflater::new().compress(&[b'a'; 1001]);
+        check_with(&DEFLATE, &masked(0xc1, &bomb), &["error 1009 "]);
+    }
+
+    #[test]
+    fn nothing_is_held_between_messages_and_little_inside_one() {
+        let wire = masked(0x81, &[b'a'; 1000]);
+        let mut decoder = MessageDecoder::default();
+        assert_eq!(decoder.bytes_held(), 0);
+        feed(&mut decoder, [&wire[..3]], &LIMITS);
+        assert!(!decoder.is_idle());
+        assert_eq!(decoder.bytes_held(), size_of::<Partial>());
+        feed(&mut decoder, [&wire[3..20]], &LIMITS);
+        assert!(
+            decoder.bytes_held() <= size_of::<Partial>() + 32,
+            "only what arrived"
+        );
+        feed(&mut decoder, [&wire[20..]], &LIMITS);
+        assert!(decoder.is_idle());
+        assert_eq!(decoder.bytes_held(), 0);
+
+        let ping = masked(0x89, b"ping");
+        feed(&mut decoder, [&ping[..1], &ping[1..8], &ping[8..]], &LIMITS);
+        assert!(
+            decoder.is_idle(),
+            "a control frame in parts leaves nothing behind"
+        );
+        feed(&mut decoder, [&ping[..1], &ping[1..]], &LIMITS);
+        assert!(decoder.is_idle());
+    }
+
+    #[test]
+    fn a_whole_frame_is_borrowed_from_the_input() {
+        let mut wire = masked(0x81, b"{}");
+        let range = wire.as_ptr_range();
+        let mut decoder = MessageDecoder::default();
+        let mut scratch = Vec::new();
+        let (_, incoming) = decoder.next(&mut wire, &LIMITS, &mut scratch).unwrap();
+        let Some(Incoming::Message(payload)) = incoming else {
+            panic!("one message");
+        };
+        assert!(range.contains(&payload.as_ptr()));
+        assert_eq!(scratch.capacity(), 0);
+    }
+
+    /// Payloads, their fragment sizes, and whether a ping goes in between.
+    fn messages() -> impl Strategy<Value = Vec<(Vec<u8>, usize, bool)>> {
+        proptest::collection::vec(
+            (
+                "[a-z]{0,300}".prop_map(String::into_bytes),
+                1usize..200,
+                any::<bool>(),
+            ),
+            0..6,
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn any_messages_in_any_pieces_come_out_whole(messages in messages(), piece_bytes in 1usize..400) {
+            let (mut wire, mut expected) = (Vec::new(), Vec::new());
+            for (payload, fragment_bytes, ping) in &messages {
+                let fragments: Vec<&[u8]> = payload.chunks(*fragment_bytes).collect();
+                let last = fragments.len().saturating_sub(1);
+                for (index, fragment) in fragments.iter().enumerate() {
+                    let fin = if index == last { 0x80 } else { 0 };
+                    wire.extend(masked(fin | u8::from(index == 0), fragment));
+                    if *ping {
+                        wire.extend(masked(0x89, b"p"));
+                    }
+                }
+                if fragments.is_empty() {
+                    wire.extend(masked(0x82, b""));
+                    expected.push("message ".to_owned());
+                } else {
+                    let pings = if *ping { fragments.len() } else { 0 };
+                    expected.extend((1..pings).map(|_| "ping p".to_owned()));
+                    expected.push(format!("message {}", String::from_utf8_lossy(payload)));
+                    expected.extend((0..pings.min(1)).map(|_| "ping p".to_owned()));
+                }
+            }
+            let mut decoder = MessageDecoder::default();
+            let events = feed(&mut decoder, wire.chunks(piece_bytes), &LIMITS);
+            prop_assert_eq!(events, expected);
+            prop_assert!(decoder.is_idle());
+        }
+
+        #[test]
+        fn garbage_never_panics_and_splits_do_not_matter(
+            input in proptest::collection::vec(any::<u8>(), 1..200), deflate: bool, piece_bytes in 1usize..50,
+        ) {
+            let limits = MessageLimits { message_bytes_max: 100, deflate, inflated_bytes_max: 100 };
+            let whole = feed(&mut MessageDecoder::default(), [&input[..]], &limits);
+            let split = feed(&mut MessageDecoder::default(), input.chunks(piece_bytes), &limits);
+            prop_assert_eq!(whole, split);
+        }
+
+        #[test]
+        fn plausible_garbage_never_panics(
+            frames in proptest::collection::vec((prop_oneof![Just(0x81u8), Just(0x01), Just(0x00), Just(0x80), Just(0x89), Just(0x88), Just(0xc1)], proptest::collection::vec(any::<u8>(), 0..150)), 0..8),
+            piece_bytes in 1usize..50,
+        ) {
+            let limits = MessageLimits { message_bytes_max: 300, deflate: true, inflated_bytes_max: 100 };
+            let wire: Vec<u8> = frames.iter().flat_map(|(first, payload)| masked(*first, payload)).collect();
+            let whole = feed(&mut MessageDecoder::default(), [&wire[..]], &limits);
+            let split = feed(&mut MessageDecoder::default(), wire.chunks(piece_bytes), &limits);
+            prop_assert_eq!(whole, split);
+        }
+    }
+}
