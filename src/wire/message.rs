@@ -196,9 +196,9 @@ impl MessageDecoder {
                 let mut joined = partial.header_bytes;
                 let fresh = input.len().min(HEADER_BYTES_MAX - kept);
                 joined[kept..kept + fresh].copy_from_slice(&input[..fresh]);
-                decode_header(&joined[..kept + fresh], rules, 0)?
+                decode_header(&joined[..kept + fresh], rules)?
             }
-            _ => decode_header(input, rules, 0)?,
+            _ => decode_header(input, rules)?,
         };
         let Some(header) = header else {
             // Fewer than HEADER_BYTES_MAX bytes in all, else the header would be whole.
