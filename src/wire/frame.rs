@@ -528,6 +528,19 @@ mod tests {
     }
 
     #[test]
+    fn an_independent_client_reads_our_frames() {
+        use tungstenite::protocol::frame::FrameHeader as TheirHeader;
+        for payload_bytes in [0, 1, 125, 126, 65535, 65536] {
+            let frame = text_frame(&vec![b'a'; payload_bytes]);
+            let mut cursor = std::io::Cursor::new(&frame);
+            let (header, length) = TheirHeader::parse(&mut cursor).unwrap().unwrap();
+            assert!(header.is_final && !header.rsv1 && header.mask.is_none());
+            assert_eq!(length, payload_bytes as u64);
+            assert_eq!(cursor.position() as usize + payload_bytes, frame.len());
+        }
+    }
+
+    #[test]
     fn long_close_reasons_are_cut_at_a_character() {
         let frame = close_frame(Some(1002), &"é".repeat(100));
         assert_eq!(frame[1], 124);

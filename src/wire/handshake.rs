@@ -133,8 +133,17 @@ pub fn upgrade(
 
 /// Appends the answer to a refused upgrade. `date` is an HTTP date. The connection may carry another request.
 ///
+/// For a `HEAD` request call [`encode_refusal_head`]: a body would be taken for the next response.
+///
 /// Source: `contract/websocket.md` §3, "Error format".
 pub fn encode_refusal(error: UpgradeError, date: &str, out: &mut Vec<u8>) {
+    encode_refusal_head(error, date, out);
+    out.extend_from_slice(reason_phrase(error.status()).as_bytes());
+    out.push(b'\n');
+}
+
+/// Appends the answer to a refused upgrade without its body.
+pub fn encode_refusal_head(error: UpgradeError, date: &str, out: &mut Vec<u8>) {
     let status = error.status();
     let reason = reason_phrase(status);
     // The body is the phrase and a line feed.
@@ -147,8 +156,7 @@ pub fn encode_refusal(error: UpgradeError, date: &str, out: &mut Vec<u8>) {
              X-Content-Type-Options: nosniff\r\n\
              Date: {date}\r\n\
              Content-Length: {body_bytes}\r\n\
-             \r\n\
-             {reason}\n"
+             \r\n"
         )
         .as_bytes(),
     );
@@ -338,6 +346,9 @@ mod tests {
                  X-Content-Type-Options: nosniff\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nContent-Length: {length}\r\n\r\n{body}"
             );
             assert_eq!(String::from_utf8(out).unwrap(), expected);
+            let mut head = Vec::new();
+            encode_refusal_head(error, "Thu, 01 Jan 1970 00:00:00 GMT", &mut head);
+            assert_eq!(String::from_utf8(head).unwrap() + body, expected);
         }
         check(UpgradeError::BadKey, "400 Bad Request", 12, "Bad Request\n");
         check(

@@ -528,6 +528,34 @@ mod tests {
     }
 
     #[test]
+    fn frames_of_an_independent_client_are_read() {
+        use tungstenite::protocol::frame::Frame;
+        use tungstenite::protocol::frame::coding::{Data, OpCode};
+        let data =
+            |payload: &'static str, opcode, fin| Frame::message(payload, OpCode::Data(opcode), fin);
+        let mut wire = Vec::new();
+        for mut frame in [
+            data("{\"command\":\"ping\"}", Data::Text, true),
+            data("a", Data::Text, false),
+            Frame::ping("p"),
+            data("b", Data::Continue, true),
+            Frame::close(None),
+        ] {
+            frame.header_mut().mask = Some([9, 0, 255, 77]);
+            frame.format(&mut wire).unwrap();
+        }
+        check(
+            &wire,
+            &[
+                "message {\"command\":\"ping\"}",
+                "ping p",
+                "message ab",
+                "close None",
+            ],
+        );
+    }
+
+    #[test]
     fn text_and_binary_are_the_same() {
         let wire = concat(&[masked(0x81, b"{}"), masked(0x82, b"[1]"), masked(0x81, b"")]);
         check(&wire, &["message {}", "message [1]", "message "]);
