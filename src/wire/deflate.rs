@@ -1,7 +1,7 @@
 //! permessage-deflate without context takeover: every message is compressed on its own.
 //!
-//! Owns the compressor, the decompressor and the negotiation. Does not know frames. Called by `handshake` (negotiation),
-//! `message` (incoming) and the shard (outgoing).
+//! Owns the compressor, the decompressor and the negotiation. Does not know frames. Called by `handshake`
+//! (negotiation), `message` (incoming) and the shard (outgoing).
 //!
 //! Source: RFC 7692, `contract/websocket.md` §3 and §11.
 

@@ -318,7 +318,8 @@ pub fn compressed_text_frame(payload: &[u8]) -> Vec<u8> {
     frame(Opcode::Text, true, payload)
 }
 
-/// A close frame; an empty one without `code`. `reason` is cut at a character to fit the frame, and ignored without a code.
+/// A close frame; an empty one without `code`. `reason` is cut at a character to fit the frame, and ignored without a
+/// code.
 pub fn close_frame(code: Option<u16>, reason: &str) -> Vec<u8> {
     let Some(code) = code else {
         return frame(Opcode::Close, false, &[]);

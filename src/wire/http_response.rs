@@ -11,8 +11,8 @@ use super::http_request::parse_content_length;
 /// Appends a response. Fields come in the order Go writes them: the caller's, then `Date`, `Content-Length` and, unless
 /// `keep_alive`, `Connection: close`.
 ///
-/// `date` is an HTTP date. `head_only` leaves out the body but announces its length, as the answer to `HEAD` must. Header
-/// values must not hold line ends. An HTTP/1.0 client only keeps the connection when the caller adds
+/// `date` is an HTTP date. `head_only` leaves out the body but announces its length, as the answer to `HEAD` must.
+/// Header values must not hold line ends. An HTTP/1.0 client only keeps the connection when the caller adds
 /// `Connection: keep-alive`.
 pub fn encode_response(
     status: u16,
