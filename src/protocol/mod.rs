@@ -1,1 +1,14 @@
-//! Action Cable and RPC JSON to values and back. Pure: no I/O, no clock, no logging.
+//! Action Cable and RPC JSON to values and back.
+//!
+//! Owns the text of every message: what clients send ([`command`]), what they get ([`reply`], [`disconnect`]), what the app
+//! posts ([`publication`]) and what the app is asked ([`rpc`], [`request_env`]). Pure: no I/O, no clock, no logging; the one
+//! exception is [`sid`], which asks the kernel for randomness. Called by `session`, `endpoints`, `hub`, `rpc` and `shard`.
+
+pub mod command;
+pub mod disconnect;
+pub mod json;
+pub mod publication;
+pub mod reply;
+pub mod request_env;
+pub mod rpc;
+pub mod sid;

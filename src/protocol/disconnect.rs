@@ -1,0 +1,151 @@
+//! How a session ends: the reason in the disconnect message and the close frame behind it.
+//!
+//! Owns the two closed lists. They are outcomes the wire knows, not errors. Called by `session` and `shard`.
+//!
+//! Source: `contract/websocket.md` §5 (reasons) and §9 (close codes).
+
+/// The `reason` of a disconnect message that the server itself sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DisconnectReason {
+    /// No identity: a bad token, an enforced one that is missing, or nobody to ask.
+    Unauthorized,
+    /// The token was good once.
+    TokenExpired,
+    /// The server is shutting down.
+    ServerRestart,
+    /// The app asked for it.
+    Remote,
+    /// No sign of life within the pong timeout.
+    NoPong,
+    /// The client takes its messages more slowly than they arrive.
+    TooSlow,
+    /// The client never sent the handshake message its transport asks for.
+    IdleTimeout,
+}
+
+impl DisconnectReason {
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            DisconnectReason::Unauthorized => "unauthorized",
+            DisconnectReason::TokenExpired => "token_expired",
+            DisconnectReason::ServerRestart => "server_restart",
+            DisconnectReason::Remote => "remote",
+            DisconnectReason::NoPong => "no_pong",
+            DisconnectReason::TooSlow => "too_slow",
+            DisconnectReason::IdleTimeout => "idle_timeout",
+        }
+    }
+}
+
+/// The content of a close frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Close {
+    /// WebSocket close code. 1006 really goes on the wire, as in the reference, although RFC 6455 §7.4.1 reserves it.
+    pub code: u16,
+    /// UTF-8 text behind the code, at most 123 bytes, may be empty.
+    pub reason: &'static str,
+}
+
+impl Close {
+    /// Connect was refused by the app or by a token.
+    pub const AUTH_FAILED: Close = Close {
+        code: 1000,
+        reason: "Auth Failed",
+    };
+    /// Connect could not be decided: the app gave an error or no answer, or the token has no usable identity.
+    pub const AUTH_ERROR: Close = Close {
+        code: 1011,
+        reason: "Auth Error",
+    };
+    /// A command's answer asked to disconnect.
+    pub const COMMAND_FAILED: Close = Close {
+        code: 1006,
+        reason: "Command Failed",
+    };
+    /// Remote disconnect command.
+    pub const REMOTE: Close = Close {
+        code: 1000,
+        reason: "Closed remotely",
+    };
+    /// Shutdown.
+    pub const SERVER_RESTART: Close = Close {
+        code: 1001,
+        reason: "Server restart",
+    };
+    /// Pong timeout.
+    pub const NO_PONG: Close = Close {
+        code: 1000,
+        reason: "No Pong",
+    };
+    /// Too many unsent bytes. The reason is empty in the reference too.
+    pub const SLOW: Close = Close {
+        code: 1000,
+        reason: "",
+    };
+    /// A message beyond the size limit.
+    pub const MESSAGE_TOO_BIG: Close = Close {
+        code: 1009,
+        reason: "",
+    };
+    /// The client closed its sending side without a close frame.
+    pub const READ_FAILED: Close = Close {
+        code: 1006,
+        reason: "Read failed",
+    };
+    /// A write failed or took too long; the frame is tried, nobody sees it.
+    pub const WRITE_FAILED: Close = Close {
+        code: 1006,
+        reason: "Write Failed",
+    };
+    /// The same for a ping.
+    pub const PING_FAILED: Close = Close {
+        code: 1006,
+        reason: "Ping failed",
+    };
+
+    /// The client broke RFC 6455; `reason` says how, for example `bad opcode 3`.
+    pub const fn protocol_error(reason: &'static str) -> Close {
+        Close { code: 1002, reason }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_close_reason_fits_a_control_frame() {
+        let closes = [
+            Close::AUTH_FAILED,
+            Close::AUTH_ERROR,
+            Close::COMMAND_FAILED,
+            Close::REMOTE,
+            Close::SERVER_RESTART,
+            Close::NO_PONG,
+            Close::SLOW,
+            Close::MESSAGE_TOO_BIG,
+            Close::READ_FAILED,
+            Close::WRITE_FAILED,
+            Close::PING_FAILED,
+            Close::protocol_error("invalid utf8 payload in close frame"),
+        ];
+        for close in closes {
+            assert!(close.reason.len() <= 123, "{close:?}");
+        }
+    }
+
+    #[test]
+    fn reasons_are_the_words_of_the_contract() {
+        fn check(reason: DisconnectReason, word: &str) {
+            assert_eq!(reason.as_str(), word);
+        }
+        check(DisconnectReason::Unauthorized, "unauthorized");
+        check(DisconnectReason::TokenExpired, "token_expired");
+        check(DisconnectReason::ServerRestart, "server_restart");
+        check(DisconnectReason::Remote, "remote");
+        check(DisconnectReason::NoPong, "no_pong");
+        check(DisconnectReason::TooSlow, "too_slow");
+        check(DisconnectReason::IdleTimeout, "idle_timeout");
+    }
+}

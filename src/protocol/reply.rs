@@ -1,0 +1,122 @@
+//! The text of everything the server itself says to a client.
+//!
+//! Owns key order and escaping of replies; transmissions from the app never pass through here. Called by `session` for
+//! single replies and by `hub` for deliveries.
+//!
+//! Source: `contract/websocket.md` §5 and §7, `contract/extended.md` §2.
+
+use super::disconnect::DisconnectReason;
+use super::json::escape_into;
+
+/// A JSON value ready to splice, as [`crate::protocol::publication::encode_message`] makes it.
+pub type MessageJson = [u8];
+
+/// Answer to a client's `ping` command.
+pub const PONG: &[u8] = br#"{"type":"pong"}"#;
+
+/// The welcome of a session the server identified itself (token, `--noauth`). With RPC the app sends its own.
+///
+/// Unlike the reference, the sid is escaped: it may come from a request header and hold a quote.
+pub fn welcome(sid: &str) -> Vec<u8> {
+    let mut out = br#"{"type":"welcome","sid":"#.to_vec();
+    escape_into(&mut out, sid);
+    out.push(b'}');
+    out
+}
+
+/// A ping; `timestamp` is Unix time in the precision the client asked for.
+pub fn ping(timestamp: i128) -> Vec<u8> {
+    let mut out = br#"{"type":"ping","message":"#.to_vec();
+    out.extend_from_slice(itoa::Buffer::new().format(timestamp).as_bytes());
+    out.push(b'}');
+    out
+}
+
+/// The notice before the server closes; `reconnect` tells the client whether to come back.
+pub fn disconnect(reason: DisconnectReason, reconnect: bool) -> Vec<u8> {
+    let mut out = br#"{"type":"disconnect","reason":"#.to_vec();
+    escape_into(&mut out, reason.as_str());
+    out.extend_from_slice(if reconnect {
+        br#","reconnect":true}"#
+    } else {
+        br#","reconnect":false}"#
+    });
+    out
+}
+
+/// A subscription the server confirmed without asking the app.
+pub fn confirm_subscription(identifier: &str) -> Vec<u8> {
+    about_identifier("confirm_subscription", identifier)
+}
+
+/// A subscription the server rejected without asking the app.
+pub fn reject_subscription(identifier: &str) -> Vec<u8> {
+    about_identifier("reject_subscription", identifier)
+}
+
+/// History was asked for and nothing had to be fetched.
+pub fn confirm_history(identifier: &str) -> Vec<u8> {
+    about_identifier("confirm_history", identifier)
+}
+
+/// History was asked for and is not kept.
+pub fn reject_history(identifier: &str) -> Vec<u8> {
+    about_identifier("reject_history", identifier)
+}
+
+/// Presence was asked for and is not kept.
+pub fn presence_error(identifier: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    data_message(
+        identifier,
+        br#"{"type":"error","total":0}"#,
+        Some("presence"),
+        &mut out,
+    );
+    out
+}
+
+/// Appends a delivery to `out`: `{"identifier":…,"message":…}`, with a leading `"type"` when the publication has one.
+///
+/// Called once per publication and identifier of a shard; all receivers share the bytes.
+pub fn data_message(
+    identifier: &str,
+    message: &MessageJson,
+    broadcast_type: Option<&str>,
+    out: &mut Vec<u8>,
+) {
+    // The keys and quotes take 30 bytes, and an identifier is JSON text whose quotes double.
+    out.reserve(48 + identifier.len() + identifier.len() / 2 + message.len());
+    out.push(b'{');
+    if let Some(broadcast_type) = broadcast_type {
+        text_member(out, "type", broadcast_type);
+    }
+    text_member(out, "identifier", identifier);
+    out.extend_from_slice(br#""message":"#);
+    out.extend_from_slice(message);
+    out.push(b'}');
+}
+
+fn about_identifier(kind: &str, identifier: &str) -> Vec<u8> {
+    let mut out = Vec::with_capacity(64 + identifier.len() * 2);
+    out.push(b'{');
+    text_member(&mut out, "type", kind);
+    text_member(&mut out, "identifier", identifier);
+    // Every member ends with a comma; the last one becomes the end of the object.
+    if let Some(last) = out.last_mut() {
+        *last = b'}';
+    }
+    out
+}
+
+/// Appends `"name":"value",`, or nothing when the value is empty, as the reference does.
+fn text_member(out: &mut Vec<u8>, name: &str, value: &str) {
+    if value.is_empty() {
+        return;
+    }
+    out.push(b'"');
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
+    escape_into(out, value);
+    out.push(b',');
+}

@@ -1,0 +1,446 @@
+//! The RPC bodies: what the app is asked and what it answers.
+//!
+//! Owns their JSON only; URLs, headers, status codes, retries and time belong to `crate::rpc`, what an answer does to a
+//! session belongs to `session`. The Ruby side rejects unknown keys, so nothing may be added to a request.
+//!
+//! Source: `contract/rpc.md` §4 and §6.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use thiserror::Error;
+
+use super::json::{JsonError, Kind, Reader, escape_into};
+
+/// Connection state, or the state of one subscription: what the app wants to see again with the next call.
+pub type State = BTreeMap<Box<str>, Box<str>>;
+
+/// Applies the changes an answer brought: an empty value deletes its key, any other sets it.
+pub fn merge(state: &mut State, changes: &[(String, String)]) {
+    for (key, value) in changes {
+        if value.is_empty() {
+            state.remove(key.as_str());
+        } else {
+            state.insert(key.as_str().into(), value.as_str().into());
+        }
+    }
+}
+
+/// Encodes the part of `env` that never changes during a session, `"url":…,"headers":{…}`, for the `*_body` functions.
+///
+/// `headers` are sorted bytewise in place; of equal names the last one given counts. Empty members are left out, which
+/// `url` and headers with `REMOTE_ADDR` in them never are.
+pub fn encode_env_prefix(url: &str, headers: &mut [(&str, Cow<'_, str>)]) -> Box<str> {
+    headers.sort_by(|left, right| left.0.as_bytes().cmp(right.0.as_bytes()));
+    let mut out = Object::open();
+    out.text("url", url);
+    if !headers.is_empty() {
+        out.key("headers");
+        let mut map = Object::open_in(out.take());
+        for (at, (name, value)) in headers.iter().enumerate() {
+            if headers.get(at + 1).is_none_or(|next| next.0 != *name) {
+                map.entry(name, value);
+            }
+        }
+        out = Object::resume(map.close());
+    }
+    // Without the opening brace: the fragment is spliced behind one.
+    into_text(out.take()[1..].to_vec()).into_boxed_str()
+}
+
+/// The body of a connect call.
+pub fn connect_body(env_prefix: &str) -> Vec<u8> {
+    let mut body = Object::open();
+    body.env(env_prefix, &State::new(), |_| ());
+    body.close()
+}
+
+/// The body of a command call. `command` is `subscribe`, `unsubscribe` or `message`; `data` goes with `message` only.
+pub fn command_body(
+    command: &str,
+    identifier: &str,
+    connection_identifiers: &str,
+    data: Option<&str>,
+    env_prefix: &str,
+    cstate: &State,
+    istate: Option<&State>,
+) -> Vec<u8> {
+    let mut body = Object::open();
+    body.text("command", command);
+    body.text("identifier", identifier);
+    body.text("connection_identifiers", connection_identifiers);
+    body.text("data", data.unwrap_or_default());
+    body.env(env_prefix, cstate, |env| {
+        if let Some(istate) = istate {
+            env.state("istate", istate);
+        }
+    });
+    body.close()
+}
+
+/// The body of a disconnect call.
+///
+/// `istates` names every subscription that ever had state, also those whose state is empty now. Here, unlike in a
+/// command, the value of each is JSON *text*.
+pub fn disconnect_body(
+    identifiers: &str,
+    subscriptions: &[&str],
+    env_prefix: &str,
+    cstate: &State,
+    istates: &[(&str, &State)],
+) -> Vec<u8> {
+    let mut body = Object::open();
+    body.text("identifiers", identifiers);
+    body.texts("subscriptions", subscriptions);
+    body.env(env_prefix, cstate, |env| {
+        let as_text =
+            |(identifier, state): &(&str, &State)| (Box::from(*identifier), state_text(state));
+        env.state("istate", &istates.iter().map(as_text).collect());
+    });
+    body.close()
+}
+
+/// The app's verdict.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum RpcStatus {
+    Success,
+    Failure,
+    /// Said so, or said nothing: a missing status is an error too.
+    #[default]
+    Error,
+}
+
+/// The answer to a connect call.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConnectResponse {
+    pub status: RpcStatus,
+    pub identifiers: String,
+    pub transmissions: Vec<String>,
+    pub error_msg: String,
+    /// Changes for [`merge`].
+    pub cstate: Vec<(String, String)>,
+}
+
+/// The answer to a command call.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CommandResponse {
+    pub status: RpcStatus,
+    pub disconnect: bool,
+    pub stop_streams: bool,
+    pub streams: Vec<String>,
+    pub stopped_streams: Vec<String>,
+    pub transmissions: Vec<String>,
+    pub error_msg: String,
+    /// Changes for [`merge`].
+    pub cstate: Vec<(String, String)>,
+    /// Changes for [`merge`].
+    pub istate: Vec<(String, String)>,
+    /// Whether a `presence` object is there.
+    pub presence: bool,
+}
+
+/// The answer to a disconnect call.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DisconnectResponse {
+    pub status: RpcStatus,
+    pub error_msg: String,
+}
+
+/// Why the body of a 200 is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum RpcDecodeError {
+    #[error("not an RPC answer: {0}")]
+    Body(#[from] JsonError),
+    #[error("`{member}` of an RPC answer: {cause}")]
+    Member {
+        member: &'static str,
+        cause: JsonError,
+    },
+    #[error(
+        "`status` of an RPC answer: expected SUCCESS, FAILURE, ERROR or a number, found {found:?}"
+    )]
+    Status { found: String },
+}
+
+/// Decodes the answer to a connect call. `env.istate` is ignored.
+///
+/// Member names match in any ASCII case, unknown ones are skipped, `null` is as good as absent.
+///
+/// # Errors
+/// [`RpcDecodeError`] when the body is not a JSON object or a known member has the wrong type.
+pub fn decode_connect_response(body: &[u8]) -> Result<ConnectResponse, RpcDecodeError> {
+    let answer = decode_answer(body)?;
+    Ok(ConnectResponse {
+        status: answer.status,
+        identifiers: answer.identifiers,
+        transmissions: answer.transmissions,
+        error_msg: answer.error_msg,
+        cstate: answer.cstate,
+    })
+}
+
+/// Decodes the answer to a command call; as lenient as [`decode_connect_response`].
+///
+/// # Errors
+/// As [`decode_connect_response`].
+pub fn decode_command_response(body: &[u8]) -> Result<CommandResponse, RpcDecodeError> {
+    let answer = decode_answer(body)?;
+    Ok(CommandResponse {
+        status: answer.status,
+        disconnect: answer.disconnect,
+        stop_streams: answer.stop_streams,
+        streams: answer.streams,
+        stopped_streams: answer.stopped_streams,
+        transmissions: answer.transmissions,
+        error_msg: answer.error_msg,
+        cstate: answer.cstate,
+        istate: answer.istate,
+        presence: answer.presence,
+    })
+}
+
+/// Decodes the answer to a disconnect call; as lenient as [`decode_connect_response`].
+///
+/// # Errors
+/// As [`decode_connect_response`].
+pub fn decode_disconnect_response(body: &[u8]) -> Result<DisconnectResponse, RpcDecodeError> {
+    let answer = decode_answer(body)?;
+    Ok(DisconnectResponse {
+        status: answer.status,
+        error_msg: answer.error_msg,
+    })
+}
+
+/// The members of all three answers. A member that the call at hand does not know is checked all the same.
+#[derive(Default)]
+struct Answer {
+    status: RpcStatus,
+    identifiers: String,
+    disconnect: bool,
+    stop_streams: bool,
+    streams: Vec<String>,
+    stopped_streams: Vec<String>,
+    transmissions: Vec<String>,
+    error_msg: String,
+    cstate: Vec<(String, String)>,
+    istate: Vec<(String, String)>,
+    presence: bool,
+}
+
+const MEMBERS: [&str; 10] = [
+    "status",
+    "identifiers",
+    "disconnect",
+    "stop_streams",
+    "streams",
+    "stopped_streams",
+    "transmissions",
+    "error_msg",
+    "env",
+    "presence",
+];
+
+fn decode_answer(body: &[u8]) -> Result<Answer, RpcDecodeError> {
+    let mut reader = Reader::new(body);
+    let mut answer = Answer::default();
+    if !reader.take_null()? {
+        reader.object(|reader, name| {
+            let known = MEMBERS
+                .into_iter()
+                .find(|member| name.eq_ignore_ascii_case(member));
+            match known {
+                _ if reader.take_null()? => Ok(()),
+                Some("status") => read_status(reader).map(|status| answer.status = status),
+                Some(member) => read_member(reader, member, &mut answer)
+                    .map_err(|cause| RpcDecodeError::Member { member, cause }),
+                None => Ok(reader.skip_value()?),
+            }
+        })?;
+    }
+    reader.finish()?;
+    Ok(answer)
+}
+
+fn read_member(
+    reader: &mut Reader<'_>,
+    member: &str,
+    answer: &mut Answer,
+) -> Result<(), JsonError> {
+    match member {
+        "identifiers" => answer.identifiers = reader.string()?.into_owned(),
+        "disconnect" => answer.disconnect = reader.boolean()?,
+        "stop_streams" => answer.stop_streams = reader.boolean()?,
+        "streams" => answer.streams = read_texts(reader)?,
+        "stopped_streams" => answer.stopped_streams = read_texts(reader)?,
+        "transmissions" => answer.transmissions = read_texts(reader)?,
+        "error_msg" => answer.error_msg = reader.string()?.into_owned(),
+        "env" => read_env(reader, answer)?,
+        _ => {
+            reader.object(|reader, _| reader.skip_value())?;
+            answer.presence = true;
+        }
+    }
+    Ok(())
+}
+
+/// The number, or the name that older protobuf libraries print. Any unknown number is an error status, not a bad body.
+fn read_status(reader: &mut Reader<'_>) -> Result<RpcStatus, RpcDecodeError> {
+    let in_status = |cause| RpcDecodeError::Member {
+        member: "status",
+        cause,
+    };
+    if reader.kind()? != Kind::String {
+        return Ok(match reader.signed().map_err(in_status)? {
+            1 => RpcStatus::Success,
+            2 => RpcStatus::Failure,
+            _ => RpcStatus::Error,
+        });
+    }
+    match &*reader.string()? {
+        "SUCCESS" => Ok(RpcStatus::Success),
+        "FAILURE" => Ok(RpcStatus::Failure),
+        "ERROR" => Ok(RpcStatus::Error),
+        found => Err(RpcDecodeError::Status {
+            found: found.to_owned(),
+        }),
+    }
+}
+
+fn read_env(reader: &mut Reader<'_>, answer: &mut Answer) -> Result<(), JsonError> {
+    reader.object(|reader, name| {
+        if reader.take_null()? {
+            return Ok(());
+        }
+        if name.eq_ignore_ascii_case("cstate") {
+            answer.cstate = read_changes(reader)?;
+        } else if name.eq_ignore_ascii_case("istate") {
+            answer.istate = read_changes(reader)?;
+        } else {
+            reader.skip_value()?;
+        }
+        Ok::<_, JsonError>(())
+    })
+}
+
+fn read_texts(reader: &mut Reader<'_>) -> Result<Vec<String>, JsonError> {
+    let mut texts = Vec::new();
+    reader.array(|reader| {
+        if !reader.take_null()? {
+            texts.push(reader.string()?.into_owned());
+        }
+        Ok::<_, JsonError>(())
+    })?;
+    Ok(texts)
+}
+
+/// State changes in the order given. Here `null` is an empty value: it deletes.
+fn read_changes(reader: &mut Reader<'_>) -> Result<Vec<(String, String)>, JsonError> {
+    let mut changes = Vec::new();
+    reader.object(|reader, key| {
+        let value = if reader.take_null()? {
+            Cow::Borrowed("")
+        } else {
+            reader.string()?
+        };
+        changes.push((key.to_owned(), value.into_owned()));
+        Ok::<_, JsonError>(())
+    })?;
+    Ok(changes)
+}
+
+/// Writes one JSON object; empty members are left out.
+struct Object {
+    out: Vec<u8>,
+}
+
+impl Object {
+    fn open() -> Self {
+        Self::open_in(Vec::with_capacity(512))
+    }
+
+    fn open_in(mut out: Vec<u8>) -> Self {
+        out.push(b'{');
+        Self { out }
+    }
+
+    fn resume(out: Vec<u8>) -> Self {
+        Self { out }
+    }
+
+    fn take(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.out)
+    }
+
+    fn close(mut self) -> Vec<u8> {
+        self.out.push(b'}');
+        self.out
+    }
+
+    fn key(&mut self, name: &str) {
+        if self.out.last() != Some(&b'{') {
+            self.out.push(b',');
+        }
+        escape_into(&mut self.out, name);
+        self.out.push(b':');
+    }
+
+    fn entry(&mut self, name: &str, value: &str) {
+        self.key(name);
+        escape_into(&mut self.out, value);
+    }
+
+    fn text(&mut self, name: &str, value: &str) {
+        if !value.is_empty() {
+            self.entry(name, value);
+        }
+    }
+
+    fn texts(&mut self, name: &str, values: &[&str]) {
+        for (at, value) in values.iter().enumerate() {
+            if at == 0 {
+                self.key(name);
+                self.out.push(b'[');
+            } else {
+                self.out.push(b',');
+            }
+            escape_into(&mut self.out, value);
+        }
+        if !values.is_empty() {
+            self.out.push(b']');
+        }
+    }
+
+    fn state(&mut self, name: &str, state: &State) {
+        if !state.is_empty() {
+            self.key(name);
+            push_state(&mut self.out, state);
+        }
+    }
+
+    fn env(&mut self, prefix: &str, cstate: &State, istate: impl FnOnce(&mut Object)) {
+        self.key("env");
+        let mut env = Object::open_in(self.take());
+        env.out.extend_from_slice(prefix.as_bytes());
+        env.state("cstate", cstate);
+        istate(&mut env);
+        self.out = env.close();
+    }
+}
+
+fn push_state(out: &mut Vec<u8>, state: &State) {
+    let mut map = Object::open_in(std::mem::take(out));
+    for (key, value) in state {
+        map.entry(key, value);
+    }
+    *out = map.close();
+}
+
+fn state_text(state: &State) -> Box<str> {
+    let mut out = Vec::new();
+    push_state(&mut out, state);
+    into_text(out).into_boxed_str()
+}
+
+fn into_text(json: Vec<u8>) -> String {
+    String::from_utf8(json).expect("built from text and ASCII only")
+}

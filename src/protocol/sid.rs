@@ -1,0 +1,40 @@
+//! Session ids.
+//!
+//! Owns their alphabet and length. Called by `session` when the request brings no `X-Request-ID`.
+//!
+//! Source: `contract/websocket.md` §3.3.
+
+/// Characters of a session id.
+pub const SID_LENGTH: usize = 21;
+
+/// Exactly 64 symbols, so six random bits choose one without bias.
+const ALPHABET: &[u8; 64] = b"_-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+
+/// A new session id: 126 random bits as [`SID_LENGTH`] characters of `_-0-9a-zA-Z`. One system call.
+///
+/// # Panics
+/// When the kernel has no random source, which Linux has since 3.17.
+pub fn random_sid() -> String {
+    let mut entropy = [0; SID_LENGTH];
+    getrandom::fill(&mut entropy).expect("getrandom(2) works on every supported kernel");
+    entropy
+        .iter()
+        .map(|byte| char::from(ALPHABET[usize::from(byte & 63)]))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn sids_are_distinct_and_use_the_whole_alphabet_and_nothing_else() {
+        let sids: HashSet<String> = (0..1000).map(|_| random_sid()).collect();
+        assert_eq!(sids.len(), 1000);
+        assert!(sids.iter().all(|sid| sid.len() == SID_LENGTH));
+        let seen: HashSet<u8> = sids.iter().flat_map(|sid| sid.bytes()).collect();
+        assert_eq!(seen, ALPHABET.iter().copied().collect());
+    }
+}
