@@ -3,10 +3,116 @@
 //! Nothing outside this folder reads a flag, a variable or a file. Values here are final: secrets are derived, ports are
 //! decided, lists are split. Source: `contract/operations.md` §1–§6 and `contract/options.tsv`.
 
+mod deprecated;
+mod environment;
+mod error;
+mod file;
+mod flags;
+mod help;
+mod options;
+mod presets;
+mod print;
+mod resolve;
+mod secrets;
+mod settings;
+mod suggest;
+mod support;
+mod value;
+
+#[cfg(test)]
+mod load_tests;
+
 use std::time::Duration;
 
+pub use error::{ConfigError, stderr_line};
+
+use flags::Flags;
+use settings::Settings;
+use value::Value;
+
+/// What the command line asks for.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Startup {
+    /// Start the server.
+    Run(Box<Config>),
+    /// Help, version or `--print-config`: this text goes to stdout as it is, and the process exits with 0.
+    Print(String),
+}
+
+/// Resolves arguments (without the program's name), environment and file. Reading the file is the only I/O.
+///
+/// Precedence: flag, environment, file, default; presets come last and replace only what equals the default.
+///
+/// # Errors
+/// [`ConfigError`]: one line for stderr; see [`ConfigError::usage`] for what stdout gets first.
+///
+/// Source: `contract/operations.md` §1–§6.
+pub fn load(args: &[String], env: &[(String, String)]) -> Result<Startup, ConfigError> {
+    let flags = Flags::parse(args)?;
+    if flags.on("help") {
+        return Ok(Startup::Print(help()));
+    }
+    if flags.on("version") {
+        return Ok(Startup::Print(format!("{}\n", env!("CARGO_PKG_VERSION"))));
+    }
+    let config_file = file::locate(&flags);
+    let prints_config = flags.on("print-config");
+    let mut settings = Settings::defaults();
+    if let Some(path) = &config_file {
+        file::apply(path, &mut settings)?;
+    }
+    environment::apply(env, &mut settings)?;
+    flags.apply(&mut settings);
+
+    let notices = deprecated::normalize(&mut settings);
+    if prints_config {
+        return Ok(Startup::Print(printed(&mut settings, &notices)));
+    }
+    let presets = presets::apply(&mut settings, env)?;
+    support::check(&settings)?;
+    if settings.on("demo") && settings.text("secret").is_empty() {
+        settings.derive("secret", Value::Text(random_text(SECRET_CHARS)?));
+    }
+    resolve::derive_ports(&mut settings);
+    let origin = resolve::Origin {
+        random_node_id: random_text(NODE_ID_CHARS)?,
+        config_file,
+        presets,
+        notices,
+        warnings: environment::likely_typos(env),
+    };
+    Ok(Startup::Run(Box::new(resolve::config(&settings, origin)?)))
+}
+
+/// The text of `--help`.
+pub fn help() -> String {
+    help::text()
+}
+
+const NODE_ID_CHARS: usize = 6;
+/// Length of a generated application secret: 190 bits.
+const SECRET_CHARS: usize = 32;
+
+fn printed(settings: &mut Settings, notices: &[String]) -> String {
+    resolve::derive_ports(settings);
+    let mut text: String = notices.iter().map(|notice| format!("{notice}\n")).collect();
+    text.push_str(&print::text(settings));
+    text
+}
+
+/// Letters and digits from the kernel's random source.
+fn random_text(chars: usize) -> Result<String, ConfigError> {
+    const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
+    let mut bytes = vec![0; chars];
+    getrandom::fill(&mut bytes).map_err(ConfigError::Random)?;
+    Ok(bytes
+        .iter()
+        .map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()]))
+        .collect())
+}
+
 /// Everything the server needs to know, shared read-only by all shards.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     pub node_id: String,
     pub server: ServerConfig,
@@ -29,9 +135,11 @@ pub struct Config {
     pub presets: Vec<String>,
     /// Lines for the log at WARN level, found while resolving (for example a non-positive `rpc_concurrency`).
     pub warnings: Vec<String>,
+    /// Deprecation notices, printed as they are on stdout before the log, even when the log is JSON.
+    pub notices: Vec<String>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ServerConfig {
     /// Bind address as configured (`localhost`, empty = every interface).
     pub host: String,
@@ -48,13 +156,13 @@ pub struct ServerConfig {
     pub tls: Option<TlsFiles>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct TlsFiles {
     pub cert_path: String,
     pub key_path: String,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RuntimeConfig {
     /// `--cores`: number of shards; `None` = the CPUs allowed by affinity and cgroup quota.
     pub cores: Option<usize>,
@@ -68,7 +176,7 @@ pub enum DriverChoice {
     Epoll,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct WebSocketConfig {
     /// Payload bytes of one incoming message, summed over fragments; 0 = no limit.
     pub message_bytes_max: u64,
@@ -80,7 +188,7 @@ pub struct WebSocketConfig {
     pub compression: bool,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PingConfig {
     /// Zero = no pings.
     pub interval: Duration,
@@ -97,7 +205,7 @@ pub enum PingPrecision {
     Nanoseconds,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct AuthConfig {
     pub jwt: Option<JwtConfig>,
     /// `--noauth` or `--public`.
@@ -105,7 +213,7 @@ pub struct AuthConfig {
     pub streams: StreamsConfig,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct JwtConfig {
     pub secret: String,
     /// Query parameter; the header is `x-<param>`.
@@ -113,7 +221,7 @@ pub struct JwtConfig {
     pub enforce: bool,
 }
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct StreamsConfig {
     /// Name of the signed/public streams channel, `$pubsub`; empty removes it.
     pub pubsub_channel: String,
@@ -128,7 +236,7 @@ pub struct StreamsConfig {
     pub cable_ready_secret: Option<String>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RpcConfig {
     pub endpoint: RpcEndpoint,
     /// Calls in flight over all shards, at least 1.
@@ -156,7 +264,7 @@ pub enum RpcEndpoint {
     None,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct RpcTlsConfig {
     pub enabled: bool,
     pub verify: bool,
@@ -164,7 +272,7 @@ pub struct RpcTlsConfig {
     pub root_ca: String,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct DisconnectConfig {
     pub mode: DisconnectMode,
     /// Calls per second, 1 to 1000.
@@ -180,13 +288,13 @@ pub enum DisconnectMode {
     Never,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct BroadcastConfig {
     /// `None` when the adapter list has no `http`.
     pub http: Option<HttpBroadcastConfig>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct HttpBroadcastConfig {
     /// Equal to the main port = a route there.
     pub port: u16,
@@ -197,7 +305,7 @@ pub struct HttpBroadcastConfig {
     pub cors: bool,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ApiConfig {
     pub port: u16,
     pub path: String,
@@ -205,7 +313,7 @@ pub struct ApiConfig {
     pub token_derived: bool,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct MetricsConfig {
     /// `None` = no Prometheus endpoint.
     pub http_path: Option<String>,
@@ -218,7 +326,7 @@ pub struct MetricsConfig {
     pub stats_refresh_interval: Duration,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct LogConfig {
     pub level: LogLevel,
     pub format: LogFormat,
@@ -240,7 +348,7 @@ pub enum LogFormat {
     Json,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ShutdownConfig {
     /// Budget of the whole drain, delay included.
     pub timeout: Duration,

@@ -1,0 +1,200 @@
+//! The environment: `ANYCABLE_*` variables, and `PORT` and `REDIS_URL`.
+//!
+//! The first name of an option that is present wins, even when it is empty. Empty means: not given for a number, false for
+//! a boolean, empty for a text. Source: `contract/operations.md` §2.
+
+use super::error::ConfigError;
+use super::options::{OPTIONS, OptionSpec};
+use super::settings::{Settings, Source};
+use super::suggest;
+use super::value::{Kind, Unreadable, Value};
+
+/// Variables with our prefix that are no options; nothing is said about them. Source: `contract/operations.md` §19.
+const OTHER_VARIABLES: &[&str] = &[
+    "ANYCABLE_DISABLE_TELEMETRY",
+    "ANYCABLE_TELEMETRY_URL",
+    "ANYCABLE_TELEMETRY_DEBUG",
+    "ANYCABLE_MEMORY_METRICS",
+    "ANYCABLE_FLY_RPC_APP_NAME",
+];
+
+/// Lays the environment over what the file said.
+///
+/// # Errors
+/// [`ConfigError::EnvValue`] when a value cannot be read.
+pub fn apply(env: &[(String, String)], settings: &mut Settings) -> Result<(), ConfigError> {
+    for (index, option) in OPTIONS.iter().enumerate() {
+        for variable in option.env_names() {
+            if let Some(text) = lookup(env, &variable) {
+                if let Some(value) = read(option, &variable, text)? {
+                    settings.set_at(index, value, Source::Env(variable));
+                }
+                break;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The value of a variable.
+pub fn lookup<'a>(env: &'a [(String, String)], name: &str) -> Option<&'a str> {
+    env.iter()
+        .find(|(variable, _)| variable == name)
+        .map(|(_, value)| value.as_str())
+}
+
+/// Log lines about variables that look like mistyped options. Unknown variables are otherwise ignored, as the reference
+/// does: the app's own `ANYCABLE_*` variables are often set for both.
+pub fn likely_typos(env: &[(String, String)]) -> Vec<String> {
+    let known: Vec<String> = OPTIONS.iter().flat_map(OptionSpec::env_names).collect();
+    env.iter()
+        .map(|(variable, _)| variable)
+        .filter(|variable| variable.starts_with("ANYCABLE_"))
+        .filter(|variable| {
+            !known.contains(variable) && !OTHER_VARIABLES.contains(&variable.as_str())
+        })
+        .filter_map(|variable| Some((variable, suggest::variable_like(variable)?)))
+        .map(|(variable, meant)| {
+            format!("Unknown environment variable {variable} is ignored (did you mean {meant}?)")
+        })
+        .collect()
+}
+
+/// `None` for "counts as unset".
+fn read(option: &OptionSpec, variable: &str, text: &str) -> Result<Option<Value>, ConfigError> {
+    match option.kind {
+        Kind::Int { .. } if text.is_empty() => Ok(None),
+        Kind::Bool if text.is_empty() => Ok(Some(Value::Bool(false))),
+        kind => kind
+            .parse(text)
+            .map(Some)
+            .map_err(|cause| unreadable(option, variable, text, cause)),
+    }
+}
+
+fn unreadable(option: &OptionSpec, variable: &str, text: &str, cause: Unreadable) -> ConfigError {
+    let (kind, function) = match option.kind {
+        Kind::Bool => ("bool", "ParseBool"),
+        Kind::Int { .. } => ("int", "ParseInt"),
+        _ => ("string", ""),
+    };
+    // The reference's words, which come from its standard library.
+    let cause = match cause {
+        Unreadable::Syntax => format!("strconv.{function}: parsing \"{text}\": invalid syntax"),
+        Unreadable::Range => format!("strconv.{function}: parsing \"{text}\": value out of range"),
+        Unreadable::TagWithoutColon => cause.to_string(),
+    };
+    ConfigError::EnvValue {
+        name: option.name.to_owned(),
+        variable: variable.to_owned(),
+        text: text.to_owned(),
+        kind,
+        cause,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairs(env: &[(&str, &str)]) -> Vec<(String, String)> {
+        env.iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    fn settings(env: &[(&str, &str)]) -> Result<Settings, String> {
+        let mut settings = Settings::defaults();
+        apply(&pairs(env), &mut settings).map_err(|error| error.to_string())?;
+        Ok(settings)
+    }
+
+    #[test]
+    fn the_first_name_present_wins_even_when_empty() {
+        let check = |env: &[(&str, &str)], expected: i64| {
+            assert_eq!(
+                settings(env).expect("good").int("port"),
+                expected,
+                "{env:?}"
+            );
+        };
+        check(&[("PORT", "3000")], 3000);
+        check(&[("PORT", "3000"), ("ANYCABLE_PORT", "4000")], 4000);
+        check(&[("PORT", "3000"), ("ANYCABLE_PORT", "")], 8080);
+    }
+
+    #[test]
+    fn empty_values_mean_what_the_kind_says() {
+        let read = |name: &str, variable: &str| {
+            let settings = settings(&[(variable, "")]).expect("empty is readable");
+            (settings.value(name).clone(), settings.is_given(name))
+        };
+        let text = |text: &str| Value::Text(text.to_owned());
+        assert_eq!(read("host", "ANYCABLE_HOST"), (text(""), true));
+        assert_eq!(
+            read("headers", "ANYCABLE_HEADERS"),
+            (Value::List(Vec::new()), true)
+        );
+        assert_eq!(read("log_level", "ANYCABLE_LOG_LEVEL"), (text(""), true));
+        assert_eq!(
+            read("health-path", "ANYCABLE_HEALTH_PATH"),
+            (text(""), true)
+        );
+        assert_eq!(
+            read("streams_presence", "ANYCABLE_STREAMS_PRESENCE"),
+            (Value::Bool(false), true)
+        );
+        assert_eq!(
+            read("max-conn", "ANYCABLE_MAX_CONN"),
+            (Value::Int(0), false)
+        );
+        assert_eq!(
+            read("path", "ANYCABLE_PATH"),
+            (Value::List(vec!["/cable".to_owned()]), false)
+        );
+        assert_eq!(
+            read("presets", "ANYCABLE_PRESETS"),
+            (Value::List(Vec::new()), false)
+        );
+    }
+
+    #[test]
+    fn unreadable_values_are_named_with_their_variable() {
+        let check = |variable: &str, text: &str, expected: &str| {
+            assert_eq!(
+                settings(&[(variable, text)])
+                    .map(|_| ())
+                    .expect_err("unreadable"),
+                expected
+            );
+        };
+        check(
+            "ANYCABLE_DEBUG",
+            "yes",
+            "could not parse \"yes\" as bool value from environment variable \"ANYCABLE_DEBUG\" for flag debug: \
+             strconv.ParseBool: parsing \"yes\": invalid syntax",
+        );
+        check(
+            "PORT",
+            "80a",
+            "could not parse \"80a\" as int value from environment variable \"PORT\" for flag port: \
+             strconv.ParseInt: parsing \"80a\": invalid syntax",
+        );
+    }
+
+    #[test]
+    fn only_near_misses_are_mentioned() {
+        let env = pairs(&[
+            ("ANYCABLE_RPC_HOTS", "x"),
+            ("ANYCABLE_DISABLE_TELEMETRY", "true"),
+            ("ANYCABLE_WEBSOCKET_URL", "x"),
+            ("RPC_HOST", "x"),
+        ]);
+        assert_eq!(
+            likely_typos(&env),
+            [
+                "Unknown environment variable ANYCABLE_RPC_HOTS is ignored (did you mean ANYCABLE_RPC_HOST?)"
+            ]
+        );
+    }
+}

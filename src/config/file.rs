@@ -1,0 +1,228 @@
+//! The TOML file: where it is looked for and how its keys become option values. The only reading of files here.
+//!
+//! Unknown keys are ignored; keys match without regard to case when none matches exactly; a wrong type is an error.
+//! Source: `contract/operations.md` §3.
+
+use std::path::Path;
+
+use super::error::ConfigError;
+use super::flags::Flags;
+use super::options::OPTIONS;
+use super::settings::{Settings, Source};
+use super::value::Value;
+
+/// Looked for in this order when no `--config-path` is given.
+const DISCOVERED: [&str; 2] = ["./anycable.toml", "/etc/anycable/anycable.toml"];
+
+/// The file to read, if any: the named one, else the first that exists of the usual places.
+pub fn locate(flags: &Flags) -> Option<String> {
+    if flags.on("ignore-config-path") {
+        return None;
+    }
+    match flags.last("config-path") {
+        Some(Value::Text(path)) if !path.is_empty() => Some(path.clone()),
+        _ => DISCOVERED
+            .iter()
+            .find(|path| Path::new(path).exists())
+            .map(|&path| path.to_owned()),
+    }
+}
+
+/// Reads the file at `path` and lays it over the defaults.
+///
+/// # Errors
+/// The file variants of [`ConfigError`].
+pub fn apply(path: &str, settings: &mut Settings) -> Result<(), ConfigError> {
+    let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::FileRead {
+        path: path.to_owned(),
+        cause,
+    })?;
+    apply_text(path, &text, settings)
+}
+
+/// Lays the text of a file over the defaults; `path` is for messages.
+pub fn apply_text(path: &str, text: &str, settings: &mut Settings) -> Result<(), ConfigError> {
+    let file: toml::Table = text
+        .parse()
+        .map_err(|error| syntax_error(path, text, &error))?;
+    for (index, option) in OPTIONS.iter().enumerate() {
+        if option.file_key.is_empty() {
+            continue;
+        }
+        let Some(found) = find(&file, option.file_key) else {
+            continue;
+        };
+        let value = option
+            .kind
+            .read_toml(found)
+            .ok_or_else(|| ConfigError::FileType {
+                path: path.to_owned(),
+                key: option.file_key,
+                expected: option.kind.toml_type(),
+                found: describe(found),
+            })?;
+        settings.set_at(index, value, Source::File);
+    }
+    Ok(())
+}
+
+/// Follows a dotted key.
+fn find<'a>(table: &'a toml::Table, key: &str) -> Option<&'a toml::Value> {
+    let (first, rest) = match key.split_once('.') {
+        Some((first, rest)) => (first, Some(rest)),
+        None => (key, None),
+    };
+    let value = table.get(first).or_else(|| {
+        table
+            .iter()
+            .find(|(name, _)| name.eq_ignore_ascii_case(first))
+            .map(|(_, value)| value)
+    })?;
+    match rest {
+        Some(rest) => find(value.as_table()?, rest),
+        None => Some(value),
+    }
+}
+
+fn syntax_error(path: &str, text: &str, error: &toml::de::Error) -> ConfigError {
+    let offset = error.span().map_or(0, |span| span.start.min(text.len()));
+    let line = 1 + text.as_bytes()[..offset]
+        .iter()
+        .filter(|&&byte| byte == b'\n')
+        .count();
+    let message = error
+        .message()
+        .split_whitespace()
+        .collect::<Vec<_>>()
+        .join(" ");
+    ConfigError::FileSyntax {
+        path: path.to_owned(),
+        line,
+        message,
+    }
+}
+
+/// The type alone: the value of a mistyped key may be a secret.
+fn describe(value: &toml::Value) -> String {
+    match value {
+        toml::Value::String(_) => "a string",
+        toml::Value::Integer(_) => "an integer",
+        toml::Value::Float(_) => "a float",
+        toml::Value::Boolean(_) => "a boolean",
+        toml::Value::Datetime(_) => "a date",
+        toml::Value::Array(_) => "an array of something else",
+        toml::Value::Table(_) => "a table of something else",
+    }
+    .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Settings, String> {
+        let mut settings = Settings::defaults();
+        apply_text("a.toml", text, &mut settings).map_err(|error| error.to_string())?;
+        Ok(settings)
+    }
+
+    #[test]
+    fn keys_of_all_types_are_read() {
+        let check = |text: &str, name: &str, expected: Value| {
+            assert_eq!(
+                read(text).expect("good file").value(name),
+                &expected,
+                "{text}"
+            );
+        };
+        let list =
+            |items: &[&str]| Value::List(items.iter().map(|&item| item.to_owned()).collect());
+        let text = |text: &str| Value::Text(text.to_owned());
+        check("secret = 'S'", "secret", text("S"));
+        check("[server]\nport = 3000", "port", Value::Int(3000));
+        check("[Server]\nPort = 3000", "port", Value::Int(3000));
+        check("[server]\nport = 1\nPORT = 2", "port", Value::Int(1));
+        check("server.ssl.cert_path = 'c.pem'", "ssl_cert", text("c.pem"));
+        check("[ws]\npaths = ['/a', '/b']", "path", list(&["/a", "/b"]));
+        check(
+            "[rpc]\nproxy_headers = ['cookie', 'x-api']",
+            "headers",
+            list(&["cookie", "x-api"]),
+        );
+        check(
+            "[server]\nallowed_origins = 'a.com, *.b.com'",
+            "allowed_origins",
+            list(&["a.com", "*.b.com"]),
+        );
+        check(
+            "[server]\nallowed_origins = ['a.com']",
+            "allowed_origins",
+            list(&["a.com"]),
+        );
+        check(
+            "[metrics.tags]\nenv = 'dev'",
+            "metrics_tags",
+            Value::Tags(vec![("env".to_owned(), "dev".to_owned())]),
+        );
+        check(
+            "[metrics]\nLogInterval = 3",
+            "metrics_log_interval",
+            Value::Int(3),
+        );
+        check(
+            "disconnectordisabled = true",
+            "disable_disconnect",
+            Value::Bool(true),
+        );
+        check(
+            "[streams]\npubsub_channel = ''",
+            "streams.pubsub_channel",
+            text(""),
+        );
+        check(
+            "[nowhere]\nx = 1\n[server]\ny = 2",
+            "port",
+            Value::Int(8080),
+        );
+        check("server = 3", "port", Value::Int(8080));
+    }
+
+    #[test]
+    fn bad_files_are_named_in_one_line() {
+        let check = |text: &str, expected: &str| {
+            let message = read(text).map(|_| ()).expect_err("bad file");
+            assert_eq!(
+                message,
+                format!("failed to parse TOML configuration, cause: a.toml{expected}")
+            );
+        };
+        check(
+            "[server]\nport = '80'",
+            ": server.port must be an integer, not a string",
+        );
+        check("public = 1", ": public must be a boolean, not an integer");
+        check(
+            "[ws]\npaths = [1]",
+            ": ws.paths must be an array of strings, not an array of something else",
+        );
+        check(
+            "[metrics]\ntags = 'a:b'",
+            ": metrics.tags must be a table of strings, not a string",
+        );
+        let message = read("a = 1\nb = = 2").map(|_| ()).expect_err("bad syntax");
+        assert!(
+            message.starts_with("failed to parse TOML configuration, cause: a.toml line 2: "),
+            "{message}"
+        );
+        assert!(!message.contains('\n'), "{message}");
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_an_error() {
+        let error = apply("nope.toml", &mut Settings::defaults()).expect_err("no such file");
+        assert_eq!(
+            error.to_string(),
+            "failed to read config file, cause: open nope.toml: no such file or directory"
+        );
+    }
+}

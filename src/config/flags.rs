@@ -1,0 +1,230 @@
+//! The command line: Go's flag syntax, read with the help of the option table.
+//!
+//! `-name` and `--name` are the same; `--name=value`, `--name value`; a boolean takes its value after `=` only; the last
+//! of repeated flags wins. Source: `contract/operations.md` §1. Unlike the reference, a word that is no flag is refused
+//! instead of ending the flags without a message.
+
+use super::error::ConfigError;
+use super::options::{OPTIONS, OptionSpec, index_of_flag};
+use super::settings::{Settings, Source};
+use super::suggest;
+use super::value::{Kind, Value};
+
+/// The flags as given, in order.
+#[derive(Debug, Default)]
+pub struct Flags {
+    given: Vec<(usize, Value)>,
+}
+
+impl Flags {
+    /// Reads the arguments (without the program's name).
+    ///
+    /// # Errors
+    /// The flag variants of [`ConfigError`], all of which print the usage.
+    pub fn parse(args: &[String]) -> Result<Self, ConfigError> {
+        let mut flags = Self::default();
+        let mut words = args.iter();
+        while let Some(word) = words.next() {
+            if word == "--" {
+                break;
+            }
+            let Some((name, inline)) = split_flag(word)? else {
+                return Err(flags.unexpected(word));
+            };
+            let index = index_of_flag(name).ok_or_else(|| unknown(name))?;
+            let option = &OPTIONS[index];
+            let value = match (option.kind, inline) {
+                (Kind::Bool, None) => Value::Bool(true),
+                (_, Some(text)) => read(option, name, text)?,
+                (_, None) => {
+                    let text = words.next().ok_or_else(|| ConfigError::FlagWithoutValue {
+                        name: name.to_owned(),
+                    })?;
+                    read(option, name, text)?
+                }
+            };
+            flags.given.push((index, value));
+        }
+        match words.next() {
+            Some(word) => Err(flags.unexpected(word)),
+            None => Ok(flags),
+        }
+    }
+
+    /// Lays the flags over what file and environment said.
+    pub fn apply(self, settings: &mut Settings) {
+        for (index, value) in self.given {
+            settings.set_at(index, value, Source::Flag);
+        }
+    }
+
+    /// The last value of a flag.
+    pub fn last(&self, name: &str) -> Option<&Value> {
+        let index = index_of_flag(name)?;
+        self.given
+            .iter()
+            .rev()
+            .find(|(given, _)| *given == index)
+            .map(|(_, value)| value)
+    }
+
+    pub fn on(&self, name: &str) -> bool {
+        self.last(name) == Some(&Value::Bool(true))
+    }
+
+    fn unexpected(&self, word: &str) -> ConfigError {
+        // `--debug false` is the usual way to get here: a boolean takes no separate word.
+        let hint = match self.given.last() {
+            Some((index, Value::Bool(_))) if OPTIONS[*index].kind.parse(word).is_ok() => {
+                Some(format!(" (write --{}={word})", OPTIONS[*index].name))
+            }
+            _ => None,
+        };
+        ConfigError::UnexpectedArgument {
+            word: word.to_owned(),
+            hint,
+        }
+    }
+}
+
+/// Splits `--name=value`; `None` for a word that is no flag.
+fn split_flag(word: &str) -> Result<Option<(&str, Option<&str>)>, ConfigError> {
+    let Some(rest) = word.strip_prefix('-').filter(|rest| !rest.is_empty()) else {
+        return Ok(None);
+    };
+    let rest = rest.strip_prefix('-').unwrap_or(rest);
+    if rest.is_empty() || rest.starts_with(['-', '=']) {
+        return Err(ConfigError::FlagSyntax {
+            word: word.to_owned(),
+        });
+    }
+    Ok(Some(match rest.split_once('=') {
+        Some((name, value)) => (name, Some(value)),
+        None => (rest, None),
+    }))
+}
+
+fn read(option: &OptionSpec, name: &str, text: &str) -> Result<Value, ConfigError> {
+    option
+        .kind
+        .parse(text)
+        .map_err(|cause| ConfigError::FlagValue {
+            name: name.to_owned(),
+            text: text.to_owned(),
+            boolean: option.kind == Kind::Bool,
+            cause: cause.to_string(),
+        })
+}
+
+fn unknown(name: &str) -> ConfigError {
+    ConfigError::UnknownFlag {
+        name: name.to_owned(),
+        suggestion: suggest::flag_like(name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn parse(args: &[&str]) -> Result<Settings, String> {
+        let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+        let mut settings = Settings::defaults();
+        Flags::parse(&args)
+            .map_err(|error| error.to_string())?
+            .apply(&mut settings);
+        Ok(settings)
+    }
+
+    #[test]
+    fn all_value_forms_are_read() {
+        let check = |args: &[&str], name: &str, expected: Value| {
+            assert_eq!(
+                parse(args).expect("good flags").value(name),
+                &expected,
+                "{args:?}"
+            );
+        };
+        check(&["--port=9000"], "port", Value::Int(9000));
+        check(&["-port=9000"], "port", Value::Int(9000));
+        check(&["--port", "9000"], "port", Value::Int(9000));
+        check(&["-port", "0x50"], "port", Value::Int(80));
+        check(&["--port=1", "--port=2"], "port", Value::Int(2));
+        check(&["--debug"], "debug", Value::Bool(true));
+        check(&["--debug=F"], "debug", Value::Bool(false));
+        check(&["--debug", "--port=1", "--"], "port", Value::Int(1));
+        check(&["--host="], "host", Value::Text(String::new()));
+        check(&["--host", ""], "host", Value::Text(String::new()));
+        check(&["--secret=a=b"], "secret", Value::Text("a=b".to_owned()));
+        check(
+            &["--rpc_concurrency", "-1"],
+            "rpc_concurrency",
+            Value::Int(-1),
+        );
+        check(&["--max-conn=3"], "max-conn", Value::Int(3));
+        check(
+            &["--headers", "Cookie, X-Api"],
+            "headers",
+            Value::List(vec!["Cookie".to_owned(), "X-Api".to_owned()]),
+        );
+    }
+
+    #[test]
+    fn bad_command_lines_are_named() {
+        let check = |args: &[&str], expected: &str| {
+            assert_eq!(
+                parse(args).map(|_| ()).expect_err("bad flags"),
+                expected,
+                "{args:?}"
+            );
+        };
+        check(&["--nope"], "flag provided but not defined: -nope");
+        check(&["-nope=1"], "flag provided but not defined: -nope");
+        check(
+            &["--prot", "1"],
+            "flag provided but not defined: -prot (did you mean --port?)",
+        );
+        check(
+            &["--max_conn=1"],
+            "flag provided but not defined: -max_conn (did you mean --max-conn?)",
+        );
+        check(
+            &["--port=abc"],
+            "invalid value \"abc\" for flag -port: parse error",
+        );
+        check(
+            &["--port="],
+            "invalid value \"\" for flag -port: parse error",
+        );
+        check(
+            &["--port=99999999999999999999"],
+            "invalid value \"99999999999999999999\" for flag -port: value out of range",
+        );
+        check(
+            &["--debug=maybe"],
+            "invalid boolean value \"maybe\" for flag -debug: parse error",
+        );
+        check(
+            &["--metrics_tags=env"],
+            "invalid value \"env\" for flag -metrics_tags: expected name:value items",
+        );
+        check(&["--port"], "flag needs an argument: -port");
+        check(&["foo", "--port", "9005"], "unexpected argument \"foo\"");
+        check(&["--", "foo"], "unexpected argument \"foo\"");
+        check(&["-"], "unexpected argument \"-\"");
+        check(
+            &["--debug", "false"],
+            "unexpected argument \"false\" (write --debug=false)",
+        );
+        check(&["---port=1"], "bad flag syntax: ---port=1");
+        check(&["--=1"], "bad flag syntax: --=1");
+    }
+
+    proptest! {
+        #[test]
+        fn any_words_are_read_or_refused(words in proptest::collection::vec("-{0,3}[a-z_=]{0,12}", 0..5)) {
+            Flags::parse(&words).ok();
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! The text of `--help`. Source: `contract/operations.md` §10.
+
+use std::fmt::Write;
+
+use super::options::{OPTIONS, OptionSpec, Section, Support};
+use super::value::Kind;
+
+/// The whole help text, with a final newline. Values that the environment gives do not change the printed defaults.
+pub fn text() -> String {
+    let mut out = format!(
+        "NAME:\n   ringcable - Action Cable server, holds very many WebSocket connections in little memory\n\n\
+         USAGE:\n   ringcable [global options]\n\nVERSION:\n   {}\n\nGLOBAL OPTIONS:\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    let mut shown: Vec<&OptionSpec> = OPTIONS.iter().filter(|option| !option.hidden).collect();
+    shown.sort_by_key(|option| (option.section, option.name));
+    for block in shown.chunk_by(|left, right| left.section == right.section) {
+        write_block(&mut out, block);
+    }
+    out
+}
+
+fn write_block(out: &mut String, options: &[&OptionSpec]) {
+    let section = options
+        .first()
+        .map_or(Section::General, |option| option.section);
+    if section != Section::General {
+        writeln!(out, "\n   {}:\n", section.title()).expect("a String takes all");
+    }
+    let width = options
+        .iter()
+        .map(|option| usage(option).len())
+        .max()
+        .unwrap_or(0);
+    for option in options {
+        let usage = usage(option);
+        writeln!(out, "   {usage:width$}   {}", explanation(option)).expect("a String takes all");
+    }
+}
+
+fn usage(option: &OptionSpec) -> String {
+    let short = match option.name {
+        "help" => ", -h",
+        "version" => ", -v",
+        _ => "",
+    };
+    let value = if option.kind == Kind::Bool {
+        ""
+    } else {
+        " value"
+    };
+    format!("--{}{short}{value}", option.name)
+}
+
+fn explanation(option: &OptionSpec) -> String {
+    let mut text = option.help.to_owned();
+    if let Support::Refused(_) = option.support {
+        text.push_str(" (not supported yet)");
+    }
+    match option.kind {
+        Kind::Bool | Kind::Int { .. } => {
+            text.push_str(&format!(" (default: {})", option.default_text))
+        }
+        _ if option.default_text.is_empty() => {}
+        _ => text.push_str(&format!(" (default: \"{}\")", option.default_text)),
+    }
+    let names: Vec<String> = option
+        .env_names()
+        .iter()
+        .map(|name| format!("${name}"))
+        .collect();
+    if !names.is_empty() {
+        text.push_str(&format!(" [{}]", names.join(", ")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn help_has_the_blocks_of_the_reference() {
+        let text = text();
+        let blocks = [
+            "NAME:\n   ringcable - ",
+            "USAGE:\n   ringcable [global options]\n",
+            "VERSION:\n   ",
+            "GLOBAL OPTIONS:\n   --",
+        ];
+        for block in blocks {
+            assert!(text.contains(block), "{block}");
+        }
+        let titles: Vec<&str> = text
+            .lines()
+            .filter(|line| line.starts_with("   ") && line.ends_with(':'))
+            .map(str::trim)
+            .collect();
+        assert_eq!(titles.first(), Some(&"API:"));
+        assert!(titles.contains(&"SERVER-SENT EVENTS:") && titles.contains(&"WEBSOCKETS:"));
+    }
+
+    #[test]
+    fn lines_show_default_and_variables() {
+        let text = text();
+        let check = |start: &str, end: &str| {
+            let line = text
+                .lines()
+                .find(|line| line.trim_start().starts_with(start))
+                .expect("shown");
+            assert!(line.ends_with(end), "{line}");
+        };
+        check("--port value ", " (default: 8080) [$ANYCABLE_PORT, $PORT]");
+        check(
+            "--host value ",
+            " (default: \"localhost\") [$ANYCABLE_HOST]",
+        );
+        check("--secret value ", " when unset [$ANYCABLE_SECRET]");
+        check("--debug ", " (default: false) [$ANYCABLE_DEBUG]");
+        check("--help, -h ", " Print this list and exit (default: false)");
+        check(
+            "--sse ",
+            " (not supported yet) (default: false) [$ANYCABLE_SSE]",
+        );
+    }
+
+    #[test]
+    fn hidden_options_are_left_out() {
+        for name in [
+            "--node_id",
+            "--jwt_id_key",
+            "--rpc_impl",
+            "--streams.pubsub_channel",
+        ] {
+            assert!(!text().contains(&format!("{name} ")), "{name}");
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! The one list of all options, every one the reference knows and our own.
+//!
+//! A row reads: flag, file key, kind, default; what is special about it; help text. An option whose feature is not
+//! there is in the list all the same, so that it can be refused by its name. Source: `contract/options.tsv`.
+
+use super::super::value::Kind;
+use super::{OptionSpec, Section};
+
+const BOOL: Kind = Kind::Bool;
+const TEXT: Kind = Kind::Text;
+/// A text that may not be empty.
+const NAME: Kind = Kind::Name;
+/// A URL path.
+const PATH: Kind = Kind::Path {
+    may_be_empty: false,
+};
+const OPTIONAL_PATH: Kind = Kind::Path { may_be_empty: true };
+/// URL paths of the WebSocket endpoint, an array in the file.
+const PATHS: Kind = Kind::Paths;
+/// Comma-separated on the command line, an array in the file.
+const LIST: Kind = Kind::List {
+    separator: ',',
+    array_in_file: true,
+};
+/// Comma-separated everywhere.
+const CSV: Kind = Kind::List {
+    separator: ',',
+    array_in_file: false,
+};
+const GATEWAYS: Kind = Kind::List {
+    separator: ';',
+    array_in_file: true,
+};
+const TAGS: Kind = Kind::Tags;
+
+const PORT: Kind = Kind::Int {
+    min: 0,
+    max: u16::MAX as i64,
+};
+/// Any number, for options with a meaning of their own for zero and below.
+const NUMBER: Kind = Kind::Int {
+    min: i64::MIN,
+    max: i64::MAX,
+};
+const COUNT: Kind = Kind::Int {
+    min: 0,
+    max: u32::MAX as i64,
+};
+const POSITIVE: Kind = Kind::Int {
+    min: 1,
+    max: u32::MAX as i64,
+};
+const SECS: Kind = Kind::Int {
+    min: 0,
+    max: u32::MAX as i64,
+};
+const MILLIS: Kind = Kind::Int {
+    min: 0,
+    max: u32::MAX as i64,
+};
+const BYTES: Kind = Kind::Int {
+    min: 0,
+    max: i64::MAX,
+};
+/// Disconnect calls per second; the reference crashes outside of it.
+const RATE: Kind = Kind::Int { min: 1, max: 1000 };
+const CORES: Kind = Kind::Int { min: 0, max: 1024 };
+
+const DRIVER: Kind = Kind::Word(&["auto", "io_uring", "epoll"]);
+const BROKER_WORD: Kind = Kind::Word(&["", "memory", "nats", "none"]);
+const PUBSUB_WORD: Kind = Kind::Word(&["", "redis", "nats", "none"]);
+const RPC_IMPL: Kind = Kind::Word(&["", "http", "grpc", "none"]);
+const DISCONNECT_MODE: Kind = Kind::Word(&["auto", "always", "never"]);
+const LOG_LEVEL: Kind = Kind::Word(&["debug", "info", "warn", "error"]);
+const LOG_FORMAT: Kind = Kind::Word(&["text", "json"]);
+const PRECISION: Kind = Kind::Word(&["s", "ms", "ns"]);
+
+/// Turns the rows below into [`OPTIONS`].
+macro_rules! options {
+    ($($section:ident { $($name:literal, $file_key:literal, $kind:ident, $default:literal,
+        $($($note:ident($($argument:literal)?))+,)? $help:literal;)+ })+) => {
+        /// All options. Help sorts them itself; `--print-config` keeps this order inside each table.
+        pub static OPTIONS: &[OptionSpec] = &[$($(
+            OptionSpec::new(Section::$section, $name, $file_key, $kind, $default, $help)$($(.$note($($argument)?))+)?,
+        )+)+];
+    };
+}
+
+options! {
+    General {
+        "help", "", BOOL, "false", no_env(),
+            "Print this list and exit";
+        "version", "", BOOL, "false", no_env(),
+            "Print the version number and exit";
+        "ignore-config-path", "", BOOL, "false", no_env(),
+            "Read no TOML file, not even the one --config-path names";
+        "config-path", "", TEXT, "", no_env(),
+            "TOML file to read instead of ./anycable.toml or /etc/anycable/anycable.toml";
+        "print-config", "", BOOL, "false", no_env(),
+            "Print the merged configuration as TOML and exit (presets are not applied, secrets are in clear)";
+        "ws_max_pending_size", "ws.max_pending_size", BYTES, "1048576",
+            "Unsent bytes beyond which a client counts as slow and is dropped; 0 = no limit";
+        "demo", "", BOOL, "false", no_env(),
+            "Start a small built-in chat app beside the server; open the printed address in a browser";
+    }
+    Server {
+        "host", "server.host", TEXT, "localhost",
+            "Bind address of every listener: localhost is 127.0.0.1 only, empty or 0.0.0.0 is every interface";
+        "port", "server.port", PORT, "8080", also_env("PORT"),
+            "Port of the main listener; 0 lets the kernel choose";
+        "allowed_origins", "server.allowed_origins", CSV, "",
+            "Hosts accepted in the Origin header, comma-separated; a leading * matches any prefix; empty = no check";
+        "secret", "secret", TEXT, "",
+            "Application secret: the JWT, stream, broadcast, RPC and API secrets come from it when unset";
+        "broadcast_key", "broadcast_key", TEXT, "",
+            "Token that broadcast requests must carry; none switches the check off and moves the default broadcast port to 8090";
+        "public", "public", BOOL, "false",
+            "Open mode: noauth, public streams and broadcasts without authorization";
+        "noauth", "noauth", BOOL, "false",
+            "Accept every connection without asking the app; a JWT, when configured, is still looked at first";
+        "max-conn", "server.max_conn", COUNT, "0",
+            "Connections accepted at the same time per listener, 0 = unlimited; more of them wait in the kernel backlog";
+        "path", "ws.paths", PATHS, "/cable", empty_is_unset(),
+            "WebSocket paths, comma-separated; {name} placeholders and a trailing * are understood";
+        "health-path", "server.health_path", PATH, "/health",
+            "Path of the health endpoint on the main listener";
+        "shutdown_timeout", "app.shutdown_timeout", SECS, "30",
+            "Time limit of the whole shutdown in seconds, shutdown_delay included";
+        "shutdown_pool_size", "app.shutdown_disconnect_gopool_size", POSITIVE, "16", hidden(),
+            "Disconnect calls made in parallel during shutdown";
+        "shutdown_delay", "app.shutdown_delay", SECS, "0",
+            "Seconds between the signal and the moment the listeners stop accepting";
+        "node_id", "node_id", TEXT, "", hidden() empty_is_unset(),
+            "Value of nodeid on every log record; random when unset";
+    }
+    Runtime {
+        "cores", "runtime.cores", CORES, "0",
+            "Cores to use, one pinned thread each; 0 = every core the process may use";
+        "driver", "runtime.driver", DRIVER, "auto",
+            "How to wait for sockets: io_uring, epoll, auto = io_uring where the kernel allows it";
+    }
+    Ssl {
+        "ssl_cert", "server.ssl.cert_path", TEXT, "",
+            "PEM certificate file; TLS serves every listener";
+        "ssl_key", "server.ssl.key_path", TEXT, "",
+            "PEM private key file of ssl_cert";
+    }
+    Broadcasting {
+        "broadcast_adapter", "broadcast_adapters", LIST, "http", empty_is_unset(),
+            "Publishing inputs to start, comma-separated; only http works yet";
+        "broker", "broker.adapter", BROKER_WORD, "", refused("stream history is planned"),
+            "Store of stream history and sessions: memory, nats, none";
+        "pubsub", "pubsub_adapter", PUBSUB_WORD, "", refused("node-to-node fan-out is planned"),
+            "Node-to-node fan-out: redis, nats, none";
+        "redis_channel", "redis_pubsub_broadcast.channel", TEXT, "__anycable__", refused("Redis support is planned"),
+            "Redis channel of the plain redis broadcast adapter";
+        "nats_channel", "nats_broadcast.channel", TEXT, "__anycable__", refused("NATS support is planned"),
+            "NATS subject of the nats broadcast adapter";
+        "hub_gopool_size", "app.broadcast_gopool_size", COUNT, "16", hidden() no_effect(),
+            "Fan-out workers of anycable-go; without effect";
+    }
+    Broker {
+        "history_limit", "broker.history_limit", COUNT, "100", no_effect(),
+            "Messages kept per stream";
+        "history_ttl", "broker.history_ttl", SECS, "300", no_effect(),
+            "Age limit of stream history";
+        "sessions_ttl", "broker.sessions_ttl", SECS, "300", no_effect(),
+            "How long a closed session can be resumed";
+        "presence_ttl", "broker.presence_ttl", SECS, "15", no_effect(),
+            "How long presence survives without a touch after disconnect";
+    }
+    Redis {
+        "redis_url", "redis.url", TEXT, "redis://localhost:6379", also_env("REDIS_URL") sensitive() refused("Redis support is planned"),
+            "Redis URL, comma list for cluster; host part = master name in Sentinel mode";
+        "redis_sentinels", "redis.sentinels", CSV, "", refused("Redis support is planned"),
+            "Sentinel addresses; non-empty switches to Sentinel mode";
+        "redis_sentinel_discovery_interval", "redis.sentinel_discovery_interval", SECS, "30", hidden() no_effect(),
+            "Sentinel re-discovery period; without effect";
+        "redis_keepalive_interval", "redis.keepalive_ping_interval", SECS, "30", hidden() refused("Redis support is planned"),
+            "TCP keepalive period of Redis connections";
+        "redis_tls_verify", "redis.tls_verify", BOOL, "false", hidden() refused("Redis support is planned"),
+            "Check the server certificate for rediss:// URLs";
+        "redis_tls_ca_cert_path", "redis.tls_ca_cert_path", TEXT, "", refused("Redis support is planned"),
+            "CA bundle for the Redis server certificate";
+        "redis_tls_client_cert_path", "redis.tls_client_cert_path", TEXT, "", refused("Redis support is planned"),
+            "Client certificate for mutual TLS with Redis (needs the key too)";
+        "redis_tls_client_key_path", "redis.tls_client_key_path", TEXT, "", refused("Redis support is planned"),
+            "Client key for mutual TLS with Redis";
+        "redis_disable_cache", "redis.disable_cache", BOOL, "false", hidden() refused("Redis support is planned"),
+            "Do not use CLIENT TRACKING (for managed Redis that forbids it)";
+    }
+    RedisX {
+        "redisx_stream", "redis_stream_broadcast.stream", TEXT, "__anycable__", refused("Redis support is planned"),
+            "Redis stream key read by the redisx adapter";
+        "redisx_group", "redis_stream_broadcast.group", TEXT, "bx", hidden() refused("Redis support is planned"),
+            "Consumer group name of the redisx adapter";
+        "redisx_read_block_milliseconds", "redis_stream_broadcast.stream_read_block_milliseconds", MILLIS, "2000", hidden() refused("Redis support is planned"),
+            "BLOCK time of XREADGROUP";
+    }
+    HttpBroadcast {
+        "http_broadcast_port", "http_broadcast.port", PORT, "0",
+            "Port of the HTTP broadcast endpoint; 0 = the main port when a broadcast secret exists, else 8090";
+        "http_broadcast_path", "http_broadcast.path", PATH, "/_broadcast",
+            "Path of the HTTP broadcast endpoint";
+        "http_broadcast_secret", "http_broadcast.secret", TEXT, "", hidden() deprecated(),
+            "Deprecated name of broadcast_key; wins over it when both are set";
+        "http_broadcast_cors", "http_broadcast.cors_headers", BOOL, "false", hidden(),
+            "Answer OPTIONS and add CORS headers on the broadcast endpoint";
+    }
+    Nats {
+        "nats_servers", "nats.servers", CSV, "nats://127.0.0.1:4222", sensitive() refused("NATS support is planned"),
+            "NATS URLs for pub/sub, broadcast and broker";
+        "nats_dont_randomize_servers", "nats.dont_randomize_servers", BOOL, "false", hidden() refused("NATS support is planned"),
+            "Try NATS servers in the given order";
+    }
+    EmbeddedNats {
+        "embed_nats", "embedded_nats.enabled", BOOL, "false", refused("an embedded NATS server is not planned"),
+            "Run a NATS server inside the process";
+        "enats_addr", "embedded_nats.service_addr", TEXT, "nats://127.0.0.1:4222", hidden() refused("an embedded NATS server is not planned"),
+            "Client bind address of the embedded NATS";
+        "enats_cluster", "embedded_nats.cluster_addr", TEXT, "", hidden() refused("an embedded NATS server is not planned"),
+            "Cluster bind address of the embedded NATS";
+        "enats_cluster_name", "embedded_nats.cluster_name", TEXT, "anycable-cluster", refused("an embedded NATS server is not planned"),
+            "NATS cluster name";
+        "enats_cluster_routes", "embedded_nats.routes", LIST, "", refused("an embedded NATS server is not planned"),
+            "Known cluster routes";
+        "enats_gateway", "embedded_nats.gateway_addr", TEXT, "", hidden() refused("an embedded NATS server is not planned"),
+            "Gateway bind address";
+        "enats_gateways", "embedded_nats.gateways", GATEWAYS, "", refused("an embedded NATS server is not planned"),
+            "Known gateways, each as name:addr,addr";
+        "enats_gateway_advertise", "embedded_nats.gateway_advertise", TEXT, "", refused("an embedded NATS server is not planned"),
+            "Gateway address announced to peers";
+        "enats_store_dir", "embedded_nats.jetstream_store_dir", TEXT, "", hidden() refused("an embedded NATS server is not planned"),
+            "JetStream storage folder";
+        "enats_server_name", "embedded_nats.name", TEXT, "", refused("an embedded NATS server is not planned"),
+            "NATS server name";
+        "enats_debug", "embedded_nats.debug", BOOL, "false", hidden() refused("an embedded NATS server is not planned"),
+            "Show NATS server logs";
+        "enats_trace", "embedded_nats.trace", BOOL, "false", hidden() refused("an embedded NATS server is not planned"),
+            "Show NATS protocol traces";
+        "enats_max_payload", "embedded_nats.max_payload", BYTES, "0", refused("an embedded NATS server is not planned"),
+            "Largest NATS message";
+    }
+    Rpc {
+        "rpc_host", "rpc.host", TEXT, "localhost:50051", empty_is_unset(),
+            "Base URL of RPC over HTTP, such as http://localhost:3000/_anycable";
+        "norpc", "", BOOL, "false",
+            "No RPC at all: whoever is not let in by JWT or noauth is refused";
+        "rpc_concurrency", "rpc.concurrency", NUMBER, "28",
+            "RPC calls in flight at the same time";
+        "rpc_enable_tls", "rpc.enable_tls", BOOL, "false", hidden(),
+            "Use the TLS options below for https RPC";
+        "rpc_tls_verify", "rpc.tls_verify", BOOL, "true", hidden(),
+            "Verify the certificate of the RPC server; read when rpc_enable_tls or rpc_tls_root_ca is set";
+        "rpc_tls_root_ca", "rpc.tls_root_ca_path", TEXT, "", hidden(),
+            "CA of the RPC server, a path or PEM text; implies rpc_enable_tls";
+        "rpc_max_call_recv_size", "rpc.max_recv_size", BYTES, "0", hidden() no_effect(),
+            "gRPC receive size cap";
+        "rpc_max_call_send_size", "rpc.max_send_size", BYTES, "0", hidden() no_effect(),
+            "gRPC send size cap";
+        "rpc_request_timeout", "rpc.request_timeout", MILLIS, "0",
+            "Time limit of one RPC request in milliseconds; 0 = 3000";
+        "rpc_command_timeout", "rpc.command_timeout", MILLIS, "3000", hidden(),
+            "Time limit of one RPC call with all its retries in milliseconds; 0 = none";
+        "headers", "rpc.proxy_headers", LIST, "cookie",
+            "Request headers that are passed on to the app, comma-separated";
+        "proxy-cookies", "rpc.proxy_cookies", LIST, "",
+            "Cookies kept in the forwarded Cookie header, comma-separated; empty = all";
+        "rpc_impl", "rpc.implementation", RPC_IMPL, "", hidden(),
+            "RPC implementation: http or none; empty = from the scheme of rpc_host";
+        "http_rpc_secret", "rpc.secret", TEXT, "",
+            "Token sent with RPC requests; none = send none even when secret is set";
+        "http_rpc_timeout", "rpc.http_request_timeout", MILLIS, "0", hidden() deprecated(),
+            "Deprecated name of rpc_request_timeout; wins over it when both are set";
+    }
+    Disconnector {
+        "disconnect_mode", "app.disconnect_mode", DISCONNECT_MODE, "auto",
+            "When to call disconnect over RPC: always, never, auto = only if RPC handled the session";
+        "disconnect_rate", "disconnector.rate", RATE, "100", hidden(),
+            "Disconnect calls per second, 1 to 1000";
+        "disconnect_backlog_size", "disconnector.backlog", POSITIVE, "4096", hidden(),
+            "Capacity of the disconnect queue";
+        "disconnect_timeout", "disconnector.ShutdownTimeout", SECS, "0", hidden() deprecated(),
+            "Deprecated, without effect";
+        "disable_disconnect", "DisconnectorDisabled", BOOL, "false", hidden() deprecated(),
+            "Deprecated form of disconnect_mode=never";
+    }
+    Log {
+        "log_level", "logging.level", LOG_LEVEL, "info",
+            "Log level: debug, info, warn or error";
+        "log_format", "logging.format", LOG_FORMAT, "text",
+            "Log format: text or json";
+        "debug", "logging.debug", BOOL, "false",
+            "Set log_level to debug and say so";
+    }
+    Metrics {
+        "metrics_log", "metrics.log", BOOL, "false", refused("the metrics log is planned; Prometheus works"),
+            "Periodically log all metrics at info level";
+        "metrics_rotate_interval", "metrics.rotate_interval", SECS, "15", no_effect(),
+            "Seconds between metrics log lines and StatsD flushes";
+        "metrics_log_interval", "metrics.LogInterval", SECS, "0", hidden() deprecated(),
+            "Deprecated name of metrics_rotate_interval";
+        "metrics_log_filter", "metrics.log_filter", LIST, "", no_effect(),
+            "Metrics to include in the metrics log, comma-separated";
+        "metrics_log_formatter", "metrics.LogFormatter", TEXT, "", hidden() refused("mruby is not built in"),
+            "mruby script for the metrics log";
+        "metrics_http", "metrics.http_path", OPTIONAL_PATH, "",
+            "Path of the Prometheus endpoint; empty = no endpoint";
+        "metrics_host", "metrics.host", TEXT, "",
+            "Bind address of the metrics endpoint; empty = same as host";
+        "metrics_port", "metrics.port", PORT, "0",
+            "Port of the metrics endpoint; 0 = the main port";
+        "metrics_tags", "metrics.tags", TAGS, "",
+            "Constant labels of all metrics, as name:value,name:value";
+        "stats_refresh_interval", "app.stats_refresh_interval", SECS, "5",
+            "Seconds between refreshes of the polled gauges; 0 = never";
+    }
+    WebSockets {
+        "read_buffer_size", "ws.read_buffer_size", BYTES, "1024", hidden() no_effect(),
+            "Read buffer of anycable-go; without effect";
+        "write_buffer_size", "ws.write_buffer_size", BYTES, "1024", hidden() no_effect(),
+            "Write buffer of anycable-go; without effect";
+        "max_message_size", "ws.max_message_size", BYTES, "65536", hidden(),
+            "Largest accepted client message in bytes; 0 = no limit";
+        "ws_write_timeout", "ws.write_timeout", SECS, "2",
+            "Seconds after which a blocked write ends the connection";
+        "enable_ws_compression", "ws.enable_compression", BOOL, "false", hidden(),
+            "Negotiate permessage-deflate";
+    }
+    Ping {
+        "ping_interval", "app.ping_interval", SECS, "3",
+            "Seconds between pings; 0 = none";
+        "ping_timestamp_precision", "app.ping_timestamp_precision", PRECISION, "s", hidden(),
+            "Unit of the ping timestamp: s, ms or ns";
+        "pong_timeout", "app.pong_timeout", SECS, "0",
+            "Seconds after which a client that does not answer pings is dropped; 0 = never";
+        "enable_native_pings", "app.enable_native_ping", BOOL, "false",
+            "Also send WebSocket PING frames at ping_interval";
+    }
+    Jwt {
+        "jwt_id_key", "", TEXT, "", hidden() deprecated(),
+            "Deprecated name of jwt_secret";
+        "jwt_secret", "jwt.secret", TEXT, "",
+            "Key of JWT authentication; empty = the application secret, none = no JWT";
+        "jwt_id_param", "", TEXT, "", hidden() deprecated(),
+            "Deprecated, without effect";
+        "jwt_param", "jwt.param", NAME, "jid",
+            "Query parameter carrying the token; the header is x-<param>";
+        "jwt_id_enforce", "", BOOL, "false", hidden() deprecated(),
+            "Deprecated form of enforce_jwt";
+        "enforce_jwt", "jwt.force", BOOL, "false",
+            "Refuse connections without a token instead of asking the app";
+    }
+    SignedStreams {
+        "streams_secret", "streams.secret", TEXT, "",
+            "Key of signed stream names; empty = the application secret, none = none";
+        "public_streams", "streams.public", BOOL, "false",
+            "Allow subscribing to $pubsub streams by plain name";
+        "streams_whisper", "streams.whisper", BOOL, "false",
+            "Allow whispers on signed streams";
+        "streams_presence", "streams.presence", BOOL, "true",
+            "Allow presence on signed streams";
+        "turbo_streams", "streams.turbo", BOOL, "false",
+            "Serve Turbo::StreamsChannel in the server itself (needs a secret)";
+        "cable_ready", "streams.cable_ready", BOOL, "false",
+            "Serve CableReady::Stream in the server itself (needs a secret)";
+        "turbo_rails_key", "", TEXT, "", hidden() deprecated(),
+            "Deprecated form of turbo_streams_secret with turbo_streams";
+        "turbo_streams_secret", "streams.turbo_secret", TEXT, "",
+            "Key of Turbo stream names; empty = streams_secret";
+        "turbo_rails_cleartext", "", BOOL, "false", hidden() deprecated(),
+            "Deprecated, without effect";
+        "cable_ready_key", "", TEXT, "", hidden() deprecated(),
+            "Deprecated form of cable_ready_secret with cable_ready";
+        "cable_ready_secret", "streams.cable_ready_secret", TEXT, "",
+            "Key of CableReady stream names; empty = streams_secret";
+        "cable_ready_cleartext", "", BOOL, "false", hidden() deprecated(),
+            "Deprecated, without effect";
+        "streams.pubsub_channel", "streams.pubsub_channel", TEXT, "$pubsub", only_in_file(),
+            "Name of the signed and public streams channel; empty removes it";
+    }
+    Pusher {
+        "pusher_app_id", "pusher.app_id", TEXT, "", refused("the Pusher protocol is not planned yet"),
+            "Pusher application id; Pusher mode is on when id and key are both set";
+        "pusher_secret", "pusher.secret", TEXT, "", no_effect(),
+            "Pusher signing secret";
+        "pusher_app_key", "pusher.app_key", TEXT, "", refused("the Pusher protocol is not planned yet"),
+            "Pusher application key (part of the WebSocket path)";
+        "pusher_api_port", "pusher.api_port", PORT, "0", no_effect(),
+            "Port of the Pusher REST API";
+    }
+    Statsd {
+        "statsd_host", "metrics.statsd.host", TEXT, "", refused("StatsD is planned; Prometheus works"),
+            "StatsD UDP target; non-empty enables StatsD";
+        "statsd_prefix", "metrics.statsd.prefix", TEXT, "anycable_go.", no_effect(),
+            "Prefix of StatsD metric names";
+        "statsd_max_packet_size", "metrics.statsd.max_packet_size", BYTES, "1400", hidden() no_effect(),
+            "Largest StatsD datagram";
+        "statsd_tags_format", "metrics.statsd.tags_format", TEXT, "datadog", no_effect(),
+            "Tag syntax: datadog, influxdb, graphite; only read when metrics_tags is set";
+    }
+    Sse {
+        "sse", "sse.enabled", BOOL, "false", refused("server-sent events are planned"),
+            "Enable the SSE endpoint";
+        "sse_path", "sse.path", TEXT, "/events", no_effect(),
+            "URL path of the SSE endpoint";
+    }
+    DurableStreams {
+        "ds", "ds.enabled", BOOL, "false", refused("durable streams are not planned yet"),
+            "Enable the durable-streams endpoint";
+        "ds_path", "ds.path", TEXT, "/ds", no_effect(),
+            "Base path of durable streams (mounted as <path>/*)";
+        "ds_skip_auth", "ds.skip_auth", BOOL, "false", no_effect(),
+            "Do not authenticate durable-stream clients, only check stream access";
+        "ds_poll_interval", "ds.poll_interval", SECS, "10", no_effect(),
+            "Long-poll wait of durable streams";
+        "ds_sse_ttl", "ds.sse_ttl", SECS, "60", no_effect(),
+            "Lifetime of a durable-streams SSE response";
+    }
+    Api {
+        "api_port", "api.port", PORT, "0",
+            "Port of the REST API; a value enables it, 0 = the main port";
+        "api_path", "api.path", PATH, "/api",
+            "Base path of the REST API";
+        "api_secret", "api.secret", TEXT, "",
+            "Token of the REST API; a value enables it; empty = derived from secret";
+        "api.host", "api.host", TEXT, "", only_in_file() refused("a separate host of the API is planned"),
+            "Bind address of the REST API";
+        "api.cors_headers", "api.cors_headers", BOOL, "false", only_in_file() refused("CORS headers of the API are planned"),
+            "Answer OPTIONS and add CORS headers on the REST API";
+    }
+    Misc {
+        "presets", "presets", LIST, "", empty_is_unset(),
+            "Named sets of defaults: fly, heroku, broker; none switches detection off";
+    }
+}

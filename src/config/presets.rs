@@ -1,0 +1,200 @@
+//! Presets: named sets of defaults for a hosting platform, asked for or detected from the platform's variables.
+//!
+//! They come last and replace only values that equal the built-in default. What a preset would switch on that is not
+//! supported yet is refused by name. Source: `contract/operations.md` §5.
+
+use super::environment::lookup;
+use super::error::ConfigError;
+use super::settings::Settings;
+use super::value::Value;
+
+/// Applies the presets and returns their names for the start-up line.
+///
+/// # Errors
+/// A variable that a preset needs is missing, or the preset asks for something that is not supported.
+pub fn apply(
+    settings: &mut Settings,
+    env: &[(String, String)],
+) -> Result<Vec<String>, ConfigError> {
+    let names = match settings.list("presets") {
+        [] => detected(env),
+        given => given.to_vec(),
+    };
+    for name in &names {
+        match name.as_str() {
+            "fly" => fly(settings, env)?,
+            "heroku" => listen_everywhere(settings),
+            "broker" => broker(settings)?,
+            // Any other word is how detection is switched off.
+            _ => {}
+        }
+    }
+    Ok(names)
+}
+
+fn detected(env: &[(String, String)]) -> Vec<String> {
+    let all = |names: &[&str]| names.iter().all(|name| lookup(env, name).is_some());
+    let mut found = Vec::new();
+    if all(&["FLY_APP_NAME", "FLY_ALLOC_ID", "FLY_REGION"]) {
+        found.push("fly".to_owned());
+    }
+    if all(&["HEROKU_APP_ID", "HEROKU_DYNO_ID"]) {
+        found.push("heroku".to_owned());
+    }
+    found
+}
+
+fn listen_everywhere(settings: &mut Settings) {
+    if settings.is_default("host") {
+        settings.derive("host", Value::Text("0.0.0.0".to_owned()));
+    }
+}
+
+fn fly(settings: &mut Settings, env: &[(String, String)]) -> Result<(), ConfigError> {
+    let region = needed(env, "FLY_REGION")?;
+    needed(env, "FLY_APP_NAME")?;
+    listen_everywhere(settings);
+    if settings.is_default("pubsub") {
+        let adapter = if settings.is_default("redis_url") {
+            "nats"
+        } else {
+            "redis"
+        };
+        return Err(ConfigError::NotSupported {
+            given: format!("--pubsub={adapter} of the fly preset"),
+            why: "node-to-node fan-out is planned".to_owned(),
+            remedy: "set ANYCABLE_PUBSUB=none to run on one machine".to_owned(),
+        });
+    }
+    if let Some(app) =
+        lookup(env, "ANYCABLE_FLY_RPC_APP_NAME").filter(|_| settings.is_default("rpc_host"))
+    {
+        settings.derive(
+            "rpc_host",
+            Value::Text(format!("dns:///{region}.{app}.internal:50051")),
+        );
+    }
+    Ok(())
+}
+
+fn broker(settings: &Settings) -> Result<(), ConfigError> {
+    if !settings.is_default("broker") {
+        return Ok(());
+    }
+    Err(ConfigError::NotSupported {
+        given: "--broker=memory of the broker preset".to_owned(),
+        why: "stream history is planned".to_owned(),
+        remedy: "remove the preset".to_owned(),
+    })
+}
+
+fn needed<'a>(env: &'a [(String, String)], variable: &'static str) -> Result<&'a str, ConfigError> {
+    lookup(env, variable).ok_or(ConfigError::PresetVariable { variable })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::environment;
+    use super::*;
+
+    const FLY: [(&str, &str); 3] = [
+        ("FLY_APP_NAME", "app"),
+        ("FLY_ALLOC_ID", "1"),
+        ("FLY_REGION", "ams"),
+    ];
+    const HEROKU: [(&str, &str); 2] = [("HEROKU_APP_ID", "a"), ("HEROKU_DYNO_ID", "d")];
+
+    fn applied(env: &[&[(&str, &str)]]) -> Result<(Vec<String>, Settings), String> {
+        let env: Vec<(String, String)> = env
+            .concat()
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let mut settings = Settings::defaults();
+        environment::apply(&env, &mut settings).map_err(|error| error.to_string())?;
+        let names = apply(&mut settings, &env).map_err(|error| error.to_string())?;
+        Ok((names, settings))
+    }
+
+    #[test]
+    fn presets_are_detected_or_asked_for() {
+        let check = |env: &[&[(&str, &str)]], names: &[&str], host: &str| {
+            let (found, settings) = applied(env).expect("good presets");
+            assert_eq!(
+                (found.as_slice(), settings.text("host")),
+                (names.map_to_owned().as_slice(), host),
+                "{env:?}"
+            );
+        };
+        let single: &[(&str, &str)] = &[("ANYCABLE_PUBSUB", "none")];
+        check(&[], &[], "localhost");
+        check(&[&HEROKU], &["heroku"], "0.0.0.0");
+        check(&[&HEROKU[..1]], &[], "localhost");
+        check(
+            &[&HEROKU, &[("ANYCABLE_HOST", "10.0.0.1")]],
+            &["heroku"],
+            "10.0.0.1",
+        );
+        check(
+            &[&HEROKU, &[("ANYCABLE_HOST", "localhost")]],
+            &["heroku"],
+            "0.0.0.0",
+        );
+        check(
+            &[&HEROKU, &[("ANYCABLE_PRESETS", "none")]],
+            &["none"],
+            "localhost",
+        );
+        check(&[&[("ANYCABLE_PRESETS", "heroku")]], &["heroku"], "0.0.0.0");
+        check(&[&FLY, single], &["fly"], "0.0.0.0");
+        check(&[&FLY, &HEROKU, single], &["fly", "heroku"], "0.0.0.0");
+    }
+
+    trait MapToOwned {
+        fn map_to_owned(&self) -> Vec<String>;
+    }
+
+    impl MapToOwned for &[&str] {
+        fn map_to_owned(&self) -> Vec<String> {
+            self.iter().map(|&name| name.to_owned()).collect()
+        }
+    }
+
+    #[test]
+    fn what_a_preset_cannot_have_is_named() {
+        let check = |env: &[&[(&str, &str)]], expected: &str| {
+            let message = applied(env).map(|_| ()).expect_err("refused");
+            assert!(message.contains(expected), "{message}");
+        };
+        check(
+            &[&[("ANYCABLE_PRESETS", "fly")]],
+            "configuration presets, cause: FLY_REGION env is missing",
+        );
+        check(
+            &[&[("ANYCABLE_PRESETS", "fly"), ("FLY_REGION", "ams")]],
+            "configuration presets, cause: FLY_APP_NAME env is missing",
+        );
+        check(
+            &[&FLY],
+            "option --pubsub=nats of the fly preset is not supported yet",
+        );
+        check(
+            &[&FLY, &[("REDIS_URL", "redis://r")]],
+            "option --pubsub=redis of the fly preset is not supported yet",
+        );
+        check(
+            &[&[("ANYCABLE_PRESETS", "broker")]],
+            "option --broker=memory of the broker preset",
+        );
+    }
+
+    #[test]
+    fn the_rpc_app_of_fly_becomes_a_grpc_host() {
+        let env: [(&str, &str); 2] = [
+            ("ANYCABLE_PUBSUB", "none"),
+            ("ANYCABLE_FLY_RPC_APP_NAME", "web"),
+        ];
+        let (_, settings) = applied(&[&FLY, &env]).expect("good presets");
+        assert_eq!(settings.text("rpc_host"), "dns:///ams.web.internal:50051");
+    }
+}

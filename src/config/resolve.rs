@@ -1,0 +1,397 @@
+//! Turns the merged settings into the [`Config`] the server runs with. Pure; everything here was checked by `support`.
+//!
+//! Source: `contract/operations.md` §4.
+
+use std::time::Duration;
+
+use super::error::ConfigError;
+use super::secrets::{self, Token};
+use super::settings::Settings;
+use super::support::not_allowed;
+use super::value::Value;
+use super::{
+    ApiConfig, AuthConfig, BroadcastConfig, Config, DisconnectConfig, DisconnectMode, DriverChoice,
+    HttpBroadcastConfig, JwtConfig, LogConfig, LogFormat, LogLevel, MetricsConfig, PingConfig,
+    PingPrecision, RpcConfig, RpcEndpoint, RpcTlsConfig, RuntimeConfig, ServerConfig,
+    ShutdownConfig, StreamsConfig, TlsFiles, WebSocketConfig,
+};
+
+/// Port of the HTTP broadcast endpoint without a secret.
+const UNSECURED_BROADCAST_PORT: i64 = 8090;
+const RPC_CONCURRENCY_DEFAULT: usize = 28;
+/// Time limit of one HTTP RPC request when none is set.
+const RPC_REQUEST_TIMEOUT_DEFAULT: Duration = Duration::from_millis(3000);
+
+/// Decides the ports that are left open (0), so that `--print-config` shows them. A main port of 0 stays: then equal
+/// ports, both 0, mean the same listener.
+pub fn derive_ports(settings: &mut Settings) {
+    let main = settings.int("port");
+    if settings.int("metrics_port") == 0 {
+        settings.derive("metrics_port", Value::Int(main));
+    }
+    if settings.int("http_broadcast_port") == 0 {
+        let port = if secrets::broadcast_is_secured(settings) {
+            main
+        } else {
+            UNSECURED_BROADCAST_PORT
+        };
+        settings.derive("http_broadcast_port", Value::Int(port));
+    }
+}
+
+/// What is known besides the options.
+pub struct Origin {
+    /// Used when no `node_id` is set.
+    pub random_node_id: String,
+    pub config_file: Option<String>,
+    pub presets: Vec<String>,
+    pub notices: Vec<String>,
+    /// Log lines found before; ours are put in front.
+    pub warnings: Vec<String>,
+}
+
+/// Builds the configuration.
+///
+/// # Errors
+/// RPC settings that lead nowhere: [`ConfigError::RpcHostMissing`], [`ConfigError::NotSupported`] for gRPC,
+/// [`ConfigError::NotAllowed`] for a host that is no URL.
+pub fn config(settings: &Settings, origin: Origin) -> Result<Config, ConfigError> {
+    let node_id = match settings.text("node_id") {
+        "" => origin.random_node_id,
+        given => given.to_owned(),
+    };
+    let mut warnings = warnings(settings);
+    warnings.extend(origin.warnings);
+    Ok(Config {
+        node_id,
+        server: server(settings),
+        runtime: runtime(settings),
+        websocket: websocket(settings),
+        ping: ping(settings),
+        auth: auth(settings),
+        rpc: rpc(settings)?,
+        disconnect: disconnect(settings),
+        broadcast: broadcast(settings),
+        api: api(settings),
+        metrics: metrics(settings),
+        log: log(settings),
+        shutdown: shutdown(settings),
+        demo: settings.on("demo"),
+        config_file: origin.config_file,
+        presets: origin.presets,
+        warnings,
+        notices: origin.notices,
+    })
+}
+
+/// Lines for the log at WARN level; the first two are the reference's, in its order.
+fn warnings(settings: &Settings) -> Vec<String> {
+    let has_no_jwt = secrets::jwt_secret(settings).is_none();
+    let channel_without_secret = |switch: &str, secret: &str| {
+        settings.on(switch) && secrets::channel_secret(settings, secret).is_none()
+    };
+    [
+        (
+            settings.on("public"),
+            "Server is running in the public mode",
+        ),
+        (
+            settings.int("rpc_concurrency") <= 0,
+            "RPC concurrency must be positive, reverted to the default value",
+        ),
+        (
+            settings.on("enforce_jwt") && has_no_jwt,
+            "enforce_jwt has no effect without a JWT secret",
+        ),
+        (
+            channel_without_secret("turbo_streams", "turbo_streams_secret"),
+            "turbo_streams has no effect without a secret, Turbo::StreamsChannel goes to RPC",
+        ),
+        (
+            channel_without_secret("cable_ready", "cable_ready_secret"),
+            "cable_ready has no effect without a secret, CableReady::Stream goes to RPC",
+        ),
+    ]
+    .into_iter()
+    .filter(|(applies, _)| *applies)
+    .map(|(_, text)| text.to_owned())
+    .collect()
+}
+
+fn server(settings: &Settings) -> ServerConfig {
+    let (cert_path, key_path) = (settings.text("ssl_cert"), settings.text("ssl_key"));
+    ServerConfig {
+        host: settings.text("host").to_owned(),
+        port: port(settings, "port"),
+        paths: settings.list("path").to_vec(),
+        health_path: settings.text("health-path").to_owned(),
+        allowed_origins: lower_cased(settings.list("allowed_origins")),
+        connections_max: count(settings, "max-conn"),
+        tls: (!cert_path.is_empty()).then(|| TlsFiles {
+            cert_path: cert_path.to_owned(),
+            key_path: key_path.to_owned(),
+        }),
+    }
+}
+
+fn runtime(settings: &Settings) -> RuntimeConfig {
+    RuntimeConfig {
+        cores: Some(count(settings, "cores")).filter(|&cores| cores > 0),
+        driver: match settings.text("driver") {
+            "io_uring" => DriverChoice::IoUring,
+            "epoll" => DriverChoice::Epoll,
+            _ => DriverChoice::Auto,
+        },
+    }
+}
+
+fn websocket(settings: &Settings) -> WebSocketConfig {
+    WebSocketConfig {
+        message_bytes_max: unsigned(settings, "max_message_size"),
+        write_timeout: secs(settings, "ws_write_timeout"),
+        pending_bytes_max: unsigned(settings, "ws_max_pending_size"),
+        compression: settings.on("enable_ws_compression"),
+    }
+}
+
+fn ping(settings: &Settings) -> PingConfig {
+    PingConfig {
+        interval: secs(settings, "ping_interval"),
+        precision: match settings.text("ping_timestamp_precision") {
+            "ms" => PingPrecision::Milliseconds,
+            "ns" => PingPrecision::Nanoseconds,
+            _ => PingPrecision::Seconds,
+        },
+        pong_timeout: secs(settings, "pong_timeout"),
+        native: settings.on("enable_native_pings"),
+    }
+}
+
+fn auth(settings: &Settings) -> AuthConfig {
+    AuthConfig {
+        jwt: secrets::jwt_secret(settings).map(|secret| JwtConfig {
+            secret,
+            param: settings.text("jwt_param").to_owned(),
+            enforce: settings.on("enforce_jwt"),
+        }),
+        noauth: settings.on("noauth") || settings.on("public"),
+        streams: streams(settings),
+    }
+}
+
+fn streams(settings: &Settings) -> StreamsConfig {
+    let channel = |switch: &str, name: &str| {
+        if settings.on(switch) {
+            secrets::channel_secret(settings, name)
+        } else {
+            None
+        }
+    };
+    StreamsConfig {
+        pubsub_channel: settings.text("streams.pubsub_channel").to_owned(),
+        secret: secrets::streams_secret(settings),
+        public: settings.on("public_streams") || settings.on("public"),
+        whisper: settings.on("streams_whisper"),
+        presence: settings.on("streams_presence"),
+        turbo_secret: channel("turbo_streams", "turbo_streams_secret"),
+        cable_ready_secret: channel("cable_ready", "cable_ready_secret"),
+    }
+}
+
+fn rpc(settings: &Settings) -> Result<RpcConfig, ConfigError> {
+    let Token {
+        text: token,
+        derived: token_derived,
+    } = secrets::rpc_token(settings);
+    let root_ca = settings.text("rpc_tls_root_ca").to_owned();
+    let request_timeout = millis(settings, "rpc_request_timeout");
+    Ok(RpcConfig {
+        endpoint: rpc_endpoint(settings)?,
+        concurrency: usize::try_from(settings.int("rpc_concurrency"))
+            .ok()
+            .filter(|&calls| calls > 0)
+            .unwrap_or(RPC_CONCURRENCY_DEFAULT),
+        request_timeout: if request_timeout.is_zero() {
+            RPC_REQUEST_TIMEOUT_DEFAULT
+        } else {
+            request_timeout
+        },
+        command_timeout: millis(settings, "rpc_command_timeout"),
+        headers: lower_cased(settings.list("headers")),
+        cookies: settings.list("proxy-cookies").to_vec(),
+        token,
+        token_derived,
+        tls: RpcTlsConfig {
+            enabled: settings.on("rpc_enable_tls") || !root_ca.is_empty(),
+            verify: settings.on("rpc_tls_verify"),
+            root_ca,
+        },
+    })
+}
+
+/// Source: `contract/rpc.md` §1: `http` or `https` in lower case selects HTTP, anything else gRPC.
+fn rpc_endpoint(settings: &Settings) -> Result<RpcEndpoint, ConfigError> {
+    let implementation = settings.text("rpc_impl");
+    if implementation == "none" {
+        return Ok(RpcEndpoint::None);
+    }
+    if implementation == "grpc" {
+        return Err(grpc_not_supported(settings, "rpc_impl"));
+    }
+    if !settings.is_given("rpc_host") {
+        return if settings.on("demo") {
+            // The port is known only when the built-in app listens.
+            Ok(RpcEndpoint::Http("http://127.0.0.1:0/".to_owned()))
+        } else if settings.on("noauth") || settings.on("public") {
+            Ok(RpcEndpoint::None)
+        } else {
+            Err(ConfigError::RpcHostMissing)
+        };
+    }
+    let host = settings.text("rpc_host");
+    match host
+        .strip_prefix("http://")
+        .or_else(|| host.strip_prefix("https://"))
+    {
+        Some(rest)
+            if rest.starts_with(['/', ':', '?'])
+                || rest.is_empty()
+                || rest.contains(char::is_whitespace) =>
+        {
+            Err(not_allowed(
+                settings,
+                "rpc_host",
+                "a URL with a host, such as http://localhost:3000/_anycable".to_owned(),
+            ))
+        }
+        Some(_) => Ok(RpcEndpoint::Http(host.to_owned())),
+        None if implementation == "http" => Err(not_allowed(
+            settings,
+            "rpc_host",
+            "a URL that starts with http:// or https://".to_owned(),
+        )),
+        None => Err(grpc_not_supported(settings, "rpc_host")),
+    }
+}
+
+fn grpc_not_supported(settings: &Settings, name: &str) -> ConfigError {
+    ConfigError::NotSupported {
+        given: settings.as_given(name),
+        why: "RPC over gRPC is planned".to_owned(),
+        remedy: "set --rpc_host to the http:// or https:// URL of the app's /_anycable".to_owned(),
+    }
+}
+
+fn disconnect(settings: &Settings) -> DisconnectConfig {
+    DisconnectConfig {
+        mode: match settings.text("disconnect_mode") {
+            "always" => DisconnectMode::Always,
+            "never" => DisconnectMode::Never,
+            _ => DisconnectMode::Auto,
+        },
+        rate: u32::try_from(settings.int("disconnect_rate"))
+            .expect("checked against the kind's range"),
+        backlog: count(settings, "disconnect_backlog_size"),
+    }
+}
+
+fn broadcast(settings: &Settings) -> BroadcastConfig {
+    let Token {
+        text: token,
+        derived: token_derived,
+    } = secrets::broadcast_token(settings);
+    let has_http = settings
+        .list("broadcast_adapter")
+        .iter()
+        .any(|adapter| adapter == "http");
+    BroadcastConfig {
+        http: has_http.then(|| HttpBroadcastConfig {
+            port: port(settings, "http_broadcast_port"),
+            path: settings.text("http_broadcast_path").to_owned(),
+            token,
+            token_derived,
+            cors: settings.on("http_broadcast_cors"),
+        }),
+    }
+}
+
+/// The REST API is there in open mode, and as soon as it has a port or a secret, its own or the application's.
+fn api(settings: &Settings) -> Option<ApiConfig> {
+    let own_port = port(settings, "api_port");
+    let Token {
+        text: token,
+        derived: token_derived,
+    } = secrets::api_token(settings);
+    (settings.on("public") || own_port != 0 || token.is_some()).then(|| ApiConfig {
+        port: if own_port == 0 {
+            port(settings, "port")
+        } else {
+            own_port
+        },
+        path: settings.text("api_path").to_owned(),
+        token,
+        token_derived,
+    })
+}
+
+fn metrics(settings: &Settings) -> MetricsConfig {
+    MetricsConfig {
+        http_path: Some(settings.text("metrics_http").to_owned()).filter(|path| !path.is_empty()),
+        host: match settings.text("metrics_host") {
+            "" => settings.text("host").to_owned(),
+            own => own.to_owned(),
+        },
+        port: port(settings, "metrics_port"),
+        tags: settings.tags("metrics_tags").to_vec(),
+        stats_refresh_interval: secs(settings, "stats_refresh_interval"),
+    }
+}
+
+fn log(settings: &Settings) -> LogConfig {
+    LogConfig {
+        level: match settings.text("log_level") {
+            "debug" => LogLevel::Debug,
+            "warn" => LogLevel::Warn,
+            "error" => LogLevel::Error,
+            _ => LogLevel::Info,
+        },
+        format: if settings.text("log_format") == "json" {
+            LogFormat::Json
+        } else {
+            LogFormat::Text
+        },
+        debug: settings.on("debug"),
+    }
+}
+
+fn shutdown(settings: &Settings) -> ShutdownConfig {
+    ShutdownConfig {
+        timeout: secs(settings, "shutdown_timeout"),
+        delay: secs(settings, "shutdown_delay"),
+        pool_size: count(settings, "shutdown_pool_size"),
+    }
+}
+
+fn lower_cased(items: &[String]) -> Vec<String> {
+    items.iter().map(|item| item.to_lowercase()).collect()
+}
+
+fn unsigned(settings: &Settings, name: &str) -> u64 {
+    u64::try_from(settings.int(name)).expect("checked against the kind's range")
+}
+
+fn count(settings: &Settings, name: &str) -> usize {
+    usize::try_from(settings.int(name)).expect("checked against the kind's range")
+}
+
+fn port(settings: &Settings, name: &str) -> u16 {
+    u16::try_from(settings.int(name)).expect("checked against the kind's range")
+}
+
+fn secs(settings: &Settings, name: &str) -> Duration {
+    Duration::from_secs(unsigned(settings, name))
+}
+
+fn millis(settings: &Settings, name: &str) -> Duration {
+    Duration::from_millis(unsigned(settings, name))
+}

@@ -1,0 +1,186 @@
+//! Which secret each feature ends up with. Source: `contract/operations.md` §4, `contract/broadcast.md` §1–§2,
+//! `contract/auth_streams.md` §2.
+//!
+//! The word `none` clears a secret. The application secret fills what is empty: streams and JWT get it as it is,
+//! broadcasts, RPC and API a token that is derived from it.
+
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+
+use super::settings::Settings;
+
+const NONE: &str = "none";
+
+/// A bearer token.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// `None` = no authorization.
+    pub text: Option<String>,
+    /// True when it comes from the application secret.
+    pub derived: bool,
+}
+
+/// What the HTTP broadcast endpoint expects.
+pub fn broadcast_token(settings: &Settings) -> Token {
+    if settings.on("public") {
+        return Token {
+            text: None,
+            derived: false,
+        };
+    }
+    broadcast_token_before_public(settings)
+}
+
+/// The port is decided as if `public` were off: it drops the token and leaves the port where the token put it.
+pub fn broadcast_is_secured(settings: &Settings) -> bool {
+    broadcast_token_before_public(settings).text.is_some()
+}
+
+fn broadcast_token_before_public(settings: &Settings) -> Token {
+    token(
+        settings.text("broadcast_key"),
+        settings.text("secret"),
+        "broadcast-cable",
+    )
+}
+
+/// What goes out with RPC requests. `public` does not touch it.
+pub fn rpc_token(settings: &Settings) -> Token {
+    token(
+        settings.text("http_rpc_secret"),
+        settings.text("secret"),
+        "rpc-cable",
+    )
+}
+
+/// What the REST API expects. The word `none` is no special value here, and an application secret of `none` is none.
+pub fn api_token(settings: &Settings) -> Token {
+    match (settings.text("api_secret"), application_secret(settings)) {
+        ("", None) => Token {
+            text: None,
+            derived: false,
+        },
+        ("", Some(secret)) => Token {
+            text: Some(derive(secret, "api-cable")),
+            derived: true,
+        },
+        (own, _) => Token {
+            text: Some(own.to_owned()),
+            derived: false,
+        },
+    }
+}
+
+/// The JWT key; `None` switches JWT off.
+pub fn jwt_secret(settings: &Settings) -> Option<String> {
+    own_or(settings.text("jwt_secret"), settings.text("secret"))
+}
+
+/// The key of signed stream names.
+pub fn streams_secret(settings: &Settings) -> Option<String> {
+    own_or(settings.text("streams_secret"), settings.text("secret"))
+}
+
+/// The key of a channel that falls back to the streams secret; `name` is the option that sets its own.
+pub fn channel_secret(settings: &Settings, name: &str) -> Option<String> {
+    match settings.text(name) {
+        "" => streams_secret(settings),
+        own => Some(own.to_owned()),
+    }
+}
+
+/// The application secret, `None` when unset or the word `none`.
+pub fn application_secret(settings: &Settings) -> Option<&str> {
+    Some(settings.text("secret")).filter(|secret| !secret.is_empty() && *secret != NONE)
+}
+
+/// Lower-case hex of HMAC-SHA256 with the application secret as key and the label as message.
+pub fn derive(secret: &str, label: &str) -> String {
+    let mut mac =
+        Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of any length");
+    mac.update(label.as_bytes());
+    mac.finalize()
+        .into_bytes()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
+}
+
+/// `secret` is taken as it stands: for broadcasts and RPC even the word `none` is a base, as in the reference.
+fn token(own: &str, secret: &str, label: &str) -> Token {
+    match (own, secret) {
+        (NONE, _) | ("", "") => Token {
+            text: None,
+            derived: false,
+        },
+        ("", secret) => Token {
+            text: Some(derive(secret, label)),
+            derived: true,
+        },
+        (own, _) => Token {
+            text: Some(own.to_owned()),
+            derived: false,
+        },
+    }
+}
+
+fn own_or(own: &str, secret: &str) -> Option<String> {
+    let chosen = if own.is_empty() { secret } else { own };
+    Some(chosen.to_owned()).filter(|chosen| !chosen.is_empty() && chosen != NONE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn derived_tokens_are_those_of_the_reference() {
+        let check =
+            |secret: &str, label: &str, expected: &str| assert_eq!(derive(secret, label), expected);
+        check(
+            "qwerty",
+            "broadcast-cable",
+            "42923a28b760e667fc92f7c6123bb07a282822b329dd2ef48e7aee7830d98485",
+        );
+        check(
+            "qwerty",
+            "rpc-cable",
+            "57c40610d142fe7d7999be4e23dfba4f42c3c542e1f278063e8e3b6a30b0c2bd",
+        );
+        check(
+            "qwerty",
+            "api-cable",
+            "bdd0244b3664404d03b7d0c2f1b946dc4fc6c13fdcbfa2be62a4a28deb04d096",
+        );
+        check(
+            "s3Krit",
+            "broadcast-cable",
+            "a239a7ca182c90fc32bdedf73703d271388cf433843affffd3a5e757041fc716",
+        );
+        check(
+            "s3Krit",
+            "rpc-cable",
+            "08ac56f1562c6377ddd5d2d55cee2e35e117a55959d6a6ea3a63548ef0a7e559",
+        );
+        check(
+            "s3Krit",
+            "api-cable",
+            "1db397202b5bd68b12665b638515c3aeac9100f721fd7c4fcb6f29c69f32c886",
+        );
+        check(
+            "S",
+            "broadcast-cable",
+            "b015d1a3c08cf2fec39f3014255191ef020d4ac845ac9ee7ab068b97234c62c8",
+        );
+        check(
+            "sec",
+            "broadcast-cable",
+            "ffb1e33f6f743cbfa4df8537400db3dc8abd3eef8124e8ac23fd0effaa45c35e",
+        );
+        check(
+            "none",
+            "broadcast-cable",
+            "cefe585c117433fd0b169e2e123e15eaf8faa67bd62d87372ec54828f2d6950d",
+        );
+    }
+}

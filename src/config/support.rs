@@ -1,0 +1,318 @@
+//! Refuses what is not allowed and what is not there yet, each in one line that names the option.
+//!
+//! The reference has no such pass: bad values crash it, act oddly or are ignored. Source: `contract/operations.md` §6.
+
+use super::error::ConfigError;
+use super::options::Support;
+use super::settings::{Settings, Source};
+use super::value::{Kind, Value};
+
+/// Looks at every option.
+///
+/// # Errors
+/// [`ConfigError::NotAllowed`], [`ConfigError::NotSupported`] or [`ConfigError::Incomplete`] for the first option that
+/// cannot be served as given.
+pub fn check(settings: &Settings) -> Result<(), ConfigError> {
+    for (option, value, _) in settings.iter() {
+        option
+            .kind
+            .check(value)
+            .map_err(|expected| not_allowed(settings, option.name, expected))?;
+    }
+    check_broadcast_adapters(settings)?;
+    for (option, value, _) in settings.iter() {
+        if let Support::Refused(why) = option.support
+            && !is_switched_off(settings, option.name)
+        {
+            return Err(ConfigError::NotSupported {
+                given: settings.as_given(option.name),
+                why: why.to_owned(),
+                remedy: remedy(option.kind, value),
+            });
+        }
+    }
+    check_tls_files(settings)
+}
+
+/// An option whose value is not among what it takes.
+pub fn not_allowed(settings: &Settings, name: &str, expected: String) -> ConfigError {
+    ConfigError::NotAllowed {
+        given: settings.as_given(name),
+        expected,
+    }
+}
+
+fn is_switched_off(settings: &Settings, name: &str) -> bool {
+    let value = settings.value(name);
+    if settings.is_default(name) || value.is_empty() || *value == Value::Text("none".to_owned()) {
+        return true;
+    }
+    match name {
+        // Apps set REDIS_URL for purposes of their own, and without pub/sub nothing reads the URL.
+        "redis_url" => {
+            *settings.source(name) == Source::Env("REDIS_URL".to_owned())
+                || settings.text("pubsub") == "none"
+        }
+        // Pusher mode is on when both are set.
+        "pusher_app_id" => settings.text("pusher_app_key").is_empty(),
+        "pusher_app_key" => settings.text("pusher_app_id").is_empty(),
+        _ => false,
+    }
+}
+
+fn remedy(kind: Kind, value: &Value) -> String {
+    match (kind, value) {
+        (Kind::Word(words), _) if words.contains(&"none") => {
+            "remove it or set it to none".to_owned()
+        }
+        (_, Value::Bool(_)) => "remove it or set it to false".to_owned(),
+        _ => "remove it".to_owned(),
+    }
+}
+
+fn check_broadcast_adapters(settings: &Settings) -> Result<(), ConfigError> {
+    const NAME: &str = "broadcast_adapter";
+    for adapter in settings.list(NAME) {
+        match adapter.as_str() {
+            "http" => {}
+            "redis" | "redisx" | "nats" => {
+                return Err(ConfigError::NotSupported {
+                    given: settings.as_given(NAME),
+                    why: format!("broadcasts through {adapter} are planned"),
+                    remedy: "leave only http".to_owned(),
+                });
+            }
+            _ => {
+                return Err(not_allowed(
+                    settings,
+                    NAME,
+                    "a list of http, redisx, redis, nats".to_owned(),
+                ));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One file alone means no TLS in the reference, silently.
+fn check_tls_files(settings: &Settings) -> Result<(), ConfigError> {
+    match (settings.text("ssl_cert"), settings.text("ssl_key")) {
+        ("", "") => Ok(()),
+        (_, "") => Err(ConfigError::Incomplete {
+            given: settings.as_given("ssl_cert"),
+            other: "--ssl_key",
+        }),
+        ("", _) => Err(ConfigError::Incomplete {
+            given: settings.as_given("ssl_key"),
+            other: "--ssl_cert",
+        }),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::flags::Flags;
+    use super::super::{environment, file};
+    use super::*;
+
+    fn result(toml: &str, env: &[(&str, &str)], args: &[&str]) -> Result<(), String> {
+        let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
+        let env: Vec<(String, String)> = env
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let mut settings = Settings::defaults();
+        file::apply_text("a.toml", toml, &mut settings).expect("good file");
+        environment::apply(&env, &mut settings).expect("good environment");
+        Flags::parse(&args)
+            .expect("good flags")
+            .apply(&mut settings);
+        check(&settings).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn silly_values_are_refused() {
+        let check = |arg: &str, expected: &str| {
+            assert_eq!(
+                result("", &[], &[arg]),
+                Err(format!("invalid option {arg}: expected {expected}"))
+            );
+        };
+        check("--disconnect_rate=0", "a number from 1 to 1000");
+        check("--disconnect_rate=1001", "a number from 1 to 1000");
+        check("--disconnect_mode=sometimes", "one of auto, always, never");
+        check("--ping_timestamp_precision=us", "one of s, ms, ns");
+        check("--log_level=foo", "one of debug, info, warn, error");
+        check("--log_level=", "one of debug, info, warn, error");
+        check("--log_format=xml", "one of text, json");
+        check("--port=65536", "a number from 0 to 65535");
+        check("--port=-1", "a number from 0 to 65535");
+        check("--max_message_size=-1", "a number not below 0");
+        check("--ping_interval=-3", "a number from 0 to 4294967295");
+        check(
+            "--health-path=",
+            "a path that starts with / and has no spaces",
+        );
+        check(
+            "--http_broadcast_path=x",
+            "a path that starts with / and has no spaces",
+        );
+        check(
+            "--metrics_http=metrics",
+            "a path that starts with / and has no spaces",
+        );
+        check(
+            "--path=/cable,b",
+            "paths that start with / and have no spaces",
+        );
+        check(
+            "--metrics_tags=1a:b",
+            "tag names made of letters, digits and _ that do not start with a digit",
+        );
+        check(
+            "--broadcast_adapter=http,foo",
+            "a list of http, redisx, redis, nats",
+        );
+        check("--broker=redis", "one of memory, nats, none");
+        check("--rpc_impl=soap", "one of http, grpc, none");
+        check("--driver=kqueue", "one of auto, io_uring, epoll");
+        check("--cores=-1", "a number from 0 to 1024");
+        check("--jwt_param=", "a text that is not empty");
+        check("--shutdown_pool_size=0", "a number from 1 to 4294967295");
+    }
+
+    #[test]
+    fn the_spelling_of_the_operator_is_named() {
+        assert_eq!(
+            result("", &[("ANYCABLE_HEALTH_PATH", "")], &[]),
+            Err("invalid option ANYCABLE_HEALTH_PATH=: expected a path that starts with / and has no spaces".to_owned())
+        );
+        assert_eq!(
+            result("[disconnector]\nrate = 0", &[], &[]),
+            Err(
+                "invalid option disconnector.rate = 0: expected a number from 1 to 1000".to_owned()
+            )
+        );
+    }
+
+    #[test]
+    fn absent_features_are_refused_by_name() {
+        let check = |arg: &str, rest: &str| {
+            let given = if arg.starts_with("--redis_url") {
+                "--redis_url"
+            } else {
+                arg
+            };
+            let expected = format!("option {given} is not supported yet by ringcable ({rest}");
+            assert_eq!(result("", &[], &[arg]), Err(expected));
+        };
+        check(
+            "--broker=memory",
+            "stream history is planned); remove it or set it to none",
+        );
+        check(
+            "--pubsub=redis",
+            "node-to-node fan-out is planned); remove it or set it to none",
+        );
+        check(
+            "--redis_url=redis://r:1",
+            "Redis support is planned); remove it",
+        );
+        check("--redis_channel=x", "Redis support is planned); remove it");
+        check("--redisx_group=x", "Redis support is planned); remove it");
+        check(
+            "--embed_nats=true",
+            "an embedded NATS server is not planned); remove it or set it to false",
+        );
+        check(
+            "--broadcast_adapter=http,redis",
+            "broadcasts through redis are planned); leave only http",
+        );
+        check(
+            "--broadcast_adapter=nats",
+            "broadcasts through nats are planned); leave only http",
+        );
+        check(
+            "--metrics_log=true",
+            "the metrics log is planned; Prometheus works); remove it or set it to false",
+        );
+        check(
+            "--statsd_host=h:1",
+            "StatsD is planned; Prometheus works); remove it",
+        );
+        check(
+            "--sse=true",
+            "server-sent events are planned); remove it or set it to false",
+        );
+        check(
+            "--ds=true",
+            "durable streams are not planned yet); remove it or set it to false",
+        );
+        check(
+            "--metrics_log_formatter=a.rb",
+            "mruby is not built in); remove it",
+        );
+    }
+
+    #[test]
+    fn what_changes_nothing_is_accepted() {
+        let accepted: [&[&str]; 8] = [
+            &["--broker=none", "--pubsub=none"],
+            &["--broker="],
+            &["--redis_channel=__anycable__"],
+            &["--redis_url=redis://r", "--pubsub=none"],
+            &[
+                "--hub_gopool_size=8",
+                "--read_buffer_size=4096",
+                "--write_buffer_size=0",
+            ],
+            &[
+                "--history_limit=5",
+                "--history_ttl=5",
+                "--sessions_ttl=5",
+                "--presence_ttl=5",
+            ],
+            &[
+                "--pusher_app_id=1",
+                "--sse_path=/e",
+                "--statsd_prefix=x",
+                "--metrics_log_filter=a",
+            ],
+            &["--ssl_cert=c.pem", "--ssl_key=k.pem"],
+        ];
+        for args in accepted {
+            assert_eq!(result("", &[], args), Ok(()), "{args:?}");
+        }
+    }
+
+    #[test]
+    fn the_redis_url_of_the_app_is_ignored() {
+        assert_eq!(result("", &[("REDIS_URL", "redis://app")], &[]), Ok(()));
+        let message = result("", &[("ANYCABLE_REDIS_URL", "redis://:pw@cable")], &[])
+            .expect_err("asks for Redis");
+        assert!(
+            message.starts_with("option ANYCABLE_REDIS_URL is not supported"),
+            "{message}"
+        );
+        assert!(!message.contains("pw"));
+    }
+
+    #[test]
+    fn pusher_needs_both_halves_to_be_on() {
+        let message = result("", &[], &["--pusher_app_id=1", "--pusher_app_key=k"])
+            .expect_err("Pusher is on");
+        assert!(
+            message.starts_with("option --pusher_app_id=1 is not supported"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn one_tls_file_alone_is_refused() {
+        assert_eq!(
+            result("", &[], &["--ssl_cert=c.pem"]),
+            Err("option --ssl_cert=c.pem needs --ssl_key too: set both or none of them".to_owned())
+        );
+    }
+}

@@ -1,0 +1,432 @@
+//! Values of options: what kinds there are, how each is read from a word or from a file, and what is allowed.
+//!
+//! Pure. Numbers and booleans are read as Go literals, because that is what the reference takes.
+//! Source: `contract/operations.md` §1.
+
+use std::fmt;
+
+/// A value of an option.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Value {
+    Bool(bool),
+    Int(i64),
+    Text(String),
+    List(Vec<String>),
+    /// Name and value of constant labels.
+    Tags(Vec<(String, String)>),
+}
+
+/// How an option is read and what it accepts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Bool,
+    /// An integer, both ends allowed.
+    Int {
+        min: i64,
+        max: i64,
+    },
+    Text,
+    /// A text that may not be empty.
+    Name,
+    /// One of these words.
+    Word(&'static [&'static str]),
+    /// A URL path.
+    Path {
+        may_be_empty: bool,
+    },
+    /// URL paths with placeholders, comma-separated; an array in the file.
+    Paths,
+    /// Items are trimmed, empty ones dropped.
+    List {
+        separator: char,
+        array_in_file: bool,
+    },
+    /// `name:value,name:value`; a table in the file.
+    Tags,
+}
+
+/// Why a word is no value of a kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unreadable {
+    Syntax,
+    /// An integer that no 64 bits hold.
+    Range,
+    /// An item of a tag list without a colon.
+    TagWithoutColon,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Syntax => "parse error",
+            Self::Range => "value out of range",
+            Self::TagWithoutColon => "expected name:value items",
+        })
+    }
+}
+
+impl Value {
+    /// True for an empty text or list.
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Bool(_) | Self::Int(_) => false,
+            Self::Text(text) => text.is_empty(),
+            Self::List(items) => items.is_empty(),
+            Self::Tags(tags) => tags.is_empty(),
+        }
+    }
+}
+
+/// In the words of the command line.
+impl fmt::Display for Value {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bool(on) => write!(out, "{on}"),
+            Self::Int(number) => write!(out, "{number}"),
+            Self::Text(text) => out.write_str(text),
+            Self::List(items) => out.write_str(&items.join(",")),
+            Self::Tags(tags) => {
+                let items: Vec<String> = tags
+                    .iter()
+                    .map(|(name, value)| format!("{name}:{value}"))
+                    .collect();
+                out.write_str(&items.join(","))
+            }
+        }
+    }
+}
+
+impl Kind {
+    /// Reads a word of the command line or the environment.
+    ///
+    /// # Errors
+    /// [`Unreadable`] when the word has not the shape of this kind. Whether the value is allowed is [`Kind::check`]'s
+    /// question.
+    pub fn parse(&self, text: &str) -> Result<Value, Unreadable> {
+        match self {
+            Self::Bool => parse_bool(text).map(Value::Bool),
+            Self::Int { .. } => parse_int(text).map(Value::Int),
+            Self::Text | Self::Name | Self::Word(_) | Self::Path { .. } => {
+                Ok(Value::Text(text.to_owned()))
+            }
+            Self::Paths => Ok(Value::List(split(text, ','))),
+            Self::List { separator, .. } => Ok(Value::List(split(text, *separator))),
+            Self::Tags => split(text, ',')
+                .iter()
+                .map(|item| parse_tag(item))
+                .collect::<Result<_, _>>()
+                .map(Value::Tags),
+        }
+    }
+
+    /// Reads a value of the TOML file; `None` when it has the wrong type.
+    ///
+    /// A list may be written as an array or as one separated text, whichever form the reference wants.
+    pub fn read_toml(&self, value: &toml::Value) -> Option<Value> {
+        match (self, value) {
+            (Self::Bool, toml::Value::Boolean(on)) => Some(Value::Bool(*on)),
+            (Self::Int { .. }, toml::Value::Integer(number)) => Some(Value::Int(*number)),
+            (
+                Self::Text | Self::Name | Self::Word(_) | Self::Path { .. },
+                toml::Value::String(text),
+            ) => Some(Value::Text(text.clone())),
+            (Self::Paths | Self::List { .. }, toml::Value::Array(items)) => {
+                let items: Option<Vec<&str>> = items.iter().map(toml::Value::as_str).collect();
+                Some(Value::List(trimmed(items?.into_iter())))
+            }
+            (Self::Paths | Self::List { .. }, toml::Value::String(text)) => self.parse(text).ok(),
+            (Self::Tags, toml::Value::Table(table)) => table
+                .iter()
+                .map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
+                .collect::<Option<_>>()
+                .map(Value::Tags),
+            _ => None,
+        }
+    }
+
+    /// The TOML type this kind wants, for messages.
+    pub fn toml_type(&self) -> &'static str {
+        match self {
+            Self::Bool => "a boolean",
+            Self::Int { .. } => "an integer",
+            Self::Text | Self::Name | Self::Word(_) | Self::Path { .. } => "a string",
+            Self::Paths | Self::List { .. } => "an array of strings",
+            Self::Tags => "a table of strings",
+        }
+    }
+
+    /// Whether `value` is allowed; the error says what is.
+    pub fn check(&self, value: &Value) -> Result<(), String> {
+        match (self, value) {
+            (Self::Int { min, max }, Value::Int(number)) if number < min || number > max => {
+                Err(range_text(*min, *max))
+            }
+            (Self::Name, Value::Text(text)) if text.is_empty() => {
+                Err("a text that is not empty".to_owned())
+            }
+            (Self::Word(words), Value::Text(text)) if !words.contains(&text.as_str()) => {
+                let words: Vec<&str> = words
+                    .iter()
+                    .copied()
+                    .filter(|word| !word.is_empty())
+                    .collect();
+                Err(format!("one of {}", words.join(", ")))
+            }
+            (Self::Path { may_be_empty }, Value::Text(text)) => {
+                if is_url_path(text) || (*may_be_empty && text.is_empty()) {
+                    Ok(())
+                } else {
+                    Err("a path that starts with / and has no spaces".to_owned())
+                }
+            }
+            (Self::Paths, Value::List(paths)) => {
+                paths.iter().try_for_each(|path| check_path_pattern(path))
+            }
+            (Self::Tags, Value::Tags(tags)) => {
+                tags.iter().try_for_each(|(name, _)| check_label_name(name))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Go's `strconv.ParseBool`.
+fn parse_bool(text: &str) -> Result<bool, Unreadable> {
+    match text {
+        "1" | "t" | "T" | "TRUE" | "true" | "True" => Ok(true),
+        "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
+        _ => Err(Unreadable::Syntax),
+    }
+}
+
+/// Go's `strconv.ParseInt` with base 0: sign, base prefix, `_` between digits.
+fn parse_int(text: &str) -> Result<i64, Unreadable> {
+    let (negative, unsigned) = match text.as_bytes().first() {
+        Some(b'-') => (true, &text[1..]),
+        Some(b'+') => (false, &text[1..]),
+        _ => (false, text),
+    };
+    let (radix, digits) = split_base(unsigned);
+    let prefixed = digits.len() != unsigned.len();
+    if digits.is_empty()
+        || digits.ends_with('_')
+        || digits.contains("__")
+        || (!prefixed && digits.starts_with('_'))
+    {
+        return Err(Unreadable::Syntax);
+    }
+    let plain: String = digits.chars().filter(|&c| c != '_').collect();
+    if plain.is_empty() || !plain.chars().all(|c| c.is_digit(radix)) {
+        return Err(Unreadable::Syntax);
+    }
+    let magnitude = i128::from_str_radix(&plain, radix).map_err(|_| Unreadable::Range)?;
+    i64::try_from(if negative { -magnitude } else { magnitude }).map_err(|_| Unreadable::Range)
+}
+
+fn split_base(text: &str) -> (u32, &str) {
+    let prefixes = [
+        ("0x", 16),
+        ("0X", 16),
+        ("0o", 8),
+        ("0O", 8),
+        ("0b", 2),
+        ("0B", 2),
+    ];
+    for (prefix, radix) in prefixes {
+        if let Some(digits) = text.strip_prefix(prefix) {
+            return (radix, digits);
+        }
+    }
+    match text.strip_prefix('0') {
+        Some(digits) if !digits.is_empty() => (8, digits),
+        _ => (10, text),
+    }
+}
+
+fn split(text: &str, separator: char) -> Vec<String> {
+    trimmed(text.split(separator))
+}
+
+fn trimmed<'a>(items: impl Iterator<Item = &'a str>) -> Vec<String> {
+    items
+        .map(str::trim)
+        .filter(|item| !item.is_empty())
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Splits at the first colon, so that a value may have colons of its own (the reference drops what follows a second one).
+fn parse_tag(item: &str) -> Result<(String, String), Unreadable> {
+    let (name, value) = item.split_once(':').ok_or(Unreadable::TagWithoutColon)?;
+    Ok((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+fn range_text(min: i64, max: i64) -> String {
+    match (min, max) {
+        (0, i64::MAX) => "a number not below 0".to_owned(),
+        _ => format!("a number from {min} to {max}"),
+    }
+}
+
+fn is_url_path(text: &str) -> bool {
+    text.starts_with('/')
+        && text
+            .bytes()
+            .all(|byte| byte.is_ascii_graphic() && byte != b'?' && byte != b'#')
+}
+
+/// A path where `{name}` stands for one segment and a final `*` for the rest.
+fn check_path_pattern(path: &str) -> Result<(), String> {
+    if !is_url_path(path) {
+        return Err("paths that start with / and have no spaces".to_owned());
+    }
+    if path.find('*').is_some_and(|at| at + 1 != path.len()) {
+        return Err("* only at the end of a path".to_owned());
+    }
+    let mut open = false;
+    for byte in path.bytes() {
+        match byte {
+            b'{' if open => return Err("{name} placeholders without nesting".to_owned()),
+            b'}' if !open => return Err("a { before every }".to_owned()),
+            b'{' => open = true,
+            b'}' => open = false,
+            _ => {}
+        }
+    }
+    if open {
+        Err("a } after every {".to_owned())
+    } else {
+        Ok(())
+    }
+}
+
+/// A label name that Prometheus accepts: anything else would spoil the whole metrics page.
+fn check_label_name(name: &str) -> Result<(), String> {
+    let good_start = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+    if good_start
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    {
+        Ok(())
+    } else {
+        Err("tag names made of letters, digits and _ that do not start with a digit".to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn integers_are_go_literals() {
+        let check = |text: &str, expected: Result<i64, Unreadable>| {
+            assert_eq!(parse_int(text), expected, "{text:?}")
+        };
+        check("0", Ok(0));
+        check("9000", Ok(9000));
+        check("-1", Ok(-1));
+        check("+7", Ok(7));
+        check("0x50", Ok(80));
+        check("0X5_0", Ok(80));
+        check("0o17", Ok(15));
+        check("017", Ok(15));
+        check("0b101", Ok(5));
+        check("0_7", Ok(7));
+        check("1_000", Ok(1000));
+        check("9223372036854775807", Ok(i64::MAX));
+        check("-9223372036854775808", Ok(i64::MIN));
+        check("9223372036854775808", Err(Unreadable::Range));
+        check(
+            "99999999999999999999999999999999999999999999",
+            Err(Unreadable::Range),
+        );
+        for text in [
+            "", "-", "abc", "08", "0x", "_1", "1_", "1__0", "1.5", " 1", "1 ", "0x-1", "--1", "٣",
+        ] {
+            check(text, Err(Unreadable::Syntax));
+        }
+    }
+
+    #[test]
+    fn booleans_are_go_literals() {
+        for text in ["1", "t", "T", "TRUE", "true", "True"] {
+            assert_eq!(parse_bool(text), Ok(true), "{text}");
+        }
+        for text in ["0", "f", "F", "FALSE", "false", "False"] {
+            assert_eq!(parse_bool(text), Ok(false), "{text}");
+        }
+        for text in ["", "yes", "on", "tRUE", " true"] {
+            assert_eq!(parse_bool(text), Err(Unreadable::Syntax), "{text}");
+        }
+    }
+
+    #[test]
+    fn list_items_are_trimmed_and_empty_ones_dropped() {
+        let check =
+            |text: &str, expected: &[&str]| assert_eq!(split(text, ','), expected, "{text:?}");
+        check("/cable, /b", &["/cable", "/b"]);
+        check(" a ,,b, ", &["a", "b"]);
+        check("", &[]);
+        check(" , ", &[]);
+    }
+
+    #[test]
+    fn tags_are_split_at_the_first_colon() {
+        let tag = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        assert_eq!(
+            Kind::Tags.parse("env:dev, rev:1.1"),
+            Ok(Value::Tags(vec![tag("env", "dev"), tag("rev", "1.1")]))
+        );
+        assert_eq!(
+            Kind::Tags.parse("at:12:30"),
+            Ok(Value::Tags(vec![tag("at", "12:30")]))
+        );
+        assert_eq!(Kind::Tags.parse("env"), Err(Unreadable::TagWithoutColon));
+        assert!(
+            Kind::Tags
+                .check(&Value::Tags(vec![tag("a-b", "c")]))
+                .is_err()
+        );
+        assert!(Kind::Tags.check(&Value::Tags(vec![tag("", "c")])).is_err());
+    }
+
+    #[test]
+    fn paths_start_with_a_slash() {
+        let check =
+            |path: &str, good: bool| assert_eq!(check_path_pattern(path).is_ok(), good, "{path}");
+        for path in ["/", "/cable", "/{tenant}/cable", "/cable/*", "/a*"] {
+            check(path, true);
+        }
+        for path in [
+            "",
+            "cable",
+            "/a b",
+            "/*/cable",
+            "/{a",
+            "/a}",
+            "/{a{b}}",
+            "/cable?x=1",
+            "/é",
+        ] {
+            check(path, false);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn reading_any_text_never_panics(text in ".{0,40}") {
+            for kind in [Kind::Bool, Kind::Int { min: 0, max: 9 }, Kind::Paths, Kind::Tags] {
+                if let Ok(value) = kind.parse(&text) {
+                    kind.check(&value).ok();
+                }
+            }
+        }
+
+        #[test]
+        fn printed_integers_read_back(number: i64) {
+            prop_assert_eq!(parse_int(&number.to_string()), Ok(number));
+        }
+    }
+}
