@@ -56,7 +56,7 @@ pub enum ConfigError {
         path: String,
         key: &'static str,
         expected: &'static str,
-        found: String,
+        found: &'static str,
     },
 
     #[error("invalid option {given}: expected {expected}")]

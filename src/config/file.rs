@@ -103,7 +103,7 @@ fn syntax_error(path: &str, text: &str, error: &toml::de::Error) -> ConfigError 
 }
 
 /// The type alone: the value of a mistyped key may be a secret.
-fn describe(value: &toml::Value) -> String {
+fn describe(value: &toml::Value) -> &'static str {
     match value {
         toml::Value::String(_) => "a string",
         toml::Value::Integer(_) => "an integer",
@@ -113,12 +113,12 @@ fn describe(value: &toml::Value) -> String {
         toml::Value::Array(_) => "an array of something else",
         toml::Value::Table(_) => "a table of something else",
     }
-    .to_owned()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn read(text: &str) -> Result<Settings, String> {
         let mut settings = Settings::defaults();
@@ -224,5 +224,14 @@ mod tests {
             error.to_string(),
             "failed to read config file, cause: open nope.toml: no such file or directory"
         );
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_read_or_refused_in_one_line(text in "[a-z\\[\\]=.\"'#\n 0-9é]{0,60}") {
+            if let Err(message) = read(&text) {
+                prop_assert!(!message.contains('\n'), "{}", message);
+            }
+        }
     }
 }

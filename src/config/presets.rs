@@ -120,11 +120,8 @@ mod tests {
     fn presets_are_detected_or_asked_for() {
         let check = |env: &[&[(&str, &str)]], names: &[&str], host: &str| {
             let (found, settings) = applied(env).expect("good presets");
-            assert_eq!(
-                (found.as_slice(), settings.text("host")),
-                (names.map_to_owned().as_slice(), host),
-                "{env:?}"
-            );
+            assert_eq!(found, names, "{env:?}");
+            assert_eq!(settings.text("host"), host, "{env:?}");
         };
         let single: &[(&str, &str)] = &[("ANYCABLE_PUBSUB", "none")];
         check(&[], &[], "localhost");
@@ -148,16 +145,6 @@ mod tests {
         check(&[&[("ANYCABLE_PRESETS", "heroku")]], &["heroku"], "0.0.0.0");
         check(&[&FLY, single], &["fly"], "0.0.0.0");
         check(&[&FLY, &HEROKU, single], &["fly", "heroku"], "0.0.0.0");
-    }
-
-    trait MapToOwned {
-        fn map_to_owned(&self) -> Vec<String>;
-    }
-
-    impl MapToOwned for &[&str] {
-        fn map_to_owned(&self) -> Vec<String> {
-            self.iter().map(|&name| name.to_owned()).collect()
-        }
     }
 
     #[test]

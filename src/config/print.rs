@@ -39,9 +39,11 @@ const TABLES: &[&str] = &[
     "runtime",
 ];
 
+const FIRST_LINE: &str = "# Configuration of ringcable";
+
 /// The whole text, with a final newline.
 pub fn text(settings: &Settings) -> String {
-    let mut out = "# Configuration of ringcable\n".to_owned();
+    let mut out = format!("{FIRST_LINE}\n");
     for &table in TABLES {
         if !table.is_empty() {
             writeln!(out, "\n[{table}]").expect("a String takes all");
@@ -73,12 +75,11 @@ fn split_key(path: &str) -> (&str, &str) {
 }
 
 fn is_comment(settings: &Settings, option: &OptionSpec, value: &Value) -> bool {
-    // The default RPC host stands for "not set": it must not look as if someone had asked for gRPC.
-    let says_nothing =
-        value.is_empty() || option.support != Support::Works || option.name == "rpc_host";
-    says_nothing
-        && settings.is_default(option.name)
-        && !(option.name == "rpc_host" && settings.is_given("rpc_host"))
+    if option.name == "rpc_host" {
+        // Its default stands for "not set": live, it would look as if someone had asked for gRPC.
+        return !settings.is_given("rpc_host");
+    }
+    settings.is_default(option.name) && (value.is_empty() || option.support != Support::Works)
 }
 
 fn toml_value(kind: Kind, value: &Value) -> toml::Value {
@@ -104,7 +105,36 @@ fn toml_value(kind: Kind, value: &Value) -> toml::Value {
 #[cfg(test)]
 mod tests {
     use super::super::options::OPTIONS;
+    use super::super::{Config, Startup, load};
     use super::*;
+
+    /// Loads words separated by spaces.
+    fn loaded(command_line: &str) -> Startup {
+        let args: Vec<String> = command_line.split_whitespace().map(str::to_owned).collect();
+        load(&args, &[]).expect("a good command line")
+    }
+
+    fn printed(command_line: &str) -> String {
+        match loaded(&format!(
+            "--ignore-config-path --print-config {command_line}"
+        )) {
+            Startup::Print(text) => text,
+            Startup::Run(_) => panic!("--print-config prints: {command_line}"),
+        }
+    }
+
+    /// Without what differs between two starts with the same options.
+    fn run(command_line: &str) -> Config {
+        match loaded(command_line) {
+            Startup::Run(config) => Config {
+                node_id: String::new(),
+                notices: Vec::new(),
+                config_file: None,
+                ..*config
+            },
+            Startup::Print(text) => panic!("{command_line} starts the server: {text}"),
+        }
+    }
 
     #[test]
     fn every_file_key_has_its_table() {
@@ -145,5 +175,50 @@ mod tests {
         ] {
             assert!(lines.contains(&line), "{line} in\n{text}");
         }
+    }
+
+    #[test]
+    fn printed_configuration_reads_back_to_the_same() {
+        for command_line in [
+            "--norpc",
+            "--rpc_host=http://web:3000/_anycable --secret=S",
+            "--rpc_host=http://web --secret=S --jwt_secret=none --streams_secret=none",
+            "--rpc_host=http://web --secret=S --http_rpc_secret=none",
+            "--norpc --secret=none",
+            "--norpc --port=0 --secret=quote\"s'and\\back --host=",
+            "--norpc --public --broadcast_key=K --api_port=7 --metrics_http=/metrics",
+            "--noauth --path=/a,/{b}/* --headers= --proxy-cookies=x,y --allowed_origins=a.com,*.b",
+            "--norpc --metrics_tags=env:dev,rev:1.1 --log_format=json --debug --cores=3 --driver=epoll",
+            "--norpc --ssl_cert=c --ssl_key=k --rpc_tls_verify=false --rpc_tls_root_ca=ca",
+            "--norpc --presets=heroku --shutdown_delay=4 --enable_native_pings --pong_timeout=3",
+            "--norpc --disable_disconnect --turbo_rails_key=k --jwt_id_key=j --http_rpc_timeout=7",
+            "--norpc --enforce_jwt --disconnect_rate=7 --disconnect_backlog_size=9 --rpc_concurrency=0",
+            "--norpc --http_broadcast_cors --ws_max_pending_size=0 --streams_presence=false --node_id=n",
+        ] {
+            let text = printed(command_line);
+            let start = text
+                .find(FIRST_LINE)
+                .expect("deprecation notices come before it");
+            let file = tempfile::NamedTempFile::new().expect("a temporary file");
+            std::fs::write(file.path(), &text[start..]).expect("a writable temporary file");
+            let reading = format!("--config-path={}", file.path().display());
+            let original = run(&format!("--ignore-config-path {command_line}"));
+            assert_eq!(run(&reading), original, "{command_line}\n{text}");
+        }
+    }
+
+    #[test]
+    fn ports_secrets_and_notices_are_shown() {
+        let text = printed("--secret=S --jwt_id_key=J --port=9000");
+        let notice = "DEPRECATION WARNING: jwt_id_key option is deprecated\n";
+        assert!(text.starts_with(notice), "{text}");
+        for line in ["secret = \"S\"", "secret = \"J\"", "# broadcast_key = \"\""] {
+            assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+        }
+        // Main listener, broadcasts and metrics.
+        assert_eq!(
+            text.lines().filter(|&line| line == "port = 9000").count(),
+            3
+        );
     }
 }

@@ -86,6 +86,7 @@ pub fn config(settings: &Settings, origin: Origin) -> Result<Config, ConfigError
 
 /// Lines for the log at WARN level; the first two are the reference's, in its order.
 fn warnings(settings: &Settings) -> Vec<String> {
+    let delay = settings.int("shutdown_delay");
     let has_no_jwt = secrets::jwt_secret(settings).is_none();
     let channel_without_secret = |switch: &str, secret: &str| {
         settings.on(switch) && secrets::channel_secret(settings, secret).is_none()
@@ -98,6 +99,10 @@ fn warnings(settings: &Settings) -> Vec<String> {
         (
             settings.int("rpc_concurrency") <= 0,
             "RPC concurrency must be positive, reverted to the default value",
+        ),
+        (
+            delay > 0 && delay >= settings.int("shutdown_timeout"),
+            "shutdown_delay uses up shutdown_timeout, connections will be cut instead of closed",
         ),
         (
             settings.on("enforce_jwt") && has_no_jwt,

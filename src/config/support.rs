@@ -180,6 +180,7 @@ mod tests {
         check("--cores=-1", "a number from 0 to 1024");
         check("--jwt_param=", "a text that is not empty");
         check("--shutdown_pool_size=0", "a number from 1 to 4294967295");
+        check("--ws_write_timeout=0", "a number from 1 to 4294967295");
     }
 
     #[test]
@@ -223,7 +224,7 @@ mod tests {
         check("--redisx_group=x", "Redis support is planned); remove it");
         check(
             "--embed_nats=true",
-            "an embedded NATS server is not planned); remove it or set it to false",
+            "there is no embedded NATS server); remove it or set it to false",
         );
         check(
             "--broadcast_adapter=http,redis",
@@ -247,7 +248,7 @@ mod tests {
         );
         check(
             "--ds=true",
-            "durable streams are not planned yet); remove it or set it to false",
+            "durable streams are not served); remove it or set it to false",
         );
         check(
             "--metrics_log_formatter=a.rb",

@@ -127,6 +127,8 @@ mod tests {
     use std::sync::{Arc, Mutex};
     use std::time::{Duration, UNIX_EPOCH};
 
+    use proptest::prelude::*;
+
     use super::*;
 
     /// Collects lines, written at a fixed time, instead of printing them.
@@ -316,5 +318,26 @@ mod tests {
             &format!("{}é", "x".repeat(99)),
             &format!("{}...(2)", "x".repeat(99)),
         );
+    }
+
+    proptest! {
+        #[test]
+        fn a_record_is_one_line_whatever_it_says(value in any::<String>(), message in any::<String>()) {
+            let line = text(|| tracing::info!(v = value.as_str(), "{message}"));
+            prop_assert_eq!(line.find('\n'), Some(line.len() - 1));
+            let line = lines(LevelFilter::INFO, LogFormat::Json, false, || {
+                tracing::info!(v = value.as_str(), "{message}");
+            })
+            .concat();
+            let record: serde_json::Value = serde_json::from_str(&line).expect("one JSON object");
+            prop_assert_eq!(&record["v"], &serde_json::Value::from(value));
+            prop_assert_eq!(&record["msg"], &serde_json::Value::from(message));
+        }
+
+        #[test]
+        fn cutting_never_panics(payload in "[a-zé€😀]{0,120}") {
+            let shown = cut(&payload);
+            prop_assert!(payload.len() <= 100 && shown == payload || shown.contains("...("));
+        }
     }
 }

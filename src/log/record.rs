@@ -88,7 +88,7 @@ impl TextRecord {
 
     fn push(&mut self, field: &Field, value: &str) {
         match field.name() {
-            MESSAGE => self.message.push_str(value),
+            MESSAGE => push_message(&mut self.message, value),
             CONTEXT if value.is_empty() => {}
             key => push_text_attribute(&mut self.attributes, self.colours, key, value),
         }
@@ -112,6 +112,17 @@ fn level_colour(level: Level) -> Option<&'static str> {
         Level::WARN => Some("\x1b[93m"),
         Level::INFO => Some("\x1b[92m"),
         Level::DEBUG | Level::TRACE => None,
+    }
+}
+
+/// The text of a record is not quoted, but a line end in it must not start a line that looks like a record.
+fn push_message(out: &mut String, message: &str) {
+    for c in message.chars() {
+        if c.is_control() {
+            push_escaped(out, c);
+        } else {
+            out.push(c);
+        }
     }
 }
 
@@ -148,23 +159,27 @@ fn is_printable(c: char) -> bool {
 fn push_quoted(out: &mut String, value: &str) {
     out.push('"');
     for c in value.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\x07' => out.push_str("\\a"),
-            '\x08' => out.push_str("\\b"),
-            '\x0c' => out.push_str("\\f"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\x0b' => out.push_str("\\v"),
-            _ if is_printable(c) => out.push(c),
-            _ if c.is_ascii() => write_to(out, format_args!("\\x{:02x}", u32::from(c))),
-            _ if u32::from(c) <= 0xffff => write_to(out, format_args!("\\u{:04x}", u32::from(c))),
-            _ => write_to(out, format_args!("\\U{:08x}", u32::from(c))),
-        }
+        push_escaped(out, c);
     }
     out.push('"');
+}
+
+fn push_escaped(out: &mut String, c: char) {
+    match c {
+        '"' => out.push_str("\\\""),
+        '\\' => out.push_str("\\\\"),
+        '\x07' => out.push_str("\\a"),
+        '\x08' => out.push_str("\\b"),
+        '\x0c' => out.push_str("\\f"),
+        '\n' => out.push_str("\\n"),
+        '\r' => out.push_str("\\r"),
+        '\t' => out.push_str("\\t"),
+        '\x0b' => out.push_str("\\v"),
+        _ if is_printable(c) => out.push(c),
+        _ if c.is_ascii() => write_to(out, format_args!("\\x{:02x}", u32::from(c))),
+        _ if u32::from(c) <= 0xffff => write_to(out, format_args!("\\u{:04x}", u32::from(c))),
+        _ => write_to(out, format_args!("\\U{:08x}", u32::from(c))),
+    }
 }
 
 /// `{"time":"…","level":"INFO","msg":"…","nodeid":"…","context":"rpc"}`; dots in names become nested objects.

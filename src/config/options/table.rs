@@ -214,31 +214,31 @@ options! {
             "Try NATS servers in the given order";
     }
     EmbeddedNats {
-        "embed_nats", "embedded_nats.enabled", BOOL, "false", refused("an embedded NATS server is not planned"),
+        "embed_nats", "embedded_nats.enabled", BOOL, "false", refused("there is no embedded NATS server"),
             "Run a NATS server inside the process";
-        "enats_addr", "embedded_nats.service_addr", TEXT, "nats://127.0.0.1:4222", hidden() refused("an embedded NATS server is not planned"),
+        "enats_addr", "embedded_nats.service_addr", TEXT, "nats://127.0.0.1:4222", hidden() refused("there is no embedded NATS server"),
             "Client bind address of the embedded NATS";
-        "enats_cluster", "embedded_nats.cluster_addr", TEXT, "", hidden() refused("an embedded NATS server is not planned"),
+        "enats_cluster", "embedded_nats.cluster_addr", TEXT, "", hidden() refused("there is no embedded NATS server"),
             "Cluster bind address of the embedded NATS";
-        "enats_cluster_name", "embedded_nats.cluster_name", TEXT, "anycable-cluster", refused("an embedded NATS server is not planned"),
+        "enats_cluster_name", "embedded_nats.cluster_name", TEXT, "anycable-cluster", refused("there is no embedded NATS server"),
             "NATS cluster name";
-        "enats_cluster_routes", "embedded_nats.routes", LIST, "", refused("an embedded NATS server is not planned"),
+        "enats_cluster_routes", "embedded_nats.routes", LIST, "", refused("there is no embedded NATS server"),
             "Known cluster routes";
-        "enats_gateway", "embedded_nats.gateway_addr", TEXT, "", hidden() refused("an embedded NATS server is not planned"),
+        "enats_gateway", "embedded_nats.gateway_addr", TEXT, "", hidden() refused("there is no embedded NATS server"),
             "Gateway bind address";
-        "enats_gateways", "embedded_nats.gateways", GATEWAYS, "", refused("an embedded NATS server is not planned"),
+        "enats_gateways", "embedded_nats.gateways", GATEWAYS, "", refused("there is no embedded NATS server"),
             "Known gateways, each as name:addr,addr";
-        "enats_gateway_advertise", "embedded_nats.gateway_advertise", TEXT, "", refused("an embedded NATS server is not planned"),
+        "enats_gateway_advertise", "embedded_nats.gateway_advertise", TEXT, "", refused("there is no embedded NATS server"),
             "Gateway address announced to peers";
-        "enats_store_dir", "embedded_nats.jetstream_store_dir", TEXT, "", hidden() refused("an embedded NATS server is not planned"),
+        "enats_store_dir", "embedded_nats.jetstream_store_dir", TEXT, "", hidden() refused("there is no embedded NATS server"),
             "JetStream storage folder";
-        "enats_server_name", "embedded_nats.name", TEXT, "", refused("an embedded NATS server is not planned"),
+        "enats_server_name", "embedded_nats.name", TEXT, "", refused("there is no embedded NATS server"),
             "NATS server name";
-        "enats_debug", "embedded_nats.debug", BOOL, "false", hidden() refused("an embedded NATS server is not planned"),
+        "enats_debug", "embedded_nats.debug", BOOL, "false", hidden() refused("there is no embedded NATS server"),
             "Show NATS server logs";
-        "enats_trace", "embedded_nats.trace", BOOL, "false", hidden() refused("an embedded NATS server is not planned"),
+        "enats_trace", "embedded_nats.trace", BOOL, "false", hidden() refused("there is no embedded NATS server"),
             "Show NATS protocol traces";
-        "enats_max_payload", "embedded_nats.max_payload", BYTES, "0", refused("an embedded NATS server is not planned"),
+        "enats_max_payload", "embedded_nats.max_payload", BYTES, "0", refused("there is no embedded NATS server"),
             "Largest NATS message";
     }
     Rpc {
@@ -322,7 +322,7 @@ options! {
             "Write buffer of anycable-go; without effect";
         "max_message_size", "ws.max_message_size", BYTES, "65536", hidden(),
             "Largest accepted client message in bytes; 0 = no limit";
-        "ws_write_timeout", "ws.write_timeout", SECS, "2",
+        "ws_write_timeout", "ws.write_timeout", POSITIVE, "2",
             "Seconds after which a blocked write ends the connection";
         "enable_ws_compression", "ws.enable_compression", BOOL, "false", hidden(),
             "Negotiate permessage-deflate";
@@ -380,11 +380,11 @@ options! {
             "Name of the signed and public streams channel; empty removes it";
     }
     Pusher {
-        "pusher_app_id", "pusher.app_id", TEXT, "", refused("the Pusher protocol is not planned yet"),
+        "pusher_app_id", "pusher.app_id", TEXT, "", refused("the Pusher protocol is not served"),
             "Pusher application id; Pusher mode is on when id and key are both set";
         "pusher_secret", "pusher.secret", TEXT, "", no_effect(),
             "Pusher signing secret";
-        "pusher_app_key", "pusher.app_key", TEXT, "", refused("the Pusher protocol is not planned yet"),
+        "pusher_app_key", "pusher.app_key", TEXT, "", refused("the Pusher protocol is not served"),
             "Pusher application key (part of the WebSocket path)";
         "pusher_api_port", "pusher.api_port", PORT, "0", no_effect(),
             "Port of the Pusher REST API";
@@ -406,7 +406,7 @@ options! {
             "URL path of the SSE endpoint";
     }
     DurableStreams {
-        "ds", "ds.enabled", BOOL, "false", refused("durable streams are not planned yet"),
+        "ds", "ds.enabled", BOOL, "false", refused("durable streams are not served"),
             "Enable the durable-streams endpoint";
         "ds_path", "ds.path", TEXT, "/ds", no_effect(),
             "Base path of durable streams (mounted as <path>/*)";
