@@ -1,1 +1,68 @@
-//! HTTP calls to the app: pool, limiter, breaker.
+//! HTTP calls to the app: what a call costs, when it is made, and how often it is tried.
+//!
+//! Owns the connections to the app and the rules around them. One [`RpcShared`] per process holds what all shards have in
+//! common (the concurrency limit, the circuit breaker, the address of the app); one [`RpcClient`] per shard holds that
+//! shard's warm connections. Bodies are opaque here: `protocol` writes and reads their JSON. Called by `shard::sessions`
+//! and by the disconnect queue; names nothing above itself.
+//!
+//! Source: `contract/rpc.md` §1–§3, §5, §7.
+
+mod breaker;
+mod client;
+mod connection;
+mod error;
+mod limiter;
+mod pool;
+mod resolver;
+mod response;
+mod target;
+mod tls;
+
+use std::time::Duration;
+
+pub use breaker::{Admission, Breaker, BreakerChange, BreakerRefusal};
+pub use client::{RpcClient, RpcShared};
+pub use error::{BadResponse, ConnectFailure, RpcError, StartError, TlsFailure, TransportError};
+pub use limiter::{Limiter, Permit, Waiting};
+pub use response::{RPC_HEAD_BYTES_MAX, RPC_RESPONSE_BYTES_MAX};
+pub use target::{RpcTarget, UrlError};
+
+/// What the app is asked. The lower-case name is the last segment of the request path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// Who is this client, and may it connect?
+    Connect,
+    /// A client's `subscribe`, `unsubscribe` or `message`.
+    Command,
+    /// A session has ended.
+    Disconnect,
+}
+
+/// Which calls go first when the app is busy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Priority {
+    /// A client is waiting for the answer.
+    Live,
+    /// Nobody is waiting for the answer: runs when no live call waits, or when it has waited long enough.
+    Disconnect,
+}
+
+/// Where the client reports what the metrics count. The shard implements it on its own counters.
+///
+/// Every method is called on the shard's thread.
+pub trait RpcObserver {
+    /// A failed attempt is going to be repeated (`rpc_retries_total`).
+    fn retry(&self);
+    /// An attempt ran into its time limit (`rpc_timeout_total`).
+    fn timeout(&self);
+    /// A call ended with an [`RpcError`] (`rpc_error_total`). A timeout is reported here too.
+    fn error(&self);
+    /// A call was dropped before it ended (`rpc_canceled_total`).
+    fn canceled(&self);
+    /// The number of calls that wait for a slot changed by `delta` (`rpc_pending_num`).
+    fn pending(&self, delta: i64);
+    /// A call got its slot after this long; zero when a slot was free.
+    fn waited(&self, wait: Duration);
+    /// A call ended this long after it got its slot, retries included.
+    fn ran(&self, run: Duration);
+}

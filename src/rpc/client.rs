@@ -1,0 +1,453 @@
+//! A call from start to end: a slot, attempts with the breaker asked before each, back-off between them, one result.
+//!
+//! May not look into bodies. Called by `shard` with what `protocol` wrote.
+//!
+//! Source: `contract/rpc.md` §5 and §7.
+
+use std::{
+    future::Future,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use rustls::{ClientConfig, pki_types::ServerName};
+
+use super::{
+    Method, Priority, RpcObserver,
+    breaker::{Admission, Breaker, BreakerChange},
+    connection::{Connection, ExchangeError},
+    error::{ConnectFailure, RpcError, StartError, TlsFailure, TransportError},
+    limiter::{Limiter, Permit},
+    pool::Pool,
+    resolver::Resolver,
+    response::Response,
+    target::{RpcTarget, UrlError},
+    tls::{self, TlsError},
+};
+use crate::config::{RpcConfig, RpcEndpoint};
+
+/// Pause before the second attempt; doubled before each further one.
+const RETRY_DELAY: Duration = Duration::from_millis(100);
+/// Longest pause, reached only when the command limit is switched off.
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(60);
+
+/// What all shards have in common.
+pub struct RpcShared {
+    target: RpcTarget,
+    limiter: Arc<Limiter>,
+    breaker: Breaker,
+    resolver: Arc<Resolver>,
+    tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    concurrency: usize,
+    /// `None` = no limit.
+    request_timeout: Option<Duration>,
+    /// `None` = no limit.
+    command_timeout: Option<Duration>,
+}
+
+impl RpcShared {
+    /// Checks the settings. Nothing is sent and no name is looked up yet: the app may start later than this server.
+    ///
+    /// # Errors
+    /// [`StartError`] for a URL or certificate that can never work.
+    pub fn new(config: &RpcConfig) -> Result<Arc<RpcShared>, StartError> {
+        let RpcEndpoint::Http(url) = &config.endpoint else {
+            return Err(StartError::NoEndpoint);
+        };
+        let bad_url = |cause| StartError::BadUrl {
+            url: url.clone(),
+            cause,
+        };
+        let token = config.token.as_deref();
+        if token.is_some_and(|token| token.bytes().any(|byte| byte.is_ascii_control())) {
+            return Err(StartError::BadToken);
+        }
+        let target = RpcTarget::parse(url, token).map_err(bad_url)?;
+        let tls = if target.tls {
+            let name = ServerName::try_from(target.host.clone())
+                .map_err(|_| bad_url(UrlError::Host(target.host.clone())))?;
+            Some((tls::client_config(&config.tls)?, name))
+        } else {
+            None
+        };
+        Ok(Arc::new(RpcShared {
+            limiter: Limiter::new(config.concurrency),
+            breaker: Breaker::new(Instant::now()),
+            resolver: Resolver::new(&target.host, target.port),
+            tls,
+            concurrency: config.concurrency.max(1),
+            request_timeout: limit(config.request_timeout),
+            command_timeout: limit(config.command_timeout),
+            target,
+        }))
+    }
+
+    /// Calls that have a slot now, over all shards (the shutdown waits for them).
+    pub fn running(&self) -> usize {
+        self.limiter.running()
+    }
+
+    /// The URL of `method`, without credentials and query.
+    pub fn display_url(&self, method: Method) -> String {
+        self.target.display_url(method)
+    }
+}
+
+/// The calling side of one shard.
+pub struct RpcClient {
+    shared: Arc<RpcShared>,
+    observer: Rc<dyn RpcObserver>,
+    pool: Pool,
+}
+
+/// Why one attempt brought no body.
+enum AttemptError {
+    /// May be tried again.
+    Transport(TransportError),
+    /// The call ends here.
+    Final(RpcError),
+}
+
+impl RpcClient {
+    /// A client without connections; they are made as calls come.
+    pub fn new(shared: Arc<RpcShared>, observer: Rc<dyn RpcObserver>) -> Rc<RpcClient> {
+        let pool = Pool::new(shared.concurrency);
+        Rc::new(RpcClient {
+            shared,
+            observer,
+            pool,
+        })
+    }
+
+    /// Posts `body` to `<base>/<method>` and returns the body of the 200.
+    ///
+    /// Waits for a slot for as long as it takes, first come, first served over all shards. Then the command limit runs:
+    /// attempts that got no HTTP answer are repeated within it.
+    ///
+    /// # Errors
+    /// [`RpcError`], except [`RpcError::Canceled`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future is how a call is cancelled: it gives the slot back, closes the connection if a request was on its
+    /// way, and counts as canceled. It must stay in the task that polled it first, because monoio's timers wake only that one.
+    pub async fn call(
+        &self,
+        method: Method,
+        sid: &str,
+        body: Vec<u8>,
+        priority: Priority,
+    ) -> Result<Vec<u8>, RpcError> {
+        let unfinished = Unfinished {
+            observer: &*self.observer,
+        };
+        let queued = Instant::now();
+        let permit = self.slot(priority).await;
+        let started = Instant::now();
+        self.observer.waited(started - queued);
+        let request = self.shared.target.request(method, sid, &body);
+        drop(body);
+        let result = self.attempts(method, request).await;
+        drop(permit);
+        unfinished.finish();
+        self.observer.ran(started.elapsed());
+        if result.is_err() {
+            self.observer.error();
+        }
+        result
+    }
+
+    async fn slot(&self, priority: Priority) -> Permit {
+        if let Some(permit) = self.shared.limiter.try_acquire(priority) {
+            return permit;
+        }
+        let waiting = self.shared.limiter.wait(priority);
+        let _pending = Pending::new(&*self.observer);
+        waiting.await
+    }
+
+    async fn attempts(&self, method: Method, mut request: Vec<u8>) -> Result<Vec<u8>, RpcError> {
+        let deadline = self
+            .shared
+            .command_timeout
+            .map(|limit| Instant::now() + limit);
+        let mut attempts = 0;
+        loop {
+            attempts += 1;
+            let cause = match self.attempt(method, &mut request, deadline).await {
+                Ok(body) => return Ok(body),
+                Err(AttemptError::Final(error)) => return Err(error),
+                Err(AttemptError::Transport(cause)) => cause,
+            };
+            self.observer.retry();
+            if !back_off(attempts, deadline).await {
+                let url = self.shared.display_url(method);
+                return Err(RpcError::Unreachable {
+                    url,
+                    attempts,
+                    cause,
+                });
+            }
+        }
+    }
+
+    async fn attempt(
+        &self,
+        method: Method,
+        request: &mut Vec<u8>,
+        deadline: Option<Instant>,
+    ) -> Result<Vec<u8>, AttemptError> {
+        let now = Instant::now();
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
+        let limit = self.shared.request_timeout.into_iter().chain(left).min();
+        let trial = Trial::start(&self.shared.breaker, now).map_err(AttemptError::Final)?;
+        let outcome = within(
+            limit,
+            self.exchange(request, limit.map(|limit| now + limit)),
+        )
+        .await;
+
+        let url = || self.shared.display_url(method);
+        Err(AttemptError::Final(match outcome {
+            Some(Ok(response)) => {
+                trial.succeeded();
+                if response.status == 200 {
+                    return Ok(response.body);
+                }
+                RpcError::Status {
+                    status: response.status,
+                }
+            }
+            Some(Err(ExchangeError::Bad(cause))) => {
+                trial.succeeded();
+                RpcError::BadResponse { url: url(), cause }
+            }
+            Some(Err(ExchangeError::NothingReceived(cause) | ExchangeError::Transport(cause))) => {
+                trial.failed();
+                return Err(AttemptError::Transport(cause));
+            }
+            Some(Err(ExchangeError::Tls(cause))) => {
+                trial.failed();
+                RpcError::Tls { url: url(), cause }
+            }
+            None => {
+                trial.failed();
+                self.observer.timeout();
+                RpcError::Timeout {
+                    url: url(),
+                    limit: limit.unwrap_or_default(),
+                }
+            }
+        }))
+    }
+
+    /// One exchange, on a warm connection if there is one. A warm one that turns out closed is nobody's fault: the app may
+    /// close an idle connection at any time, so the request is sent again on a new one without counting as a retry.
+    async fn exchange(
+        &self,
+        request: &mut Vec<u8>,
+        deadline: Option<Instant>,
+    ) -> Result<Response, ExchangeError> {
+        if let Some(mut connection) = self.pool.take(Instant::now()) {
+            match connection.exchange(request).await {
+                Err(ExchangeError::NothingReceived(_)) => {}
+                result => return self.keep(connection, result),
+            }
+        }
+        let mut connection = self.open(deadline).await?;
+        let result = connection.exchange(request).await;
+        self.keep(connection, result)
+    }
+
+    fn keep(
+        &self,
+        connection: Connection,
+        result: Result<Response, ExchangeError>,
+    ) -> Result<Response, ExchangeError> {
+        if matches!(&result, Ok(response) if response.keep_alive) {
+            self.pool.put(connection, Instant::now());
+        }
+        result
+    }
+
+    /// Connects to the first address that answers. While there are more, an address gets its share of the time left, so that
+    /// one black hole does not hide the others.
+    async fn open(&self, deadline: Option<Instant>) -> Result<Connection, ExchangeError> {
+        let addresses = self.addresses().await?;
+        let mut failure = None;
+        for (index, address) in addresses.iter().enumerate() {
+            let others = addresses.len() - index - 1;
+            let share = deadline.filter(|_| others > 0).map(|deadline| {
+                deadline.saturating_duration_since(Instant::now()) / (others as u32 + 1)
+            });
+            let cause =
+                match within(share, Connection::open(*address, self.shared.tls.clone())).await {
+                    Some(Ok(connection)) => return Ok(connection),
+                    Some(Err(TlsError::Protocol(error))) => {
+                        return Err(ExchangeError::Tls(TlsFailure::Protocol(error)));
+                    }
+                    Some(Err(TlsError::Io(cause))) => cause,
+                    None => std::io::ErrorKind::TimedOut.into(),
+                };
+            failure = Some(ConnectFailure {
+                address: *address,
+                cause,
+            });
+        }
+        let cause = match failure {
+            Some(failure) => TransportError::Connect(failure),
+            None => self.unresolved(std::io::ErrorKind::AddrNotAvailable.into()),
+        };
+        Err(ExchangeError::Transport(cause))
+    }
+
+    async fn addresses(&self) -> Result<Arc<[SocketAddr]>, ExchangeError> {
+        let shared = &self.shared;
+        if let Some(ip) = shared.target.ip() {
+            return Ok(Arc::new([SocketAddr::new(ip, shared.target.port)]));
+        }
+        if let Some(addresses) = shared.resolver.known(Instant::now()) {
+            return Ok(addresses);
+        }
+        let unresolved = |cause| ExchangeError::Transport(self.unresolved(cause));
+        shared
+            .resolver
+            .lookup()
+            .map_err(unresolved)?
+            .await
+            .map_err(unresolved)
+    }
+
+    fn unresolved(&self, cause: std::io::Error) -> TransportError {
+        TransportError::Resolve {
+            host: self.shared.target.host.clone(),
+            cause,
+        }
+    }
+}
+
+/// Zero stands for no limit in the configuration.
+fn limit(configured: Duration) -> Option<Duration> {
+    (!configured.is_zero()).then_some(configured)
+}
+
+/// `None`: the time ran out and the future was dropped.
+async fn within<T>(limit: Option<Duration>, future: impl Future<Output = T>) -> Option<T> {
+    match limit {
+        Some(limit) => monoio::time::timeout(limit, future).await.ok(),
+        None => Some(future.await),
+    }
+}
+
+/// Sleeps before the next attempt. False: the deadline came first, there is none.
+async fn back_off(attempts: u32, deadline: Option<Instant>) -> bool {
+    let delay = retry_delay(attempts);
+    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+    monoio::time::sleep(left.map_or(delay, |left| left.min(delay))).await;
+    left.is_none_or(|left| delay < left)
+}
+
+/// The pause after so many attempts.
+fn retry_delay(attempts: u32) -> Duration {
+    let doublings = attempts.saturating_sub(1).min(16);
+    (RETRY_DELAY * (1 << doublings)).min(RETRY_DELAY_MAX)
+}
+
+/// One request as the breaker sees it. Dropped without an outcome, it never happened.
+struct Trial<'a> {
+    breaker: &'a Breaker,
+    admission: Option<Admission>,
+}
+
+impl<'a> Trial<'a> {
+    fn start(breaker: &'a Breaker, now: Instant) -> Result<Trial<'a>, RpcError> {
+        let admission = breaker.admit(now).map_err(|_| RpcError::BreakerOpen)?;
+        Ok(Trial {
+            breaker,
+            admission: Some(admission),
+        })
+    }
+
+    fn succeeded(mut self) {
+        if let Some(admission) = self.admission.take() {
+            log_change(self.breaker.succeeded(admission, Instant::now()));
+        }
+    }
+
+    fn failed(mut self) {
+        if let Some(admission) = self.admission.take() {
+            log_change(self.breaker.failed(admission, Instant::now()));
+        }
+    }
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        if let Some(admission) = self.admission.take() {
+            self.breaker.abandoned(admission);
+        }
+    }
+}
+
+/// The lines of the reference, once per change.
+fn log_change(change: Option<BreakerChange>) {
+    match change {
+        Some(BreakerChange::Opened) => {
+            tracing::warn!(context = "cb", name = "httrpc", "circuit breaker is open")
+        }
+        Some(BreakerChange::Closed) => {
+            tracing::info!(context = "cb", name = "httrpc", "circuit breaker is closed")
+        }
+        None => {}
+    }
+}
+
+/// Counts a call as waiting for as long as it lives.
+struct Pending<'a> {
+    observer: &'a dyn RpcObserver,
+}
+
+impl<'a> Pending<'a> {
+    fn new(observer: &'a dyn RpcObserver) -> Pending<'a> {
+        observer.pending(1);
+        Pending { observer }
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.observer.pending(-1);
+    }
+}
+
+/// Counts a call as canceled unless it comes to its end.
+struct Unfinished<'a> {
+    observer: &'a dyn RpcObserver,
+}
+
+impl Unfinished<'_> {
+    fn finish(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.observer.canceled();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_from_a_tenth_of_a_second() {
+        let millis: Vec<_> = (1..=6)
+            .map(|attempts| retry_delay(attempts).as_millis())
+            .collect();
+        assert_eq!(millis, [100, 200, 400, 800, 1600, 3200]);
+        assert_eq!(retry_delay(u32::MAX), RETRY_DELAY_MAX);
+    }
+}

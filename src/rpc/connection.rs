@@ -1,0 +1,173 @@
+//! One connection to the app, plain or TLS, and one exchange of request and response on it.
+//!
+//! The only file of `rpc` that touches sockets, together with [`super::tls`]. Called by [`super::client`].
+
+use std::{io, net::SocketAddr, os::fd::AsRawFd, sync::Arc, time::Duration};
+
+use monoio::{
+    io::{AsyncReadRent, AsyncWriteRentExt},
+    net::TcpStream,
+};
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, recv},
+};
+use rustls::{ClientConfig, pki_types::ServerName};
+
+use super::{
+    error::{BadResponse, TlsFailure, TransportError},
+    response::{End, Response, ResponseDecoder, ResponseError},
+    tls::{TlsError, TlsStream},
+};
+
+/// Bytes asked for in one read. Nearly every answer fits.
+const READ_BYTES: usize = 4 << 10;
+/// Finds an app that vanished without a word when all time limits are switched off.
+const KEEPALIVE: Duration = Duration::from_secs(15);
+
+/// A connected socket between two exchanges.
+pub(super) struct Connection {
+    stream: Stream,
+    /// Kept between exchanges so that a warm connection allocates nothing to read.
+    buffer: Vec<u8>,
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream>),
+}
+
+/// Why an exchange gave no response.
+#[derive(Debug)]
+pub(super) enum ExchangeError {
+    /// The connection broke and not one byte of a response had come.
+    NothingReceived(TransportError),
+    /// No whole response head came.
+    Transport(TransportError),
+    /// A response came that cannot be used.
+    Bad(BadResponse),
+    /// The TLS session broke.
+    Tls(TlsFailure),
+}
+
+impl Connection {
+    /// Connects, and shakes hands when `tls` says so.
+    pub async fn open(
+        address: SocketAddr,
+        tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
+    ) -> Result<Connection, TlsError> {
+        let tcp = TcpStream::connect_addr(address).await?;
+        tcp.set_nodelay(true)?;
+        tcp.set_tcp_keepalive(Some(KEEPALIVE), Some(KEEPALIVE), None)?;
+        let stream = match tls {
+            None => Stream::Plain(tcp),
+            Some((config, name)) => {
+                Stream::Tls(Box::new(TlsStream::connect(tcp, config, name).await?))
+            }
+        };
+        Ok(Connection {
+            stream,
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Sends `request` and reads the response. The request is given back also after a failure, to be sent again.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: after a drop the connection is in the middle of an exchange. It is closed with the future that owns it.
+    pub async fn exchange(&mut self, request: &mut Vec<u8>) -> Result<Response, ExchangeError> {
+        let mut decoder = ResponseDecoder::new();
+        // An app that answers early and closes (401, 413) makes the write fail with its answer ready to be read.
+        let unsent = self.write_all(request).await.err();
+        loop {
+            let complete = match self.read().await {
+                Ok(0) => decoder.end(End::Closed).map(|()| true),
+                Ok(_) => decoder.push(&self.buffer),
+                Err(TlsError::Protocol(error)) => {
+                    return Err(ExchangeError::Tls(TlsFailure::Protocol(error)));
+                }
+                Err(TlsError::Io(error)) if decoder.in_head() => {
+                    return Err(lost(
+                        TransportError::Broken(first_cause(unsent, error)),
+                        &decoder,
+                    ));
+                }
+                Err(TlsError::Io(_)) => decoder.end(End::Broken).map(|()| true),
+            };
+            match complete {
+                Ok(false) => {}
+                Ok(true) => {
+                    let mut response = decoder.finish().map_err(ExchangeError::Bad)?;
+                    response.keep_alive &= unsent.is_none();
+                    return Ok(response);
+                }
+                Err(ResponseError::Closed) => return Err(lost(TransportError::Closed, &decoder)),
+                Err(ResponseError::NotHttp(what)) => {
+                    return Err(lost(TransportError::NotHttp(what), &decoder));
+                }
+                Err(ResponseError::Bad(cause)) => return Err(ExchangeError::Bad(cause)),
+            }
+        }
+    }
+
+    /// Open, and nothing to read: no end of the connection and no bytes that nobody asked for. Costs one system call.
+    pub fn is_quiet(&self) -> bool {
+        let tcp = match &self.stream {
+            Stream::Plain(tcp) => tcp,
+            Stream::Tls(tls) => tls.tcp(),
+        };
+        let mut byte = [0];
+        let peeked = recv(
+            tcp.as_raw_fd(),
+            &mut byte,
+            MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT,
+        );
+        matches!(peeked, Err(Errno::EAGAIN))
+    }
+
+    async fn write_all(&mut self, request: &mut Vec<u8>) -> Result<(), TlsError> {
+        match &mut self.stream {
+            Stream::Plain(tcp) => {
+                let (result, bytes) = tcp.write_all(std::mem::take(request)).await;
+                *request = bytes;
+                result.map(|_| ()).map_err(TlsError::Io)
+            }
+            Stream::Tls(tls) => tls.write_all(request).await,
+        }
+    }
+
+    /// Puts the next bytes into the buffer; 0 is the end of the connection.
+    async fn read(&mut self) -> Result<usize, TlsError> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        buffer.clear();
+        buffer.reserve(READ_BYTES);
+        match &mut self.stream {
+            Stream::Plain(tcp) => {
+                let (result, buffer) = tcp.read(buffer).await;
+                self.buffer = buffer;
+                result.map_err(TlsError::Io)
+            }
+            Stream::Tls(tls) => {
+                let result = tls.read(&mut buffer).await;
+                self.buffer = buffer;
+                result
+            }
+        }
+    }
+}
+
+/// The error of the write says more than the error of the read that came after it.
+fn first_cause(unsent: Option<TlsError>, read: io::Error) -> io::Error {
+    match unsent {
+        Some(TlsError::Io(write)) => write,
+        Some(TlsError::Protocol(_)) | None => read,
+    }
+}
+
+fn lost(cause: TransportError, decoder: &ResponseDecoder) -> ExchangeError {
+    if decoder.started() {
+        ExchangeError::Transport(cause)
+    } else {
+        ExchangeError::NothingReceived(cause)
+    }
+}

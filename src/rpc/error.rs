@@ -1,0 +1,174 @@
+//! Why a call to the app failed, and why the client could not start. Read by people: every text says what was tried.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use thiserror::Error;
+
+use super::{response::RPC_RESPONSE_BYTES_MAX, target::UrlError};
+
+/// Why [`super::RpcClient::call`] has no answer of the app.
+///
+/// `url` fields carry neither credentials nor the query of the configured URL.
+///
+/// Source: `contract/rpc.md` §5.
+#[derive(Debug, Error)]
+pub enum RpcError {
+    /// No HTTP answer came back, in any attempt.
+    #[error("could not reach {url}: {cause} ({attempts} attempts)")]
+    Unreachable {
+        /// The request URL.
+        url: String,
+        /// Attempts made, at least 1.
+        attempts: u32,
+        /// What ended the last attempt.
+        cause: TransportError,
+    },
+    /// The request limit or the command limit passed during an attempt.
+    #[error("no answer from {url} within {limit:?}")]
+    Timeout {
+        /// The request URL.
+        url: String,
+        /// Time the last attempt was given.
+        limit: Duration,
+    },
+    /// The app answered with something else than 200. Redirects are not followed.
+    #[error("HTTP status {status} instead of 200{}", status_hint(*.status))]
+    Status {
+        /// The status that came.
+        status: u16,
+    },
+    /// Status 200 with a body that cannot be read to its end.
+    #[error("unusable answer from {url}: {cause}")]
+    BadResponse {
+        /// The request URL.
+        url: String,
+        /// What was wrong with it.
+        cause: BadResponse,
+    },
+    /// Too many calls failed lately: nothing was sent.
+    #[error("circuit breaker is open: nothing is sent to the app until it had time to recover")]
+    BreakerOpen,
+    /// The session ended while its call waited or ran. Made by the caller that dropped the call, never by the client.
+    #[error("the session ended before its call")]
+    Canceled,
+    /// The TLS session could not be set up or broke. Not retried.
+    #[error("TLS with {url} failed: {cause}")]
+    Tls {
+        /// The request URL.
+        url: String,
+        /// What TLS said.
+        cause: TlsFailure,
+    },
+}
+
+/// Tells the operator where to look for the three answers that mean a wrong setting.
+fn status_hint(status: u16) -> &'static str {
+    match status {
+        300..=399 => " (redirects are not followed: check rpc_host)",
+        401 => " (check that the app has the same http_rpc_secret or secret)",
+        404 => " (check the path of rpc_host)",
+        _ => "",
+    }
+}
+
+/// Why one attempt brought no HTTP answer. These are retried.
+#[derive(Debug, Error)]
+pub enum TransportError {
+    /// The host name has no address.
+    #[error("cannot resolve {host}: {cause}")]
+    Resolve {
+        /// The name that was looked up.
+        host: String,
+        /// What the resolver said.
+        cause: io::Error,
+    },
+    /// Every address refused.
+    #[error("cannot connect to {0}")]
+    Connect(ConnectFailure),
+    /// The connection broke before a whole response head was there.
+    #[error("connection broke: {0}")]
+    Broken(io::Error),
+    /// The app closed the connection before a whole response head was there.
+    #[error("connection closed before an answer")]
+    Closed,
+    /// What came is not HTTP/1.x.
+    #[error("the answer is not HTTP/1.x: {0}")]
+    NotHttp(&'static str),
+}
+
+/// The last address that was tried, and why it failed.
+#[derive(Debug, Error)]
+#[error("{address}: {cause}")]
+pub struct ConnectFailure {
+    /// The address.
+    pub address: SocketAddr,
+    /// What the kernel said.
+    pub cause: io::Error,
+}
+
+/// What is wrong with an answer of status 200.
+#[derive(Debug, Error)]
+pub enum BadResponse {
+    /// The body, before or after unpacking, is larger than [`RPC_RESPONSE_BYTES_MAX`].
+    #[error("body larger than {RPC_RESPONSE_BYTES_MAX} bytes")]
+    TooLarge,
+    /// The connection ended before the body did.
+    #[error("body cut off after {received} bytes")]
+    Truncated {
+        /// Body bytes that came.
+        received: usize,
+    },
+    /// A chunk does not start with its size or does not end with CRLF.
+    #[error("malformed chunk")]
+    BadChunk,
+    /// `Content-Encoding: gzip`, but the body is not.
+    #[error("body is not valid gzip: {0}")]
+    BadGzip(io::Error),
+    /// An encoding that was not asked for.
+    #[error("body has a content encoding that was not asked for, only gzip was")]
+    UnknownEncoding,
+}
+
+/// What went wrong in TLS.
+#[derive(Debug, Error)]
+pub enum TlsFailure {
+    /// The protocol or a certificate.
+    #[error(transparent)]
+    Protocol(#[from] rustls::Error),
+}
+
+/// Why the client cannot be set up from the configuration.
+#[derive(Debug, Error)]
+pub enum StartError {
+    /// RPC is switched off: there is nothing to call.
+    #[error("RPC is disabled, there is no app to call")]
+    NoEndpoint,
+    /// `rpc_host` is not a usable URL.
+    #[error("invalid RPC URL {url:?}: {cause}")]
+    BadUrl {
+        /// The URL as configured.
+        url: String,
+        /// What is wrong with it.
+        cause: UrlError,
+    },
+    /// The derived or configured token cannot be sent in a header.
+    #[error("the RPC secret contains characters that cannot be sent in an HTTP header")]
+    BadToken,
+    /// The file named by `rpc_tls_root_ca` cannot be read.
+    #[error("cannot read rpc_tls_root_ca {path:?}: {cause}")]
+    RootCaUnreadable {
+        /// The path as configured.
+        path: String,
+        /// What the system said.
+        cause: io::Error,
+    },
+    /// `rpc_tls_root_ca` holds no certificate.
+    #[error("rpc_tls_root_ca contains no usable PEM certificate")]
+    RootCaEmpty,
+    /// `https` without any trusted root.
+    #[error("no system root certificates found; install ca-certificates or set rpc_tls_root_ca")]
+    NoSystemRoots,
+    /// The TLS library refused its own defaults.
+    #[error("cannot set up TLS: {0}")]
+    Tls(#[from] rustls::Error),
+}
