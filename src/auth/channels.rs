@@ -182,3 +182,256 @@ impl Param {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// `chat/2023` signed with `s3Krit`.
+    const SIGNED: &str =
+        "ImNoYXQvMjAyMyI=--2b2e054b6413bf3bc7e8bbad2f68962aa2ba19821800ccbd8de6fd7314e8320c";
+    /// The same signed with `qwerty`.
+    const SIGNED_OTHERWISE: &str =
+        "ImNoYXQvMjAyMyI=--d62670fccb54ef166ae2d10fd1bc3d65705c7e04ac699c52899e969b26c07994";
+    /// The same signed with the empty key.
+    const SIGNED_WITH_NOTHING: &str =
+        "ImNoYXQvMjAyMyI=--03f5fc02d1df23911d39c85d53c5109d96b4036ea81a5d868b4cfcf281dd2f50";
+
+    fn streams() -> StreamsConfig {
+        StreamsConfig {
+            pubsub_channel: "$pubsub".to_owned(),
+            secret: Some("s3Krit".to_owned()),
+            presence: true,
+            ..Default::default()
+        }
+    }
+
+    fn confirm(whisper: bool, presence: bool) -> Route {
+        Route::Local(LocalSubscribe::Confirm {
+            stream: "chat/2023".to_owned(),
+            whisper,
+            presence,
+        })
+    }
+
+    const REJECT: Route = Route::Local(LocalSubscribe::Reject);
+
+    fn pubsub(params: &str) -> String {
+        format!(r#"{{"channel":"$pubsub"{params}}}"#)
+    }
+
+    #[test]
+    fn pubsub_takes_signed_names_and_public_ones_when_allowed() {
+        fn check(params: &str, streams: &StreamsConfig, expected: Route) {
+            assert_eq!(
+                route_subscribe(&pubsub(params), streams),
+                expected,
+                "{params}"
+            );
+        }
+        let signed = format!(r#","signed_stream_name":"{SIGNED}""#);
+        let wrong = format!(r#","signed_stream_name":"{SIGNED_OTHERWISE}""#);
+        let plain = r#","stream_name":"chat/2023""#;
+        let private = streams();
+        let public = StreamsConfig {
+            public: true,
+            ..streams()
+        };
+        check(&signed, &private, confirm(false, true));
+        check(
+            &signed,
+            &StreamsConfig {
+                whisper: true,
+                presence: false,
+                ..streams()
+            },
+            confirm(true, false),
+        );
+        check(
+            &signed,
+            &StreamsConfig {
+                secret: None,
+                ..streams()
+            },
+            REJECT,
+        );
+        check(&wrong, &private, REJECT);
+        check(plain, &private, REJECT);
+        check(plain, &public, confirm(true, true));
+        check(
+            plain,
+            &StreamsConfig {
+                presence: false,
+                ..public.clone()
+            },
+            confirm(true, true),
+        );
+        check(&format!("{signed}{plain}"), &public, confirm(false, true));
+        check(&format!("{wrong}{plain}"), &public, REJECT);
+        check(
+            &format!(r#","signed_stream_name":"",{}"#, &plain[1..]),
+            &public,
+            confirm(true, true),
+        );
+        check(
+            &format!(r#","signed_stream_name":null,{}"#, &plain[1..]),
+            &public,
+            confirm(true, true),
+        );
+        check(
+            &format!(r#","signed_stream_name":5,{}"#, &plain[1..]),
+            &public,
+            REJECT,
+        );
+        check(&format!(r#"{signed},"stream_name":5"#), &public, REJECT);
+        check(r#","stream_name":"""#, &public, REJECT);
+        check("", &public, REJECT);
+    }
+
+    #[test]
+    fn a_name_signed_with_the_empty_key_is_rejected_without_a_secret() {
+        let identifier = pubsub(&format!(r#","signed_stream_name":"{SIGNED_WITH_NOTHING}""#));
+        for secret in [None, Some(String::new())] {
+            assert_eq!(
+                route_subscribe(
+                    &identifier,
+                    &StreamsConfig {
+                        secret,
+                        ..streams()
+                    }
+                ),
+                REJECT
+            );
+        }
+    }
+
+    #[test]
+    fn turbo_and_cable_ready_are_local_only_when_they_have_a_secret() {
+        fn check(channel: &str, param: &str, signed: &str, secret: Option<&str>, expected: Route) {
+            let secret = secret.map(str::to_owned);
+            let streams = StreamsConfig {
+                turbo_secret: secret.clone(),
+                cable_ready_secret: secret,
+                whisper: true,
+                public: true,
+                ..streams()
+            };
+            let identifier = format!(r#"{{"channel":"{channel}","{param}":"{signed}"}}"#);
+            let is_local = expected != Route::Rpc;
+            assert_eq!(
+                route_subscribe(&identifier, &streams),
+                expected,
+                "{identifier}"
+            );
+            assert_eq!(
+                is_local_channel(&identifier, &streams),
+                is_local,
+                "{identifier}"
+            );
+        }
+        let secret = Some("s3Krit");
+        check(
+            "Turbo::StreamsChannel",
+            "signed_stream_name",
+            SIGNED,
+            secret,
+            confirm(false, false),
+        );
+        check(
+            "Turbo::StreamsChannel",
+            "signed_stream_name",
+            SIGNED_OTHERWISE,
+            secret,
+            REJECT,
+        );
+        check(
+            "Turbo::StreamsChannel",
+            "stream_name",
+            "chat/2023",
+            secret,
+            REJECT,
+        );
+        check(
+            "Turbo::StreamsChannel",
+            "signed_stream_name",
+            SIGNED,
+            None,
+            Route::Rpc,
+        );
+        check(
+            "Turbo::StreamsChannel",
+            "signed_stream_name",
+            SIGNED,
+            Some(""),
+            Route::Rpc,
+        );
+        check(
+            "CableReady::Stream",
+            "identifier",
+            SIGNED,
+            secret,
+            confirm(false, false),
+        );
+        check(
+            "CableReady::Stream",
+            "identifier",
+            SIGNED_OTHERWISE,
+            secret,
+            REJECT,
+        );
+        check(
+            "CableReady::Stream",
+            "signed_stream_name",
+            SIGNED,
+            secret,
+            REJECT,
+        );
+        check("CableReady::Stream", "identifier", SIGNED, None, Route::Rpc);
+    }
+
+    #[test]
+    fn everything_else_is_for_the_app() {
+        fn check(identifier: &str, streams: &StreamsConfig) {
+            assert_eq!(
+                route_subscribe(identifier, streams),
+                Route::Rpc,
+                "{identifier}"
+            );
+            assert!(!is_local_channel(identifier, streams), "{identifier}");
+        }
+        for identifier in [
+            "",
+            "A",
+            "null",
+            "[]",
+            "{}",
+            r#"{"channel":5}"#,
+            r#"{"channel":null}"#,
+            r#"{"channel":""}"#,
+            r#"{"channel":"$PUBSUB"}"#,
+            r#"{"channel":"$pubsub"} x"#,
+            r#"{"channel":"RoomChannel","room_id":1}"#,
+        ] {
+            check(identifier, &streams());
+            check(identifier, &StreamsConfig::default());
+        }
+        check(
+            &pubsub(""),
+            &StreamsConfig {
+                pubsub_channel: String::new(),
+                ..streams()
+            },
+        );
+        assert!(is_local_channel(&pubsub(r#","any":[{}]"#), &streams()));
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(identifier in any::<String>()) {
+            route_subscribe(&identifier, &streams());
+            route_subscribe(&pubsub(&identifier), &streams());
+        }
+    }
+}

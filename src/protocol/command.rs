@@ -214,3 +214,205 @@ fn read_presence(reader: &mut Reader<'_>) -> Result<(), JsonError> {
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn decode(payload: &str) -> ClientCommand<'_> {
+        decode_command(payload.as_bytes()).unwrap().unwrap()
+    }
+
+    #[test]
+    fn every_verb_is_known_by_its_exact_name() {
+        fn check(name: &str, kind: CommandKind) {
+            let payload = format!(r#"{{"command":"{name}","identifier":"A"}}"#);
+            let command = decode(&payload);
+            assert_eq!(
+                (command.kind, &*command.name, &*command.identifier),
+                (kind, name, "A")
+            );
+        }
+        check("subscribe", CommandKind::Subscribe);
+        check("unsubscribe", CommandKind::Unsubscribe);
+        check("message", CommandKind::Message);
+        check("ping", CommandKind::Ping);
+        check("pong", CommandKind::Pong);
+        check("history", CommandKind::History);
+        check("presence", CommandKind::Presence);
+        check("join", CommandKind::Join);
+        check("leave", CommandKind::Leave);
+        check("whisper", CommandKind::Whisper);
+        check("Subscribe", CommandKind::Unknown);
+        check("pusher:ping", CommandKind::Unknown);
+        check("", CommandKind::Unknown);
+    }
+
+    #[test]
+    fn identifiers_are_unescaped_and_otherwise_untouched() {
+        fn check(payload: &str, identifier: &str) {
+            assert_eq!(decode(payload).identifier, identifier);
+        }
+        check(
+            r#"{"identifier":"{\"channel\":\"PresenceChannel\", \"room_id\":1}"}"#,
+            r#"{"channel":"PresenceChannel", "room_id":1}"#,
+        );
+        check(r#"{"IDENTIFIER":"A","COMMAND":"ping"}"#, "A");
+        check(r#"{"identifier":"A","identifier":"B"}"#, "B");
+        check(r#"{"identifier":null}"#, "");
+        check(
+            " \n{ \"other\" : [1,{\"a\":null}] , \"identifier\" : \"A\" }\n",
+            "A",
+        );
+        let broken = decode_command(b"{\"identifier\":\"a\xffb\"}")
+            .unwrap()
+            .unwrap();
+        assert_eq!(broken.identifier, "a\u{fffd}b");
+    }
+
+    #[test]
+    fn data_may_be_anything() {
+        fn check(payload: &str, data: Data<'_>) {
+            assert_eq!(decode(payload).data, data);
+        }
+        check(r#"{}"#, Data::Absent);
+        check(r#"{"data":null}"#, Data::Absent);
+        check(r#"{"data":""}"#, Data::Text("".into()));
+        check(
+            r#"{"data":"{\"action\":\"start\"}"}"#,
+            Data::Text(r#"{"action":"start"}"#.into()),
+        );
+        check(
+            r#"{"data": {"b": 1.50} }"#,
+            Data::Json(r#"{"b": 1.50}"#.into()),
+        );
+        check(r#"{"data":5}"#, Data::Json("5".into()));
+        check(r#"{"data":false}"#, Data::Json("false".into()));
+    }
+
+    #[test]
+    fn history_and_presence_are_read_as_far_as_they_are_needed() {
+        fn check(payload: &str, history: Option<(i64, Option<&[&str]>)>, presence: bool) {
+            let command = decode(payload);
+            let history = history.map(|(since, streams)| HistoryRequest {
+                since,
+                streams: streams.map(|names| names.iter().map(|name| name.to_string()).collect()),
+            });
+            assert_eq!(
+                (command.history, command.presence),
+                (history, presence),
+                "{payload}"
+            );
+        }
+        check(r#"{"history":null,"presence":null}"#, None, false);
+        check(r#"{"history":{}}"#, Some((0, None)), false);
+        check(
+            r#"{"history":{"since":-5,"streams":null}}"#,
+            Some((-5, None)),
+            false,
+        );
+        check(r#"{"history":{"streams":{}}}"#, Some((0, Some(&[]))), false);
+        check(
+            r#"{"history":{"since":1700000000,"streams":{"x":{"epoch":"e","offset":3},"y":null}}}"#,
+            Some((1_700_000_000, Some(&["x", "y"]))),
+            false,
+        );
+        check(r#"{"presence":{}}"#, None, true);
+        check(
+            r#"{"presence":{"id":"5","info":{"a":[1]},"type":"join"}}"#,
+            None,
+            true,
+        );
+    }
+
+    #[test]
+    fn null_is_no_command_and_no_error() {
+        assert_eq!(decode_command(b" null\n"), Ok(None));
+    }
+
+    #[test]
+    fn undecodable_payloads_are_errors() {
+        fn check(payload: impl AsRef<[u8]>) {
+            let payload = payload.as_ref();
+            assert!(
+                decode_command(payload).is_err(),
+                "{}",
+                payload.escape_ascii()
+            );
+        }
+        for payload in [
+            "",
+            "x",
+            "[]",
+            "\"x\"",
+            "5",
+            "true",
+            "{",
+            "{} x",
+            "null null",
+            "\u{feff}{}",
+        ] {
+            check(payload);
+        }
+        for payload in [
+            r#"{"command":5}"#,
+            r#"{"identifier":{}}"#,
+            r#"{"history":"x"}"#,
+            r#"{"history":{"since":"5"}}"#,
+            r#"{"history":{"since":1.5}}"#,
+            r#"{"history":{"streams":[]}}"#,
+            r#"{"history":{"streams":{"x":{"offset":-1}}}}"#,
+            r#"{"history":{"streams":{"x":{"offset":1.5}}}}"#,
+            r#"{"history":{"streams":{"x":{"epoch":1}}}}"#,
+            r#"{"presence":5}"#,
+            r#"{"presence":{"id":5}}"#,
+            r#"{"other":01}"#,
+        ] {
+            check(payload);
+        }
+        check(b"\xff");
+        check("{\"a\":".to_owned() + &"[".repeat(1_000_000));
+    }
+
+    #[test]
+    fn an_error_names_the_member_and_what_was_expected() {
+        let error = decode_command(br#"{"command":5}"#).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`command` of a command: expected a string, found a number at byte 11"
+        );
+        let error = decode_command(b"[]").unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "not a command: expected an object, found an array at byte 0"
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(payload in any::<Vec<u8>>()) {
+            let _ = decode_command(&payload);
+        }
+
+        #[test]
+        fn cut_and_damaged_commands_never_panic(cut in 0usize..200, at in 0usize..200, byte in any::<u8>()) {
+            let mut payload = br#"{"command":"subscribe","identifier":"{\"channel\":\"\ud83c\udf89\"}","data":{"a":[1,-2.5e3,true,null]},"history":{"since":5,"streams":{"x":{"epoch":"e","offset":3}}},"presence":{"id":"5"}}"#.to_vec();
+            prop_assert!(decode_command(&payload).is_ok());
+            let cut = cut.min(payload.len() - 1);
+            prop_assert!(decode_command(&payload[..cut]).is_err());
+            let at = at.min(payload.len() - 1);
+            payload[at] = byte;
+            let _ = decode_command(&payload);
+        }
+
+        #[test]
+        fn whatever_a_client_encodes_comes_back(identifier in any::<String>(), data in any::<String>()) {
+            let payload = serde_json::json!({ "command": "message", "identifier": identifier, "data": data }).to_string();
+            let command = decode(&payload);
+            prop_assert_eq!(&*command.identifier, identifier.as_str());
+            prop_assert_eq!(command.data, Data::Text(data.into()));
+        }
+    }
+}

@@ -277,3 +277,261 @@ fn filled(text: Cow<'_, str>) -> Option<Box<str>> {
         Some(text.into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn publication(stream: &str, message: &str) -> Publication {
+        Publication {
+            stream: stream.into(),
+            message: message.as_bytes().into(),
+            exclude_socket: None,
+            broadcast_type: None,
+        }
+    }
+
+    #[test]
+    fn publications_are_recognized_as_in_the_contract() {
+        fn check(body: &str, expected: &[(&str, &str)]) {
+            let expected = expected
+                .iter()
+                .map(|(stream, message)| publication(stream, message))
+                .collect();
+            assert_eq!(
+                decode_broadcast(body.as_bytes()),
+                Ok(Broadcast::Publications(expected)),
+                "{body}"
+            );
+        }
+        check(
+            r#"{"stream":"room:1","data":"{\"text\":\"hi\"}"}"#,
+            &[("room:1", r#"{"text":"hi"}"#)],
+        );
+        check(r#"{"stream":"x"}"#, &[("x", r#""""#)]);
+        check(r#"{"stream":"x","data":null}"#, &[("x", r#""""#)]);
+        check(r#"{"Stream":"x","DATA":"1"}"#, &[("x", "1")]);
+        check(
+            r#"{"stream":"x","data":"1","data":"2","new":[{}]}"#,
+            &[("x", "2")],
+        );
+        check(
+            r#"{"stream":"x","data":"1","command":"disconnect","payload":5}"#,
+            &[("x", "1")],
+        );
+        check(
+            r#"{"stream":"x","data":"1","epoch":"e","offset":5}"#,
+            &[("x", "1")],
+        );
+        check(r#"{"stream":"x","data":"1","meta":null}"#, &[("x", "1")]);
+        check(
+            r#" [{"stream":"x","data":"13"},{"stream":"y","data":"14"}] "#,
+            &[("x", "13"), ("y", "14")],
+        );
+        check(
+            r#"[{"stream":"x","data":"1"},{"command":"disconnect"}]"#,
+            &[("x", "1"), ("", r#""""#)],
+        );
+        check(r#"[{"stream":"x","data":"1"},null]"#, &[("x", "1")]);
+        check(r#"[null,{"stream":"x","data":"1"}]"#, &[("x", "1")]);
+    }
+
+    #[test]
+    fn unrecognized_bodies_are_errors() {
+        for body in [
+            "",
+            "nope",
+            "{}",
+            "[]",
+            "null",
+            "[null]",
+            "5",
+            r#"{"stream":"x","data":{"a":1}}"#,
+            r#"{"stream":"x","data":5}"#,
+            r#"{"stream":"","data":"1"}"#,
+            r#"{"stream":"x","data":"1","meta":"zz"}"#,
+            r#"{"stream":"x","data":"1","meta":{"transient":1}}"#,
+            r#"{"stream":"x","data":"1","offset":-1}"#,
+            r#"{"stream":"x","data":"1"} x"#,
+            r#"[{"stream":"x","data":"1"},{"stream":"y","data":2}]"#,
+            r#"[{"data":"1"},{"stream":"x","data":"1"}]"#,
+            r#"[{"stream":"x","data":"1"},5]"#,
+            r#"[{"command":"disconnect","payload":{"identifier":"i"}}]"#,
+            r#"{"command":""}"#,
+            r#"{"command":5}"#,
+        ] {
+            assert!(decode_broadcast(body.as_bytes()).is_err(), "{body}");
+        }
+    }
+
+    #[test]
+    fn meta_is_kept_where_it_matters() {
+        fn check(meta: &str, exclude_socket: Option<&str>, broadcast_type: Option<&str>) {
+            let body = format!(r#"{{"stream":"x","data":"1","meta":{meta}}}"#);
+            let expected = Publication {
+                exclude_socket: exclude_socket.map(Box::from),
+                broadcast_type: broadcast_type.map(Box::from),
+                ..publication("x", "1")
+            };
+            assert_eq!(
+                decode_broadcast(body.as_bytes()),
+                Ok(Broadcast::Publications(vec![expected]))
+            );
+        }
+        check("{}", None, None);
+        check(r#"{"exclude_socket":"sidA","new":1}"#, Some("sidA"), None);
+        check(
+            r#"{"broadcast_type":"whisper","transient":true}"#,
+            None,
+            Some("whisper"),
+        );
+        check(r#"{"exclude_socket":"","broadcast_type":null}"#, None, None);
+    }
+
+    #[test]
+    fn remote_commands_are_recognized() {
+        fn check(body: &str, identifiers: &str, reconnect: bool) {
+            let expected = RemoteDisconnect {
+                identifiers: identifiers.into(),
+                reconnect,
+            };
+            assert_eq!(
+                decode_broadcast(body.as_bytes()),
+                Ok(Broadcast::Disconnect(expected)),
+                "{body}"
+            );
+        }
+        check(
+            r#"{"command":"disconnect","payload":{"identifier":"{\"current_user\":\"Z2lk\"}","reconnect":false}}"#,
+            r#"{"current_user":"Z2lk"}"#,
+            false,
+        );
+        check(
+            r#"{"command":"disconnect","payload":{"identifier":"i","reconnect":true,"new":1}}"#,
+            "i",
+            true,
+        );
+        check(
+            r#"{"COMMAND":"disconnect","Payload":{"Identifier":"i"}}"#,
+            "i",
+            false,
+        );
+        check(
+            r#"{"command":"disconnect","payload":{"identifier":"i"},"data":5}"#,
+            "i",
+            false,
+        );
+        check(
+            r#"{"command":"disconnect","payload":{"identifier":"i"},"new":null}"#,
+            "i",
+            false,
+        );
+    }
+
+    #[test]
+    fn useless_remote_commands_are_told_apart() {
+        for payload in [
+            "",
+            r#","payload":null"#,
+            r#","payload":"i""#,
+            r#","payload":{"identifier":5}"#,
+            r#","payload":{"reconnect":"y"}"#,
+        ] {
+            let body = format!(r#"{{"command":"disconnect"{payload}}}"#);
+            let decoded = decode_broadcast(body.as_bytes());
+            assert!(
+                matches!(decoded, Ok(Broadcast::InvalidCommand(_))),
+                "{body} {decoded:?}"
+            );
+        }
+        let decoded = decode_broadcast(br#"{"command":"subscribe","payload":{"identifier":"i"}}"#);
+        assert_eq!(
+            decoded,
+            Ok(Broadcast::UnknownCommand("subscribe".to_owned()))
+        );
+    }
+
+    #[test]
+    fn data_becomes_a_message_as_in_the_contract() {
+        fn check(data: &str, expected: &str) {
+            assert_eq!(
+                str::from_utf8(&encode_message(data)).unwrap(),
+                expected,
+                "{data:?}"
+            );
+        }
+        check(r#"{"b":1,"a":2}"#, r#"{"b":1,"a":2}"#);
+        check(r#""str""#, r#""str""#);
+        check("12", "12");
+        check("false", "false");
+        check("0", "0");
+        check("[]", "[]");
+        check("{}", "{}");
+        check(" {\"a\" : 1}\n", "{\"a\" : 1}");
+        check("12345678901234567890", "12345678901234567890");
+        check("1.50", "1.50");
+        check("null", r#""null""#);
+        check(" null ", r#"" null ""#);
+        check("", r#""""#);
+        check("plain", r#""plain""#);
+        check("<b>", r#""\u003cb\u003e""#);
+        check(r#"{"a":1} x"#, r#""{\"a\":1} x""#);
+        check(r#"{"a":1,}"#, r#""{\"a\":1,}""#);
+        check("01", r#""01""#);
+        check("NaN", r#""NaN""#);
+        check("1e400", r#""1e400""#);
+        check("-1e400", r#""-1e400""#);
+        check("\u{feff}1", "\"\u{feff}1\"");
+        check("[1e400]", "[1e400]");
+    }
+
+    #[test]
+    fn broken_text_in_data_is_replaced() {
+        let decoded = decode_broadcast(b"{\"stream\":\"x\",\"data\":\"a\xffb\"}");
+        let expected = publication("x", "\"a\u{fffd}b\"");
+        assert_eq!(decoded, Ok(Broadcast::Publications(vec![expected])));
+    }
+
+    #[test]
+    fn whispers_exclude_their_sender() {
+        fn check(data: Data<'_>, message: &str) {
+            let expected = Publication {
+                exclude_socket: Some("sidA".into()),
+                ..publication("x", message)
+            };
+            assert_eq!(whisper("x", &data, "sidA"), expected);
+        }
+        check(Data::Absent, r#""null""#);
+        check(Data::Text("12".into()), r#""12""#);
+        check(Data::Text("<b>".into()), r#""\u003cb\u003e""#);
+        check(Data::Json(r#"{"a": [1]}"#.into()), r#"{"a": [1]}"#);
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(body in any::<Vec<u8>>()) {
+            let _ = decode_broadcast(&body);
+        }
+
+        #[test]
+        fn cut_and_damaged_bodies_never_panic(cut in 0usize..200, at in 0usize..200, byte in any::<u8>()) {
+            let mut body = br#"[{"stream":"x","data":"{\"a\":[1,\"\\ud83c\"]}","meta":{"exclude_socket":"s","broadcast_type":"t","transient":true}},null,{"command":"disconnect","payload":{"identifier":"i","reconnect":true}}]"#.to_vec();
+            prop_assert!(decode_broadcast(&body).is_ok());
+            let cut = cut.min(body.len() - 1);
+            prop_assert!(decode_broadcast(&body[..cut]).is_err());
+            let _ = decode_broadcast(&body[1..cut.max(1)]);
+            let at = at.min(body.len() - 1);
+            body[at] = byte;
+            let _ = decode_broadcast(&body);
+        }
+
+        #[test]
+        fn a_message_is_always_one_valid_value(data in any::<String>()) {
+            let message = encode_message(&data);
+            let value: serde_json::Value = serde_json::from_slice(&message).unwrap();
+            prop_assert!(!value.is_null());
+        }
+    }
+}

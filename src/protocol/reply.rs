@@ -120,3 +120,91 @@ fn text_member(out: &mut Vec<u8>, name: &str, value: &str) {
     escape_into(out, value);
     out.push(b',');
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn replies_are_the_bytes_of_the_contract() {
+        fn check(reply: impl AsRef<[u8]>, expected: &str) {
+            assert_eq!(str::from_utf8(reply.as_ref()).unwrap(), expected);
+        }
+        check(PONG, r#"{"type":"pong"}"#);
+        check(welcome("Ab-_9"), r#"{"type":"welcome","sid":"Ab-_9"}"#);
+        check(welcome("a\"b"), r#"{"type":"welcome","sid":"a\"b"}"#);
+        check(
+            ping(1_700_000_000),
+            r#"{"type":"ping","message":1700000000}"#,
+        );
+        check(
+            ping(1_700_000_000_123_456_789),
+            r#"{"type":"ping","message":1700000000123456789}"#,
+        );
+        check(
+            disconnect(DisconnectReason::Unauthorized, false),
+            r#"{"type":"disconnect","reason":"unauthorized","reconnect":false}"#,
+        );
+        check(
+            disconnect(DisconnectReason::ServerRestart, true),
+            r#"{"type":"disconnect","reason":"server_restart","reconnect":true}"#,
+        );
+        let identifier = r#"{"channel":"A"}"#;
+        check(
+            confirm_subscription(identifier),
+            r#"{"type":"confirm_subscription","identifier":"{\"channel\":\"A\"}"}"#,
+        );
+        check(
+            reject_subscription(identifier),
+            r#"{"type":"reject_subscription","identifier":"{\"channel\":\"A\"}"}"#,
+        );
+        check(
+            confirm_history("<A>"),
+            r#"{"type":"confirm_history","identifier":"\u003cA\u003e"}"#,
+        );
+        check(reject_history(""), r#"{"type":"reject_history"}"#);
+        check(
+            presence_error("A"),
+            r#"{"type":"presence","identifier":"A","message":{"type":"error","total":0}}"#,
+        );
+    }
+
+    #[test]
+    fn deliveries_splice_the_message_as_it_is() {
+        fn check(identifier: &str, message: &str, broadcast_type: Option<&str>, expected: &str) {
+            let mut out = b"before ".to_vec();
+            data_message(identifier, message.as_bytes(), broadcast_type, &mut out);
+            assert_eq!(str::from_utf8(&out).unwrap(), format!("before {expected}"));
+        }
+        check("A", "1", None, r#"{"identifier":"A","message":1}"#);
+        check("A", r#""""#, None, r#"{"identifier":"A","message":""}"#);
+        check(
+            "A",
+            "4",
+            Some("whisper"),
+            r#"{"type":"whisper","identifier":"A","message":4}"#,
+        );
+        check("A", "4", Some(""), r#"{"identifier":"A","message":4}"#);
+        check("", "4", None, r#"{"message":4}"#);
+        check(
+            r#"{"channel":"RoomChannel","room_id":1}"#,
+            "{\"b\": 1.50,\n\"a\":12345678901234567890}",
+            None,
+            "{\"identifier\":\"{\\\"channel\\\":\\\"RoomChannel\\\",\\\"room_id\\\":1}\",\
+             \"message\":{\"b\": 1.50,\n\"a\":12345678901234567890}}",
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn a_delivery_parses_to_what_went_in(identifier in ".+", text in any::<String>(), number in any::<i64>()) {
+            let message = serde_json::json!({ "text": text, "number": number });
+            let mut out = Vec::new();
+            data_message(&identifier, message.to_string().as_bytes(), None, &mut out);
+            let parsed: serde_json::Value = serde_json::from_slice(&out).unwrap();
+            prop_assert_eq!(parsed, serde_json::json!({ "identifier": identifier, "message": message }));
+        }
+    }
+}

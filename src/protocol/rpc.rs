@@ -32,27 +32,24 @@ pub fn merge(state: &mut State, changes: &[(String, String)]) {
 /// `url` and headers with `REMOTE_ADDR` in them never are.
 pub fn encode_env_prefix(url: &str, headers: &mut [(&str, Cow<'_, str>)]) -> Box<str> {
     headers.sort_by(|left, right| left.0.as_bytes().cmp(right.0.as_bytes()));
-    let mut out = Object::open();
-    out.text("url", url);
+    let mut out = Vec::with_capacity(256);
+    let mut env = Members::starting(&mut out);
+    env.text("url", url);
     if !headers.is_empty() {
-        out.key("headers");
-        let mut map = Object::open_in(out.take());
-        for (at, (name, value)) in headers.iter().enumerate() {
-            if headers.get(at + 1).is_none_or(|next| next.0 != *name) {
-                map.entry(name, value);
+        env.object("headers", |map| {
+            for (at, (name, value)) in headers.iter().enumerate() {
+                if headers.get(at + 1).is_none_or(|next| next.0 != *name) {
+                    map.entry(name, value);
+                }
             }
-        }
-        out = Object::resume(map.close());
+        });
     }
-    // Without the opening brace: the fragment is spliced behind one.
-    into_text(out.take()[1..].to_vec()).into_boxed_str()
+    into_text(out).into_boxed_str()
 }
 
 /// The body of a connect call.
 pub fn connect_body(env_prefix: &str) -> Vec<u8> {
-    let mut body = Object::open();
-    body.env(env_prefix, &State::new(), |_| ());
-    body.close()
+    encode_body(|body| body.env(env_prefix, &State::new(), |_| ()))
 }
 
 /// The body of a command call. `command` is `subscribe`, `unsubscribe` or `message`; `data` goes with `message` only.
@@ -65,17 +62,17 @@ pub fn command_body(
     cstate: &State,
     istate: Option<&State>,
 ) -> Vec<u8> {
-    let mut body = Object::open();
-    body.text("command", command);
-    body.text("identifier", identifier);
-    body.text("connection_identifiers", connection_identifiers);
-    body.text("data", data.unwrap_or_default());
-    body.env(env_prefix, cstate, |env| {
-        if let Some(istate) = istate {
-            env.state("istate", istate);
-        }
-    });
-    body.close()
+    encode_body(|body| {
+        body.text("command", command);
+        body.text("identifier", identifier);
+        body.text("connection_identifiers", connection_identifiers);
+        body.text("data", data.unwrap_or_default());
+        body.env(env_prefix, cstate, |env| {
+            if let Some(istate) = istate {
+                env.state("istate", istate);
+            }
+        });
+    })
 }
 
 /// The body of a disconnect call.
@@ -89,15 +86,14 @@ pub fn disconnect_body(
     cstate: &State,
     istates: &[(&str, &State)],
 ) -> Vec<u8> {
-    let mut body = Object::open();
-    body.text("identifiers", identifiers);
-    body.texts("subscriptions", subscriptions);
-    body.env(env_prefix, cstate, |env| {
-        let as_text =
-            |(identifier, state): &(&str, &State)| (Box::from(*identifier), state_text(state));
-        env.state("istate", &istates.iter().map(as_text).collect());
-    });
-    body.close()
+    let as_text =
+        |(identifier, state): &(&str, &State)| (Box::from(*identifier), state_text(state));
+    let istates: State = istates.iter().map(as_text).collect();
+    encode_body(|body| {
+        body.text("identifiers", identifiers);
+        body.texts("subscriptions", subscriptions);
+        body.env(env_prefix, cstate, |env| env.state("istate", &istates));
+    })
 }
 
 /// The app's verdict.
@@ -348,99 +344,513 @@ fn read_changes(reader: &mut Reader<'_>) -> Result<Vec<(String, String)>, JsonEr
     Ok(changes)
 }
 
-/// Writes one JSON object; empty members are left out.
-struct Object {
-    out: Vec<u8>,
+fn encode_body(members: impl FnOnce(&mut Members<'_>)) -> Vec<u8> {
+    let mut out = Vec::with_capacity(512);
+    push_object(&mut out, members);
+    out
 }
 
-impl Object {
-    fn open() -> Self {
-        Self::open_in(Vec::with_capacity(512))
-    }
+fn push_object(out: &mut Vec<u8>, members: impl FnOnce(&mut Members<'_>)) {
+    out.push(b'{');
+    members(&mut Members::starting(out));
+    out.push(b'}');
+}
 
-    fn open_in(mut out: Vec<u8>) -> Self {
-        out.push(b'{');
-        Self { out }
-    }
+fn push_map(out: &mut Vec<u8>, map: &State) {
+    push_object(out, |members| {
+        map.iter()
+            .for_each(|(key, value)| members.entry(key, value))
+    });
+}
 
-    fn resume(out: Vec<u8>) -> Self {
-        Self { out }
-    }
+fn state_text(state: &State) -> Box<str> {
+    let mut out = Vec::new();
+    push_map(&mut out, state);
+    into_text(out).into_boxed_str()
+}
 
-    fn take(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.out)
-    }
+/// Writes the members of one JSON object and the commas between them.
+struct Members<'a> {
+    out: &'a mut Vec<u8>,
+    is_first: bool,
+}
 
-    fn close(mut self) -> Vec<u8> {
-        self.out.push(b'}');
-        self.out
-    }
-
-    fn key(&mut self, name: &str) {
-        if self.out.last() != Some(&b'{') {
-            self.out.push(b',');
+impl<'a> Members<'a> {
+    fn starting(out: &'a mut Vec<u8>) -> Self {
+        Self {
+            out,
+            is_first: true,
         }
-        escape_into(&mut self.out, name);
-        self.out.push(b':');
     }
 
+    /// A text member, even when it is empty.
     fn entry(&mut self, name: &str, value: &str) {
-        self.key(name);
-        escape_into(&mut self.out, value);
+        self.name(name);
+        escape_into(self.out, value);
     }
 
+    /// A text member, left out when it is empty.
     fn text(&mut self, name: &str, value: &str) {
         if !value.is_empty() {
             self.entry(name, value);
         }
     }
 
+    /// A list of texts, left out when it is empty.
     fn texts(&mut self, name: &str, values: &[&str]) {
-        for (at, value) in values.iter().enumerate() {
-            if at == 0 {
-                self.key(name);
-                self.out.push(b'[');
-            } else {
-                self.out.push(b',');
-            }
-            escape_into(&mut self.out, value);
+        let Some((first, others)) = values.split_first() else {
+            return;
+        };
+        self.name(name);
+        self.out.push(b'[');
+        escape_into(self.out, first);
+        for value in others {
+            self.out.push(b',');
+            escape_into(self.out, value);
         }
-        if !values.is_empty() {
-            self.out.push(b']');
-        }
+        self.out.push(b']');
     }
 
+    /// A map, left out when it is empty.
     fn state(&mut self, name: &str, state: &State) {
         if !state.is_empty() {
-            self.key(name);
-            push_state(&mut self.out, state);
+            self.name(name);
+            push_map(self.out, state);
         }
     }
 
-    fn env(&mut self, prefix: &str, cstate: &State, istate: impl FnOnce(&mut Object)) {
-        self.key("env");
-        let mut env = Object::open_in(self.take());
-        env.out.extend_from_slice(prefix.as_bytes());
-        env.state("cstate", cstate);
-        istate(&mut env);
-        self.out = env.close();
+    fn object(&mut self, name: &str, members: impl FnOnce(&mut Members<'_>)) {
+        self.name(name);
+        push_object(self.out, members);
     }
-}
 
-fn push_state(out: &mut Vec<u8>, state: &State) {
-    let mut map = Object::open_in(std::mem::take(out));
-    for (key, value) in state {
-        map.entry(key, value);
+    fn env(&mut self, prefix: &str, cstate: &State, istate: impl FnOnce(&mut Members<'_>)) {
+        self.object("env", |env| {
+            env.out.extend_from_slice(prefix.as_bytes());
+            env.is_first = prefix.is_empty();
+            env.state("cstate", cstate);
+            istate(env);
+        });
     }
-    *out = map.close();
-}
 
-fn state_text(state: &State) -> Box<str> {
-    let mut out = Vec::new();
-    push_state(&mut out, state);
-    into_text(out).into_boxed_str()
+    fn name(&mut self, name: &str) {
+        if !self.is_first {
+            self.out.push(b',');
+        }
+        self.is_first = false;
+        escape_into(self.out, name);
+        self.out.push(b':');
+    }
 }
 
 fn into_text(json: Vec<u8>) -> String {
     String::from_utf8(json).expect("built from text and ASCII only")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const USER: &str = r#"{"current_user":"Z2lkOi8vY2FtcGZpcmUvVXNlci8x"}"#;
+    const ROOM: &str = r#"{"channel":"RoomChannel","room_id":1}"#;
+    const TYPING: &str = r#"{"channel":"TypingChannel","room_id":1}"#;
+
+    /// The recorded session: `Cookie: session_token=abc`, `Origin: http://localhost:3000`.
+    fn recorded_env() -> Box<str> {
+        let mut headers = [
+            ("origin", "http://localhost:3000".into()),
+            ("cookie", "session_token=abc".into()),
+            ("REMOTE_ADDR", "127.0.0.1".into()),
+        ];
+        encode_env_prefix("http://localhost:18080/cable", &mut headers)
+    }
+
+    fn state(entries: &[(&str, &str)]) -> State {
+        entries
+            .iter()
+            .map(|&(key, value)| (Box::from(key), Box::from(value)))
+            .collect()
+    }
+
+    /// The recorded connection state from E4 on.
+    fn recorded_cstate() -> State {
+        state(&[("__ltags__", r#"["x"]"#)])
+    }
+
+    fn check_body(body: Vec<u8>, expected: &str) {
+        assert_eq!(str::from_utf8(&body).unwrap(), expected);
+    }
+
+    #[test]
+    fn e1_connect() {
+        let body = connect_body(&recorded_env());
+        assert_eq!(body.len(), 146);
+        check_body(
+            body,
+            r#"{"env":{"url":"http://localhost:18080/cable","headers":{"REMOTE_ADDR":"127.0.0.1","cookie":"session_token=abc","origin":"http://localhost:3000"}}}"#,
+        );
+    }
+
+    #[test]
+    fn e2_subscribe() {
+        let body = command_body(
+            "subscribe",
+            ROOM,
+            USER,
+            None,
+            &recorded_env(),
+            &State::new(),
+            None,
+        );
+        assert_eq!(body.len(), 306);
+        check_body(
+            body,
+            r#"{"command":"subscribe","identifier":"{\"channel\":\"RoomChannel\",\"room_id\":1}","connection_identifiers":"{\"current_user\":\"Z2lkOi8vY2FtcGZpcmUvVXNlci8x\"}","env":{"url":"http://localhost:18080/cable","headers":{"REMOTE_ADDR":"127.0.0.1","cookie":"session_token=abc","origin":"http://localhost:3000"}}}"#,
+        );
+    }
+
+    #[test]
+    fn e3_and_e4_subscribe_with_and_without_connection_state() {
+        let subscribe = |identifier: &str, cstate: &State| {
+            command_body(
+                "subscribe",
+                identifier,
+                USER,
+                None,
+                &recorded_env(),
+                cstate,
+                Some(&State::new()),
+            )
+            .len()
+        };
+        assert_eq!(subscribe(TYPING, &State::new()), 308);
+        assert_eq!(
+            subscribe(
+                r#"{"channel":"RoomChannel","room_id":404}"#,
+                &recorded_cstate()
+            ),
+            341
+        );
+        assert_eq!(subscribe(r#"{"channel":"Nope"}"#, &recorded_cstate()), 318);
+    }
+
+    #[test]
+    fn e6_message_with_both_states() {
+        let istate = state(&[("user", "\"Ann\""), ("$w", "typing:1")]);
+        let data = r#"{"action":"start","body":"<b>"}"#;
+        let body = command_body(
+            "message",
+            TYPING,
+            USER,
+            Some(data),
+            &recorded_env(),
+            &recorded_cstate(),
+            Some(&istate),
+        );
+        assert_eq!(body.len(), 442);
+        check_body(
+            body,
+            r#"{"command":"message","identifier":"{\"channel\":\"TypingChannel\",\"room_id\":1}","connection_identifiers":"{\"current_user\":\"Z2lkOi8vY2FtcGZpcmUvVXNlci8x\"}","data":"{\"action\":\"start\",\"body\":\"\u003cb\u003e\"}","env":{"url":"http://localhost:18080/cable","headers":{"REMOTE_ADDR":"127.0.0.1","cookie":"session_token=abc","origin":"http://localhost:3000"},"cstate":{"__ltags__":"[\"x\"]"},"istate":{"$w":"typing:1","user":"\"Ann\""}}}"#,
+        );
+    }
+
+    #[test]
+    fn e7_message_after_the_state_was_merged() {
+        let mut istate = state(&[("user", "\"Ann\""), ("$w", "typing:1")]);
+        let answer = decode_command_response(
+            br#"{"status":1,"env":{"istate":{"count":"2","user":""}},"stopped_streams":["typing:1"]}"#,
+        )
+        .unwrap();
+        merge(&mut istate, &answer.istate);
+        let data = r#"{"action":"boom"}"#;
+        let body = command_body(
+            "message",
+            TYPING,
+            USER,
+            Some(data),
+            &recorded_env(),
+            &recorded_cstate(),
+            Some(&istate),
+        );
+        assert_eq!(body.len(), 409);
+        assert!(
+            str::from_utf8(&body)
+                .unwrap()
+                .ends_with(r#""istate":{"$w":"typing:1","count":"2"}}}"#)
+        );
+    }
+
+    #[test]
+    fn e8_unsubscribe_and_e13_message_without_state() {
+        let env = recorded_env();
+        let body = command_body(
+            "unsubscribe",
+            ROOM,
+            USER,
+            None,
+            &env,
+            &recorded_cstate(),
+            None,
+        );
+        assert_eq!(body.len(), 341);
+        let body = command_body(
+            "message",
+            ROOM,
+            USER,
+            Some(r#"{"action":"kick"}"#),
+            &env,
+            &State::new(),
+            None,
+        );
+        assert_eq!(body.len(), 335);
+    }
+
+    #[test]
+    fn e9_and_e13_disconnect() {
+        let istate = state(&[("count", "2"), ("$w", "typing:1")]);
+        let body = disconnect_body(
+            USER,
+            &[TYPING],
+            &recorded_env(),
+            &recorded_cstate(),
+            &[(TYPING, &istate)],
+        );
+        assert_eq!(body.len(), 412);
+        check_body(
+            body,
+            r#"{"identifiers":"{\"current_user\":\"Z2lkOi8vY2FtcGZpcmUvVXNlci8x\"}","subscriptions":["{\"channel\":\"TypingChannel\",\"room_id\":1}"],"env":{"url":"http://localhost:18080/cable","headers":{"REMOTE_ADDR":"127.0.0.1","cookie":"session_token=abc","origin":"http://localhost:3000"},"cstate":{"__ltags__":"[\"x\"]"},"istate":{"{\"channel\":\"TypingChannel\",\"room_id\":1}":"{\"$w\":\"typing:1\",\"count\":\"2\"}"}}}"#,
+        );
+        assert_eq!(
+            disconnect_body(USER, &[ROOM], &recorded_env(), &State::new(), &[]).len(),
+            278
+        );
+    }
+
+    #[test]
+    fn e16_the_url_is_escaped() {
+        let env = encode_env_prefix(
+            "http://h/cable?a=1&b=<x>",
+            &mut [("REMOTE_ADDR", "::1".into())],
+        );
+        assert_eq!(
+            &*env,
+            r#""url":"http://h/cable?a=1\u0026b=\u003cx\u003e","headers":{"REMOTE_ADDR":"::1"}"#
+        );
+    }
+
+    #[test]
+    fn empty_members_are_left_out_of_requests() {
+        let env = r#""url":"u""#;
+        check_body(
+            command_body("subscribe", "", "", Some(""), env, &State::new(), None),
+            r#"{"command":"subscribe","env":{"url":"u"}}"#,
+        );
+        check_body(
+            disconnect_body("", &[], env, &State::new(), &[]),
+            r#"{"env":{"url":"u"}}"#,
+        );
+        check_body(
+            disconnect_body(
+                "u",
+                &["B", "A"],
+                env,
+                &State::new(),
+                &[("B", &State::new()), ("A", &state(&[("k", "<")]))],
+            ),
+            r#"{"identifiers":"u","subscriptions":["B","A"],"env":{"url":"u","istate":{"A":"{\"k\":\"\\u003c\"}","B":"{}"}}}"#,
+        );
+    }
+
+    #[test]
+    fn of_repeated_headers_the_last_counts() {
+        let mut headers = [("b", "1".into()), ("a", "1".into()), ("b", "2".into())];
+        assert_eq!(
+            &*encode_env_prefix("u", &mut headers),
+            r#""url":"u","headers":{"a":"1","b":"2"}"#
+        );
+    }
+
+    #[test]
+    fn merging_sets_and_deletes() {
+        let mut merged = state(&[("a", "1"), ("b", "2")]);
+        let change = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+        merge(
+            &mut merged,
+            &[
+                change("a", ""),
+                change("b", "3"),
+                change("c", "4"),
+                change("d", ""),
+            ],
+        );
+        assert_eq!(merged, state(&[("b", "3"), ("c", "4")]));
+    }
+
+    #[test]
+    fn recorded_connect_answers_are_understood() {
+        fn check(body: &str, expected: ConnectResponse) {
+            assert_eq!(
+                decode_connect_response(body.as_bytes()),
+                Ok(expected),
+                "{body}"
+            );
+        }
+        check(
+            r#"{"status":1,"identifiers":"{\"current_user\":\"Z2lkOi8vY2FtcGZpcmUvVXNlci8x\"}","transmissions":["{\"type\":\"welcome\"}"],"env":{}}"#,
+            ConnectResponse {
+                status: RpcStatus::Success,
+                identifiers: USER.to_owned(),
+                transmissions: vec![r#"{"type":"welcome"}"#.to_owned()],
+                ..Default::default()
+            },
+        );
+        let refusal =
+            r#"{"type":"disconnect","reason":"unauthorized","reconnect":false}"#.to_owned();
+        check(
+            r#"{"status":2,"transmissions":["{\"type\":\"disconnect\",\"reason\":\"unauthorized\",\"reconnect\":false}"]}"#,
+            ConnectResponse {
+                status: RpcStatus::Failure,
+                transmissions: vec![refusal],
+                ..Default::default()
+            },
+        );
+        check(
+            r#"{"error_msg":"undefined method `user' for nil"}"#,
+            ConnectResponse {
+                error_msg: "undefined method `user' for nil".to_owned(),
+                ..Default::default()
+            },
+        );
+        check(
+            r#"{"status":1,"env":{"cstate":{"a":"1","b":null},"istate":{"c":"2"},"url":"x"}}"#,
+            ConnectResponse {
+                status: RpcStatus::Success,
+                cstate: vec![
+                    ("a".to_owned(), "1".to_owned()),
+                    ("b".to_owned(), String::new()),
+                ],
+                ..Default::default()
+            },
+        );
+    }
+
+    #[test]
+    fn recorded_command_answers_are_understood() {
+        fn check(body: &str, expected: CommandResponse) {
+            assert_eq!(
+                decode_command_response(body.as_bytes()),
+                Ok(expected),
+                "{body}"
+            );
+        }
+        let success = || CommandResponse {
+            status: RpcStatus::Success,
+            ..Default::default()
+        };
+        check(
+            r#"{"status":1,"streams":["typing:1:extra"],"transmissions":["{\"ok\":true}"],"env":{"istate":{"count":"2","user":""},"cstate":{"k":"v"}},"stopped_streams":["typing:1"]}"#,
+            CommandResponse {
+                streams: vec!["typing:1:extra".to_owned()],
+                stopped_streams: vec!["typing:1".to_owned()],
+                transmissions: vec![r#"{"ok":true}"#.to_owned()],
+                istate: vec![
+                    ("count".to_owned(), "2".to_owned()),
+                    ("user".to_owned(), String::new()),
+                ],
+                cstate: vec![("k".to_owned(), "v".to_owned())],
+                ..success()
+            },
+        );
+        check(
+            r#"{"status":1,"disconnect":true,"stop_streams":true,"env":{}}"#,
+            CommandResponse {
+                disconnect: true,
+                stop_streams: true,
+                ..success()
+            },
+        );
+        check(
+            r#"{"status":1,"presence":{"type":"join","id":"1","info":{}},"stopStreams":true}"#,
+            CommandResponse {
+                presence: true,
+                ..success()
+            },
+        );
+        check(
+            r#"{"STATUS":1,"Streams":null,"new":{"deep":[[]]}}"#,
+            success(),
+        );
+    }
+
+    #[test]
+    fn a_status_is_a_number_or_a_name() {
+        fn check(status: &str, expected: Option<RpcStatus>) {
+            let body = format!(r#"{{"status":{status}}}"#);
+            let decoded = decode_disconnect_response(body.as_bytes()).map(|answer| answer.status);
+            assert_eq!(decoded.ok(), expected, "{status}");
+        }
+        check("1", Some(RpcStatus::Success));
+        check("2", Some(RpcStatus::Failure));
+        check("0", Some(RpcStatus::Error));
+        check("3", Some(RpcStatus::Error));
+        check("-1", Some(RpcStatus::Error));
+        check("null", Some(RpcStatus::Error));
+        check(r#""SUCCESS""#, Some(RpcStatus::Success));
+        check(r#""FAILURE""#, Some(RpcStatus::Failure));
+        check(r#""ERROR""#, Some(RpcStatus::Error));
+        check(r#""success""#, None);
+        check("1.5", None);
+        check("true", None);
+        assert_eq!(
+            decode_disconnect_response(b"{}").map(|answer| answer.status),
+            Ok(RpcStatus::Error)
+        );
+    }
+
+    #[test]
+    fn bodies_that_are_no_answer_are_errors() {
+        for body in [
+            "",
+            "x",
+            "[]",
+            "5",
+            "{\"status\":1",
+            "{\"status\":1} x",
+            r#"{"transmissions":"x"}"#,
+            r#"{"transmissions":[5]}"#,
+            r#"{"streams":{}}"#,
+            r#"{"disconnect":1}"#,
+            r#"{"env":[]}"#,
+            r#"{"env":{"cstate":{"a":1}}}"#,
+            r#"{"identifiers":{}}"#,
+            r#"{"presence":true}"#,
+        ] {
+            assert!(decode_command_response(body.as_bytes()).is_err(), "{body}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_and_cut_answers_never_panic(body in any::<Vec<u8>>(), cut in 0usize..120) {
+            let _ = decode_command_response(&body);
+            let answer = br#"{"status":1,"streams":["a"],"env":{"istate":{"k":"\u00e9"}},"transmissions":["{\"a\":1}"],"presence":{"id":"1"}}"#;
+            let cut = cut.min(answer.len() - 1);
+            prop_assert!(decode_connect_response(&answer[..cut]).is_err());
+            let _ = decode_connect_response(&[&answer[..cut], &body].concat());
+        }
+
+        #[test]
+        fn requests_parse_to_what_went_in(identifier in ".+", data in ".+", key in any::<String>(), value in ".+") {
+            let env = encode_env_prefix("u", &mut [("REMOTE_ADDR", value.as_str().into())]);
+            let istate = state(&[(&key, &value)]);
+            let body = command_body("message", &identifier, "me", Some(&data), &env, &istate, Some(&istate));
+            let parsed: serde_json::Value = serde_json::from_slice(&body).unwrap();
+            prop_assert_eq!(parsed, serde_json::json!({
+                "command": "message", "identifier": identifier, "connection_identifiers": "me", "data": data,
+                "env": { "url": "u", "headers": { "REMOTE_ADDR": value }, "cstate": { &key: value }, "istate": { &key: value } },
+            }));
+        }
+    }
 }
