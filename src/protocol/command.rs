@@ -290,6 +290,8 @@ mod tests {
         );
         check(r#"{"data":5}"#, Data::Json("5".into()));
         check(r#"{"data":false}"#, Data::Json("false".into()));
+        let broken = decode_command(b"{\"data\":[\"\xff\"]}").unwrap().unwrap();
+        assert_eq!(broken.data, Data::Json("[\"\u{fffd}\"]".into()));
     }
 
     #[test]

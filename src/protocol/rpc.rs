@@ -479,152 +479,157 @@ mod tests {
         state(&[("__ltags__", r#"["x"]"#)])
     }
 
-    fn check_body(body: Vec<u8>, expected: &str) {
+    /// Compares with a recorded body; `bytes` is the recorded Content-Length.
+    fn check_body(body: Vec<u8>, bytes: usize, expected: &str) {
         assert_eq!(str::from_utf8(&body).unwrap(), expected);
+        assert_eq!(body.len(), bytes);
     }
 
     #[test]
-    fn e1_connect() {
-        let body = connect_body(&recorded_env());
-        assert_eq!(body.len(), 146);
+    fn connect_is_encoded_as_recorded() {
+        // E1, also E10 to E12, E14 and E15.
         check_body(
-            body,
+            connect_body(&recorded_env()),
+            146,
             r#"{"env":{"url":"http://localhost:18080/cable","headers":{"REMOTE_ADDR":"127.0.0.1","cookie":"session_token=abc","origin":"http://localhost:3000"}}}"#,
         );
     }
 
     #[test]
-    fn e2_subscribe() {
-        let body = command_body(
-            "subscribe",
+    fn subscribe_is_encoded_as_recorded() {
+        fn check(identifier: &str, cstate: State, bytes: usize, expected: &str) {
+            for istate in [None, Some(&State::new())] {
+                let body = command_body(
+                    "subscribe",
+                    identifier,
+                    USER,
+                    None,
+                    &recorded_env(),
+                    &cstate,
+                    istate,
+                );
+                check_body(body, bytes, expected);
+            }
+        }
+        // E2 to E5.
+        check(
             ROOM,
-            USER,
-            None,
-            &recorded_env(),
-            &State::new(),
-            None,
-        );
-        assert_eq!(body.len(), 306);
-        check_body(
-            body,
+            State::new(),
+            306,
             r#"{"command":"subscribe","identifier":"{\"channel\":\"RoomChannel\",\"room_id\":1}","connection_identifiers":"{\"current_user\":\"Z2lkOi8vY2FtcGZpcmUvVXNlci8x\"}","env":{"url":"http://localhost:18080/cable","headers":{"REMOTE_ADDR":"127.0.0.1","cookie":"session_token=abc","origin":"http://localhost:3000"}}}"#,
+        );
+        check(
+            TYPING,
+            State::new(),
+            308,
+            r#"{"command":"subscribe","identifier":"{\"channel\":\"TypingChannel\",\"room_id\":1}","connection_identifiers":"{\"current_user\":\"Z2lkOi8vY2FtcGZpcmUvVXNlci8x\"}","env":{"url":"http://localhost:18080/cable","headers":{"REMOTE_ADDR":"127.0.0.1","cookie":"session_token=abc","origin":"http://localhost:3000"}}}"#,
+        );
+        check(
+            r#"{"channel":"RoomChannel","room_id":404}"#,
+            recorded_cstate(),
+            341,
+            r#"{"command":"subscribe","identifier":"{\"channel\":\"RoomChannel\",\"room_id\":404}","connection_identifiers":"{\"current_user\":\"Z2lkOi8vY2FtcGZpcmUvVXNlci8x\"}","env":{"url":"http://localhost:18080/cable","headers":{"REMOTE_ADDR":"127.0.0.1","cookie":"session_token=abc","origin":"http://localhost:3000"},"cstate":{"__ltags__":"[\"x\"]"}}}"#,
+        );
+        check(
+            r#"{"channel":"Nope"}"#,
+            recorded_cstate(),
+            318,
+            r#"{"command":"subscribe","identifier":"{\"channel\":\"Nope\"}","connection_identifiers":"{\"current_user\":\"Z2lkOi8vY2FtcGZpcmUvVXNlci8x\"}","env":{"url":"http://localhost:18080/cable","headers":{"REMOTE_ADDR":"127.0.0.1","cookie":"session_token=abc","origin":"http://localhost:3000"},"cstate":{"__ltags__":"[\"x\"]"}}}"#,
         );
     }
 
     #[test]
-    fn e3_and_e4_subscribe_with_and_without_connection_state() {
-        let subscribe = |identifier: &str, cstate: &State| {
-            command_body(
-                "subscribe",
+    fn message_is_encoded_as_recorded() {
+        fn check(
+            identifier: &str,
+            data: &str,
+            cstate: State,
+            istate: State,
+            bytes: usize,
+            expected: &str,
+        ) {
+            let env = recorded_env();
+            let body = command_body(
+                "message",
                 identifier,
+                USER,
+                Some(data),
+                &env,
+                &cstate,
+                Some(&istate),
+            );
+            check_body(body, bytes, expected);
+        }
+        // E6, E7 (the state of E6's answer is merged) and E13.
+        let mut istate = state(&[("user", "\"Ann\""), ("$w", "typing:1")]);
+        check(
+            TYPING,
+            r#"{"action":"start","body":"<b>"}"#,
+            recorded_cstate(),
+            istate.clone(),
+            442,
+            r#"{"command":"message","identifier":"{\"channel\":\"TypingChannel\",\"room_id\":1}","connection_identifiers":"{\"current_user\":\"Z2lkOi8vY2FtcGZpcmUvVXNlci8x\"}","data":"{\"action\":\"start\",\"body\":\"\u003cb\u003e\"}","env":{"url":"http://localhost:18080/cable","headers":{"REMOTE_ADDR":"127.0.0.1","cookie":"session_token=abc","origin":"http://localhost:3000"},"cstate":{"__ltags__":"[\"x\"]"},"istate":{"$w":"typing:1","user":"\"Ann\""}}}"#,
+        );
+        let answer = br#"{"status":1,"streams":["typing:1:extra"],"env":{"istate":{"count":"2","user":""}}}"#;
+        merge(
+            &mut istate,
+            &decode_command_response(answer).unwrap().istate,
+        );
+        check(
+            TYPING,
+            r#"{"action":"boom"}"#,
+            recorded_cstate(),
+            istate,
+            409,
+            r#"{"command":"message","identifier":"{\"channel\":\"TypingChannel\",\"room_id\":1}","connection_identifiers":"{\"current_user\":\"Z2lkOi8vY2FtcGZpcmUvVXNlci8x\"}","data":"{\"action\":\"boom\"}","env":{"url":"http://localhost:18080/cable","headers":{"REMOTE_ADDR":"127.0.0.1","cookie":"session_token=abc","origin":"http://localhost:3000"},"cstate":{"__ltags__":"[\"x\"]"},"istate":{"$w":"typing:1","count":"2"}}}"#,
+        );
+        check(
+            ROOM,
+            r#"{"action":"kick"}"#,
+            State::new(),
+            State::new(),
+            335,
+            r#"{"command":"message","identifier":"{\"channel\":\"RoomChannel\",\"room_id\":1}","connection_identifiers":"{\"current_user\":\"Z2lkOi8vY2FtcGZpcmUvVXNlci8x\"}","data":"{\"action\":\"kick\"}","env":{"url":"http://localhost:18080/cable","headers":{"REMOTE_ADDR":"127.0.0.1","cookie":"session_token=abc","origin":"http://localhost:3000"}}}"#,
+        );
+    }
+
+    #[test]
+    fn unsubscribe_is_encoded_as_recorded() {
+        // E8.
+        check_body(
+            command_body(
+                "unsubscribe",
+                ROOM,
                 USER,
                 None,
                 &recorded_env(),
-                cstate,
-                Some(&State::new()),
-            )
-            .len()
-        };
-        assert_eq!(subscribe(TYPING, &State::new()), 308);
-        assert_eq!(
-            subscribe(
-                r#"{"channel":"RoomChannel","room_id":404}"#,
-                &recorded_cstate()
+                &recorded_cstate(),
+                None,
             ),
-            341
-        );
-        assert_eq!(subscribe(r#"{"channel":"Nope"}"#, &recorded_cstate()), 318);
-    }
-
-    #[test]
-    fn e6_message_with_both_states() {
-        let istate = state(&[("user", "\"Ann\""), ("$w", "typing:1")]);
-        let data = r#"{"action":"start","body":"<b>"}"#;
-        let body = command_body(
-            "message",
-            TYPING,
-            USER,
-            Some(data),
-            &recorded_env(),
-            &recorded_cstate(),
-            Some(&istate),
-        );
-        assert_eq!(body.len(), 442);
-        check_body(
-            body,
-            r#"{"command":"message","identifier":"{\"channel\":\"TypingChannel\",\"room_id\":1}","connection_identifiers":"{\"current_user\":\"Z2lkOi8vY2FtcGZpcmUvVXNlci8x\"}","data":"{\"action\":\"start\",\"body\":\"\u003cb\u003e\"}","env":{"url":"http://localhost:18080/cable","headers":{"REMOTE_ADDR":"127.0.0.1","cookie":"session_token=abc","origin":"http://localhost:3000"},"cstate":{"__ltags__":"[\"x\"]"},"istate":{"$w":"typing:1","user":"\"Ann\""}}}"#,
+            341,
+            r#"{"command":"unsubscribe","identifier":"{\"channel\":\"RoomChannel\",\"room_id\":1}","connection_identifiers":"{\"current_user\":\"Z2lkOi8vY2FtcGZpcmUvVXNlci8x\"}","env":{"url":"http://localhost:18080/cable","headers":{"REMOTE_ADDR":"127.0.0.1","cookie":"session_token=abc","origin":"http://localhost:3000"},"cstate":{"__ltags__":"[\"x\"]"}}}"#,
         );
     }
 
     #[test]
-    fn e7_message_after_the_state_was_merged() {
-        let mut istate = state(&[("user", "\"Ann\""), ("$w", "typing:1")]);
-        let answer = decode_command_response(
-            br#"{"status":1,"env":{"istate":{"count":"2","user":""}},"stopped_streams":["typing:1"]}"#,
-        )
-        .unwrap();
-        merge(&mut istate, &answer.istate);
-        let data = r#"{"action":"boom"}"#;
-        let body = command_body(
-            "message",
-            TYPING,
-            USER,
-            Some(data),
-            &recorded_env(),
-            &recorded_cstate(),
-            Some(&istate),
-        );
-        assert_eq!(body.len(), 409);
-        assert!(
-            str::from_utf8(&body)
-                .unwrap()
-                .ends_with(r#""istate":{"$w":"typing:1","count":"2"}}}"#)
-        );
-    }
-
-    #[test]
-    fn e8_unsubscribe_and_e13_message_without_state() {
-        let env = recorded_env();
-        let body = command_body(
-            "unsubscribe",
-            ROOM,
-            USER,
-            None,
-            &env,
-            &recorded_cstate(),
-            None,
-        );
-        assert_eq!(body.len(), 341);
-        let body = command_body(
-            "message",
-            ROOM,
-            USER,
-            Some(r#"{"action":"kick"}"#),
-            &env,
-            &State::new(),
-            None,
-        );
-        assert_eq!(body.len(), 335);
-    }
-
-    #[test]
-    fn e9_and_e13_disconnect() {
+    fn disconnect_is_encoded_as_recorded() {
+        // E9 and E13.
         let istate = state(&[("count", "2"), ("$w", "typing:1")]);
-        let body = disconnect_body(
-            USER,
-            &[TYPING],
-            &recorded_env(),
-            &recorded_cstate(),
-            &[(TYPING, &istate)],
-        );
-        assert_eq!(body.len(), 412);
         check_body(
-            body,
+            disconnect_body(
+                USER,
+                &[TYPING],
+                &recorded_env(),
+                &recorded_cstate(),
+                &[(TYPING, &istate)],
+            ),
+            412,
             r#"{"identifiers":"{\"current_user\":\"Z2lkOi8vY2FtcGZpcmUvVXNlci8x\"}","subscriptions":["{\"channel\":\"TypingChannel\",\"room_id\":1}"],"env":{"url":"http://localhost:18080/cable","headers":{"REMOTE_ADDR":"127.0.0.1","cookie":"session_token=abc","origin":"http://localhost:3000"},"cstate":{"__ltags__":"[\"x\"]"},"istate":{"{\"channel\":\"TypingChannel\",\"room_id\":1}":"{\"$w\":\"typing:1\",\"count\":\"2\"}"}}}"#,
         );
-        assert_eq!(
-            disconnect_body(USER, &[ROOM], &recorded_env(), &State::new(), &[]).len(),
-            278
+        check_body(
+            disconnect_body(USER, &[ROOM], &recorded_env(), &State::new(), &[]),
+            278,
+            r#"{"identifiers":"{\"current_user\":\"Z2lkOi8vY2FtcGZpcmUvVXNlci8x\"}","subscriptions":["{\"channel\":\"RoomChannel\",\"room_id\":1}"],"env":{"url":"http://localhost:18080/cable","headers":{"REMOTE_ADDR":"127.0.0.1","cookie":"session_token=abc","origin":"http://localhost:3000"}}}"#,
         );
     }
 
@@ -642,23 +647,22 @@ mod tests {
 
     #[test]
     fn empty_members_are_left_out_of_requests() {
+        fn check(body: Vec<u8>, expected: &str) {
+            check_body(body, expected.len(), expected);
+        }
         let env = r#""url":"u""#;
-        check_body(
-            command_body("subscribe", "", "", Some(""), env, &State::new(), None),
+        let none = State::new();
+        let one = state(&[("k", "<")]);
+        check(
+            command_body("subscribe", "", "", Some(""), env, &none, Some(&none)),
             r#"{"command":"subscribe","env":{"url":"u"}}"#,
         );
-        check_body(
-            disconnect_body("", &[], env, &State::new(), &[]),
+        check(
+            disconnect_body("", &[], env, &none, &[]),
             r#"{"env":{"url":"u"}}"#,
         );
-        check_body(
-            disconnect_body(
-                "u",
-                &["B", "A"],
-                env,
-                &State::new(),
-                &[("B", &State::new()), ("A", &state(&[("k", "<")]))],
-            ),
+        check(
+            disconnect_body("u", &["B", "A"], env, &none, &[("B", &none), ("A", &one)]),
             r#"{"identifiers":"u","subscriptions":["B","A"],"env":{"url":"u","istate":{"A":"{\"k\":\"\\u003c\"}","B":"{}"}}}"#,
         );
     }
