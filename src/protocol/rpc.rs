@@ -145,15 +145,15 @@ pub struct DisconnectResponse {
 /// Why the body of a 200 is no answer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RpcDecodeError {
-    #[error("not an RPC answer: {0}")]
+    #[error("unreadable RPC answer: {0}")]
     Body(#[from] JsonError),
-    #[error("`{member}` of an RPC answer: {cause}")]
+    #[error("unreadable RPC answer: `{member}`: {cause}")]
     Member {
         member: &'static str,
         cause: JsonError,
     },
     #[error(
-        "`status` of an RPC answer: expected SUCCESS, FAILURE, ERROR or a number, found {found:?}"
+        "unreadable RPC answer: `status`: expected SUCCESS, FAILURE, ERROR or a number, found {found:?}"
     )]
     Status { found: String },
 }
