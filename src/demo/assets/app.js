@@ -1,0 +1,495 @@
+// The chat page: rooms, messages, who is here, who types. Everything it shows came over one Action Cable connection.
+
+import { adapters, createConsumer } from "/demo/actioncable.js";
+import { watch } from "/demo/live.js";
+
+const SUGGESTED_NAMES = ["Ada", "Grace", "Linus", "Margaret", "Dennis", "Radia", "Ken", "Barbara", "Edsger", "Frances"];
+const CABLE_PATH = "/cable";
+const GROUP_MS = 5 * 60 * 1000;
+const TYPING_SHOWN_MS = 4000;
+const TYPING_SENT_EVERY_MS = 1000;
+const TYPING_IDLE_MS = 2500;
+const PRESENCE_REFRESH_MS = 50 * 1000;
+const NEAR_BOTTOM_PX = 120;
+const STALE_MS = 6000;
+const ROOM_MESSAGES_MAX = 400;
+
+const $ = (id) => document.getElementById(id);
+const live = watch(adapters);
+
+// ---- who I am -----------------------------------------------------------------------------------------------------
+
+async function chooseName() {
+  const query = new URLSearchParams(location.search).get("name");
+  const known = (query ?? sessionStorage.getItem("name") ?? "").trim();
+  return known || askForName();
+}
+
+function askForName(current = "") {
+  const dialog = $("join");
+  const input = $("join-name");
+  input.value = current || suggestName();
+  dialog.addEventListener("cancel", (event) => event.preventDefault());
+  dialog.showModal();
+  input.select();
+  return new Promise((resolve) => {
+    $("join-form").addEventListener("submit", () => resolve(input.value.trim()), { once: true });
+  });
+}
+
+function suggestName(taken = []) {
+  const free = SUGGESTED_NAMES.filter((name) => !taken.includes(name));
+  return free[Math.floor(Math.random() * free.length)] ?? "Guest";
+}
+
+function remember(name) {
+  sessionStorage.setItem("name", name);
+  document.cookie = `demo_user=${encodeURIComponent(name)}; path=/; SameSite=Lax`;
+  const url = new URL(location.href);
+  url.searchParams.set("name", name);
+  history.replaceState(null, "", url);
+}
+
+// ---- state --------------------------------------------------------------------------------------------------------
+
+const state = {
+  me: null,
+  rooms: new Map(),
+  currentId: null,
+  members: { members: [], total: 0 },
+  typing: new Map(),
+  // My messages that have not come back yet, by client id.
+  unsent: new Map(),
+};
+let consumer;
+let roomSubscriptions = [];
+
+const currentRoom = () => state.rooms.get(state.currentId);
+
+function start(name) {
+  remember(name);
+  state.me = { id: null, name };
+  $("my-name").textContent = name;
+  dressAvatar($("my-avatar"), name);
+  $("endpoint").textContent = location.host + CABLE_PATH;
+
+  // The windows of one browser share the cookie, so the name also goes into the URL.
+  consumer = createConsumer(() => `${CABLE_PATH}?name=${encodeURIComponent(name)}`);
+  listen("RoomListChannel", takeRoomList);
+  listen("UnreadRoomsChannel", ({ roomId }) => markUnread(roomId));
+  listen("UnreadNotificationsChannel", ({ roomId }) => markMentioned(roomId));
+  listen("ReadRoomsChannel", ({ room_id }) => markRead(room_id));
+  listen("UserUnreadRoomsChannel", ({ roomId }) => markUnread(roomId));
+  listen("UserInvolvementsChannel", () => {});
+  listen("HeartbeatChannel", () => {});
+}
+
+function listen(channel, received) {
+  return consumer.subscriptions.create({ channel }, { received });
+}
+
+function takeRoomList({ you, rooms }) {
+  if (you) state.me = you;
+  for (const { id, name, topic, unread } of rooms ?? []) {
+    const room = state.rooms.get(id) ?? { id, messages: new Map(), lastId: 0, mentioned: false };
+    state.rooms.set(id, Object.assign(room, { name, topic, unread: id === state.currentId ? 0 : unread }));
+  }
+  if (state.currentId === null && state.rooms.size > 0) enterRoom(state.rooms.keys().next().value);
+  renderRooms();
+}
+
+// ---- one room -----------------------------------------------------------------------------------------------------
+
+function enterRoom(id) {
+  for (const subscription of roomSubscriptions) subscription.unsubscribe();
+  state.currentId = id;
+  state.typing.clear();
+  state.members = { members: [], total: 0 };
+  markRead(id);
+
+  const onlyHere = (received) => (message) => state.currentId === id && received(message);
+  const create = (channel, callbacks) => consumer.subscriptions.create({ channel, room_id: id }, callbacks);
+  const messages = create("RoomChannel", { received: (message) => takeRoomMessage(id, message) });
+  const presence = create("PresenceChannel", {
+    // Whoever came between the answer and our first broadcast is in the answer to this.
+    connected: () => presence.perform("refresh"),
+    received: onlyHere((members) => { state.members = members; renderMembers(); }),
+  });
+  const typing = create("TypingNotificationsChannel", { received: onlyHere(takeTyping) });
+  roomSubscriptions = [messages, presence, typing];
+  Object.assign(roomSubscriptions, { messages, presence, typing });
+
+  renderRoom();
+  renderMembers();
+  renderTyping();
+}
+
+function takeRoomMessage(roomId, { history, after, message, refused }) {
+  const room = state.rooms.get(roomId);
+  if (refused !== undefined) {
+    state.unsent.delete(refused);
+  } else if (history) {
+    takeHistory(room, history, after);
+  } else if (message) {
+    // A hole in the numbering: something was said while we were away.
+    if (message.id > room.lastId + 1) catchUp(room);
+    else keep(room, message);
+  }
+  if (roomId === state.currentId) renderMessages();
+}
+
+function takeHistory(room, history, after) {
+  if (after === 0) {
+    // The answer to a subscribe: the server may have been restarted, so what it says replaces what we had.
+    room.messages.clear();
+    room.lastId = 0;
+  }
+  history.forEach((message) => keep(room, message));
+  if (after === 0 && history.length > 0) {
+    catchUp(room);
+    sayAgain(room);
+  }
+}
+
+function catchUp(room) {
+  if (room.id === state.currentId) roomSubscriptions.messages.perform("catch_up", { after: room.lastId });
+}
+
+function keep(room, message) {
+  room.messages.set(message.id, message);
+  if (room.messages.size > ROOM_MESSAGES_MAX) room.messages.delete(room.messages.keys().next().value);
+  room.lastId = Math.max(room.lastId, message.id);
+  state.typing.delete(message.user.id);
+  renderTyping();
+  const mine = state.unsent.get(message.client_id);
+  if (mine) {
+    state.unsent.delete(message.client_id);
+    message.tripMs = performance.now() - mine.sentAt;
+    live.tripTook(message.tripMs);
+  }
+}
+
+// ---- speaking and typing ------------------------------------------------------------------------------------------
+
+function speak(body) {
+  const clientId = crypto.getRandomValues(new Uint32Array(2)).join("-");
+  state.unsent.set(clientId, { clientId, roomId: state.currentId, body, sentAt: performance.now() });
+  send(clientId);
+  renderMessages();
+  scrollToEnd();
+}
+
+function send(clientId) {
+  const { body } = state.unsent.get(clientId);
+  roomSubscriptions.messages.perform("speak", { body, client_id: clientId });
+}
+
+// After a reconnect: what did not come back with the history never arrived.
+function sayAgain(room) {
+  for (const [clientId, { roomId }] of state.unsent) if (roomId === room.id) send(clientId);
+}
+
+let typingSentAt = 0;
+let typingIdle;
+
+function typed() {
+  const now = performance.now();
+  clearTimeout(typingIdle);
+  if ($("composer-text").value.trim() === "") return stopTyping();
+  if (now - typingSentAt >= TYPING_SENT_EVERY_MS) {
+    typingSentAt = now;
+    roomSubscriptions.typing?.perform("start");
+  }
+  typingIdle = setTimeout(stopTyping, TYPING_IDLE_MS);
+}
+
+function stopTyping() {
+  clearTimeout(typingIdle);
+  if (typingSentAt > 0) roomSubscriptions.typing?.perform("stop");
+  typingSentAt = 0;
+}
+
+function takeTyping({ action, user }) {
+  if (user.id === state.me.id) return;
+  clearTimeout(state.typing.get(user.id)?.timer);
+  state.typing.delete(user.id);
+  if (action === "start") {
+    const timer = setTimeout(() => { state.typing.delete(user.id); renderTyping(); }, TYPING_SHOWN_MS);
+    state.typing.set(user.id, { name: user.name, timer });
+  }
+  renderTyping();
+}
+
+// ---- unread -------------------------------------------------------------------------------------------------------
+
+function markUnread(roomId) {
+  const room = state.rooms.get(roomId);
+  if (room && roomId !== state.currentId) room.unread += 1;
+  renderRooms();
+}
+
+function markMentioned(roomId) {
+  const room = state.rooms.get(roomId);
+  if (room && roomId !== state.currentId) room.mentioned = true;
+  renderRooms();
+}
+
+function markRead(roomId) {
+  const room = state.rooms.get(roomId);
+  if (room) Object.assign(room, { unread: 0, mentioned: false });
+  renderRooms();
+}
+
+// ---- drawing ------------------------------------------------------------------------------------------------------
+
+function element(tag, { className, text, ...attributes } = {}, ...children) {
+  const node = document.createElement(tag);
+  if (className) node.className = className;
+  if (text !== undefined) node.textContent = text;
+  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
+  node.append(...children);
+  return node;
+}
+
+function dressAvatar(node, name) {
+  let hash = 7;
+  for (const letter of name) hash = (hash * 31 + letter.codePointAt(0)) % 360;
+  node.style.setProperty("--hue", hash);
+  node.textContent = [...name][0]?.toUpperCase() ?? "?";
+  return node;
+}
+
+const avatar = (name) => dressAvatar(element("span", { className: "avatar", "aria-hidden": "true" }), name);
+
+function renderRooms() {
+  const rows = [...state.rooms.values()].map((room) => {
+    const current = room.id === state.currentId;
+    const button = element("button", { type: "button", className: "room-link", "data-room": room.id },
+      element("span", { className: "hash", text: "#", "aria-hidden": "true" }),
+      element("span", { className: "room-link-name", text: room.name }));
+    if (current) button.setAttribute("aria-current", "page");
+    if (room.unread > 0) {
+      const label = `${room.unread} unread${room.mentioned ? ", you are mentioned" : ""}`;
+      const text = `${room.mentioned ? "@ " : ""}${room.unread > 99 ? "99+" : room.unread}`;
+      button.append(element("span", { className: room.mentioned ? "badge mention" : "badge", text, "aria-label": label }));
+    }
+    button.addEventListener("click", () => !current && enterRoom(room.id));
+    return element("li", {}, button);
+  });
+  const focused = document.activeElement?.dataset?.room;
+  $("rooms").replaceChildren(...rows);
+  if (focused) $("rooms").querySelector(`[data-room="${focused}"]`)?.focus();
+  const unread = [...state.rooms.values()].reduce((sum, room) => sum + room.unread, 0);
+  document.title = `${unread > 0 ? `(${unread}) ` : ""}${currentRoom()?.name ?? "ringcable"} · ringcable demo`;
+}
+
+function renderRoom() {
+  const room = currentRoom();
+  $("room-name").textContent = room.name;
+  $("room-topic").textContent = room.topic;
+  $("composer-text").placeholder = `Message ${room.name}`;
+  $("messages").replaceChildren();
+  renderMessages();
+  scrollToEnd();
+}
+
+// Messages in order, then my own that are still on their way.
+function renderMessages() {
+  const room = currentRoom();
+  if (!room) return;
+  const stick = nearEnd();
+  const list = $("messages");
+  const arrived = [...room.messages.values()].sort((a, b) => a.id - b.id);
+  const underway = [...state.unsent.values()].filter(({ roomId }) => roomId === room.id)
+    .map(({ clientId, body }) => ({ id: clientId, user: state.me, body, sent_at_ms: Date.now(), underway: true }));
+
+  const wanted = new Map();
+  let previous;
+  for (const message of [...arrived, ...underway]) {
+    const grouped = previous?.user.id === message.user.id && message.sent_at_ms - previous.sent_at_ms < GROUP_MS;
+    wanted.set(keyOf(message, grouped), { message, grouped });
+    previous = message;
+  }
+  // Rows that stay keep their node, so that a screen reader hears only what is new.
+  for (const row of [...list.children]) if (!wanted.has(row.dataset.key)) row.remove();
+  let at = list.firstElementChild;
+  for (const [key, { message, grouped }] of wanted) {
+    if (at?.dataset.key === key) at = at.nextElementSibling;
+    else list.insertBefore(messageRow(key, message, grouped), at);
+  }
+  if (stick) scrollToEnd();
+}
+
+const keyOf = ({ id, user, sent_at_ms, underway }, grouped) =>
+  `${id}/${user.id}/${underway ? "underway" : sent_at_ms}/${grouped}`;
+
+function messageRow(key, message, grouped) {
+  const mine = message.user.id === state.me.id;
+  const classes = ["message", mine && "mine", grouped && "grouped", message.underway && "underway"];
+  const row = element("li", { className: classes.filter(Boolean).join(" "), "data-key": key });
+  if (!grouped) {
+    const sent = new Date(message.sent_at_ms);
+    const time = sent.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+    row.append(avatar(message.user.name), element("div", { className: "message-head" },
+      element("strong", { text: mine ? "You" : message.user.name }),
+      element("time", { datetime: sent.toISOString(), text: time })));
+  }
+  row.append(element("p", { className: "bubble", text: message.body }));
+  if (message.underway) row.append(element("span", { className: "trip-note", text: "sending…" }));
+  else if (message.tripMs !== undefined) {
+    row.append(element("span", { className: "trip-note", text: `there and back in ${milliseconds(message.tripMs)}` }));
+  }
+  return row;
+}
+
+function renderMembers() {
+  const { members, total } = state.members;
+  $("people-count").textContent = total || "";
+  $("people").replaceChildren(...members.map(({ id, name }) => element("li", {}, avatar(name),
+    element("span", { text: name }), ...(id === state.me.id ? [element("em", { text: "you" })] : []))));
+  $("faces").replaceChildren(...members.slice(0, 4).map(({ name }) => avatar(name)));
+}
+
+function renderTyping() {
+  const names = [...state.typing.values()].map(({ name }) => name);
+  const who = names.length > 2 ? "Several people are" : `${names.join(" and ")} ${names.length > 1 ? "are" : "is"}`;
+  const dots = element("span", { className: "dots", "aria-hidden": "true" }, element("i"), element("i"), element("i"));
+  $("typing").replaceChildren(...(names.length > 0 ? [dots, element("span", { text: `${who} typing` })] : []));
+}
+
+const nearEnd = () => $("scroll").scrollHeight - $("scroll").scrollTop - $("scroll").clientHeight < NEAR_BOTTOM_PX;
+const scrollToEnd = () => { $("scroll").scrollTop = $("scroll").scrollHeight; };
+
+// ---- the live panel -----------------------------------------------------------------------------------------------
+
+const PHASES = {
+  connecting: { label: "Connecting" },
+  connected: { label: "Connected" },
+  reconnecting: {
+    label: "Reconnecting",
+    banner: "The connection is gone. The page tries again by itself; what you write now is sent when it is back.",
+  },
+  refused: { label: "Refused", banner: "The server closed this connection for good. Reload to try again." },
+};
+
+function renderPhase() {
+  const { label, banner } = PHASES[live.phase];
+  document.body.dataset.phase = live.phase;
+  $("state").textContent = label;
+  $("short-state").textContent = label;
+  $("banner").hidden = !banner;
+  $("banner").textContent = banner ?? "";
+  if (live.phase !== "connected") gauge?.cancel();
+}
+
+function renderFigures() {
+  const figures = {
+    "count-messages": live.messages.toLocaleString(),
+    "count-pings": live.pings.toLocaleString(),
+    "count-in": bytes(live.bytesIn),
+    "count-out": bytes(live.bytesOut),
+    "count-subscriptions": live.subscriptions.size,
+    "count-reconnects": live.reconnects,
+    "round-trip": live.trips.length > 0 ? milliseconds(live.trips.at(-1)) : "–",
+  };
+  for (const [id, text] of Object.entries(figures)) $(id).textContent = text;
+  renderTrips();
+  renderWire();
+}
+
+function renderTrips() {
+  const slowest = Math.max(...live.trips, 1);
+  const bars = live.trips.map((trip, index) => {
+    const height = Math.max(2, (trip / slowest) * 32);
+    const bar = document.createElementNS("http://www.w3.org/2000/svg", "rect");
+    const box = { x: index * 5, y: 34 - height, width: 3.4, height, rx: 1 };
+    for (const [name, value] of Object.entries(box)) bar.setAttribute(name, value);
+    return bar;
+  });
+  $("trips").replaceChildren(...bars);
+}
+
+function renderWire() {
+  $("wire").replaceChildren(...live.wire.map(({ direction, what, channel, bytes: size }) =>
+    element("li", { className: direction },
+      element("span", { className: "arrow", text: direction === "in" ? "←" : "→", "aria-label": direction }),
+      element("span", { className: "what", text: what }),
+      element("span", { className: "channel", text: channel ?? "" }),
+      element("span", { className: "size", text: bytes(size) }))));
+}
+
+let gauge;
+
+// The ring runs empty until the moment at which the client would give the connection up; each ping fills it.
+function pinged() {
+  const ring = $("gauge");
+  const around = 2 * Math.PI * ring.r.baseVal.value;
+  gauge?.cancel();
+  gauge = ring.animate([{ strokeDashoffset: 0 }, { strokeDashoffset: around }], { duration: STALE_MS, fill: "forwards" });
+}
+
+function renderPingAge() {
+  const seconds = live.pingedAt === null ? null : (performance.now() - live.pingedAt) / 1000;
+  $("ping-age").textContent = seconds === null ? "no ping yet" : `last ping ${seconds.toFixed(1)} s ago`;
+}
+
+function bytes(count) {
+  if (count < 1000) return `${count} B`;
+  if (count < 1e6) return `${(count / 1e3).toFixed(1)} kB`;
+  return `${(count / 1e6).toFixed(1)} MB`;
+}
+
+const milliseconds = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
+
+// ---- wiring -------------------------------------------------------------------------------------------------------
+
+live.addEventListener("phase", renderPhase);
+live.addEventListener("ping", pinged);
+let figuresAreDue = false;
+live.addEventListener("change", () => {
+  // Once per frame at most, however many messages come.
+  if (figuresAreDue) return;
+  figuresAreDue = true;
+  requestAnimationFrame(() => { figuresAreDue = false; renderFigures(); });
+});
+setInterval(renderPingAge, 200);
+setInterval(() => roomSubscriptions.presence?.perform("refresh"), PRESENCE_REFRESH_MS);
+
+const text = $("composer-text");
+$("composer").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const body = text.value.trim();
+  if (body === "" || state.currentId === null) return;
+  text.value = "";
+  text.style.height = "";
+  stopTyping();
+  speak(body);
+});
+text.addEventListener("keydown", (event) => {
+  if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+    event.preventDefault();
+    $("composer").requestSubmit();
+  }
+});
+text.addEventListener("input", () => {
+  text.style.height = "auto";
+  text.style.height = `${text.scrollHeight}px`;
+  typed();
+});
+$("second-window").addEventListener("click", () => {
+  const taken = [state.me.name, ...state.members.members.map(({ name }) => name)];
+  const url = `/?name=${encodeURIComponent(suggestName(taken))}`;
+  window.open(url, "_blank", "popup,noopener,width=1180,height=800");
+});
+$("change-name").addEventListener("click", async () => {
+  const name = await askForName(state.me.name);
+  location.assign(`/?name=${encodeURIComponent(name)}`);
+});
+$("toggle-live").addEventListener("click", () => {
+  const open = document.body.classList.toggle("live-open");
+  $("toggle-live").setAttribute("aria-expanded", open);
+});
+
+renderPhase();
+start(await chooseName());
+text.focus();

@@ -1,0 +1,235 @@
+//! The three RPC calls and their answers as JSON, from the app's side. Pure; called by `app` and `channels`.
+//!
+//! Strict as the Ruby side is: an unknown field or a wrong type makes the whole call fail.
+//! Source: `contract/rpc.md` §4, §6 and §9.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConnectCall {
+    pub env: Env,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CommandCall {
+    pub command: String,
+    pub identifier: String,
+    #[serde(default)]
+    pub connection_identifiers: String,
+    #[serde(default)]
+    pub data: String,
+    /// Checked for its shape only: the app looks everything up by the connection identifiers.
+    #[serde(rename = "env")]
+    pub _env: Env,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DisconnectCall {
+    /// Checked for its shape only: presence is kept by sid.
+    #[serde(default, rename = "identifiers")]
+    pub _identifiers: String,
+    #[serde(default, rename = "subscriptions")]
+    pub _subscriptions: Vec<String>,
+    #[serde(rename = "env")]
+    pub _env: Env,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Env {
+    pub url: String,
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// The app keeps no state in the session, so these two stay empty; a value of the wrong type is still an error.
+    #[serde(default, rename = "cstate")]
+    pub _cstate: BTreeMap<String, String>,
+    #[serde(default, rename = "istate")]
+    pub _istate: BTreeMap<String, String>,
+}
+
+const SUCCESS: u8 = 1;
+const FAILURE: u8 = 2;
+
+/// The answer to any of the calls; default values are left out, as the Ruby encoder does.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Answer {
+    #[serde(skip_serializing_if = "is_zero")]
+    status: u8,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    identifiers: String,
+    #[serde(skip_serializing_if = "is_false")]
+    stop_streams: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    streams: Vec<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    transmissions: Vec<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    error_msg: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    env: Option<EmptyEnv>,
+}
+
+/// `{}`: nothing changed in the session's state.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+struct EmptyEnv {}
+
+impl Answer {
+    /// SUCCESS with nothing to say.
+    pub fn success() -> Answer {
+        Answer {
+            status: SUCCESS,
+            env: Some(EmptyEnv {}),
+            ..Answer::default()
+        }
+    }
+
+    /// Connect succeeded: who it is, and the welcome.
+    pub fn welcome(identifiers: String) -> Answer {
+        Answer {
+            identifiers,
+            ..Answer::success()
+        }
+        .transmit(r#"{"type":"welcome"}"#.to_owned())
+    }
+
+    /// Connect refused, for good.
+    pub fn unauthorized() -> Answer {
+        Answer {
+            status: FAILURE,
+            ..Answer::default()
+        }
+        .transmit(r#"{"type":"disconnect","reason":"unauthorized","reconnect":false}"#.to_owned())
+    }
+
+    /// The subscription exists now and listens to `streams`.
+    pub fn confirmed(identifier: &str, streams: Vec<String>) -> Answer {
+        Answer {
+            streams,
+            ..Answer::success()
+        }
+        .transmit(verdict(identifier, "confirm_subscription"))
+    }
+
+    /// The channel refused the subscription.
+    pub fn rejected(identifier: &str) -> Answer {
+        Answer {
+            status: FAILURE,
+            stop_streams: true,
+            env: Some(EmptyEnv {}),
+            ..Answer::default()
+        }
+        .transmit(verdict(identifier, "reject_subscription"))
+    }
+
+    /// The subscription is gone.
+    pub fn unsubscribed() -> Answer {
+        Answer {
+            stop_streams: true,
+            ..Answer::success()
+        }
+    }
+
+    /// The app failed. Without a `status`, which is how Rails says ERROR.
+    pub fn error(message: String) -> Answer {
+        Answer {
+            error_msg: message,
+            ..Answer::default()
+        }
+    }
+
+    /// Adds a text that goes to the client as it is.
+    pub fn transmit(mut self, transmission: String) -> Answer {
+        self.transmissions.push(transmission);
+        self
+    }
+
+    /// Adds `message` for the subscription `identifier`.
+    pub fn transmit_message(self, identifier: &str, message: &impl Serialize) -> Answer {
+        #[derive(Serialize)]
+        struct Transmission<'a, M> {
+            identifier: &'a str,
+            message: &'a M,
+        }
+        self.transmit(json(&Transmission {
+            identifier,
+            message,
+        }))
+    }
+}
+
+/// `value` as JSON text.
+pub fn json(value: &impl Serialize) -> String {
+    sonic_rs::to_string(value).expect("plain structs of strings, numbers and lists always encode")
+}
+
+fn verdict(identifier: &str, kind: &'static str) -> String {
+    #[derive(Serialize)]
+    struct Verdict<'a> {
+        identifier: &'a str,
+        #[serde(rename = "type")]
+        kind: &'static str,
+    }
+    json(&Verdict { identifier, kind })
+}
+
+fn is_zero(status: &u8) -> bool {
+    *status == 0
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(answer: Answer, expected: &str) {
+        assert_eq!(json(&answer), expected);
+    }
+
+    #[test]
+    fn answers_have_the_bytes_of_the_contract() {
+        check(
+            Answer::welcome(r#"{"current_user":"Z2lk"}"#.to_owned()),
+            r#"{"status":1,"identifiers":"{\"current_user\":\"Z2lk\"}","transmissions":["{\"type\":\"welcome\"}"],"env":{}}"#,
+        );
+        check(
+            Answer::unauthorized(),
+            r#"{"status":2,"transmissions":["{\"type\":\"disconnect\",\"reason\":\"unauthorized\",\"reconnect\":false}"]}"#,
+        );
+        check(
+            Answer::confirmed(r#"{"channel":"A"}"#, vec!["s".to_owned()]),
+            r#"{"status":1,"streams":["s"],"transmissions":["{\"identifier\":\"{\\\"channel\\\":\\\"A\\\"}\",\"type\":\"confirm_subscription\"}"],"env":{}}"#,
+        );
+        check(
+            Answer::rejected("A"),
+            r#"{"status":2,"stop_streams":true,"transmissions":["{\"identifier\":\"A\",\"type\":\"reject_subscription\"}"],"env":{}}"#,
+        );
+        check(
+            Answer::unsubscribed(),
+            r#"{"status":1,"stop_streams":true,"env":{}}"#,
+        );
+        check(Answer::error("no".to_owned()), r#"{"error_msg":"no"}"#);
+    }
+
+    #[test]
+    fn a_call_with_an_unknown_field_or_a_wrong_type_is_refused() {
+        for text in [
+            r#"{"env":{"url":"u"},"sid":"x"}"#,
+            r#"{"env":{"url":1}}"#,
+            r#"{"env":{"url":"u","headers":{"cookie":1}}}"#,
+            r#"{"env":{}}"#,
+            "{}",
+            "",
+        ] {
+            assert!(sonic_rs::from_str::<ConnectCall>(text).is_err(), "{text}");
+        }
+        assert!(sonic_rs::from_str::<ConnectCall>(r#"{"env":{"url":"u"}}"#).is_ok());
+    }
+}
