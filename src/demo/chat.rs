@@ -36,7 +36,7 @@ const ROOMS: [(&str, &str, &[&str]); 3] = [
         "The place to start",
         &[
             "Welcome! Open a second window with another name and say something: it appears in both at once.",
-            "Every line here went through the whole path: WebSocket, HTTP RPC, POST /_broadcast, fan-out.",
+            "What you write goes the whole way: WebSocket, HTTP RPC, POST /_broadcast, fan-out.",
         ],
     ),
     (

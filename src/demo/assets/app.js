@@ -1,7 +1,7 @@
 // The chat page: rooms, messages, who is here, who types. Everything it shows came over one Action Cable connection.
 
 import { adapters, createConsumer } from "/demo/actioncable.js";
-import { watch } from "/demo/live.js";
+import { TRIPS_SHOWN_MAX, watch } from "/demo/live.js";
 
 const SUGGESTED_NAMES = ["Ada", "Grace", "Linus", "Margaret", "Dennis", "Radia", "Ken", "Barbara", "Edsger", "Frances"];
 const CABLE_PATH = "/cable";
@@ -10,7 +10,7 @@ const TYPING_SHOWN_MS = 4000;
 const TYPING_SENT_EVERY_MS = 1000;
 const TYPING_IDLE_MS = 2500;
 const PRESENCE_REFRESH_MS = 50 * 1000;
-const NEAR_BOTTOM_PX = 120;
+const NEAR_END_PX = 120;
 const STALE_MS = 6000;
 const ROOM_MESSAGES_MAX = 400;
 
@@ -297,7 +297,6 @@ function renderRoom() {
 function renderMessages() {
   const room = currentRoom();
   if (!room) return;
-  const stick = nearEnd();
   const list = $("messages");
   const arrived = [...room.messages.values()].sort((a, b) => a.id - b.id);
   const underway = [...state.unsent.values()].filter(({ roomId }) => roomId === room.id)
@@ -317,7 +316,7 @@ function renderMessages() {
     if (at?.dataset.key === key) at = at.nextElementSibling;
     else list.insertBefore(messageRow(key, message, grouped), at);
   }
-  if (stick) scrollToEnd();
+  if (atEnd) scrollToEnd();
 }
 
 const keyOf = ({ id, user, sent_at_ms, underway }, grouped) =>
@@ -357,8 +356,18 @@ function renderTyping() {
   $("typing").replaceChildren(...(names.length > 0 ? [dots, element("span", { text: `${who} typing` })] : []));
 }
 
-const nearEnd = () => $("scroll").scrollHeight - $("scroll").scrollTop - $("scroll").clientHeight < NEAR_BOTTOM_PX;
-const scrollToEnd = () => { $("scroll").scrollTop = $("scroll").scrollHeight; };
+// Whoever reads the newest message wants to see the next one too; whoever has scrolled up is left alone.
+let atEnd = true;
+
+function scrollToEnd() {
+  atEnd = true;
+  $("scroll").scrollTop = $("scroll").scrollHeight;
+}
+
+function scrolled() {
+  const { scrollHeight, scrollTop, clientHeight } = $("scroll");
+  atEnd = scrollHeight - scrollTop - clientHeight < NEAR_END_PX;
+}
 
 // ---- the live panel -----------------------------------------------------------------------------------------------
 
@@ -402,7 +411,7 @@ function renderTrips() {
   const bars = live.trips.map((trip, index) => {
     const height = Math.max(2, (trip / slowest) * 32);
     const bar = document.createElementNS("http://www.w3.org/2000/svg", "rect");
-    const box = { x: index * 5, y: 34 - height, width: 3.4, height, rx: 1 };
+    const box = { x: (TRIPS_SHOWN_MAX - live.trips.length + index) * 5, y: 34 - height, width: 3.4, height, rx: 1 };
     for (const [name, value] of Object.entries(box)) bar.setAttribute(name, value);
     return bar;
   });
@@ -414,7 +423,7 @@ function renderWire() {
     element("li", { className: direction },
       element("span", { className: "arrow", text: direction === "in" ? "←" : "→", "aria-label": direction }),
       element("span", { className: "what", text: what }),
-      element("span", { className: "channel", text: channel ?? "" }),
+      element("span", { className: "channel", text: (channel ?? "").replace(/Channel$/, "") }),
       element("span", { className: "size", text: bytes(size) }))));
 }
 
@@ -454,6 +463,9 @@ live.addEventListener("change", () => {
 });
 setInterval(renderPingAge, 200);
 setInterval(() => roomSubscriptions.presence?.perform("refresh"), PRESENCE_REFRESH_MS);
+
+$("scroll").addEventListener("scroll", scrolled, { passive: true });
+new ResizeObserver(() => atEnd && scrollToEnd()).observe($("scroll"));
 
 const text = $("composer-text");
 $("composer").addEventListener("submit", (event) => {

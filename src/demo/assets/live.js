@@ -2,7 +2,7 @@
 // `watch(adapters)` puts a counting WebSocket under the Action Cable client and returns the figures.
 
 const WIRE_ENTRIES_MAX = 9;
-const TRIPS_MAX = 24;
+export const TRIPS_SHOWN_MAX = 24;
 const encoder = new TextEncoder();
 
 export class Live extends EventTarget {
@@ -58,7 +58,7 @@ export class Live extends EventTarget {
   }
 
   tripTook(milliseconds) {
-    this.trips = [...this.trips, milliseconds].slice(-TRIPS_MAX);
+    this.trips = [...this.trips, milliseconds].slice(-TRIPS_SHOWN_MAX);
     this.#changed();
   }
 
