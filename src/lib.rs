@@ -7,6 +7,7 @@
 pub mod auth;
 pub mod config;
 pub mod demo;
+pub mod driver;
 pub mod endpoints;
 pub mod hub;
 pub mod log;
@@ -20,6 +21,7 @@ pub mod rpc;
 pub mod server;
 pub mod session;
 pub mod shard;
+pub mod startup;
 pub mod wire;
 
 /// The version of the reference whose behaviour this server follows; sent as `X-AnyCable-Version`.

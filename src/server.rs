@@ -1,1 +1,386 @@
-//! (under construction)
+//! Boot, threads, signals and the drain. Speaks to shards by message and never names a socket.
+
+use std::collections::HashSet;
+use std::io;
+use std::net::TcpListener;
+use std::process;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ahash::RandomState;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use crate::config::{Config, RpcEndpoint};
+use crate::demo::{DemoApp, DemoOptions};
+use crate::mesh::{ConnectionLimit, Mesh, ShardMessage, Survey};
+use crate::metrics::Metrics;
+use crate::os;
+use crate::rpc::{self, RpcShared};
+use crate::shard::front::{self, Endpoint, Features, Front, ListenerSetup};
+use crate::shard::{self, ShardSetup};
+use crate::wire::paths::PathPatternError;
+use crate::{driver, startup};
+
+/// Stack of a shard's thread. Parsers are not recursive and futures live on the heap.
+const SHARD_STACK_BYTES: usize = 1 << 20;
+/// How often the drain looks for a second signal while it waits.
+const DRAIN_POLL: Duration = Duration::from_millis(10);
+/// How long a survey of the shards may take before the gauges stay as they were.
+const SURVEY_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Why the server did not start. Each text says what was wrong, where, and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("{feature} server at {url} cannot listen: {source}{hint}")]
+    Listen {
+        feature: &'static str,
+        url: String,
+        source: io::Error,
+        hint: String,
+    },
+    #[error(transparent)]
+    Path(#[from] PathPatternError),
+    #[error("failed to initialize RPC controller, cause: {0}")]
+    Rpc(#[from] rpc::StartError),
+    #[error("the demo app cannot start: {0}")]
+    Demo(io::Error),
+    #[error("the signal handlers cannot be installed: {0}")]
+    Signals(io::Error),
+    #[error(transparent)]
+    Driver(#[from] driver::DriverRefused),
+    #[error("shard {id} cannot start: {source}")]
+    Shard { id: usize, source: io::Error },
+    #[error(
+        "--ssl_cert and --ssl_key are not supported yet by ringcable; terminate TLS in a proxy and remove them"
+    )]
+    TlsNotSupported,
+}
+
+/// What the control thread waits for.
+enum ControlEvent {
+    Signal,
+    /// A shard could not start or its reactor broke: the process cannot go on.
+    ShardEnded {
+        id: usize,
+        error: io::Error,
+    },
+}
+
+/// Runs the server until a signal ends it; exits the process itself then.
+///
+/// # Errors
+/// Why it could not start.
+pub fn run(mut config: Config) -> Result<(), StartError> {
+    let started = Instant::now();
+    let open_files = os::limits::raise_open_files().unwrap_or(0);
+    let shards = config
+        .runtime
+        .cores
+        .unwrap_or_else(os::cpu::default_cores)
+        .max(1);
+    startup::banner(&config, open_files, shards);
+    if config.server.tls.is_some() {
+        return Err(StartError::TlsNotSupported);
+    }
+    let demo = start_demo(&mut config)?;
+    let listeners = listen(&mut config, shards)?;
+    Front::new(
+        &config,
+        Features {
+            main: true,
+            ..Features::default()
+        },
+    )?;
+    let choice = driver::choose(config.runtime.driver)?;
+    let rpc = match config.rpc.endpoint {
+        RpcEndpoint::Http(_) => Some(RpcShared::new(&config.rpc)?),
+        RpcEndpoint::None => None,
+    };
+    let mut metrics = Metrics::new(shards);
+    metrics.rpc_configured = rpc.is_some();
+    // Set once, here.
+    let _ = metrics.driver.set(choice.driver.as_str());
+    startup::configuration(&config, &choice, open_files);
+
+    let config = Arc::new(config);
+    let metrics = Arc::new(metrics);
+    let (mesh, inboxes) = Mesh::new(shards);
+    let (events, control) = mpsc::channel();
+    watch_signals(events.clone())?;
+    let hasher = RandomState::new();
+    let cpus = os::cpu::allowed();
+    for (id, (inbox, listeners)) in inboxes.into_iter().zip(listeners).enumerate() {
+        let setup = ShardSetup {
+            id,
+            cpu: (shards <= cpus.len()).then(|| cpus[id]),
+            config: Arc::clone(&config),
+            metrics: Arc::clone(&metrics),
+            mesh: mesh.clone(),
+            inbox,
+            listeners,
+            rpc: rpc.clone(),
+            driver: choice.driver,
+            hasher: hasher.clone(),
+        };
+        spawn_shard(setup, events.clone())?;
+    }
+    if let Some(demo) = &demo {
+        startup::demo(&config, demo);
+    }
+    tracing::info!(
+        elapsed_ms = started.elapsed().as_millis() as u64,
+        "ringcable is ready"
+    );
+    control_loop(&config, &metrics, &mesh, &control)
+}
+
+fn start_demo(config: &mut Config) -> Result<Option<DemoApp>, StartError> {
+    if !config.demo {
+        return Ok(None);
+    }
+    let http = config.broadcast.http.as_ref();
+    let demo = DemoApp::start(DemoOptions {
+        rpc_token: config.rpc.token.clone(),
+        broadcast_token: http.and_then(|http| http.token.clone()),
+    })
+    .map_err(StartError::Demo)?;
+    config.rpc.endpoint = RpcEndpoint::Http(demo.rpc_url());
+    Ok(Some(demo))
+}
+
+/// Opens every listener once for each shard. Ports that were 0 are the chosen ones in `config` afterwards.
+fn listen(config: &mut Config, shards: usize) -> Result<Vec<Vec<ListenerSetup>>, StartError> {
+    let mut by_shard: Vec<Vec<ListenerSetup>> = (0..shards).map(|_| Vec::new()).collect();
+    for (endpoint, features) in front::listeners(config) {
+        let sockets = os::sockets::listen(&endpoint.host, endpoint.port, shards)
+            .map_err(|source| refused(&endpoint, features, source))?;
+        note_port(config, features, &sockets[0]);
+        let max = config.server.connections_max;
+        let limit = (max > 0).then(|| ConnectionLimit::new(max));
+        for (setups, listener) in by_shard.iter_mut().zip(sockets) {
+            setups.push(ListenerSetup {
+                listener,
+                features,
+                limit: limit.clone(),
+            });
+        }
+    }
+    Ok(by_shard)
+}
+
+fn refused(endpoint: &Endpoint, features: Features, source: io::Error) -> StartError {
+    let hint = match source.kind() {
+        io::ErrorKind::AddrInUse => format!(
+            "; another process listens on port {}: stop it or choose another port",
+            endpoint.port
+        ),
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need the capability CAP_NET_BIND_SERVICE".to_string()
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "; no interface of this machine has that address".to_string()
+        }
+        _ => String::new(),
+    };
+    StartError::Listen {
+        feature: startup::listener_name(features),
+        url: startup::url(false, &endpoint.host, endpoint.port, ""),
+        source,
+        hint,
+    }
+}
+
+fn note_port(config: &mut Config, features: Features, listener: &TcpListener) {
+    let Ok(address) = listener.local_addr() else {
+        return;
+    };
+    let port = address.port();
+    if features.main {
+        config.server.port = port;
+    }
+    if let Some(http) = config
+        .broadcast
+        .http
+        .as_mut()
+        .filter(|_| features.broadcast)
+    {
+        http.port = port;
+    }
+    if let Some(api) = config.api.as_mut().filter(|_| features.api) {
+        api.port = port;
+    }
+    if features.metrics {
+        config.metrics.port = port;
+    }
+}
+
+fn spawn_shard(setup: ShardSetup, events: Sender<ControlEvent>) -> Result<(), StartError> {
+    let id = setup.id;
+    thread::Builder::new()
+        .name(format!("shard-{id}"))
+        .stack_size(SHARD_STACK_BYTES)
+        .spawn(move || {
+            let error = match shard::run(setup) {
+                Ok(()) => io::Error::other("its loop ended"),
+                Err(error) => error,
+            };
+            // The control thread outlives the shards.
+            let _ = events.send(ControlEvent::ShardEnded { id, error });
+        })
+        .map_err(|source| StartError::Shard { id, source })?;
+    Ok(())
+}
+
+fn watch_signals(events: Sender<ControlEvent>) -> Result<(), StartError> {
+    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(StartError::Signals)?;
+    thread::Builder::new()
+        .name("signals".to_string())
+        .spawn(move || {
+            for _ in signals.forever() {
+                // The receiver goes only when the process does.
+                let _ = events.send(ControlEvent::Signal);
+            }
+        })
+        .map_err(StartError::Signals)?;
+    Ok(())
+}
+
+/// Refreshes the gauges until something happens.
+fn control_loop(
+    config: &Config,
+    metrics: &Metrics,
+    mesh: &Mesh,
+    control: &Receiver<ControlEvent>,
+) -> Result<(), StartError> {
+    let refresh = config.metrics.stats_refresh_interval;
+    let wanted = config.metrics.http_path.is_some() && !refresh.is_zero();
+    loop {
+        let event = if wanted {
+            match control.recv_timeout(refresh) {
+                Err(RecvTimeoutError::Timeout) => {
+                    refresh_gauges(metrics, mesh);
+                    continue;
+                }
+                event => event.ok(),
+            }
+        } else {
+            control.recv().ok()
+        };
+        match event {
+            Some(ControlEvent::ShardEnded { id, error }) => {
+                return Err(StartError::Shard { id, source: error });
+            }
+            Some(ControlEvent::Signal) | None => drain(config, mesh, control),
+        }
+    }
+}
+
+/// The gauges that count over all shards.
+fn refresh_gauges(metrics: &Metrics, mesh: &Mesh) {
+    metrics
+        .mem_sys_bytes
+        .set(os::memory::resident_bytes() as i64);
+    metrics.threads.set(os::memory::threads() as i64);
+    let (reply, replies) = mpsc::channel::<Survey>();
+    for mailbox in mesh.mailboxes() {
+        // A shard that is too busy for a question keeps the old figures.
+        if mailbox
+            .try_send(ShardMessage::Survey(reply.clone()))
+            .is_err()
+        {
+            return;
+        }
+    }
+    let (mut identities, mut streams) = (HashSet::new(), HashSet::new());
+    for _ in 0..mesh.shards() {
+        let Ok(survey) = replies.recv_timeout(SURVEY_TIMEOUT) else {
+            return;
+        };
+        identities.extend(survey.identities);
+        streams.extend(survey.streams);
+    }
+    metrics.clients_uniq_num.set(identities.len() as i64);
+    metrics.broadcast_streams_num.set(streams.len() as i64);
+}
+
+/// Tells every client that the server goes, makes the Disconnect calls that are owed, and exits.
+/// Source: contract/operations.md §9.
+fn drain(config: &Config, mesh: &Mesh, control: &Receiver<ControlEvent>) -> ! {
+    let deadline = Instant::now() + config.shutdown.timeout;
+    tracing::info!(
+        "Shutting down... (hit Ctrl-C to stop immediately or wait for up to {}s for graceful shutdown)",
+        config.shutdown.timeout.as_secs()
+    );
+    if !config.shutdown.delay.is_zero() {
+        // The delay is inside the timeout, but clients are told in any case: a moment is kept for that.
+        let delay = config
+            .shutdown
+            .delay
+            .min(config.shutdown.timeout.saturating_sub(NOTICE_TIME));
+        wait(delay, control);
+    }
+    for mailbox in mesh.mailboxes() {
+        mailbox.send_blocking(ShardMessage::StopAccepting);
+    }
+    let (done, closed) = mpsc::channel();
+    for mailbox in mesh.mailboxes() {
+        mailbox.send_blocking(ShardMessage::CloseSessions(done.clone()));
+    }
+    if wait_for(mesh.shards(), &closed, deadline, control) {
+        tracing::info!(context = "node", "all active connections closed");
+    } else {
+        tracing::warn!(
+            context = "node",
+            "terminated while disconnecting active sessions"
+        );
+    }
+    let (done, finished) = mpsc::channel();
+    mesh.mailbox(0)
+        .send_blocking(ShardMessage::FinishDisconnects {
+            parallel: config.shutdown.pool_size,
+            deadline,
+            done,
+        });
+    // The shard keeps the deadline and logs what it could not do.
+    wait_for(1, &finished, deadline + NOTICE_TIME, control);
+    process::exit(0)
+}
+
+/// Kept for telling the clients when the delay would take all of the time, and for the last log lines.
+const NOTICE_TIME: Duration = Duration::from_millis(500);
+
+/// Sleeps; a second signal ends the process.
+fn wait(duration: Duration, control: &Receiver<ControlEvent>) {
+    if let Ok(ControlEvent::Signal) = control.recv_timeout(duration) {
+        terminate();
+    }
+}
+
+/// Waits for `count` answers. False: the deadline came first. A second signal ends the process.
+fn wait_for(
+    count: usize,
+    answers: &Receiver<usize>,
+    deadline: Instant,
+    control: &Receiver<ControlEvent>,
+) -> bool {
+    let mut missing = count;
+    while missing > 0 {
+        if let Ok(ControlEvent::Signal) = control.try_recv() {
+            terminate();
+        }
+        match answers.recv_timeout(DRAIN_POLL) {
+            Ok(_) => missing -= 1,
+            Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
+            Err(_) => return false,
+        }
+    }
+    true
+}
+
+fn terminate() -> ! {
+    tracing::warn!("Immediate termination requested. Stopped");
+    process::exit(0)
+}

@@ -101,7 +101,7 @@ impl ConfigError {
 }
 
 /// The line for stderr: `YYYY/MM/DD HH:MM:SS <message>` in local time, without a newline.
-pub fn stderr_line(now: SystemTime, error: &ConfigError) -> String {
+pub fn stderr_line(now: SystemTime, error: &dyn std::error::Error) -> String {
     let unix_secs = now
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default()

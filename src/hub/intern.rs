@@ -26,7 +26,10 @@ impl Interner {
     /// Adds a user of `text` and returns its index, and whether it is new.
     pub fn acquire(&mut self, text: &str) -> (TextId, bool) {
         let hash = self.hasher.hash_one(text);
-        if let Some(&id) = self.index.find(hash, |&id| &*self.texts[id as usize].text == text) {
+        if let Some(&id) = self
+            .index
+            .find(hash, |&id| &*self.texts[id as usize].text == text)
+        {
             self.texts[id as usize].references += 1;
             return (id, false);
         }
@@ -35,8 +38,9 @@ impl Interner {
             references: 1,
         }) as TextId;
         let (texts, hasher) = (&self.texts, &self.hasher);
-        self.index
-            .insert_unique(hash, id, |&other| hasher.hash_one(&*texts[other as usize].text));
+        self.index.insert_unique(hash, id, |&other| {
+            hasher.hash_one(&*texts[other as usize].text)
+        });
         (id, true)
     }
 
@@ -76,6 +80,11 @@ impl Interner {
     /// Texts in use.
     pub fn len(&self) -> usize {
         self.texts.len()
+    }
+
+    /// Every text in use.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        self.texts.iter().map(|(_, interned)| &*interned.text)
     }
 
     /// Gives memory back after a storm: shrinks what is more than three quarters empty.

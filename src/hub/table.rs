@@ -92,6 +92,11 @@ impl Hub {
         self.streams.len()
     }
 
+    /// The names of the streams with a subscriber here.
+    pub fn streams(&self) -> impl Iterator<Item = &str> {
+        self.streams.texts()
+    }
+
     /// True when `slot` has subscribed to `identifier`.
     pub fn is_subscribed(&self, slot: u32, identifier: &str) -> bool {
         self.identifiers
@@ -120,8 +125,13 @@ impl Hub {
     /// # Panics
     /// When `slot` has not subscribed to `identifier`: the caller subscribes first.
     pub fn attach(&mut self, slot: u32, identifier: &str, stream: &str) {
-        let identifier = self.identifiers.find(identifier).expect("subscribed before attach");
-        let position = self.position(slot, identifier).expect("subscribed before attach");
+        let identifier = self
+            .identifiers
+            .find(identifier)
+            .expect("subscribed before attach");
+        let position = self
+            .position(slot, identifier)
+            .expect("subscribed before attach");
         if let Some(stream) = self.streams.find(stream) {
             let attached = self
                 .row(slot)
@@ -154,7 +164,9 @@ impl Hub {
 
     /// Stops listening to one stream; the subscription stays.
     pub fn detach(&mut self, slot: u32, identifier: &str, stream: &str) {
-        let (Some(identifier), Some(stream)) = (self.identifiers.find(identifier), self.streams.find(stream)) else {
+        let (Some(identifier), Some(stream)) =
+            (self.identifiers.find(identifier), self.streams.find(stream))
+        else {
             return;
         };
         let position = self
@@ -213,7 +225,9 @@ impl Hub {
                 ids.push(edge.identifier);
             }
         }
-        ids.into_iter().map(|id| self.identifiers.text(id)).collect()
+        ids.into_iter()
+            .map(|id| self.identifiers.text(id))
+            .collect()
     }
 
     /// The streams of one subscription.
@@ -238,7 +252,10 @@ impl Hub {
         std::iter::from_fn(move || {
             let group = self.groups.get(next as usize)?;
             next = group.next;
-            Some((self.identifiers.text(group.identifier), group.members.as_slice()))
+            Some((
+                self.identifiers.text(group.identifier),
+                group.members.as_slice(),
+            ))
         })
     }
 
@@ -247,11 +264,15 @@ impl Hub {
     }
 
     fn position(&self, slot: u32, identifier: TextId) -> Option<usize> {
-        self.row(slot).iter().position(|edge| edge.identifier == identifier)
+        self.row(slot)
+            .iter()
+            .position(|edge| edge.identifier == identifier)
     }
 
     fn stream_of(&self, edge: &Edge) -> Option<TextId> {
-        self.groups.get(edge.group as usize).map(|group| group.stream)
+        self.groups
+            .get(edge.group as usize)
+            .map(|group| group.stream)
     }
 
     /// Rows are rebuilt at their exact size: they change rarely and rest for hours.
@@ -393,7 +414,10 @@ mod tests {
             hub.subscribe(slot, identifier);
             hub.attach(slot, identifier, "x");
         }
-        assert_eq!(receivers(&hub, "x"), [("A".into(), vec![1, 2]), ("B".into(), vec![1])]);
+        assert_eq!(
+            receivers(&hub, "x"),
+            [("A".into(), vec![1, 2]), ("B".into(), vec![1])]
+        );
         assert_eq!(receivers(&hub, "y"), []);
     }
 
@@ -447,8 +471,10 @@ mod tests {
         let (slot, identifier, stream) = (0u32..6, 0usize..4, 0usize..4);
         prop_oneof![
             (slot.clone(), identifier.clone()).prop_map(|(s, i)| Act::Subscribe(s, i)),
-            (slot.clone(), identifier.clone(), stream.clone()).prop_map(|(s, i, t)| Act::Attach(s, i, t)),
-            (slot.clone(), identifier.clone(), stream.clone()).prop_map(|(s, i, t)| Act::Detach(s, i, t)),
+            (slot.clone(), identifier.clone(), stream.clone())
+                .prop_map(|(s, i, t)| Act::Attach(s, i, t)),
+            (slot.clone(), identifier.clone(), stream.clone())
+                .prop_map(|(s, i, t)| Act::Detach(s, i, t)),
             (slot.clone(), identifier.clone()).prop_map(|(s, i)| Act::DetachAll(s, i)),
             (slot.clone(), identifier.clone()).prop_map(|(s, i)| Act::Unsubscribe(s, i)),
             slot.prop_map(Act::Remove),
@@ -474,7 +500,9 @@ mod tests {
             }
             Act::Detach(slot, id, stream) => {
                 hub.detach(slot, NAMES[id], NAMES[stream]);
-                model.get_mut(&(slot, id)).map(|streams| streams.remove(&stream));
+                model
+                    .get_mut(&(slot, id))
+                    .map(|streams| streams.remove(&stream));
             }
             Act::DetachAll(slot, id) => {
                 hub.detach_all(slot, NAMES[id]);
@@ -499,11 +527,17 @@ mod tests {
                     expected.entry(NAMES[id].into()).or_default().push(slot);
                 }
             }
-            assert_eq!(receivers(hub, name), expected.into_iter().collect::<Vec<_>>());
+            assert_eq!(
+                receivers(hub, name),
+                expected.into_iter().collect::<Vec<_>>()
+            );
         }
         for slot in 0..6 {
             for (id, name) in NAMES.iter().enumerate() {
-                assert_eq!(hub.is_subscribed(slot, name), model.contains_key(&(slot, id)));
+                assert_eq!(
+                    hub.is_subscribed(slot, name),
+                    model.contains_key(&(slot, id))
+                );
             }
         }
         let streams: BTreeSet<_> = model.values().flatten().collect();

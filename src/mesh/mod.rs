@@ -1,1 +1,11 @@
-//! (under construction)
+//! How shards talk: a closed set of messages and one bounded inbox per shard.
+//!
+//! The queue is lock-free; the mutexes around wakers are touched only when a shard goes to sleep or a sender has to wait.
+
+mod mailbox;
+mod message;
+mod permits;
+
+pub use mailbox::{INBOX_BYTES_MAX, INBOX_MESSAGES_MAX, Inbox, Mailbox, Mesh};
+pub use message::{DisconnectJob, SessionRef, ShardId, ShardMessage, Survey};
+pub use permits::{ConnectionLimit, Permit};

@@ -71,11 +71,9 @@ impl Gauge {
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct ShardMetrics {
-    /// Authenticated and not closed; set every `stats_refresh_interval`.
+    /// Authenticated and not closed; live.
     pub clients_num: Gauge,
-    /// Streams with at least one subscriber on this shard; set every `stats_refresh_interval`.
-    pub broadcast_streams_num: Gauge,
-    /// RPC disconnects that wait in this shard's queue; set every `stats_refresh_interval`.
+    /// RPC disconnects that wait in this shard's queue; live.
     pub disconnect_queue_size: Gauge,
     /// Authentication ended in FAILURE; errors and timeouts do not count.
     pub failed_auths_total: Counter,
@@ -190,6 +188,8 @@ pub struct Metrics {
     pub shards: Vec<ShardMetrics>,
     /// Distinct connection identifiers over all shards. Written by the control thread.
     pub clients_uniq_num: Gauge,
+    /// Distinct streams with a subscriber, over all shards. Written by the control thread.
+    pub broadcast_streams_num: Gauge,
     /// Memory of the process in bytes; divided by `clients_num` it gives bytes per connection. Written by the control
     /// thread.
     pub mem_sys_bytes: Gauge,
@@ -208,6 +208,7 @@ impl Metrics {
         Metrics {
             shards: (0..shards).map(|_| ShardMetrics::default()).collect(),
             clients_uniq_num: Gauge::default(),
+            broadcast_streams_num: Gauge::default(),
             mem_sys_bytes: Gauge::default(),
             threads: Gauge::default(),
             driver: OnceLock::new(),

@@ -47,6 +47,11 @@ fn render_reference(metrics: &Metrics, text: &mut Text<'_>) {
             &metrics.clients_uniq_num,
         ),
         (
+            "broadcast_streams_num",
+            "The number of active broadcasting streams",
+            &metrics.broadcast_streams_num,
+        ),
+        (
             "mem_sys_bytes",
             "The total bytes of memory obtained from the OS",
             &metrics.mem_sys_bytes,
@@ -189,11 +194,6 @@ const REFERENCE: &[Family] = &[
     gauge("clients_num", "The number of active clients", |m| {
         &m.clients_num
     }),
-    gauge(
-        "broadcast_streams_num",
-        "The number of active broadcasting streams",
-        |m| &m.broadcast_streams_num,
-    ),
     gauge(
         "disconnect_queue_size",
         "The size of delayed disconnect",

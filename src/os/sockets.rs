@@ -32,7 +32,9 @@ pub fn bind_addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         ]),
         "localhost" => Ok(vec![SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)]),
         name => {
-            let mut addresses: Vec<_> = (name.trim_matches(['[', ']']), port).to_socket_addrs()?.collect();
+            let mut addresses: Vec<_> = (name.trim_matches(['[', ']']), port)
+                .to_socket_addrs()?
+                .collect();
             addresses.sort_by_key(SocketAddr::is_ipv6);
             Ok(addresses)
         }
@@ -93,7 +95,11 @@ fn open_listener(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListene
 pub fn prepare_client(socket: &impl AsFd) -> io::Result<()> {
     let socket = SockRef::from(socket);
     socket.set_tcp_nodelay(true)?;
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE).with_interval(KEEPALIVE))?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE),
+    )?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES)
 }

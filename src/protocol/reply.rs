@@ -76,6 +76,16 @@ pub fn presence_error(identifier: &str) -> Vec<u8> {
     out
 }
 
+/// The connection identifiers of a client that nobody has authenticated: `{"sid":"…"}`.
+///
+/// Source: `contract/auth_streams.md` §4.
+pub fn sid_identifiers(sid: &str) -> String {
+    let mut out = br#"{"sid":"#.to_vec();
+    escape_into(&mut out, sid);
+    out.push(b'}');
+    String::from_utf8(out).expect("escaped text is UTF-8")
+}
+
 /// Appends a delivery to `out`: `{"identifier":…,"message":…}`, with a leading `"type"` when the publication has one.
 ///
 /// Called once per publication and identifier of a shard; all receivers share the bytes.

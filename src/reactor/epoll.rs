@@ -50,13 +50,26 @@ impl EpollReactor {
         };
     }
 
-    fn control(&self, operation: i32, socket: BorrowedFd<'_>, events: u32, token: Token) -> io::Result<()> {
+    fn control(
+        &self,
+        operation: i32,
+        socket: BorrowedFd<'_>,
+        events: u32,
+        token: Token,
+    ) -> io::Result<()> {
         let mut event = libc::epoll_event {
             events,
             u64: u64::from(token.slot) | u64::from(token.generation & GENERATION_MASK) << 32,
         };
         // SAFETY: both descriptors are open for the length of the call and `event` is a live value the kernel copies.
-        check(unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), operation, socket.as_raw_fd(), &mut event) })?;
+        check(unsafe {
+            libc::epoll_ctl(
+                self.epoll.as_raw_fd(),
+                operation,
+                socket.as_raw_fd(),
+                &mut event,
+            )
+        })?;
         Ok(())
     }
 
@@ -78,7 +91,11 @@ impl EpollReactor {
         };
         // SAFETY: the kernel has written `count` events, which is at most the capacity.
         unsafe { self.buffer.set_len(count) };
-        events.extend(self.buffer.iter().map(|event| readiness(event.events, event.u64)));
+        events.extend(
+            self.buffer
+                .iter()
+                .map(|event| readiness(event.events, event.u64)),
+        );
         Ok(count == HARVEST_EVENTS_MAX)
     }
 }

@@ -159,7 +159,10 @@ mod tests {
 
     fn reactors() -> Vec<(&'static str, Reactor)> {
         vec![
-            ("uring", Reactor::uring().expect("io_uring on the test machine")),
+            (
+                "uring",
+                Reactor::uring().expect("io_uring on the test machine"),
+            ),
             ("epoll", Reactor::epoll().expect("epoll")),
         ]
     }
@@ -183,7 +186,10 @@ mod tests {
         all
     }
 
-    const TOKEN: Token = Token { slot: 7, generation: 3 };
+    const TOKEN: Token = Token {
+        slot: 7,
+        generation: 3,
+    };
 
     #[test]
     fn input_is_reported_each_time_something_new_arrives() {
@@ -219,7 +225,10 @@ mod tests {
             reactor.add(ours.as_fd(), TOKEN).expect("add");
             drop(theirs);
             let events = harvest(&mut reactor, 1);
-            assert!(events.iter().any(|event| event.closed), "{name}: {events:?}");
+            assert!(
+                events.iter().any(|event| event.closed),
+                "{name}: {events:?}"
+            );
         }
     }
 
@@ -238,7 +247,10 @@ mod tests {
             let mut sink = vec![0; 1 << 20];
             while theirs.read(&mut sink).is_ok() {}
             let events = harvest(&mut reactor, 1);
-            assert!(events.iter().any(|event| event.writable), "{name}: {events:?}");
+            assert!(
+                events.iter().any(|event| event.writable),
+                "{name}: {events:?}"
+            );
         }
     }
 
@@ -288,6 +300,25 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_event_wakes_a_thread_that_sleeps_on_the_wake_descriptor() {
+        for (name, mut reactor) in reactors() {
+            let (ours, mut theirs) = pair();
+            reactor.add(ours.as_fd(), TOKEN).expect("add");
+            reactor.flush();
+            let wake = reactor.wake_fd().expect("dup");
+            let writer = std::thread::spawn(move || {
+                // Long enough for the other thread to be asleep; the test also holds when it is not.
+                std::thread::sleep(Duration::from_millis(50));
+                theirs.write_all(b"x").expect("write");
+                theirs
+            });
+            assert!(poll_readable(&wake, 5000), "{name}: slept through an event");
+            assert_eq!(harvest(&mut reactor, 1).len(), 1, "{name}");
+            writer.join().expect("writer");
+        }
+    }
+
     fn poll_readable(fd: &OwnedFd, timeout_ms: i32) -> bool {
         use std::os::fd::AsRawFd;
         let mut poll = libc::pollfd {
@@ -304,13 +335,19 @@ mod tests {
         for (name, mut reactor) in reactors() {
             let mut pairs: Vec<_> = (0..1500).map(|_| pair()).collect();
             for (slot, (ours, _)) in pairs.iter().enumerate() {
-                let token = Token { slot: slot as u32, generation: 1 };
+                let token = Token {
+                    slot: slot as u32,
+                    generation: 1,
+                };
                 reactor.add(ours.as_fd(), token).expect("add");
             }
             for (_, theirs) in &mut pairs {
                 theirs.write_all(b"x").expect("write");
             }
-            let mut slots: Vec<u32> = harvest(&mut reactor, 1500).iter().map(|e| e.token.slot).collect();
+            let mut slots: Vec<u32> = harvest(&mut reactor, 1500)
+                .iter()
+                .map(|e| e.token.slot)
+                .collect();
             slots.sort_unstable();
             assert_eq!(slots, (0..1500).collect::<Vec<u32>>(), "{name}");
         }

@@ -1,7 +1,8 @@
 //! The reactor on io_uring: one multishot poll per idle socket (256 bytes of kernel memory; an armed receive takes 864).
 //!
-//! The ring belongs to one thread (`SINGLE_ISSUER`) and its task work runs when the shard harvests (`DEFER_TASKRUN`), so a
-//! burst of wake-ups is taken in one system call. Kernels before 6.1 refuse these flags; the ring is then built plain.
+//! The ring belongs to one thread (`SINGLE_ISSUER`) that is not interrupted for completions (`COOP_TASKRUN`). Not
+//! `DEFER_TASKRUN`: the kernel then wakes nobody who polls the ring's descriptor, and the shard would sleep through its
+//! events. Kernels before 6.0 refuse these flags; the ring is then built plain.
 
 use std::io;
 use std::mem;
@@ -9,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
-use super::{GENERATION_MASK, HARVEST_EVENTS_MAX, Readiness, ReactorCounts, Token};
+use super::{GENERATION_MASK, HARVEST_EVENTS_MAX, ReactorCounts, Readiness, Token};
 
 /// Requests that can wait to be handed to the kernel; a full queue is flushed at once.
 const SUBMISSION_ENTRIES: u32 = 256;
@@ -39,7 +40,13 @@ pub struct UringReactor {
 pub fn probe() -> io::Result<()> {
     let mut reactor = UringReactor::new()?;
     // SAFETY: a no-op refers to no memory.
-    unsafe { reactor.push(opcode::Nop::new().build().user_data(KIND_CANCEL << KIND_SHIFT)) }?;
+    unsafe {
+        reactor.push(
+            opcode::Nop::new()
+                .build()
+                .user_data(KIND_CANCEL << KIND_SHIFT),
+        )
+    }?;
     reactor.ring.submit_and_wait(1)?;
     match reactor.ring.completion().next() {
         Some(entry) if entry.result() >= 0 => Ok(()),
@@ -55,7 +62,7 @@ impl UringReactor {
         let ring = IoUring::builder()
             .setup_cqsize(COMPLETION_ENTRIES)
             .setup_single_issuer()
-            .setup_defer_taskrun()
+            .setup_coop_taskrun()
             .build(SUBMISSION_ENTRIES)
             .or_else(|error| match error.raw_os_error() {
                 Some(libc::EINVAL) => IoUring::builder()
@@ -90,7 +97,11 @@ impl UringReactor {
     /// The poll keeps the file open, so the far end sees a close only after the removal was handed to the kernel: flush
     /// soon. A removal is never ahead of its poll, the queue is in order.
     pub(super) fn remove(&mut self, token: Token, write_watched: bool) {
-        let kinds: &[u64] = if write_watched { &[KIND_READ, KIND_WRITE] } else { &[KIND_READ] };
+        let kinds: &[u64] = if write_watched {
+            &[KIND_READ, KIND_WRITE]
+        } else {
+            &[KIND_READ]
+        };
         for &kind in kinds {
             let entry = opcode::PollRemove::new(user_data(kind, token))
                 .build()
@@ -109,7 +120,8 @@ impl UringReactor {
             self.submit()?;
         }
         // SAFETY: promised by the caller.
-        unsafe { self.ring.submission().push(&entry) }.map_err(|_| io::Error::other("the submission queue is full"))
+        unsafe { self.ring.submission().push(&entry) }
+            .map_err(|_| io::Error::other("the submission queue is full"))
     }
 
     /// EBUSY (completions have to be taken first) and EAGAIN are not failures: the entries stay queued.
@@ -131,9 +143,10 @@ impl UringReactor {
     }
 
     pub(super) fn harvest(&mut self, events: &mut Vec<Readiness>) -> io::Result<bool> {
-        self.enter()?;
-        if self.ring.submission().cq_overflow() {
-            self.counts.overflows += 1;
+        let overflowed = self.ring.submission().cq_overflow();
+        self.counts.overflows += u64::from(overflowed);
+        if overflowed || !self.ring.submission().is_empty() {
+            self.enter()?;
         }
         let mut taken = 0;
         let mut completion = self.ring.completion();
@@ -146,7 +159,7 @@ impl UringReactor {
         Ok(taken == HARVEST_EVENTS_MAX)
     }
 
-    /// Submits and, with `DEFER_TASKRUN`, lets the kernel turn wake-ups into completions.
+    /// Submits, and lets the kernel move completions that had overflowed into the ring.
     fn enter(&mut self) -> io::Result<()> {
         let to_submit = self.ring.submission().len() as u32;
         const GET_EVENTS: u32 = 1; // IORING_ENTER_GETEVENTS
@@ -200,7 +213,11 @@ fn readiness(entry: &cqueue::Entry, ended: &mut Vec<Token>) -> Option<Readiness>
         ended.push(token);
     }
     // A poll that failed is a socket to be read: the read says what is wrong with it.
-    let bits = if entry.result() < 0 { libc::POLLERR } else { entry.result() as i16 };
+    let bits = if entry.result() < 0 {
+        libc::POLLERR
+    } else {
+        entry.result() as i16
+    };
     let has = |flag: i16| bits & flag != 0;
     Some(Readiness {
         token,

@@ -1,1 +1,14 @@
-//! (under construction)
+//! One client's protocol state, pure: commands, RPC answers and time in, steps out. No I/O, no clock, no await.
+//!
+//! The shard owns the socket and obeys the steps (`shard::sessions`). What a session listens to stands in the hub, under
+//! the session's slot.
+
+mod deadlines;
+mod state;
+mod step;
+
+pub use deadlines::{Deadlines, DueNow, Tick};
+pub use state::{SESSION_BYTES_MAX, Session, SessionSettings};
+pub use step::{
+    CallPurpose, CommandRefusal, Context, Credentials, RpcCall, SUBSCRIPTIONS_MAX, Step,
+};

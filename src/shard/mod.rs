@@ -1,1 +1,307 @@
-//! (under construction)
+//! One pinned thread and all it owns: listeners, sessions, subscriptions, RPC connections.
+//!
+//! The tasks of a shard share it as `Rc<Shard>`. State is borrowed for one turn and never across an await.
+
+mod accept;
+mod disconnects;
+pub mod front;
+mod http_phase;
+mod inbox;
+mod outbox;
+mod publishing;
+mod sessions;
+mod signal;
+mod timers;
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::io;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+
+use ahash::RandomState;
+use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+
+use crate::config::Config;
+use crate::mesh::{Inbox, Mesh, ShardId};
+use crate::metrics::{Metrics, ShardMetrics};
+use crate::net::{Driver, Listener, ReactorWake};
+use crate::os;
+use crate::reactor::Reactor;
+use crate::rpc::{Method, Priority, RpcClient, RpcError, RpcObserver, RpcShared};
+use crate::session::CallPurpose;
+use crate::shard::disconnects::DisconnectQueue;
+use crate::shard::front::{Front, ListenerSetup};
+use crate::shard::sessions::{Action, Sessions};
+use crate::shard::signal::unless;
+
+/// Everything a shard is given when its thread starts.
+pub struct ShardSetup {
+    pub id: ShardId,
+    /// The CPU to be pinned to; `None` when there are more shards than CPUs.
+    pub cpu: Option<usize>,
+    pub config: Arc<Config>,
+    pub metrics: Arc<Metrics>,
+    pub mesh: Mesh,
+    pub inbox: Inbox,
+    pub listeners: Vec<ListenerSetup>,
+    pub rpc: Option<Arc<RpcShared>>,
+    pub driver: Driver,
+    /// The same for all shards, so that hashes of equal things are equal.
+    pub hasher: RandomState,
+}
+
+/// What the tasks of a shard share.
+pub struct Shard {
+    pub id: ShardId,
+    pub config: Arc<Config>,
+    pub metrics: Arc<Metrics>,
+    pub mesh: Mesh,
+    pub rpc: Option<Rc<RpcClient>>,
+    pub driver: Driver,
+    sessions: RefCell<Sessions>,
+    disconnects: DisconnectQueue,
+    accept_stop: Stop,
+}
+
+/// Runs a shard on the calling thread; returns only when it cannot start or its reactor breaks.
+///
+/// # Errors
+/// The driver's refusal, or a broken ring.
+pub fn run(setup: ShardSetup) -> io::Result<()> {
+    if let Some(cpu) = setup.cpu
+        && let Err(error) = os::cpu::pin_current_thread(cpu)
+    {
+        tracing::warn!(shard = setup.id, cpu, %error, "cannot pin the shard to its CPU, it runs unpinned");
+    }
+    match setup.driver {
+        Driver::IoUring => RuntimeBuilder::<IoUringDriver>::new()
+            .enable_timer()
+            .build()?
+            .block_on(serve(setup)),
+        Driver::Epoll => RuntimeBuilder::<LegacyDriver>::new()
+            .enable_timer()
+            .build()?
+            .block_on(serve(setup)),
+    }
+}
+
+async fn serve(setup: ShardSetup) -> io::Result<()> {
+    let reactor = match setup.driver {
+        Driver::IoUring => Reactor::uring()?,
+        Driver::Epoll => Reactor::epoll()?,
+    };
+    let wake = ReactorWake::new(reactor.wake_fd()?)?;
+    let observer = Rc::new(RpcMetrics {
+        metrics: Arc::clone(&setup.metrics),
+        shard: setup.id,
+    });
+    let shard = Rc::new(Shard {
+        id: setup.id,
+        sessions: RefCell::new(Sessions::new(
+            setup.id,
+            Arc::clone(&setup.config),
+            Arc::clone(&setup.metrics),
+            setup.hasher,
+            reactor,
+            Instant::now(),
+        )),
+        rpc: setup.rpc.map(|shared| RpcClient::new(shared, observer)),
+        config: setup.config,
+        metrics: setup.metrics,
+        mesh: setup.mesh,
+        driver: setup.driver,
+        disconnects: DisconnectQueue::default(),
+        accept_stop: Stop::default(),
+    });
+    for setup in setup.listeners {
+        let listener = Listener::adopt(setup.listener)?;
+        let front = Front::new(&shard.config, setup.features).map_err(io::Error::other)?;
+        monoio::spawn(accept::run(
+            Rc::clone(&shard),
+            listener,
+            Rc::new(front),
+            setup.limit,
+        ));
+    }
+    monoio::spawn(inbox::run(Rc::clone(&shard), setup.inbox));
+    monoio::spawn(run_timers(Rc::clone(&shard)));
+    if shard.id == 0 {
+        monoio::spawn(disconnects::run(Rc::clone(&shard)));
+    }
+    serve_reactor(&shard, &wake).await
+}
+
+/// Serves established sessions for the life of the shard.
+async fn serve_reactor(shard: &Rc<Shard>, wake: &ReactorWake) -> io::Result<()> {
+    loop {
+        if shard.sessions.borrow().has_more() {
+            yield_now().await;
+        } else {
+            wake.ready().await?;
+        }
+        shard.turn(Sessions::harvest)?;
+    }
+}
+
+async fn run_timers(shard: Rc<Shard>) {
+    loop {
+        let next = shard.sessions.borrow().next_tick_at();
+        monoio::time::sleep(
+            next.saturating_duration_since(Instant::now())
+                .max(TIMER_SLEEP_MIN),
+        )
+        .await;
+        shard.turn(Sessions::on_tick);
+    }
+}
+
+/// The driver's timers count in milliseconds; a shorter sleep would be none.
+const TIMER_SLEEP_MIN: Duration = Duration::from_millis(1);
+
+impl Shard {
+    pub fn counters(&self) -> &ShardMetrics {
+        &self.metrics.shards[self.id]
+    }
+
+    /// Changes the sessions, writes what that queued, and starts what has to wait.
+    fn turn<R>(self: &Rc<Self>, change: impl FnOnce(&mut Sessions) -> R) -> R {
+        let (result, actions) = {
+            let mut sessions = self.sessions.borrow_mut();
+            sessions.begin_turn(Instant::now());
+            let result = change(&mut sessions);
+            (result, sessions.end_turn())
+        };
+        for action in actions {
+            self.perform(action);
+        }
+        result
+    }
+
+    fn perform(self: &Rc<Self>, action: Action) {
+        let shard = Rc::clone(self);
+        match action {
+            Action::Call {
+                session,
+                call,
+                sid,
+                canceled,
+            } => {
+                monoio::spawn(async move {
+                    let method = match call.purpose {
+                        CallPurpose::Connect => Method::Connect,
+                        _ => Method::Command,
+                    };
+                    let result = unless(canceled.notified(), shard.call(method, &sid, call.body))
+                        .await
+                        .unwrap_or(Err(RpcError::Canceled));
+                    shard.turn(|sessions| sessions.on_call_result(session, call.purpose, result));
+                });
+            }
+            Action::Publish(publication) => {
+                monoio::spawn(async move { publishing::publish(&shard, vec![publication]).await });
+            }
+            Action::Disconnect(job) if self.id == 0 => self.disconnects.push(self, job),
+            Action::Disconnect(job) => {
+                monoio::spawn(async move {
+                    let message = crate::mesh::ShardMessage::Disconnect(job);
+                    let waited = shard.mesh.mailbox(0).send(message).await;
+                    shard.counters().inbox_waits_total.add(u64::from(waited));
+                });
+            }
+        }
+    }
+
+    async fn call(&self, method: Method, sid: &str, body: Vec<u8>) -> Result<Vec<u8>, RpcError> {
+        match &self.rpc {
+            Some(rpc) => rpc.call(method, sid, body, Priority::Live).await,
+            // A session asks for a call only when RPC is configured.
+            None => Err(RpcError::Canceled),
+        }
+    }
+}
+
+/// Tells many tasks, once, to stop.
+#[derive(Default)]
+struct Stop {
+    stopped: Cell<bool>,
+    wakers: RefCell<Vec<Waker>>,
+}
+
+impl Stop {
+    fn stop(&self) {
+        self.stopped.set(true);
+        for waker in self.wakers.borrow_mut().drain(..) {
+            waker.wake();
+        }
+    }
+
+    async fn wait(&self) {
+        poll_fn(|context| {
+            if self.stopped.get() {
+                return Poll::Ready(());
+            }
+            self.wakers.borrow_mut().push(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
+/// Lets the other tasks of the shard run.
+async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|context| {
+        if yielded {
+            return Poll::Ready(());
+        }
+        yielded = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Counts what the RPC client does.
+struct RpcMetrics {
+    metrics: Arc<Metrics>,
+    shard: ShardId,
+}
+
+impl RpcMetrics {
+    fn counters(&self) -> &ShardMetrics {
+        &self.metrics.shards[self.shard]
+    }
+}
+
+impl RpcObserver for RpcMetrics {
+    fn retry(&self) {
+        self.counters().rpc_retries_total.add(1);
+    }
+
+    fn timeout(&self) {
+        self.counters().rpc_timeout_total.add(1);
+    }
+
+    fn error(&self) {
+        self.counters().rpc_error_total.add(1);
+    }
+
+    fn canceled(&self) {
+        self.counters().rpc_canceled_total.add(1);
+    }
+
+    fn pending(&self, delta: i64) {
+        self.counters().rpc_pending_num.add(delta);
+    }
+
+    fn waited(&self, duration: Duration) {
+        self.counters().rpc_slot_wait_seconds.observe(duration);
+    }
+
+    fn ran(&self, duration: Duration) {
+        self.counters().rpc_duration_seconds.observe(duration);
+    }
+}

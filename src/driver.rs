@@ -1,0 +1,88 @@
+//! io_uring or epoll: decided once for all shards, by a real try.
+
+use std::io;
+
+use crate::config::DriverChoice;
+use crate::net::Driver;
+use crate::reactor;
+
+/// The driver in use, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    pub driver: Driver,
+    /// For the start-up line.
+    pub reason: String,
+}
+
+/// `--driver=io_uring` on a host that refuses it.
+#[derive(Debug, thiserror::Error)]
+#[error("--driver=io_uring was asked for, but {0}; use --driver=auto or allow it")]
+pub struct DriverRefused(String);
+
+/// Tries io_uring unless told otherwise, and takes epoll where it is refused.
+///
+/// # Errors
+/// When io_uring was asked for by name and is refused.
+pub fn choose(choice: DriverChoice) -> Result<Choice, DriverRefused> {
+    match choice {
+        DriverChoice::Epoll => Ok(Choice {
+            driver: Driver::Epoll,
+            reason: "asked for by --driver=epoll".to_string(),
+        }),
+        DriverChoice::IoUring => match reactor::probe() {
+            Ok(()) => Ok(Choice {
+                driver: Driver::IoUring,
+                reason: "asked for by --driver=io_uring".to_string(),
+            }),
+            Err(error) => Err(DriverRefused(explain(&error))),
+        },
+        DriverChoice::Auto => Ok(match reactor::probe() {
+            Ok(()) => Choice {
+                driver: Driver::IoUring,
+                reason: "the kernel allows it".to_string(),
+            },
+            Err(error) => Choice {
+                driver: Driver::Epoll,
+                reason: explain(&error),
+            },
+        }),
+    }
+}
+
+/// What an errno of io_uring_setup(2) means to an operator.
+fn explain(error: &io::Error) -> String {
+    let cause = match error.raw_os_error() {
+        Some(libc::EPERM | libc::EACCES) => {
+            "blocked by a seccomp profile (Docker's default does that) or by kernel.io_uring_disabled"
+        }
+        Some(libc::ENOSYS) => {
+            "unknown to this kernel, or hidden by a seccomp profile (podman's default does that)"
+        }
+        Some(libc::ENOMEM) => "over the limit on locked memory; raise memlock",
+        _ => "refused by the kernel",
+    };
+    format!("io_uring is {cause} ({error})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_known_refusal_is_explained() {
+        for (errno, word) in [
+            (libc::EPERM, "seccomp"),
+            (libc::ENOSYS, "podman"),
+            (libc::ENOMEM, "memlock"),
+        ] {
+            let text = explain(&io::Error::from_raw_os_error(errno));
+            assert!(text.contains(word), "{text}");
+        }
+    }
+
+    #[test]
+    fn epoll_by_name_needs_no_probe() {
+        let choice = choose(DriverChoice::Epoll).expect("epoll is always there");
+        assert_eq!(choice.driver, Driver::Epoll);
+    }
+}

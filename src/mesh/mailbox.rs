@@ -1,0 +1,323 @@
+//! One shard's inbox: many senders, one receiver, bounded in messages and in bytes.
+
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use crossbeam_queue::ArrayQueue;
+
+use super::message::{ShardId, ShardMessage};
+
+/// Messages that one inbox holds; a sender waits at this bound.
+pub const INBOX_MESSAGES_MAX: usize = 4096;
+/// Payload bytes that one inbox holds; a sender waits at this bound. One message of any size fits into an empty inbox, and
+/// senders that come at the same instant may pass it by one message each.
+pub const INBOX_BYTES_MAX: usize = 64 << 20;
+
+/// The sending side of a shard's inbox.
+pub struct Mailbox {
+    queue: ArrayQueue<ShardMessage>,
+    queued_bytes: AtomicUsize,
+    /// The receiver sleeps and has left its waker.
+    asleep: AtomicBool,
+    receiver: Mutex<Option<Waker>>,
+    /// Senders wait for room.
+    has_blocked: AtomicBool,
+    blocked: Mutex<Vec<Waker>>,
+}
+
+impl Mailbox {
+    fn new() -> Self {
+        Self {
+            queue: ArrayQueue::new(INBOX_MESSAGES_MAX),
+            queued_bytes: AtomicUsize::new(0),
+            asleep: AtomicBool::new(false),
+            receiver: Mutex::new(None),
+            has_blocked: AtomicBool::new(false),
+            blocked: Mutex::new(Vec::new()),
+        }
+    }
+
+    /// Messages that wait now.
+    pub fn depth(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Puts a message in; gives it back when the inbox is full.
+    #[expect(
+        clippy::result_large_err,
+        reason = "the message goes back to the sender, who sends it again"
+    )]
+    pub fn try_send(&self, message: ShardMessage) -> Result<(), ShardMessage> {
+        let bytes = message.weight_bytes();
+        let queued = self.queued_bytes.load(Ordering::Relaxed);
+        if queued > 0 && queued + bytes > INBOX_BYTES_MAX {
+            return Err(message);
+        }
+        self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Err(message) = self.queue.push(message) {
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(message);
+        }
+        // The swap is after the push in the total order, as the receiver's look at the queue is after its store of
+        // `asleep`: one of the two sees the other.
+        if self.asleep.swap(false, Ordering::SeqCst)
+            && let Some(waker) = lock(&self.receiver).take()
+        {
+            waker.wake();
+        }
+        Ok(())
+    }
+
+    /// Puts a message in, waiting for room. `true`: it had to wait.
+    pub async fn send(&self, message: ShardMessage) -> bool {
+        let mut message = Some(message);
+        let mut waited = false;
+        poll_fn(|context| self.poll_send(context, &mut message, &mut waited)).await;
+        waited
+    }
+
+    fn poll_send(
+        &self,
+        context: &Context<'_>,
+        message: &mut Option<ShardMessage>,
+        waited: &mut bool,
+    ) -> Poll<()> {
+        let Some(first_try) = message.take() else {
+            return Poll::Ready(());
+        };
+        let Err(refused) = self.try_send(first_try) else {
+            return Poll::Ready(());
+        };
+        *waited = true;
+        lock(&self.blocked).push(context.waker().clone());
+        self.has_blocked.store(true, Ordering::SeqCst);
+        // Room may have come between the refusal and the registration.
+        match self.try_send(refused) {
+            Ok(()) => Poll::Ready(()),
+            Err(refused) => {
+                *message = Some(refused);
+                Poll::Pending
+            }
+        }
+    }
+
+    /// For the control thread, which has no executor: tries until there is room.
+    pub fn send_blocking(&self, message: ShardMessage) {
+        const RETRY: Duration = Duration::from_millis(1);
+        let mut message = message;
+        while let Err(refused) = self.try_send(message) {
+            message = refused;
+            std::thread::park_timeout(RETRY);
+        }
+    }
+
+    fn pop(&self) -> Option<ShardMessage> {
+        let message = self.queue.pop()?;
+        self.queued_bytes
+            .fetch_sub(message.weight_bytes(), Ordering::Relaxed);
+        if self.has_blocked.swap(false, Ordering::SeqCst) {
+            for waker in lock(&self.blocked).drain(..) {
+                waker.wake();
+            }
+        }
+        Some(message)
+    }
+
+    fn poll_ready(&self, context: &Context<'_>) -> Poll<()> {
+        if !self.queue.is_empty() {
+            return Poll::Ready(());
+        }
+        *lock(&self.receiver) = Some(context.waker().clone());
+        self.asleep.store(true, Ordering::SeqCst);
+        if self.queue.is_empty() {
+            return Poll::Pending;
+        }
+        self.asleep.store(false, Ordering::SeqCst);
+        Poll::Ready(())
+    }
+}
+
+/// A poisoned lock still guards a usable waker list: nothing is left half-written under it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The receiving side. One for each shard, used by its thread only.
+pub struct Inbox {
+    mailbox: Arc<Mailbox>,
+}
+
+impl Inbox {
+    /// The next message, without waiting.
+    pub fn pop(&self) -> Option<ShardMessage> {
+        self.mailbox.pop()
+    }
+
+    /// Waits until a message is there.
+    ///
+    /// # Cancel safety
+    /// Takes nothing out: dropping the future loses nothing.
+    pub async fn ready(&self) {
+        poll_fn(|context| self.mailbox.poll_ready(context)).await;
+    }
+
+    /// Messages that wait now.
+    pub fn depth(&self) -> usize {
+        self.mailbox.depth()
+    }
+}
+
+/// All mailboxes, by shard. Cheap to clone.
+#[derive(Clone)]
+pub struct Mesh {
+    mailboxes: Arc<[Arc<Mailbox>]>,
+}
+
+impl Mesh {
+    /// A mesh of `shards` inboxes; each shard takes its own.
+    pub fn new(shards: usize) -> (Self, Vec<Inbox>) {
+        let mailboxes: Arc<[Arc<Mailbox>]> =
+            (0..shards).map(|_| Arc::new(Mailbox::new())).collect();
+        let inboxes = mailboxes
+            .iter()
+            .map(|mailbox| Inbox {
+                mailbox: Arc::clone(mailbox),
+            })
+            .collect();
+        (Self { mailboxes }, inboxes)
+    }
+
+    /// The mailbox of one shard.
+    pub fn mailbox(&self, shard: ShardId) -> &Mailbox {
+        &self.mailboxes[shard]
+    }
+
+    /// Every mailbox, in order of shards.
+    pub fn mailboxes(&self) -> impl Iterator<Item = &Mailbox> {
+        self.mailboxes.iter().map(|mailbox| &**mailbox)
+    }
+
+    /// Number of shards.
+    pub fn shards(&self) -> usize {
+        self.mailboxes.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::sync::mpsc;
+    use std::task::Wake;
+    use std::thread;
+
+    use super::*;
+    use crate::mesh::DisconnectJob;
+
+    struct Unpark(thread::Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    fn block_on<F: Future>(future: F) -> F::Output {
+        let waker = Arc::new(Unpark(thread::current())).into();
+        let mut context = Context::from_waker(&waker);
+        let mut future = pin!(future);
+        loop {
+            match future.as_mut().poll(&mut context) {
+                Poll::Ready(output) => return output,
+                Poll::Pending => thread::park(),
+            }
+        }
+    }
+
+    fn job(number: u32, body_bytes: usize) -> ShardMessage {
+        ShardMessage::Disconnect(DisconnectJob {
+            sid: number.to_string().into(),
+            body: vec![0; body_bytes].into(),
+        })
+    }
+
+    fn number(message: ShardMessage) -> u32 {
+        match message {
+            ShardMessage::Disconnect(job) => job.sid.parse().expect("a number"),
+            other => panic!("unexpected {other:?}"),
+        }
+    }
+
+    #[test]
+    fn messages_of_many_senders_arrive_whole_and_in_each_senders_order() {
+        const SENDERS: u32 = 4;
+        const EACH: u32 = 20_000;
+        let (mesh, mut inboxes) = Mesh::new(1);
+        let inbox = inboxes.remove(0);
+        let senders: Vec<_> = (0..SENDERS)
+            .map(|sender| {
+                let mesh = mesh.clone();
+                thread::spawn(move || {
+                    for index in 0..EACH {
+                        block_on(mesh.mailbox(0).send(job(sender * EACH + index, 0)));
+                    }
+                })
+            })
+            .collect();
+        let mut next = [0; SENDERS as usize];
+        for _ in 0..SENDERS * EACH {
+            block_on(inbox.ready());
+            let value = number(inbox.pop().expect("ready means there is one"));
+            let expected = &mut next[(value / EACH) as usize];
+            assert_eq!(value % EACH, *expected);
+            *expected += 1;
+        }
+        for sender in senders {
+            sender.join().expect("the sender ends well");
+        }
+        assert_eq!(inbox.depth(), 0);
+    }
+
+    #[test]
+    fn a_full_inbox_refuses_and_a_waiting_sender_goes_on_when_there_is_room() {
+        let (mesh, mut inboxes) = Mesh::new(1);
+        let inbox = inboxes.remove(0);
+        for index in 0..INBOX_MESSAGES_MAX as u32 {
+            assert!(mesh.mailbox(0).try_send(job(index, 0)).is_ok());
+        }
+        assert!(mesh.mailbox(0).try_send(job(0, 0)).is_err());
+        let (done, waited) = mpsc::channel();
+        let sender = thread::spawn({
+            let mesh = mesh.clone();
+            move || done.send(block_on(mesh.mailbox(0).send(job(u32::MAX, 0))))
+        });
+        assert!(waited.try_recv().is_err(), "there is no room yet");
+        assert_eq!(number(inbox.pop().expect("full")), 0);
+        // Whether it had to wait depends on which thread was first; that it gets in does not.
+        waited.recv().expect("the sender got in");
+        sender
+            .join()
+            .expect("ends well")
+            .expect("the result was read");
+        let last = std::iter::from_fn(|| inbox.pop())
+            .last()
+            .expect("not empty");
+        assert_eq!(number(last), u32::MAX);
+    }
+
+    #[test]
+    fn bytes_are_bounded_but_one_message_of_any_size_fits_an_empty_inbox() {
+        let (mesh, mut inboxes) = Mesh::new(1);
+        let inbox = inboxes.remove(0);
+        assert!(
+            mesh.mailbox(0)
+                .try_send(job(1, INBOX_BYTES_MAX + 1))
+                .is_ok()
+        );
+        assert!(mesh.mailbox(0).try_send(job(2, 1)).is_err());
+        assert_eq!(number(inbox.pop().expect("the large one")), 1);
+        assert!(mesh.mailbox(0).try_send(job(3, 1)).is_ok());
+    }
+}

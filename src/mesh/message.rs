@@ -1,0 +1,75 @@
+//! The messages between shards, and the names by which things are called across turns.
+
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Instant;
+
+use crate::protocol::publication::{Publication, RemoteDisconnect};
+
+/// Index of a shard, 0 to number of shards − 1.
+pub type ShardId = usize;
+
+/// Names one life of one session. What outlives a turn keeps this and checks the generation again, so that a late answer
+/// for a slot that was used again falls on the floor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionRef {
+    pub shard: ShardId,
+    pub slot: u32,
+    pub generation: u32,
+}
+
+/// A Disconnect call that has to be made for a session that is gone.
+#[derive(Debug)]
+pub struct DisconnectJob {
+    pub sid: Box<str>,
+    /// The whole RPC body.
+    pub body: Box<[u8]>,
+}
+
+/// Hashes of what one shard has; equal things have equal hashes on all shards.
+#[derive(Debug, Default)]
+pub struct Survey {
+    /// The connection identifiers of each registered session.
+    pub identities: Vec<u64>,
+    /// The names of the streams with a subscriber.
+    pub streams: Vec<u64>,
+}
+
+/// What one thread can ask of a shard.
+#[derive(Debug)]
+pub enum ShardMessage {
+    /// From the shard that took the POST (or a whisper), to every shard. Must not be lost: the sender waits for room.
+    Deliver(Arc<[Publication]>),
+    /// From the shard that took the POST, to every shard. Must not be lost: the sender waits for room.
+    RemoteDisconnect(Arc<RemoteDisconnect>),
+    /// From any shard to shard 0, which makes the Disconnect calls. A loss would leave a user "present" in the app.
+    Disconnect(DisconnectJob),
+    /// From the control thread, for the gauges that count distinct things over all shards. A loss leaves them as they were.
+    Survey(mpsc::Sender<Survey>),
+    /// From the control thread at shutdown: accept nothing more. A second one changes nothing.
+    StopAccepting,
+    /// From the control thread at shutdown: tell every session, close it, answer when the last socket is closed.
+    CloseSessions(mpsc::Sender<ShardId>),
+    /// From the control thread at shutdown, to shard 0: make the remaining Disconnect calls, `parallel` at a time, answer
+    /// when none is left.
+    FinishDisconnects {
+        parallel: usize,
+        deadline: Instant,
+        done: mpsc::Sender<ShardId>,
+    },
+}
+
+impl ShardMessage {
+    /// Bytes that the message keeps alive while it waits; what the inbox's byte limit counts.
+    pub fn weight_bytes(&self) -> usize {
+        match self {
+            Self::Deliver(publications) => publications
+                .iter()
+                .map(|publication| publication.message.len() + publication.stream.len())
+                .sum(),
+            Self::Disconnect(job) => job.body.len() + job.sid.len(),
+            Self::RemoteDisconnect(command) => command.identifiers.len(),
+            _ => 0,
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! When a session wants a ping and when it must have shown a sign of life. Times are ticks of the shard's wheel.
+
+/// Ticks since the shard started; 0 is never a deadline.
+pub type Tick = u32;
+
+/// "No deadline".
+const NEVER: Tick = 0;
+
+/// What has come due.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct DueNow {
+    pub ping: bool,
+    /// The client has been silent for too long.
+    pub no_pong: bool,
+}
+
+/// Ping and pong times of one session. Source: contract/websocket.md §10.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Deadlines {
+    ping_due: Tick,
+    /// Ticks between pings; 0 = no pings.
+    ping_ticks: Tick,
+    pong_due: Tick,
+    /// Ticks that a client may be silent after a ping; 0 = pongs are not required of this session.
+    pong_ticks: Tick,
+}
+
+impl Deadlines {
+    /// Deadlines of a session that starts at `now` and gets its first ping `first_ping_ticks` later.
+    pub fn new(now: Tick, first_ping_ticks: Tick, ping_ticks: Tick, pong_ticks: Tick) -> Self {
+        let pings = ping_ticks > 0;
+        let ping_due = if pings {
+            now + first_ping_ticks.max(1)
+        } else {
+            NEVER
+        };
+        let pong_ticks = if pings { pong_ticks } else { 0 };
+        Self {
+            ping_due,
+            ping_ticks,
+            pong_due: if pong_ticks > 0 {
+                ping_due + pong_ticks
+            } else {
+                NEVER
+            },
+            pong_ticks,
+        }
+    }
+
+    /// The earliest deadline.
+    pub fn next(&self) -> Option<Tick> {
+        [self.ping_due, self.pong_due]
+            .into_iter()
+            .filter(|&tick| tick != NEVER)
+            .min()
+    }
+
+    /// What is due at `now`; a due ping counts as sent and the next one is planned.
+    pub fn take_due(&mut self, now: Tick) -> DueNow {
+        let no_pong = self.pong_due != NEVER && self.pong_due <= now;
+        let ping = self.ping_due != NEVER && self.ping_due <= now;
+        if ping {
+            // From the plan, not from now: a late tick does not move the rhythm. After a stall one ping is enough.
+            self.ping_due = (self.ping_due + self.ping_ticks).max(now + 1);
+            if self.pong_due == NEVER && self.pong_ticks > 0 {
+                self.pong_due = now + self.pong_ticks;
+            }
+        }
+        DueNow { ping, no_pong }
+    }
+
+    /// A decodable message came: the client lives.
+    pub fn sign_of_life(&mut self) {
+        self.pong_due = NEVER;
+    }
+
+    /// A WebSocket pong came: it adds the timeout to a running deadline.
+    pub fn native_pong(&mut self) {
+        self.extend_pong();
+    }
+
+    /// A command ended. What a ping has set meanwhile is pushed back: the session was not read while it ran.
+    pub fn command_ended(&mut self) {
+        self.extend_pong();
+    }
+
+    fn extend_pong(&mut self) {
+        if self.pong_due != NEVER {
+            self.pong_due += self.pong_ticks;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pings_keep_their_rhythm() {
+        let mut deadlines = Deadlines::new(100, 30, 60, 0);
+        assert_eq!(deadlines.next(), Some(130));
+        assert_eq!(deadlines.take_due(129), DueNow::default());
+        assert!(deadlines.take_due(133).ping);
+        assert_eq!(deadlines.next(), Some(190));
+        assert!(deadlines.take_due(1000).ping);
+        assert_eq!(deadlines.next(), Some(1001));
+    }
+
+    #[test]
+    fn without_pings_nothing_is_ever_due() {
+        let mut deadlines = Deadlines::new(100, 30, 0, 10);
+        assert_eq!(deadlines.next(), None);
+        assert_eq!(deadlines.take_due(u32::MAX), DueNow::default());
+    }
+
+    #[test]
+    fn a_silent_client_is_due_after_first_ping_and_timeout() {
+        let mut deadlines = Deadlines::new(0, 30, 60, 40);
+        assert!(!deadlines.take_due(69).no_pong);
+        assert!(deadlines.take_due(70).no_pong);
+    }
+
+    #[test]
+    fn any_message_clears_the_deadline_until_the_next_ping() {
+        let mut deadlines = Deadlines::new(0, 30, 60, 40);
+        deadlines.sign_of_life();
+        assert_eq!(deadlines.next(), Some(30));
+        deadlines.take_due(30);
+        assert_eq!(deadlines.next(), Some(70));
+        deadlines.native_pong();
+        assert_eq!(deadlines.next(), Some(90));
+        assert!(!deadlines.take_due(90).no_pong, "the ping is due first");
+        assert!(
+            deadlines.take_due(110).no_pong,
+            "several pings do not move a running deadline"
+        );
+    }
+
+    #[test]
+    fn a_long_command_pushes_the_deadline_back() {
+        let mut deadlines = Deadlines::new(0, 30, 60, 40);
+        deadlines.sign_of_life();
+        deadlines.take_due(30);
+        deadlines.command_ended();
+        assert!(!deadlines.take_due(89).no_pong);
+        assert!(deadlines.take_due(110).no_pong);
+    }
+}

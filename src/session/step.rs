@@ -1,0 +1,535 @@
+//! What happens to a session: each function takes what came and appends the steps that the shard must take.
+
+use crate::auth::channels::{self, LocalSubscribe, Route};
+use crate::auth::jwt::{self, JwtVerdict};
+use crate::config::{AuthConfig, DisconnectMode};
+use crate::hub::Hub;
+use crate::protocol::command::{ClientCommand, CommandKind, Data, HistoryRequest};
+use crate::protocol::disconnect::{Close, DisconnectReason};
+use crate::protocol::publication::{self, Publication};
+use crate::protocol::reply;
+use crate::protocol::rpc::{self, CommandResponse, ConnectResponse, RpcStatus, State, merge};
+use crate::session::Session;
+use crate::session::state::AppState;
+
+/// Channel state key of the stream that whispers go to.
+const WHISPER_KEY: &str = "$w";
+/// Channel state key of the stream that presence is about.
+const PRESENCE_KEY: &str = "$p";
+
+/// Subscriptions that one client may hold. The reference has no limit; a client could fill the memory.
+pub const SUBSCRIPTIONS_MAX: usize = 4096;
+
+/// What the shard must do next for a session, in order. Obeyed by `shard::sessions`.
+#[derive(Debug)]
+pub enum Step {
+    /// Queue this text message.
+    Send(Vec<u8>),
+    /// Ask the app, then feed the answer to the function that [`RpcCall::purpose`] names. Always the last step.
+    Call(RpcCall),
+    /// Hand this to every shard.
+    Publish(Publication),
+    /// The session is authenticated: it counts, it can be reached by a remote disconnect.
+    Register,
+    /// Queue the close frame behind what is queued, then close. Always the last step.
+    Close(Close),
+}
+
+/// One request to the app.
+#[derive(Debug)]
+pub struct RpcCall {
+    pub purpose: CallPurpose,
+    /// The whole request body.
+    pub body: Vec<u8>,
+}
+
+/// What an answer is for.
+#[derive(Debug)]
+pub enum CallPurpose {
+    Connect,
+    Subscribe {
+        identifier: Box<str>,
+        history: Option<HistoryRequest>,
+    },
+    Unsubscribe {
+        identifier: Box<str>,
+    },
+    Message {
+        identifier: Box<str>,
+    },
+}
+
+/// Why a client's command had no effect. The client is not told; the shard logs and counts it.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum CommandRefusal {
+    #[error("already subscribed to {0}")]
+    AlreadySubscribed(String),
+    #[error("unknown subscription {0}")]
+    UnknownSubscription(String),
+    #[error("unknown command {0:?}")]
+    UnknownCommand(String),
+    #[error("the data of a message must be a string")]
+    DataNotText,
+    #[error("no RPC is configured, the command cannot be performed")]
+    NoRpc,
+    #[error("{SUBSCRIPTIONS_MAX} subscriptions are open, no more are accepted")]
+    TooManySubscriptions,
+}
+
+/// What all sessions of a shard look things up in.
+pub struct Context<'a> {
+    pub auth: &'a AuthConfig,
+    pub hub: &'a mut Hub,
+    /// The session's slot in the hub.
+    pub slot: u32,
+    pub disconnect_mode: DisconnectMode,
+    /// False: `--norpc`.
+    pub has_rpc: bool,
+}
+
+/// What the upgrade request says about who the client is.
+#[derive(Debug, Default)]
+pub struct Credentials {
+    /// The JWT, from the header, the sub-protocol or the query.
+    pub token: Option<String>,
+    /// The query could not be parsed and JWT is on.
+    pub bad_query: bool,
+}
+
+impl Session {
+    /// Decides who authenticates the client. Source: contract/auth_streams.md §1.
+    pub fn authenticate(
+        &mut self,
+        context: &Context<'_>,
+        credentials: &Credentials,
+        now_unix_secs: f64,
+        steps: &mut Vec<Step>,
+    ) {
+        if credentials.bad_query {
+            steps.push(Step::Close(Close::AUTH_ERROR));
+            return;
+        }
+        if let Some(config) = &context.auth.jwt {
+            match &credentials.token {
+                Some(token) => {
+                    return self.authenticate_by_jwt(
+                        context,
+                        jwt::verify(token, &config.secret, now_unix_secs),
+                        steps,
+                    );
+                }
+                None if config.enforce => return refuse(DisconnectReason::Unauthorized, steps),
+                None => {}
+            }
+        }
+        if context.auth.noauth {
+            let identifiers = reply::sid_identifiers(self.sid());
+            self.accept_locally(context, &identifiers, steps);
+        } else if context.has_rpc {
+            steps.push(Step::Call(RpcCall {
+                purpose: CallPurpose::Connect,
+                body: rpc::connect_body(self.env()),
+            }));
+        } else {
+            refuse(DisconnectReason::Unauthorized, steps);
+        }
+    }
+
+    fn authenticate_by_jwt(
+        &mut self,
+        context: &Context<'_>,
+        verdict: JwtVerdict,
+        steps: &mut Vec<Step>,
+    ) {
+        match verdict {
+            JwtVerdict::Valid { identifiers } => self.accept_locally(context, &identifiers, steps),
+            JwtVerdict::Expired => refuse(DisconnectReason::TokenExpired, steps),
+            JwtVerdict::Unauthorized => refuse(DisconnectReason::Unauthorized, steps),
+            JwtVerdict::MissingExt => steps.push(Step::Close(Close::AUTH_ERROR)),
+        }
+    }
+
+    /// JWT and noauth: the server itself welcomes, and no Disconnect call is owed unless the mode is `always`.
+    fn accept_locally(&mut self, context: &Context<'_>, identifiers: &str, steps: &mut Vec<Step>) {
+        self.set_identifiers(identifiers);
+        self.authenticated = true;
+        self.wants_disconnect = context.disconnect_mode == DisconnectMode::Always;
+        steps.push(Step::Register);
+        steps.push(Step::Send(reply::welcome(self.sid())));
+    }
+
+    /// The app has answered Connect. Source: contract/rpc.md §6.1.
+    pub fn on_connect_response(
+        &mut self,
+        context: &Context<'_>,
+        response: ConnectResponse,
+        steps: &mut Vec<Step>,
+    ) {
+        match response.status {
+            RpcStatus::Error => {
+                steps.push(Step::Close(Close::AUTH_ERROR));
+                return;
+            }
+            RpcStatus::Success => {
+                self.set_identifiers(&response.identifiers);
+                self.authenticated = true;
+                self.note_rpc_answer(context.disconnect_mode);
+                steps.push(Step::Register);
+            }
+            RpcStatus::Failure => {}
+        }
+        self.merge_cstate(response.cstate);
+        steps.extend(
+            response
+                .transmissions
+                .into_iter()
+                .map(|text| Step::Send(text.into_bytes())),
+        );
+        if response.status == RpcStatus::Failure {
+            steps.push(Step::Close(Close::AUTH_FAILED));
+        }
+    }
+
+    /// A client's command.
+    ///
+    /// # Errors
+    /// Why the command has no effect; no step was added then.
+    pub fn on_command(
+        &mut self,
+        context: &mut Context<'_>,
+        command: ClientCommand<'_>,
+        steps: &mut Vec<Step>,
+    ) -> Result<(), CommandRefusal> {
+        let subscribed = context.hub.is_subscribed(context.slot, &command.identifier);
+        match command.kind {
+            CommandKind::Ping => steps.push(Step::Send(reply::PONG.to_vec())),
+            CommandKind::Pong => {}
+            CommandKind::Unknown => {
+                return Err(CommandRefusal::UnknownCommand(command.name.into_owned()));
+            }
+            CommandKind::Whisper => self.whisper(&command, steps),
+            CommandKind::Subscribe if subscribed => {
+                return Err(CommandRefusal::AlreadySubscribed(
+                    command.identifier.into_owned(),
+                ));
+            }
+            CommandKind::Subscribe => self.subscribe(context, command, steps)?,
+            _ if !subscribed => {
+                return Err(CommandRefusal::UnknownSubscription(
+                    command.identifier.into_owned(),
+                ));
+            }
+            CommandKind::Unsubscribe => self.unsubscribe(context, command, steps)?,
+            CommandKind::Message => self.message(context, command, steps)?,
+            CommandKind::History => {
+                answer_history(context, &command.identifier, command.history, steps)
+            }
+            CommandKind::Presence => {
+                if self
+                    .reserved_stream(&command.identifier, PRESENCE_KEY)
+                    .is_some()
+                {
+                    steps.push(Step::Send(reply::presence_error(&command.identifier)));
+                }
+            }
+            // Without a broker there is nobody to join.
+            CommandKind::Join | CommandKind::Leave => {}
+        }
+        Ok(())
+    }
+
+    fn subscribe(
+        &mut self,
+        context: &mut Context<'_>,
+        command: ClientCommand<'_>,
+        steps: &mut Vec<Step>,
+    ) -> Result<(), CommandRefusal> {
+        if context.hub.identifiers(context.slot).len() >= SUBSCRIPTIONS_MAX {
+            return Err(CommandRefusal::TooManySubscriptions);
+        }
+        match channels::route_subscribe(&command.identifier, &context.auth.streams) {
+            Route::Local(LocalSubscribe::Confirm {
+                stream,
+                whisper,
+                presence,
+            }) => {
+                self.confirm_locally(
+                    context,
+                    &command.identifier,
+                    &stream,
+                    whisper,
+                    presence,
+                    steps,
+                );
+                answer_history(context, &command.identifier, command.history, steps);
+            }
+            Route::Local(LocalSubscribe::Reject) => {
+                steps.push(Step::Send(reply::reject_subscription(&command.identifier)));
+            }
+            Route::Rpc if !context.has_rpc => {
+                steps.push(Step::Send(reply::reject_subscription(&command.identifier)));
+            }
+            Route::Rpc => {
+                let body = self.command_body("subscribe", &command.identifier, None);
+                steps.push(Step::Call(RpcCall {
+                    purpose: CallPurpose::Subscribe {
+                        identifier: command.identifier.into(),
+                        history: command.history,
+                    },
+                    body,
+                }));
+            }
+        }
+        Ok(())
+    }
+
+    fn confirm_locally(
+        &mut self,
+        context: &mut Context<'_>,
+        identifier: &str,
+        stream: &str,
+        whisper: bool,
+        presence: bool,
+        steps: &mut Vec<Step>,
+    ) {
+        context.hub.subscribe(context.slot, identifier);
+        context.hub.attach(context.slot, identifier, stream);
+        let reserved = [(PRESENCE_KEY, presence), (WHISPER_KEY, whisper)];
+        let istate = reserved
+            .into_iter()
+            .filter(|(_, wanted)| *wanted)
+            .map(|(key, _)| (key.to_string(), stream.to_string()))
+            .collect();
+        self.merge_istate(identifier, istate);
+        steps.push(Step::Send(reply::confirm_subscription(identifier)));
+    }
+
+    fn unsubscribe(
+        &mut self,
+        context: &mut Context<'_>,
+        command: ClientCommand<'_>,
+        steps: &mut Vec<Step>,
+    ) -> Result<(), CommandRefusal> {
+        if channels::is_local_channel(&command.identifier, &context.auth.streams) {
+            self.forget(context, &command.identifier);
+            return Ok(());
+        }
+        if !context.has_rpc {
+            return Err(CommandRefusal::NoRpc);
+        }
+        let body = self.command_body("unsubscribe", &command.identifier, None);
+        steps.push(Step::Call(RpcCall {
+            purpose: CallPurpose::Unsubscribe {
+                identifier: command.identifier.into(),
+            },
+            body,
+        }));
+        Ok(())
+    }
+
+    fn message(
+        &mut self,
+        context: &Context<'_>,
+        command: ClientCommand<'_>,
+        steps: &mut Vec<Step>,
+    ) -> Result<(), CommandRefusal> {
+        let Data::Text(data) = &command.data else {
+            return Err(CommandRefusal::DataNotText);
+        };
+        if !context.has_rpc {
+            return Err(CommandRefusal::NoRpc);
+        }
+        let body = self.command_body("message", &command.identifier, Some(data));
+        steps.push(Step::Call(RpcCall {
+            purpose: CallPurpose::Message {
+                identifier: command.identifier.into(),
+            },
+            body,
+        }));
+        Ok(())
+    }
+
+    fn whisper(&self, command: &ClientCommand<'_>, steps: &mut Vec<Step>) {
+        if let Some(stream) = self.reserved_stream(&command.identifier, WHISPER_KEY) {
+            steps.push(Step::Publish(publication::whisper(
+                stream,
+                &command.data,
+                self.sid(),
+            )));
+        }
+    }
+
+    /// The app has answered a command. Source: contract/rpc.md §6.2 for the order of effects.
+    pub fn on_command_response(
+        &mut self,
+        context: &mut Context<'_>,
+        purpose: CallPurpose,
+        response: CommandResponse,
+        steps: &mut Vec<Step>,
+    ) {
+        if response.status == RpcStatus::Error {
+            return;
+        }
+        let success = response.status == RpcStatus::Success;
+        let close = response
+            .disconnect
+            .then_some(Step::Close(Close::COMMAND_FAILED));
+        match purpose {
+            CallPurpose::Subscribe {
+                identifier,
+                history,
+            } => {
+                self.note_rpc_answer(context.disconnect_mode);
+                if success {
+                    context.hub.subscribe(context.slot, &identifier);
+                    self.apply(context, &identifier, response, steps);
+                    answer_history(context, &identifier, history, steps);
+                } else {
+                    // A rejected subscription gets neither streams nor state: the reference leaks both (§6.2, DECIDE).
+                    self.merge_cstate(response.cstate);
+                    send_all(response.transmissions, steps);
+                }
+            }
+            CallPurpose::Unsubscribe { identifier } => {
+                self.forget(context, &identifier);
+                self.merge_cstate(response.cstate);
+                send_all(response.transmissions, steps);
+            }
+            CallPurpose::Message { identifier } => {
+                self.apply(context, &identifier, response, steps)
+            }
+            CallPurpose::Connect => {}
+        }
+        steps.extend(close);
+    }
+
+    /// Streams, states and transmissions of an answer, in the contract's order.
+    fn apply(
+        &mut self,
+        context: &mut Context<'_>,
+        identifier: &str,
+        response: CommandResponse,
+        steps: &mut Vec<Step>,
+    ) {
+        if response.stop_streams {
+            context.hub.detach_all(context.slot, identifier);
+        } else {
+            for stream in &response.stopped_streams {
+                context.hub.detach(context.slot, identifier, stream);
+            }
+        }
+        // The subscription may have gone while a message was performed: then there is nothing to attach to.
+        if context.hub.is_subscribed(context.slot, identifier) {
+            for stream in &response.streams {
+                context.hub.attach(context.slot, identifier, stream);
+            }
+        }
+        self.merge_istate(identifier, response.istate);
+        self.merge_cstate(response.cstate);
+        send_all(response.transmissions, steps);
+    }
+
+    fn forget(&mut self, context: &mut Context<'_>, identifier: &str) {
+        context.hub.unsubscribe(context.slot, identifier);
+        if let Some(state) = &mut self.app_state {
+            state.istates.remove(identifier);
+            if state.istates.is_empty() && state.cstate.is_empty() {
+                self.app_state = None;
+            }
+        }
+    }
+
+    /// The body of the Disconnect call that is owed for this session, if one is. Source: contract/rpc.md §8.
+    pub fn disconnect_body(&self, hub: &Hub, slot: u32) -> Option<Vec<u8>> {
+        if !(self.authenticated && self.wants_disconnect) {
+            return None;
+        }
+        let istates: Vec<(&str, &State)> = self
+            .app_state
+            .iter()
+            .flat_map(|state| &state.istates)
+            .map(|(identifier, state)| (&**identifier, state))
+            .collect();
+        let subscriptions = hub.identifiers(slot);
+        Some(rpc::disconnect_body(
+            self.identifiers(),
+            &subscriptions,
+            self.env(),
+            self.cstate(),
+            &istates,
+        ))
+    }
+
+    fn command_body(&self, command: &str, identifier: &str, data: Option<&str>) -> Vec<u8> {
+        rpc::command_body(
+            command,
+            identifier,
+            self.identifiers(),
+            data,
+            self.env(),
+            self.cstate(),
+            self.istate(identifier),
+        )
+    }
+
+    /// An RPC answer, success or failure, makes the session interesting to the app.
+    fn note_rpc_answer(&mut self, mode: DisconnectMode) {
+        self.wants_disconnect |= mode != DisconnectMode::Never;
+    }
+
+    fn merge_cstate(&mut self, changes: Vec<(String, String)>) {
+        if !changes.is_empty() {
+            merge(&mut self.app_state_mut().cstate, &changes);
+        }
+    }
+
+    fn merge_istate(&mut self, identifier: &str, changes: Vec<(String, String)>) {
+        if !changes.is_empty() {
+            let state = self
+                .app_state_mut()
+                .istates
+                .entry(identifier.into())
+                .or_default();
+            merge(state, &changes);
+        }
+    }
+
+    fn app_state_mut(&mut self) -> &mut AppState {
+        self.app_state.get_or_insert_default()
+    }
+}
+
+fn refuse(reason: DisconnectReason, steps: &mut Vec<Step>) {
+    steps.push(Step::Send(reply::disconnect(reason, false)));
+    steps.push(Step::Close(Close::AUTH_FAILED));
+}
+
+fn send_all(transmissions: Vec<String>, steps: &mut Vec<Step>) {
+    steps.extend(
+        transmissions
+            .into_iter()
+            .map(|text| Step::Send(text.into_bytes())),
+    );
+}
+
+/// No history is kept: a request that would have to fetch something is rejected, one that asks for nothing is confirmed.
+/// Source: contract/websocket.md §7.
+fn answer_history(
+    context: &Context<'_>,
+    identifier: &str,
+    request: Option<HistoryRequest>,
+    steps: &mut Vec<Step>,
+) {
+    let Some(request) = request else { return };
+    let streams = context.hub.streams_of(context.slot, identifier);
+    let wanted = match &request.streams {
+        _ if request.since != 0 => !streams.is_empty(),
+        Some(names) => names.iter().any(|name| streams.contains(&name.as_str())),
+        None => return,
+    };
+    steps.push(Step::Send(if wanted {
+        reply::reject_history(identifier)
+    } else {
+        reply::confirm_history(identifier)
+    }));
+}

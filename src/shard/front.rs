@@ -1,0 +1,151 @@
+//! What each listener of a shard serves: routes and policies, built once from the configuration.
+
+use std::sync::Arc;
+
+use crate::config::Config;
+use crate::endpoints::api;
+use crate::endpoints::broadcast::{BroadcastPolicy, Cors};
+use crate::endpoints::routes::{PathMatch, RoutePaths, Routes};
+use crate::wire::origins::AllowedOrigins;
+use crate::wire::paths::{PathPatternError, PathPatterns, Specificity};
+
+/// The bind address of a listener: features with the same one share it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    pub host: String,
+    pub port: u16,
+}
+
+/// Which features a listener serves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Features {
+    /// WebSocket, health and the demo's page.
+    pub main: bool,
+    pub broadcast: bool,
+    pub api: bool,
+    pub metrics: bool,
+}
+
+/// Routes and policies of one listener.
+pub struct Front {
+    pub features: Features,
+    pub routes: Routes,
+    pub origins: AllowedOrigins,
+    pub broadcast: BroadcastPolicy,
+    pub publish: BroadcastPolicy,
+    pub api_token: Option<String>,
+}
+
+impl Front {
+    /// # Errors
+    /// A WebSocket path that cannot be understood.
+    pub fn new(config: &Config, features: Features) -> Result<Self, PathPatternError> {
+        let http = config
+            .broadcast
+            .http
+            .as_ref()
+            .filter(|_| features.broadcast);
+        let api = config.api.as_ref().filter(|_| features.api);
+        let paths = RoutePaths {
+            broadcast: http.map(|http| http.path.clone()),
+            health: features.main.then(|| config.server.health_path.clone()),
+            api: api.map(|api| api.path.clone()),
+            metrics: config
+                .metrics
+                .http_path
+                .clone()
+                .filter(|_| features.metrics),
+        };
+        let routes = if features.main {
+            let patterns = PathPatterns::new(&config.server.paths)?;
+            Routes::new(paths, Box::new(move |path| path_match(&patterns, path)))
+        } else {
+            Routes::without_websocket(paths)
+        };
+        let api_token = config.api.as_ref().and_then(|api| api.token.clone());
+        Ok(Self {
+            features,
+            routes,
+            origins: AllowedOrigins::new(&config.server.allowed_origins),
+            broadcast: BroadcastPolicy {
+                token: http.and_then(|http| http.token.clone()),
+                cors: cors(config, http.is_some_and(|http| http.cors)),
+            },
+            publish: api::publish_policy(api_token.clone()),
+            api_token,
+        })
+    }
+}
+
+fn path_match(patterns: &PathPatterns, path: &str) -> PathMatch {
+    match patterns.specificity(path) {
+        Some(Specificity::Exact) => PathMatch::Exact,
+        Some(_) => PathMatch::Pattern,
+        None => PathMatch::No,
+    }
+}
+
+fn cors(config: &Config, on: bool) -> Cors {
+    let origins = &config.server.allowed_origins;
+    match (on, origins.is_empty()) {
+        (false, _) => Cors::Off,
+        (true, true) => Cors::AnyOrigin,
+        (true, false) => {
+            let allowed = AllowedOrigins::new(origins);
+            Cors::Origins(Box::new(move |origin| allowed.allows(Some(origin))))
+        }
+    }
+}
+
+/// The listeners that a configuration asks for, the main one first. Features with one address share a listener.
+/// Source: contract/operations.md §11.
+pub fn listeners(config: &Config) -> Vec<(Endpoint, Features)> {
+    let host = &config.server.host;
+    let mut listeners = vec![(
+        Endpoint {
+            host: host.clone(),
+            port: config.server.port,
+        },
+        Features {
+            main: true,
+            ..Features::default()
+        },
+    )];
+    let mut serve = |host: &str, port: u16, enable: fn(&mut Features)| {
+        let wanted = Endpoint {
+            host: host.to_string(),
+            port,
+        };
+        match listeners
+            .iter_mut()
+            .find(|(endpoint, _)| *endpoint == wanted)
+        {
+            Some((_, features)) => enable(features),
+            None => {
+                let mut features = Features::default();
+                enable(&mut features);
+                listeners.push((wanted, features));
+            }
+        }
+    };
+    if let Some(http) = &config.broadcast.http {
+        serve(host, http.port, |features| features.broadcast = true);
+    }
+    if let Some(api) = &config.api {
+        serve(host, api.port, |features| features.api = true);
+    }
+    if config.metrics.http_path.is_some() {
+        serve(&config.metrics.host, config.metrics.port, |features| {
+            features.metrics = true
+        });
+    }
+    listeners
+}
+
+/// A listener of one shard before its thread runs.
+pub struct ListenerSetup {
+    pub listener: std::net::TcpListener,
+    pub features: Features,
+    /// `--max-conn`; shared by all shards of the same address.
+    pub limit: Option<Arc<crate::mesh::ConnectionLimit>>,
+}

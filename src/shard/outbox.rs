@@ -1,0 +1,406 @@
+//! Frames on their way into sockets.
+//!
+//! A frame is encoded once and shared by all receivers. While a shard works through a batch, deliveries are noted in the
+//! [`Batch`] (8 bytes each, no allocation per receiver); at the end each session that got something is written once, with
+//! one gathered call. Only what the kernel does not take moves into an [`Outbox`] of the session.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Write};
+use std::net::TcpStream;
+use std::rc::Rc;
+
+use crate::session::Tick;
+
+/// Frames gathered in one write at most.
+pub const FRAMES_PER_WRITE_MAX: usize = 64;
+/// Deliveries noted in a batch before it has to be flushed.
+pub const BATCH_DELIVERIES_MAX: usize = 32_768;
+
+/// What a frame counts as when it has been written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FrameKind {
+    /// A text message: counts as message and its payload as data.
+    Message,
+    /// A ping of Action Cable: its payload counts as data.
+    Ping,
+    /// A WebSocket control frame: counts as nothing.
+    Control,
+}
+
+/// Encoded WebSocket bytes, shared.
+#[derive(Debug, Clone)]
+pub struct Frame {
+    pub bytes: Rc<[u8]>,
+    pub kind: FrameKind,
+}
+
+impl Frame {
+    pub fn new(bytes: Vec<u8>, kind: FrameKind) -> Self {
+        Self {
+            bytes: bytes.into(),
+            kind,
+        }
+    }
+
+    /// Bytes without the frame header. Source: RFC 6455 §5.2, for unmasked frames.
+    fn payload_bytes(&self) -> usize {
+        let header = match self.bytes.get(1) {
+            Some(126) => 4,
+            Some(127) => 10,
+            _ => 2,
+        };
+        self.bytes.len() - header
+    }
+}
+
+/// Frames that the kernel has not taken yet. Exists only while there are some.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    frames: VecDeque<Frame>,
+    /// Bytes of the first frame that are written already.
+    head_written: usize,
+    /// Unsent bytes, the first frame's rest included.
+    pending_bytes: usize,
+    /// When the first frame must be through.
+    pub deadline: Tick,
+}
+
+impl Outbox {
+    pub fn push(&mut self, frame: Frame) {
+        self.pending_bytes += frame.bytes.len();
+        self.frames.push_back(frame);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    pub fn pending_bytes(&self) -> usize {
+        self.pending_bytes
+    }
+
+    /// Unsent frames that count as messages.
+    pub fn messages(&self) -> usize {
+        self.frames
+            .iter()
+            .filter(|frame| frame.kind == FrameKind::Message)
+            .count()
+    }
+
+    /// Drops what has not been started. A frame that is half written has to be finished, or the client could not read on.
+    pub fn clear_unstarted(&mut self) {
+        self.frames.truncate(usize::from(self.head_written > 0));
+        self.pending_bytes = self
+            .frames
+            .iter()
+            .map(|frame| frame.bytes.len())
+            .sum::<usize>()
+            - self.head_written;
+    }
+
+    /// Writes as much as the kernel takes, with one call. Returns what went out.
+    ///
+    /// # Errors
+    /// Those of writev(2) other than "would block", which is an empty [`Written`].
+    pub fn write(&mut self, socket: &TcpStream) -> io::Result<Written> {
+        let mut slices = [IoSlice::new(&[]); FRAMES_PER_WRITE_MAX];
+        let mut count = 0;
+        let mut offered = 0;
+        for frame in self.frames.iter().take(FRAMES_PER_WRITE_MAX) {
+            let skip = if count == 0 { self.head_written } else { 0 };
+            slices[count] = IoSlice::new(&frame.bytes[skip..]);
+            offered += frame.bytes.len() - skip;
+            count += 1;
+        }
+        let bytes = write_slices(socket, &slices[..count])?;
+        let mut written = Written {
+            bytes,
+            blocked: bytes < offered,
+            ..Written::default()
+        };
+        self.consume(bytes, &mut written);
+        Ok(written)
+    }
+
+    fn consume(&mut self, bytes: usize, written: &mut Written) {
+        self.pending_bytes -= bytes;
+        let mut left = self.head_written + bytes;
+        while let Some(first) = self.frames.front() {
+            if left < first.bytes.len() {
+                break;
+            }
+            left -= first.bytes.len();
+            written.count(first);
+            self.frames.pop_front();
+        }
+        self.head_written = left;
+    }
+}
+
+/// What one write achieved.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    pub bytes: usize,
+    /// Whole frames that count as messages.
+    pub messages: u64,
+    /// Whole frames of any kind.
+    pub frames: u64,
+    /// Payload bytes of whole messages and pings.
+    pub payload_bytes: u64,
+    /// The kernel took less than it was offered.
+    pub blocked: bool,
+}
+
+impl Written {
+    fn count(&mut self, frame: &Frame) {
+        self.frames += 1;
+        self.messages += u64::from(frame.kind == FrameKind::Message);
+        if frame.kind != FrameKind::Control {
+            self.payload_bytes += frame.payload_bytes() as u64;
+        }
+    }
+}
+
+/// One call; "would block" is 0 bytes.
+fn write_slices(mut socket: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    loop {
+        let result = match slices {
+            [one] => socket.write(one),
+            many => socket.write_vectored(many),
+        };
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// "No node": the end of a session's list.
+const NONE: u32 = u32::MAX;
+
+/// A session's deliveries in the running batch: a list inside [`Batch::nodes`].
+#[derive(Debug, Clone, Copy)]
+pub struct BatchList {
+    first: u32,
+    last: u32,
+}
+
+impl Default for BatchList {
+    fn default() -> Self {
+        Self {
+            first: NONE,
+            last: NONE,
+        }
+    }
+}
+
+impl BatchList {
+    pub fn is_empty(&self) -> bool {
+        self.first == NONE
+    }
+}
+
+struct Node {
+    frame: u32,
+    next: u32,
+}
+
+/// Deliveries of the running batch, of all sessions.
+#[derive(Default)]
+pub struct Batch {
+    frames: Vec<Frame>,
+    nodes: Vec<Node>,
+    /// Slots that have deliveries.
+    dirty: Vec<u32>,
+}
+
+impl Batch {
+    /// Adds a frame that deliveries can name.
+    pub fn add_frame(&mut self, frame: Frame) -> u32 {
+        self.frames.push(frame);
+        self.frames.len() as u32 - 1
+    }
+
+    /// Notes that the session in `slot` gets `frame`.
+    pub fn deliver(&mut self, slot: u32, list: &mut BatchList, frame: u32) {
+        let node = self.nodes.len() as u32;
+        self.nodes.push(Node { frame, next: NONE });
+        if list.first == NONE {
+            list.first = node;
+            self.dirty.push(slot);
+        } else {
+            self.nodes[list.last as usize].next = node;
+        }
+        list.last = node;
+    }
+
+    /// True when the batch must be flushed before more is noted.
+    pub fn is_full(&self) -> bool {
+        self.nodes.len() >= BATCH_DELIVERIES_MAX
+    }
+
+    /// The slots to flush. Each of them may have been emptied, or used by another session, since.
+    pub fn take_dirty(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.dirty)
+    }
+
+    /// Ends the batch; every list made in it is invalid now. `dirty` is the vector from [`Self::take_dirty`], for reuse.
+    pub fn finish(&mut self, mut dirty: Vec<u32>) {
+        debug_assert!(self.dirty.is_empty(), "flushing made nobody dirty");
+        dirty.clear();
+        self.dirty = dirty;
+        self.frames.clear();
+        self.nodes.clear();
+    }
+
+    /// Moves a session's deliveries into its outbox.
+    pub fn drain_into(&self, list: &mut BatchList, outbox: &mut Outbox) {
+        for frame in self.frames_of(std::mem::take(list)) {
+            outbox.push(frame.clone());
+        }
+    }
+
+    /// Writes a session's deliveries straight into its socket. What the kernel does not take is returned as an outbox.
+    ///
+    /// # Errors
+    /// Those of writev(2).
+    pub fn write(
+        &self,
+        list: &mut BatchList,
+        socket: &TcpStream,
+    ) -> io::Result<(Written, Option<Outbox>)> {
+        let list = std::mem::take(list);
+        let mut slices = [IoSlice::new(&[]); FRAMES_PER_WRITE_MAX];
+        let (mut count, mut offered) = (0, 0);
+        let mut frames = self.frames_of(list);
+        for frame in frames.by_ref().take(FRAMES_PER_WRITE_MAX) {
+            slices[count] = IoSlice::new(&frame.bytes);
+            offered += frame.bytes.len();
+            count += 1;
+        }
+        let more = frames.next().is_some();
+        let bytes = write_slices(socket, &slices[..count])?;
+        let mut written = Written {
+            bytes,
+            blocked: bytes < offered,
+            ..Written::default()
+        };
+        if !written.blocked && !more {
+            self.frames_of(list).for_each(|frame| written.count(frame));
+            return Ok((written, None));
+        }
+        let mut outbox = Outbox::default();
+        self.frames_of(list)
+            .for_each(|frame| outbox.push(frame.clone()));
+        outbox.consume(bytes, &mut written);
+        Ok((written, Some(outbox)))
+    }
+
+    fn frames_of(&self, list: BatchList) -> impl Iterator<Item = &Frame> {
+        let mut next = list.first;
+        std::iter::from_fn(move || {
+            let node = self.nodes.get(next as usize)?;
+            next = node.next;
+            Some(&self.frames[node.frame as usize])
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::wire::frame;
+
+    fn sockets() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let client = TcpStream::connect(listener.local_addr().expect("bound")).expect("connect");
+        let (server, _) = listener.accept().expect("accept");
+        server.set_nonblocking(true).expect("nonblocking");
+        (server, client)
+    }
+
+    fn message(text: &str) -> Frame {
+        Frame::new(frame::text_frame(text.as_bytes()), FrameKind::Message)
+    }
+
+    #[test]
+    fn a_batch_goes_out_in_order_with_one_write() {
+        let (server, mut client) = sockets();
+        let mut batch = Batch::default();
+        let mut list = BatchList::default();
+        for text in ["a", "bb", "ccc"] {
+            let frame = batch.add_frame(message(text));
+            batch.deliver(5, &mut list, frame);
+        }
+        assert_eq!(batch.take_dirty(), [5]);
+        let (written, rest) = batch.write(&mut list, &server).expect("write");
+        assert!(rest.is_none() && list.is_empty());
+        assert_eq!(
+            (written.messages, written.payload_bytes, written.blocked),
+            (3, 6, false)
+        );
+        let mut bytes = vec![0; written.bytes];
+        client.read_exact(&mut bytes).expect("read");
+        assert_eq!(bytes, b"\x81\x01a\x81\x02bb\x81\x03ccc");
+    }
+
+    #[test]
+    fn what_does_not_fit_waits_in_order_and_nothing_is_lost() {
+        let (server, mut client) = sockets();
+        let mut batch = Batch::default();
+        let mut list = BatchList::default();
+        let texts: Vec<String> = (0..200).map(|index| format!("{index:0>65000}")).collect();
+        for text in &texts {
+            let frame = batch.add_frame(message(text));
+            batch.deliver(0, &mut list, frame);
+        }
+        let expected: Vec<u8> = texts
+            .iter()
+            .flat_map(|text| frame::text_frame(text.as_bytes()))
+            .collect();
+        let (written, rest) = batch.write(&mut list, &server).expect("write");
+        let mut outbox = rest.expect("13 MB do not fit");
+        assert_eq!(outbox.pending_bytes(), expected.len() - written.bytes);
+        let reader = std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            client.read_to_end(&mut bytes).expect("read");
+            bytes
+        });
+        let mut messages = written.messages;
+        while !outbox.is_empty() {
+            messages += outbox.write(&server).expect("write").messages;
+        }
+        drop(server);
+        assert_eq!(messages, 200);
+        assert_eq!(outbox.pending_bytes(), 0);
+        assert!(reader.join().expect("reader") == expected);
+    }
+
+    #[test]
+    fn clearing_keeps_a_frame_that_is_half_written() {
+        let mut outbox = Outbox::default();
+        outbox.push(message("first"));
+        outbox.push(message("second"));
+        let mut written = Written::default();
+        outbox.consume(3, &mut written);
+        outbox.clear_unstarted();
+        assert_eq!((outbox.messages(), outbox.pending_bytes()), (1, 4));
+        outbox.consume(4, &mut written);
+        assert!(outbox.is_empty());
+        outbox.push(message("third"));
+        outbox.clear_unstarted();
+        assert_eq!((outbox.is_empty(), outbox.pending_bytes()), (true, 0));
+    }
+
+    #[test]
+    fn payload_bytes_leave_the_header_out() {
+        for bytes in [0, 125, 126, 65_535, 65_536] {
+            let frame = Frame::new(frame::text_frame(&vec![b'x'; bytes]), FrameKind::Message);
+            assert_eq!(frame.payload_bytes(), bytes);
+        }
+    }
+}
