@@ -1,0 +1,52 @@
+//! The server as a browser, a Rails app, a load balancer and an operator see it: the real binary on a port of its own.
+//!
+//! One file per behaviour. Every test runs once on io_uring and once on epoll.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+/// Makes two tests of each function: `name::on_io_uring` and `name::on_epoll`.
+macro_rules! on_both_drivers {
+    ($($(#[$meta:meta])* fn $name:ident($driver:ident: Driver) $body:block)+) => {
+        $(
+            $(#[$meta])*
+            fn $name($driver: $crate::support::Driver) $body
+
+            mod $name {
+                use $crate::support::Driver;
+
+                #[test]
+                fn on_io_uring() {
+                    if Driver::IoUring.is_available() {
+                        super::$name(Driver::IoUring);
+                    }
+                }
+
+                #[test]
+                fn on_epoll() {
+                    super::$name(Driver::Epoll);
+                }
+            }
+        )+
+    };
+}
+
+mod broadcast;
+mod campfire;
+mod cli;
+mod commands;
+mod compression;
+mod disconnects;
+mod handshake;
+mod http_front;
+mod jwt;
+mod lifecycle;
+mod load;
+mod logs;
+mod metrics;
+mod pings;
+mod pubsub;
+mod rpc;
+mod shutdown;
+mod slow_clients;
+mod websocket_frames;

@@ -1,0 +1,48 @@
+//! Secrets and what is derived from them, computed apart from the server.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
+use hmac::{Hmac, Mac as _};
+use sha2::Sha256;
+
+/// The application secret of every test that does not bring its own. Its RPC token is a check value of the contract.
+pub const SECRET: &str = "s3cr3t";
+
+/// Lower-case hex of HMAC-SHA256. Source: `contract/operations.md` §4.
+pub fn hmac_hex(key: &str, message: &str) -> String {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key.as_bytes()).expect("HMAC takes keys of any length");
+    mac.update(message.as_bytes());
+    mac.finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+pub fn rpc_token(secret: &str) -> String {
+    hmac_hex(secret, "rpc-cable")
+}
+
+pub fn broadcast_token(secret: &str) -> String {
+    hmac_hex(secret, "broadcast-cable")
+}
+
+pub fn api_token(secret: &str) -> String {
+    hmac_hex(secret, "api-cable")
+}
+
+/// A stream name as Rails' message verifier signs it. Source: `contract/auth_streams.md` §5.
+pub fn signed_stream_name(secret: &str, stream: &str) -> String {
+    let encoded = STANDARD.encode(serde_json::to_string(stream).expect("a string is JSON"));
+    format!("{encoded}--{}", hmac_hex(secret, &encoded))
+}
+
+/// The stream name inside a signed one, if the signature is right.
+pub fn verified_stream_name(secret: &str, signed: &str) -> Option<String> {
+    let (encoded, digest) = signed.split_once("--")?;
+    if hmac_hex(secret, encoded) != digest {
+        return None;
+    }
+    serde_json::from_slice(&STANDARD.decode(encoded).ok()?).ok()
+}
+
+/// A Rails global id as parameter: unpadded base64 of `gid://campfire/<what>`. Source: `contract/campfire.md` §5.
+pub fn gid(what: &str) -> String {
+    STANDARD_NO_PAD.encode(format!("gid://campfire/{what}"))
+}

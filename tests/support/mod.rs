@@ -1,0 +1,21 @@
+//! What the integration tests stand on: the real binary, a scripted Rails app and clients that share no code with it.
+//!
+//! Nothing here uses the library under test: frames, handshakes, tokens and HTTP are written or taken from other crates, so
+//! a mistake in the server cannot hide behind the same mistake in the test.
+
+pub mod cable;
+pub mod campfire;
+pub mod http;
+pub mod keys;
+pub mod rails;
+pub mod raw;
+pub mod server;
+pub mod stage;
+pub mod wait;
+
+pub use cable::Cable;
+pub use rails::{Answer, Gate, Rails};
+pub use raw::Raw;
+pub use server::{Driver, Launch, Server};
+pub use stage::Stage;
+pub use wait::PATIENCE;

@@ -1,0 +1,333 @@
+//! The real binary as a child process: start, logs, signals, exit, and never a survivor.
+
+use std::fmt;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Instant;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::http::{self, Response};
+use super::wait::{PATIENCE, until};
+
+/// The back end of sockets and readiness. Every test runs on both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Driver {
+    IoUring,
+    Epoll,
+}
+
+impl Driver {
+    pub fn flag(self) -> &'static str {
+        match self {
+            Self::IoUring => "--driver=io_uring",
+            Self::Epoll => "--driver=epoll",
+        }
+    }
+
+    /// Whether this kernel lets us have it. Docker's default seccomp profile does not allow io_uring; `CI` must not pass by
+    /// skipping, so `RINGCABLE_REQUIRE_IO_URING` turns the skip into a failure.
+    pub fn is_available(self) -> bool {
+        if self == Self::Epoll {
+            return true;
+        }
+        match io_uring::IoUring::new(8) {
+            Ok(_) => true,
+            Err(error) => {
+                let required = std::env::var_os("RINGCABLE_REQUIRE_IO_URING").is_some();
+                assert!(!required, "io_uring is required here, but the kernel refuses it: {error}");
+                eprintln!("skipped: the kernel refuses io_uring: {error}");
+                false
+            }
+        }
+    }
+}
+
+/// How to start the binary.
+pub struct Launch {
+    args: Vec<String>,
+    env: Vec<(String, String)>,
+    directory: Option<PathBuf>,
+}
+
+impl Launch {
+    /// A listener of its own on loopback and two shards, so that mistakes between shards show.
+    pub fn new(driver: Driver) -> Self {
+        Self::bare().args(["--host=127.0.0.1", "--port=0", "--cores=2", driver.flag()])
+    }
+
+    /// No argument at all.
+    pub fn bare() -> Self {
+        Self { args: Vec::new(), env: Vec::new(), directory: None }
+    }
+
+    pub fn arg(mut self, arg: impl Into<String>) -> Self {
+        self.args.push(arg.into());
+        self
+    }
+
+    pub fn args<A: Into<String>>(mut self, args: impl IntoIterator<Item = A>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.push((name.to_owned(), value.into()));
+        self
+    }
+
+    pub fn directory(mut self, directory: &Path) -> Self {
+        self.directory = Some(directory.to_owned());
+        self
+    }
+
+    /// Runs to the end, for what prints and exits.
+    pub fn run(self) -> Finished {
+        let process = Process::spawn(self);
+        let status = process.wait_exit();
+        Finished { status, stdout: process.stdout.text(), stderr: process.stderr.text() }
+    }
+
+    /// Starts and waits until `/health` answers 200 on the port that the log names.
+    pub fn start(self) -> Server {
+        let process = Process::spawn(self);
+        let port = process.wait_for_port("Handle WebSocket connections at ");
+        let server = Server { process, address: SocketAddr::from(([127, 0, 0, 1], port)) };
+        until("/health to answer 200", || {
+            server.assert_running();
+            http::try_get(server.address, "/health").filter(|response| response.status == 200)
+        });
+        server
+    }
+}
+
+/// What a process that ended by itself left behind.
+pub struct Finished {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl fmt::Display for Finished {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}\n--- stdout\n{}\n--- stderr\n{}", self.status, self.stdout, self.stderr)
+    }
+}
+
+/// A server that answers.
+pub struct Server {
+    process: Process,
+    address: SocketAddr,
+}
+
+impl Server {
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.pid
+    }
+
+    /// Established TCP connections that the server still holds on its main port, as the kernel counts them.
+    pub fn sessions_open(&self) -> usize {
+        let port = format!(":{:04X}", self.port());
+        let established = |line: &&str| {
+            let mut columns = line.split_whitespace().skip(1);
+            let local = columns.next().unwrap_or_default();
+            // State 01 is ESTABLISHED, 08 CLOSE_WAIT: closed by the client only.
+            local.ends_with(&port) && matches!(columns.nth(1), Some("01" | "08"))
+        };
+        let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", self.process.pid));
+        table.expect("the kernel has a TCP table").lines().filter(established).count()
+    }
+
+    /// The port of a start-up line such as `Accept broadcast requests at `.
+    pub fn port_in_log(&self, before_url: &str) -> u16 {
+        self.process.wait_for_port(before_url)
+    }
+
+    pub fn get(&self, path: &str) -> Response {
+        http::get(self.address, path)
+    }
+
+    pub fn terminate(&self) {
+        self.process.signal(Signal::TERM);
+    }
+
+    pub fn interrupt(&self) {
+        self.process.signal(Signal::INT);
+    }
+
+    pub fn wait_exit(&self) -> ExitStatus {
+        self.process.wait_exit()
+    }
+
+    pub fn assert_running(&self) {
+        self.process.assert_running();
+    }
+
+    /// Every line of the log so far.
+    pub fn log(&self) -> Vec<String> {
+        self.process.stdout.lines()
+    }
+
+    pub fn stderr(&self) -> Vec<String> {
+        self.process.stderr.lines()
+    }
+
+    /// The first log line that contains all `parts`.
+    pub fn wait_for_log(&self, parts: &[&str]) -> String {
+        self.process.stdout.wait_for(&format!("a log line with {parts:?}"), |lines| {
+            lines.iter().find(|line| parts.iter().all(|part| line.contains(part))).cloned()
+        })
+    }
+
+    /// The value of an unlabelled metric of the reference, for example `clients_num`.
+    pub fn metric(&self, name: &str) -> i64 {
+        let body = self.get("/metrics").text();
+        let prefix = format!("anycable_go_{name} ");
+        let line = body.lines().find(|line| line.starts_with(&prefix));
+        let value = line.unwrap_or_else(|| panic!("no metric {name} in\n{body}"));
+        value[prefix.len()..].trim().parse().expect("a metric of the reference is an integer")
+    }
+
+    pub fn wait_for_metric(&self, name: &str, value: i64) {
+        let mut last = 0;
+        let deadline = Instant::now() + PATIENCE;
+        while Instant::now() < deadline {
+            last = self.metric(name);
+            if last == value {
+                return;
+            }
+            thread::sleep(std::time::Duration::from_millis(20));
+        }
+        panic!("metric {name} is {last}, expected {value}");
+    }
+}
+
+/// A child whose output is being read.
+struct Process {
+    child: Mutex<Child>,
+    pid: u32,
+    stdout: Arc<Output>,
+    stderr: Arc<Output>,
+    readers: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Process {
+    fn spawn(launch: Launch) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_ringcable"));
+        // A variable of whoever runs the tests must not configure the server.
+        command.env_clear().envs(launch.env).args(launch.args);
+        command.current_dir(launch.directory.unwrap_or_else(std::env::temp_dir));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the binary starts");
+        let (stdout, stderr) = (Arc::new(Output::default()), Arc::new(Output::default()));
+        let readers = vec![
+            stdout.follow(child.stdout.take().expect("stdout is piped")),
+            stderr.follow(child.stderr.take().expect("stderr is piped")),
+        ];
+        Self { pid: child.id(), child: Mutex::new(child), stdout, stderr, readers: Mutex::new(readers) }
+    }
+
+    fn wait_for_port(&self, before_url: &str) -> u16 {
+        let line = until(&format!("a log line with {before_url:?}"), || {
+            let found = self.stdout.lines().into_iter().find(|line| line.contains(before_url));
+            if found.is_none() {
+                self.assert_running();
+            }
+            found
+        });
+        port_after(&line, before_url).unwrap_or_else(|| panic!("no port in {line:?}"))
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.pid).expect("a pid fits")).expect("a pid is not zero");
+        kill_process(pid, signal).expect("the server is there to be signalled");
+    }
+
+    fn wait_exit(&self) -> ExitStatus {
+        let status =
+            until("the process to exit", || self.child.lock().expect("not poisoned").try_wait().expect("our child"));
+        for reader in self.readers.lock().expect("not poisoned").drain(..) {
+            reader.join().expect("a reader of output does not panic");
+        }
+        status
+    }
+
+    fn assert_running(&self) {
+        let ended = self.child.lock().expect("not poisoned").try_wait().expect("our child");
+        assert!(ended.is_none(), "the server ended by itself: {ended:?}");
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let child = self.child.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Both fail only when the process has ended already, which is what we want.
+        let _already_gone = child.kill();
+        let _already_reaped = child.wait();
+        if thread::panicking() {
+            eprintln!("--- stdout of the server\n{}\n--- stderr\n{}", self.stdout.text(), self.stderr.text());
+        }
+    }
+}
+
+/// Lines as they arrive.
+#[derive(Default)]
+struct Output {
+    lines: Mutex<Vec<String>>,
+    arrived: Condvar,
+}
+
+impl Output {
+    fn follow(self: &Arc<Self>, source: impl Read + Send + 'static) -> JoinHandle<()> {
+        let output = Arc::clone(self);
+        thread::spawn(move || {
+            for line in BufReader::new(source).split(b'\n') {
+                let Ok(line) = line else { return };
+                output.lines.lock().expect("not poisoned").push(String::from_utf8_lossy(&line).into_owned());
+                output.arrived.notify_all();
+            }
+        })
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.lines.lock().expect("not poisoned").clone()
+    }
+
+    fn text(&self) -> String {
+        self.lines().join("\n")
+    }
+
+    fn wait_for<T>(&self, what: &str, mut probe: impl FnMut(&[String]) -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        let mut lines = self.lines.lock().expect("not poisoned");
+        loop {
+            if let Some(found) = probe(&lines) {
+                return found;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            assert!(!left.is_zero(), "waited {PATIENCE:?} in vain for {what}");
+            lines = self.arrived.wait_timeout(lines, left).expect("not poisoned").0;
+        }
+    }
+}
+
+/// The port of the URL that follows `before_url`.
+fn port_after(line: &str, before_url: &str) -> Option<u16> {
+    let url = &line[line.find(before_url)? + before_url.len()..];
+    let authority = url.split_once("://")?.1;
+    let digits = authority.split_once(':')?.1;
+    let end = digits.find(|character: char| !character.is_ascii_digit()).unwrap_or(digits.len());
+    digits[..end].parse().ok()
+}
