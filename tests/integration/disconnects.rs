@@ -1,1 +1,183 @@
-//! x
+//! Disconnect calls: when they are made, how fast, with what. Source: `contract/rpc.md` §8, `contract/auth_streams.md` §8.
+
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::support::rails::{CURRENT_USER, Call};
+use crate::support::{Answer, Cable, Driver, Gate, Rails, Stage};
+
+/// Two sessions under `args`: one only connects, one subscribes to a channel of the app. Gives their disconnect calls.
+fn disconnects_under(driver: Driver, args: &[&str], expected: usize) -> Vec<Call> {
+    let stage = Stage::with(driver, args);
+    stage.client().close();
+    let mut subscribed = stage.client();
+    subscribed.subscribe("A");
+    subscribed.close();
+    let calls = stage.rails.wait_for_calls("disconnect", expected);
+    // Queued calls are drained before the exit, so nothing can come after it.
+    stage.server.terminate();
+    assert!(stage.server.wait_exit().success());
+    assert_eq!(
+        stage.rails.calls_to("disconnect").len(),
+        expected,
+        "{args:?}"
+    );
+    calls
+}
+
+on_both_drivers! {
+    fn closed_session_is_reported_once_with_all_its_subscriptions(driver: Driver) {
+        let stage = Stage::new(driver);
+        let mut client = Cable::to(&stage.server).header("X-Request-ID", "me").welcomed();
+        for identifier in ["A", "B", "C"] {
+            client.subscribe(identifier);
+        }
+        client.command("unsubscribe", "B");
+        client.expect_nothing_before_pong();
+        client.close();
+        let calls = stage.rails.wait_for_calls("disconnect", 1);
+        let mut subscriptions = calls[0].body["subscriptions"].as_array().expect("a list").clone();
+        subscriptions.sort_by_key(ToString::to_string);
+        assert_eq!(subscriptions, ["A", "C"]);
+        assert_eq!((calls[0].sid.as_str(), calls[0].body["identifiers"].as_str()), ("me", Some(CURRENT_USER)));
+        stage.server.terminate();
+        assert!(stage.server.wait_exit().success());
+        assert_eq!(stage.rails.calls_to("disconnect").len(), 1);
+    }
+
+    fn vanished_client_is_reported_too(driver: Driver) {
+        let stage = Stage::new(driver);
+        let mut raw = stage.raw();
+        raw.subscribe("A");
+        // A reset instead of a FIN.
+        socket2::SockRef::from(raw.stream()).set_linger(Some(Duration::ZERO)).expect("an option of every socket");
+        drop(raw);
+        assert_eq!(stage.rails.wait_for_calls("disconnect", 1)[0].body["subscriptions"], json!(["A"]));
+    }
+
+    fn mode_auto_reports_sessions_that_the_app_knows(driver: Driver) {
+        disconnects_under(driver, &[], 2);
+        disconnects_under(driver, &["--disconnect_mode=auto", "--noauth"], 1);
+    }
+
+    fn mode_always_reports_every_session(driver: Driver) {
+        let calls = disconnects_under(driver, &["--disconnect_mode=always", "--noauth"], 2);
+        assert!(calls[0].body["identifiers"].as_str().is_some_and(|text| text.starts_with(r#"{"sid":""#)));
+    }
+
+    fn mode_never_reports_nothing(driver: Driver) {
+        disconnects_under(driver, &["--disconnect_mode=never"], 0);
+        disconnects_under(driver, &["--disable_disconnect"], 0);
+    }
+
+    fn calls_are_made_one_after_the_other_at_the_rate(driver: Driver) {
+        let stage = Stage::with(driver, &["--disconnect_rate=20"]);
+        let clients: Vec<Cable> = (0..10).map(|_| stage.client()).collect();
+        clients.into_iter().for_each(Cable::close);
+        let calls = stage.rails.wait_for_calls("disconnect", 10);
+        let took = calls[9].started - calls[0].started;
+        assert!(took >= Duration::from_millis(400), "10 calls at 20 per second took {took:?}");
+        assert!(took <= Duration::from_secs(3), "10 calls at 20 per second took {took:?}");
+    }
+
+    fn disconnect_calls_are_serial_however_slow_the_app_is(driver: Driver) {
+        let stage = Stage::with(driver, &["--disconnect_rate=1000"]);
+        stage.rails.on_disconnect(Answer::json(&json!({ "status": 1 })).after(Duration::from_millis(30)));
+        let clients: Vec<Cable> = (0..8).map(|_| stage.client()).collect();
+        clients.into_iter().for_each(Cable::close);
+        let calls = stage.rails.wait_for("8 finished disconnect calls", |calls| {
+            let done: Vec<Call> = calls.iter().filter(|call| call.method == "disconnect" && call.ended.is_some()).cloned().collect();
+            (done.len() == 8).then_some(done)
+        });
+        for pair in calls.windows(2) {
+            assert!(pair[1].started >= pair[0].ended.expect("finished"), "two disconnect calls at once");
+        }
+    }
+
+    fn live_commands_go_before_queued_disconnects(driver: Driver) {
+        let stage = Stage::with(driver, &["--rpc_concurrency=1", "--disconnect_rate=1000"]);
+        let gate = Gate::new();
+        let mut live: Vec<Cable> = (0..4).map(|_| stage.client()).collect();
+        let leaving: Vec<Cable> = (0..6).map(|_| stage.client()).collect();
+        stage.rails.on_command("subscribe", "slow", Answer::confirm("slow", &[]).behind(&gate));
+        live[0].command("subscribe", "slow");
+        stage.rails.wait_for_command("subscribe", "slow");
+        leaving.into_iter().for_each(Cable::close);
+        for client in &mut live[1..] {
+            client.command("subscribe", "A");
+        }
+        // Three commands and the oldest disconnect wait for the only slot.
+        stage.server.wait_for_metric("rpc_pending_num", 4);
+        gate.open();
+        for client in &mut live[1..] {
+            client.next_text();
+        }
+        stage.rails.wait_for_calls("disconnect", 6);
+        let order: Vec<String> = stage.rails.summaries().into_iter().skip(10).take(4).collect();
+        let disconnects_before = order.iter().filter(|call| *call == "disconnect").count();
+        assert_eq!(disconnects_before, 0, "{order:?}");
+    }
+
+    fn full_backlog_loses_no_call(driver: Driver) {
+        let stage = Stage::with(driver, &["--disconnect_backlog_size=1", "--disconnect_rate=200"]);
+        let clients: Vec<Cable> = (0..20).map(|_| stage.client()).collect();
+        clients.into_iter().for_each(Cable::close);
+        stage.rails.wait_for_calls("disconnect", 20);
+    }
+
+    fn failed_disconnect_call_is_not_repeated(driver: Driver) {
+        let stage = Stage::new(driver);
+        stage.rails.on_disconnect(Answer::status(500, ""));
+        stage.client().close();
+        stage.rails.wait_for_calls("disconnect", 1);
+        stage.server.wait_for_metric("rpc_error_total", 1);
+        stage.server.terminate();
+        assert!(stage.server.wait_exit().success());
+        assert_eq!(stage.rails.calls_to("disconnect").len(), 1);
+    }
+
+    fn queue_is_drained_without_the_rate_at_shutdown(driver: Driver) {
+        let stage = Stage::with(driver, &["--disconnect_rate=1"]);
+        let clients: Vec<Cable> = (0..8).map(|_| stage.client()).collect();
+        clients.into_iter().for_each(Cable::close);
+        stage.server.wait_for_metric("clients_num", 0);
+        let started = Instant::now();
+        stage.server.terminate();
+        assert!(stage.server.wait_exit().success());
+        assert!(started.elapsed() < Duration::from_secs(5), "the rate does not hold at shutdown");
+        assert_eq!(stage.rails.calls_to("disconnect").len(), 8);
+    }
+
+    fn sessions_that_share_a_session_id_are_reported_and_closed_each(driver: Driver) {
+        let stage = Stage::new(driver);
+        let mut clients: Vec<Cable> =
+            (0..6).map(|_| Cable::to(&stage.server).header("X-Request-ID", "same").welcomed()).collect();
+        for client in &mut clients {
+            client.subscribe("A");
+        }
+        stage.server.wait_for_metric("clients_num", 6);
+        clients.remove(0).close();
+        stage.server.wait_for_metric("clients_num", 5);
+        stage.publish("stream:A", "1");
+        for client in &mut clients {
+            assert_eq!(client.next_text(), r#"{"identifier":"A","message":1}"#);
+        }
+        let command = json!({ "command": "disconnect", "payload": { "identifier": CURRENT_USER, "reconnect": true } });
+        stage.broadcaster().post(&command.to_string());
+        for client in &mut clients {
+            assert_eq!(client.next_text(), r#"{"type":"disconnect","reason":"remote","reconnect":true}"#);
+            client.expect_close(1000, "Closed remotely");
+        }
+        stage.rails.wait_for_calls("disconnect", 6);
+    }
+
+    fn sessions_without_rpc_are_never_reported(driver: Driver) {
+        let rails = Rails::start();
+        let server = Stage::launch(driver, &rails).args(["--norpc", "--noauth", "--disconnect_mode=always"]).start();
+        Cable::to(&server).welcomed().close();
+        server.terminate();
+        assert!(server.wait_exit().success());
+        assert!(rails.calls().is_empty());
+    }
+}

@@ -16,12 +16,31 @@ fn refusal(stage: &Stage, request: &str, status: u16, line: &str, body: &str) {
     let mut raw = Raw::connect(stage.server.address());
     raw.send(request.as_bytes());
     let head = raw.read_head();
-    assert_eq!(head.lines[0], format!("HTTP/1.1 {status} {line}"), "{request}");
-    assert_eq!(head.header("Content-Type"), Some("text/plain; charset=utf-8"));
+    assert_eq!(
+        head.lines[0],
+        format!("HTTP/1.1 {status} {line}"),
+        "{request}"
+    );
+    assert_eq!(
+        head.header("Content-Type"),
+        Some("text/plain; charset=utf-8")
+    );
     assert_eq!(head.header("X-Content-Type-Options"), Some("nosniff"));
-    assert_eq!(head.header("Content-Length"), Some(body.len().to_string().as_str()));
-    assert!(head.lines.iter().any(|line| line == "Sec-Websocket-Version: 13"), "{head:?}");
-    assert!(head.header("Date").is_some_and(|date| date.ends_with(" GMT")), "{head:?}");
+    assert_eq!(
+        head.header("Content-Length"),
+        Some(body.len().to_string().as_str())
+    );
+    assert!(
+        head.lines
+            .iter()
+            .any(|line| line == "Sec-Websocket-Version: 13"),
+        "{head:?}"
+    );
+    assert!(
+        head.header("Date")
+            .is_some_and(|date| date.ends_with(" GMT")),
+        "{head:?}"
+    );
     assert_eq!(raw.read_exact(body.len()), body.as_bytes());
 }
 

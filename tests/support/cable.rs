@@ -32,7 +32,13 @@ impl CableRequest {
 
     /// The session cookie of the Campfire app's user `id`.
     pub fn user(self, id: u32) -> Self {
-        self.header("Cookie", &format!("theme=dark; session_token={}", super::campfire::session_token(id)))
+        self.header(
+            "Cookie",
+            &format!(
+                "theme=dark; session_token={}",
+                super::campfire::session_token(id)
+            ),
+        )
     }
 
     pub fn subprotocols(self, list: &str) -> Self {
@@ -41,17 +47,26 @@ impl CableRequest {
 
     /// Upgrades; nothing has been read from the socket yet.
     pub fn open(self) -> Cable {
-        let stream = TcpStream::connect_timeout(&self.address, PATIENCE).expect("the server accepts");
+        let stream =
+            TcpStream::connect_timeout(&self.address, PATIENCE).expect("the server accepts");
         stream.set_nodelay(true).expect("an option of every socket");
-        stream.set_read_timeout(Some(PATIENCE)).expect("an option of every socket");
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("an option of every socket");
         let url = format!("ws://{}{}", self.address, self.target);
         let mut request = url.into_client_request().expect("a valid URL");
         for (name, value) in self.headers {
             let name = HeaderName::from_bytes(name.as_bytes()).expect("a header name");
-            request.headers_mut().append(name, HeaderValue::from_str(&value).expect("a header value"));
+            request
+                .headers_mut()
+                .append(name, HeaderValue::from_str(&value).expect("a header value"));
         }
-        let (socket, response) = tungstenite::client(request, stream).expect("the upgrade succeeds");
-        socket.get_ref().set_read_timeout(Some(READ_SLICE)).expect("an option of every socket");
+        let (socket, response) =
+            tungstenite::client(request, stream).expect("the upgrade succeeds");
+        socket
+            .get_ref()
+            .set_read_timeout(Some(READ_SLICE))
+            .expect("an option of every socket");
         Cable { socket, response }
     }
 
@@ -76,16 +91,25 @@ impl Cable {
     }
 
     pub fn at(server: &Server, target: &str) -> CableRequest {
-        CableRequest { address: server.address(), target: target.to_owned(), headers: Vec::new() }
+        CableRequest {
+            address: server.address(),
+            target: target.to_owned(),
+            headers: Vec::new(),
+        }
     }
 
     /// A header of the 101.
     pub fn response_header(&self, name: &str) -> Option<&str> {
-        self.response.headers().get(name).and_then(|value| value.to_str().ok())
+        self.response
+            .headers()
+            .get(name)
+            .and_then(|value| value.to_str().ok())
     }
 
     pub fn send(&mut self, text: &str) {
-        self.socket.send(Message::text(text)).expect("the connection is open");
+        self.socket
+            .send(Message::text(text))
+            .expect("the connection is open");
     }
 
     pub fn command(&mut self, command: &str, identifier: &str) {
@@ -93,7 +117,9 @@ impl Cable {
     }
 
     pub fn perform(&mut self, identifier: &str, data: &str) {
-        self.send(&json!({ "command": "message", "identifier": identifier, "data": data }).to_string());
+        self.send(
+            &json!({ "command": "message", "identifier": identifier, "data": data }).to_string(),
+        );
     }
 
     /// Subscribes and waits for the confirmation.
@@ -125,9 +151,15 @@ impl Cable {
             match self.socket.read() {
                 Ok(message) => return message,
                 Err(Error::Io(error))
-                    if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) =>
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) =>
                 {
-                    assert!(Instant::now() < deadline, "waited {PATIENCE:?} in vain for a message");
+                    assert!(
+                        Instant::now() < deadline,
+                        "waited {PATIENCE:?} in vain for a message"
+                    );
                 }
                 Err(error) => panic!("expected a message, got {error}"),
             }
@@ -140,7 +172,10 @@ impl Cable {
             match self.next_message() {
                 Message::Text(text) if text.starts_with(r#"{"type":"ping""#) => {}
                 Message::Close(Some(frame)) => {
-                    assert_eq!((u16::from(frame.code), frame.reason.as_str()), (code, reason));
+                    assert_eq!(
+                        (u16::from(frame.code), frame.reason.as_str()),
+                        (code, reason)
+                    );
                     return;
                 }
                 other => panic!("expected close {code} {reason:?}, got {other:?}"),
@@ -162,7 +197,10 @@ impl Cable {
             match self.socket.read() {
                 Err(Error::ConnectionClosed | Error::AlreadyClosed) => return,
                 Err(Error::Io(error)) if error.kind() == io::ErrorKind::ConnectionReset => return,
-                _ => assert!(Instant::now() < deadline, "the server does not answer the close frame"),
+                _ => assert!(
+                    Instant::now() < deadline,
+                    "the server does not answer the close frame"
+                ),
             }
         }
     }

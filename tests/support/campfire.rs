@@ -107,14 +107,23 @@ impl Campfire {
     }
 
     pub fn is_present(&self, room: u32, user: u32) -> bool {
-        self.state.lock().expect("not poisoned").present.contains(&(room, user))
+        self.state
+            .lock()
+            .expect("not poisoned")
+            .present
+            .contains(&(room, user))
     }
 
     /// What posting a message makes Rails publish: the Turbo append and the unread badge.
     pub fn post_message(&self, room: u32, html: &str) {
-        let append = format!("<turbo-stream action=\"append\"><template>{html}</template></turbo-stream>");
-        self.broadcast(&format!("{}:messages", room_gid(room)), &rails_json(&json!(append)));
-        let unread = json!({ "roomId": room, "roomSize": 3, "roomUpdatedAt": "2026-01-18T10:00:00Z" });
+        let append =
+            format!("<turbo-stream action=\"append\"><template>{html}</template></turbo-stream>");
+        self.broadcast(
+            &format!("{}:messages", room_gid(room)),
+            &rails_json(&json!(append)),
+        );
+        let unread =
+            json!({ "roomId": room, "roomSize": 3, "roomUpdatedAt": "2026-01-18T10:00:00Z" });
         self.broadcast("unread_rooms", &unread.to_string());
     }
 
@@ -140,14 +149,20 @@ impl Campfire {
         let Some(user) = user else {
             return Answer::json(&json!({ "error_msg": "no such user" }));
         };
-        let room = params["room_id"].as_u64().and_then(|id| u32::try_from(id).ok()).unwrap_or(0);
+        let room = params["room_id"]
+            .as_u64()
+            .and_then(|id| u32::try_from(id).ok())
+            .unwrap_or(0);
         match call.command() {
             "subscribe" => match streams(&params, user, room) {
                 Some(streams) => {
                     if params["channel"] == "PresenceChannel" {
                         self.present(room, user);
                     }
-                    Answer::confirm(identifier, &streams.iter().map(String::as_str).collect::<Vec<_>>())
+                    Answer::confirm(
+                        identifier,
+                        &streams.iter().map(String::as_str).collect::<Vec<_>>(),
+                    )
                 }
                 None => Answer::reject(identifier),
             },
@@ -170,7 +185,10 @@ impl Campfire {
             ("PresenceChannel", "absent") => self.absent(room, user),
             ("TypingNotificationsChannel", "start" | "stop") => {
                 let message = json!({ "action": action, "user": { "id": user, "name": format!("User {user}") } });
-                self.broadcast(&format!("typing_notifications:{}", room_gid(room)), &message.to_string());
+                self.broadcast(
+                    &format!("typing_notifications:{}", room_gid(room)),
+                    &message.to_string(),
+                );
             }
             _ => {}
         }
@@ -179,8 +197,12 @@ impl Campfire {
     fn disconnect(&self, call: &Call) -> Answer {
         if let Some(user) = user_of(call.body["identifiers"].as_str()) {
             for identifier in call.body["subscriptions"].as_array().into_iter().flatten() {
-                let params: Value = serde_json::from_str(identifier.as_str().unwrap_or_default()).unwrap_or(Value::Null);
-                let room = params["room_id"].as_u64().and_then(|id| u32::try_from(id).ok()).unwrap_or(0);
+                let params: Value = serde_json::from_str(identifier.as_str().unwrap_or_default())
+                    .unwrap_or(Value::Null);
+                let room = params["room_id"]
+                    .as_u64()
+                    .and_then(|id| u32::try_from(id).ok())
+                    .unwrap_or(0);
                 self.leave(&params, user, room);
             }
         }
@@ -195,23 +217,40 @@ impl Campfire {
 
     /// Also broadcasts, in the middle of the RPC call it runs in.
     fn present(&self, room: u32, user: u32) {
-        self.state.lock().expect("not poisoned").present.insert((room, user));
-        self.broadcast(&format!("user_{user}_reads"), &json!({ "room_id": room }).to_string());
+        self.state
+            .lock()
+            .expect("not poisoned")
+            .present
+            .insert((room, user));
+        self.broadcast(
+            &format!("user_{user}_reads"),
+            &json!({ "room_id": room }).to_string(),
+        );
     }
 
     fn absent(&self, room: u32, user: u32) {
-        self.state.lock().expect("not poisoned").present.remove(&(room, user));
+        self.state
+            .lock()
+            .expect("not poisoned")
+            .present
+            .remove(&(room, user));
     }
 }
 
 /// JSON as Rails writes it: HTML characters escaped.
 pub fn rails_json(value: &Value) -> String {
-    value.to_string().replace('<', "\\u003c").replace('>', "\\u003e").replace('&', "\\u0026")
+    value
+        .to_string()
+        .replace('<', "\\u003c")
+        .replace('>', "\\u003e")
+        .replace('&', "\\u0026")
 }
 
 fn connect(call: &Call) -> Answer {
     let cookies = call.forwarded("cookie").unwrap_or_default();
-    let token = cookies.split("; ").find_map(|cookie| cookie.strip_prefix("session_token="));
+    let token = cookies
+        .split("; ")
+        .find_map(|cookie| cookie.strip_prefix("session_token="));
     let session = token.and_then(|token| verified_stream_name(SIGNING_KEY, token));
     let user = session.and_then(|session| session.strip_prefix("session-of-")?.parse().ok());
     match user {
@@ -222,13 +261,20 @@ fn connect(call: &Call) -> Answer {
 
 fn user_of(identifiers: Option<&str>) -> Option<u32> {
     let identifiers: Value = serde_json::from_str(identifiers?).ok()?;
-    let gid = STANDARD_NO_PAD.decode(identifiers["current_user"].as_str()?).ok()?;
-    String::from_utf8(gid).ok()?.strip_prefix("gid://campfire/User/")?.parse().ok()
+    let gid = STANDARD_NO_PAD
+        .decode(identifiers["current_user"].as_str()?)
+        .ok()?;
+    String::from_utf8(gid)
+        .ok()?
+        .strip_prefix("gid://campfire/User/")?
+        .parse()
+        .ok()
 }
 
 /// The streams of a subscription, `None` when it is rejected.
 fn streams(params: &Value, user: u32, room: u32) -> Option<Vec<String>> {
-    let in_room = |name: &str| is_member(user, room).then(|| vec![format!("{name}:{}", room_gid(room))]);
+    let in_room =
+        |name: &str| is_member(user, room).then(|| vec![format!("{name}:{}", room_gid(room))]);
     let user_gid = gid(&format!("User/{user}"));
     match params["channel"].as_str()? {
         "PresenceChannel" => in_room("presence"),

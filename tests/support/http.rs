@@ -16,7 +16,10 @@ pub struct Response {
 impl Response {
     /// The first value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     pub fn text(&self) -> String {
@@ -35,7 +38,9 @@ impl HttpConnection {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;
-        Ok(Self { reader: BufReader::new(stream) })
+        Ok(Self {
+            reader: BufReader::new(stream),
+        })
     }
 
     /// Writes `bytes` as they are.
@@ -50,7 +55,10 @@ impl HttpConnection {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> io::Result<Response> {
-        let mut head = format!("{method} {target} HTTP/1.1\r\nHost: {}\r\n", self.reader.get_ref().peer_addr()?);
+        let mut head = format!(
+            "{method} {target} HTTP/1.1\r\nHost: {}\r\n",
+            self.reader.get_ref().peer_addr()?
+        );
         for (name, value) in headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
@@ -66,18 +74,28 @@ impl HttpConnection {
     /// Reads one response, body framed by length, chunks or the end of the connection.
     pub fn read_response(&mut self, head_only: bool) -> io::Result<Response> {
         let status_line = self.read_line()?;
-        let status = status_line.split(' ').nth(1).and_then(|word| word.parse().ok());
-        let status = status.ok_or_else(|| invalid(format!("not a status line: {status_line:?}")))?;
+        let status = status_line
+            .split(' ')
+            .nth(1)
+            .and_then(|word| word.parse().ok());
+        let status =
+            status.ok_or_else(|| invalid(format!("not a status line: {status_line:?}")))?;
         let mut headers = Vec::new();
         loop {
             let line = self.read_line()?;
             if line.is_empty() {
                 break;
             }
-            let (name, value) = line.split_once(':').ok_or_else(|| invalid(format!("not a header: {line:?}")))?;
+            let (name, value) = line
+                .split_once(':')
+                .ok_or_else(|| invalid(format!("not a header: {line:?}")))?;
             headers.push((name.to_owned(), value.trim().to_owned()));
         }
-        let mut response = Response { status, headers, body: Vec::new() };
+        let mut response = Response {
+            status,
+            headers,
+            body: Vec::new(),
+        };
         if !head_only && status >= 200 && status != 204 && status != 304 {
             response.body = self.read_body(&response)?;
         }
@@ -93,12 +111,18 @@ impl HttpConnection {
     fn read_body(&mut self, response: &Response) -> io::Result<Vec<u8>> {
         let mut body = Vec::new();
         if let Some(length) = response.header("content-length") {
-            body.resize(length.parse().map_err(|_| invalid(format!("bad length {length:?}")))?, 0);
+            body.resize(
+                length
+                    .parse()
+                    .map_err(|_| invalid(format!("bad length {length:?}")))?,
+                0,
+            );
             self.reader.read_exact(&mut body)?;
         } else if response.header("transfer-encoding") == Some("chunked") {
             loop {
                 let size = self.read_line()?;
-                let size = usize::from_str_radix(&size, 16).map_err(|_| invalid(format!("bad chunk {size:?}")))?;
+                let size = usize::from_str_radix(&size, 16)
+                    .map_err(|_| invalid(format!("bad chunk {size:?}")))?;
                 let start = body.len();
                 body.resize(start + size, 0);
                 self.reader.read_exact(&mut body[start..])?;
@@ -117,7 +141,10 @@ impl HttpConnection {
         let mut line = Vec::new();
         self.reader.read_until(b'\n', &mut line)?;
         let Some(line) = line.strip_suffix(b"\r\n") else {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the connection ended inside a line"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the connection ended inside a line",
+            ));
         };
         Ok(String::from_utf8_lossy(line).into_owned())
     }
@@ -165,8 +192,15 @@ impl Broadcaster {
 
     pub fn try_post(&self, body: &str) -> io::Result<Response> {
         let authorization = self.token.as_ref().map(|token| format!("Bearer {token}"));
-        let mut headers = vec![("Content-Type", "application/json"), ("Connection", "close")];
-        headers.extend(authorization.as_deref().map(|value| ("Authorization", value)));
+        let mut headers = vec![
+            ("Content-Type", "application/json"),
+            ("Connection", "close"),
+        ];
+        headers.extend(
+            authorization
+                .as_deref()
+                .map(|value| ("Authorization", value)),
+        );
         request(self.address, "POST", &self.path, &headers, body.as_bytes())
     }
 
@@ -190,9 +224,15 @@ pub struct KeepAliveBroadcaster {
 impl KeepAliveBroadcaster {
     pub fn publish(&mut self, stream: &str, data: &str) {
         let mut headers = vec![("Content-Type", "application/json")];
-        headers.extend(self.authorization.as_deref().map(|value| ("Authorization", value)));
+        headers.extend(
+            self.authorization
+                .as_deref()
+                .map(|value| ("Authorization", value)),
+        );
         let body = publication(stream, data);
-        let response = self.connection.request("POST", &self.path, &headers, body.as_bytes());
+        let response = self
+            .connection
+            .request("POST", &self.path, &headers, body.as_bytes());
         assert_eq!(response.expect("the connection is kept alive").status, 201);
     }
 }

@@ -73,7 +73,10 @@ impl Call {
 
     /// A header of the RPC request itself.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     /// `connect`, `disconnect`, or the command and its identifier: enough to compare whole sequences.
@@ -124,7 +127,14 @@ pub struct Answer {
 
 #[derive(Debug, Clone)]
 enum Reply {
-    Http { status: u16, headers: Vec<(String, String)>, body: Vec<u8>, framing: Framing, gzip: bool, close: bool },
+    Http {
+        status: u16,
+        headers: Vec<(String, String)>,
+        body: Vec<u8>,
+        framing: Framing,
+        gzip: bool,
+        close: bool,
+    },
     /// These bytes and nothing else, then the connection ends.
     Raw(Vec<u8>),
     /// The connection ends without a byte.
@@ -157,7 +167,9 @@ impl Answer {
 
     /// A plain success of connect with these identifiers and transmissions.
     pub fn welcome(identifiers: &str, transmissions: &[&str]) -> Self {
-        Self::json(&json!({ "status": 1, "identifiers": identifiers, "transmissions": transmissions, "env": {} }))
+        Self::json(
+            &json!({ "status": 1, "identifiers": identifiers, "transmissions": transmissions, "env": {} }),
+        )
     }
 
     /// The refusal of a connection as Rails words it.
@@ -168,7 +180,8 @@ impl Answer {
 
     /// A confirmed subscription to `streams`.
     pub fn confirm(identifier: &str, streams: &[&str]) -> Self {
-        let mut body = json!({ "status": 1, "transmissions": [confirmation(identifier)], "env": {} });
+        let mut body =
+            json!({ "status": 1, "transmissions": [confirmation(identifier)], "env": {} });
         if !streams.is_empty() {
             body["streams"] = json!(streams);
         }
@@ -233,18 +246,28 @@ impl Answer {
 
 impl From<Reply> for Answer {
     fn from(reply: Reply) -> Self {
-        Self { gate: None, delay: Duration::ZERO, reply }
+        Self {
+            gate: None,
+            delay: Duration::ZERO,
+            reply,
+        }
     }
 }
 
 /// `{"identifier":"…","type":"confirm_subscription"}`, in Rails' key order.
 pub fn confirmation(identifier: &str) -> String {
-    format!(r#"{{"identifier":{},"type":"confirm_subscription"}}"#, json!(identifier))
+    format!(
+        r#"{{"identifier":{},"type":"confirm_subscription"}}"#,
+        json!(identifier)
+    )
 }
 
 /// `{"identifier":"…","type":"reject_subscription"}`, in Rails' key order.
 pub fn rejection(identifier: &str) -> String {
-    format!(r#"{{"identifier":{},"type":"reject_subscription"}}"#, json!(identifier))
+    format!(
+        r#"{{"identifier":{},"type":"reject_subscription"}}"#,
+        json!(identifier)
+    )
 }
 
 type Rule = Box<dyn Fn(&Call) -> Option<Answer> + Send + Sync>;
@@ -283,7 +306,10 @@ impl Rails {
 
     pub fn start_with(base_path: &str, token: Option<&str>) -> Self {
         let listener = bind(SocketAddr::from(([127, 0, 0, 1], 0)));
-        let address = listener.local_addr().ok().and_then(|address| address.as_socket());
+        let address = listener
+            .local_addr()
+            .ok()
+            .and_then(|address| address.as_socket());
         let address = address.expect("a bound socket has an address");
         let shared = Arc::new(Shared {
             base_path: base_path.trim_end_matches('/').to_owned(),
@@ -294,7 +320,11 @@ impl Rails {
             changed: Condvar::new(),
             connections_opened: AtomicUsize::new(0),
         });
-        let rails = Self { shared, address, listener: Mutex::new(listener) };
+        let rails = Self {
+            shared,
+            address,
+            listener: Mutex::new(listener),
+        };
         rails.listen();
         rails
     }
@@ -306,7 +336,11 @@ impl Rails {
 
     /// Answers calls for which `rule` gives something; the newest rule is asked first, the simple app last.
     pub fn on(&self, rule: impl Fn(&Call) -> Option<Answer> + Send + Sync + 'static) {
-        self.shared.rules.lock().expect("not poisoned").push(Arc::new(Box::new(rule)));
+        self.shared
+            .rules
+            .lock()
+            .expect("not poisoned")
+            .push(Arc::new(Box::new(rule)));
     }
 
     pub fn on_connect(&self, answer: Answer) {
@@ -326,7 +360,11 @@ impl Rails {
 
     /// Confirms subscribes to `identifier` with these streams.
     pub fn streams(&self, identifier: &str, streams: &[&str]) {
-        self.on_command("subscribe", identifier, Answer::confirm(identifier, streams));
+        self.on_command(
+            "subscribe",
+            identifier,
+            Answer::confirm(identifier, streams),
+        );
     }
 
     pub fn calls(&self) -> Vec<Call> {
@@ -335,11 +373,22 @@ impl Rails {
 
     /// [`Call::summary`] of every call so far, in the order they arrived.
     pub fn summaries(&self) -> Vec<String> {
-        self.shared.state().calls.iter().map(Call::summary).collect()
+        self.shared
+            .state()
+            .calls
+            .iter()
+            .map(Call::summary)
+            .collect()
     }
 
     pub fn calls_to(&self, method: &str) -> Vec<Call> {
-        self.shared.state().calls.iter().filter(|call| call.method == method).cloned().collect()
+        self.shared
+            .state()
+            .calls
+            .iter()
+            .filter(|call| call.method == method)
+            .cloned()
+            .collect()
     }
 
     /// Waits until `probe` finds what it looks for among the calls.
@@ -352,15 +401,27 @@ impl Rails {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             let seen: Vec<String> = state.calls.iter().map(Call::summary).collect();
-            assert!(!left.is_zero(), "waited {PATIENCE:?} in vain for {what}; calls: {seen:?}");
-            state = self.shared.changed.wait_timeout(state, left).expect("not poisoned").0;
+            assert!(
+                !left.is_zero(),
+                "waited {PATIENCE:?} in vain for {what}; calls: {seen:?}"
+            );
+            state = self
+                .shared
+                .changed
+                .wait_timeout(state, left)
+                .expect("not poisoned")
+                .0;
         }
     }
 
     /// Waits for `count` calls of `method` and gives them.
     pub fn wait_for_calls(&self, method: &str, count: usize) -> Vec<Call> {
         self.wait_for(&format!("{count} {method} calls"), |calls| {
-            let found: Vec<Call> = calls.iter().filter(|call| call.method == method).cloned().collect();
+            let found: Vec<Call> = calls
+                .iter()
+                .filter(|call| call.method == method)
+                .cloned()
+                .collect();
             (found.len() >= count).then_some(found)
         })
     }
@@ -368,7 +429,10 @@ impl Rails {
     /// Waits for the call of `command` for `identifier`.
     pub fn wait_for_command(&self, command: &str, identifier: &str) -> Call {
         self.wait_for(&format!("{command} {identifier}"), |calls| {
-            calls.iter().find(|call| call.command() == command && call.identifier() == identifier).cloned()
+            calls
+                .iter()
+                .find(|call| call.command() == command && call.identifier() == identifier)
+                .cloned()
         })
     }
 
@@ -389,7 +453,9 @@ impl Rails {
     pub fn stop(&self) {
         let mut listener = self.listener.lock().expect("not poisoned");
         // Wakes the accepting thread: its accept fails from now on.
-        listener.shutdown(Shutdown::Both).expect("a listening socket can be shut down");
+        listener
+            .shutdown(Shutdown::Both)
+            .expect("a listening socket can be shut down");
         self.close_connections();
         // Bound but not listening: connections are refused and nobody else can take the port meanwhile.
         *listener = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
@@ -412,30 +478,45 @@ impl Rails {
     fn listen(&self) {
         let listener = self.listener.lock().expect("not poisoned");
         listener.listen(BACKLOG).expect("the port is ours");
-        let (socket, shared) = (listener.try_clone().expect("a descriptor"), Arc::clone(&self.shared));
+        let (socket, shared) = (
+            listener.try_clone().expect("a descriptor"),
+            Arc::clone(&self.shared),
+        );
         thread::spawn(move || accept(&socket, &shared));
     }
 }
 
 impl Drop for Rails {
     fn drop(&mut self) {
-        let listener = self.listener.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let listener = self
+            .listener
+            .get_mut()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         // Fails when the app was stopped already.
         let _not_listening = listener.shutdown(Shutdown::Both);
         self.close_connections();
         let state = self.shared.state();
         if thread::panicking() {
             let calls: Vec<&String> = state.calls.iter().map(|call| &call.raw).collect();
-            eprintln!("--- calls of the app\n{calls:#?}\n--- violations\n{:#?}", state.violations);
+            eprintln!(
+                "--- calls of the app\n{calls:#?}\n--- violations\n{:#?}",
+                state.violations
+            );
         } else {
-            assert!(state.violations.is_empty(), "calls that break the contract: {:#?}", state.violations);
+            assert!(
+                state.violations.is_empty(),
+                "calls that break the contract: {:#?}",
+                state.violations
+            );
         }
     }
 }
 
 fn bind(address: SocketAddr) -> Socket {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
-    socket.set_reuse_address(true).expect("an option of every socket");
+    socket
+        .set_reuse_address(true)
+        .expect("an option of every socket");
     socket.bind(&address.into()).expect("the port is free");
     socket
 }
@@ -482,11 +563,17 @@ fn hold(stream: &TcpStream, answer: &Answer) -> io::Result<bool> {
     let until = Instant::now() + answer.delay;
     stream.set_read_timeout(Some(CALLER_LOOK_INTERVAL))?;
     let mut caller_is_there = true;
-    while caller_is_there && (Instant::now() < until || answer.gate.as_ref().is_some_and(|gate| !gate.is_open())) {
+    while caller_is_there
+        && (Instant::now() < until || answer.gate.as_ref().is_some_and(|gate| !gate.is_open()))
+    {
         match stream.peek(&mut [0]) {
             Ok(0) => caller_is_there = false,
             Ok(_) => thread::sleep(CALLER_LOOK_INTERVAL),
-            Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {}
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                ) => {}
             Err(_) => caller_is_there = false,
         }
     }
@@ -502,7 +589,10 @@ struct Request {
 
 impl Request {
     fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 }
 
@@ -511,14 +601,23 @@ fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Request>> {
     if reader.read_line(&mut line)? == 0 {
         return Ok(None);
     }
-    let mut request = Request { line: line.trim_end().to_owned(), headers: Vec::new(), body: Vec::new() };
+    let mut request = Request {
+        line: line.trim_end().to_owned(),
+        headers: Vec::new(),
+        body: Vec::new(),
+    };
     loop {
         line.clear();
         reader.read_line(&mut line)?;
-        let Some((name, value)) = line.trim_end().split_once(": ") else { break };
+        let Some((name, value)) = line.trim_end().split_once(": ") else {
+            break;
+        };
         request.headers.push((name.to_owned(), value.to_owned()));
     }
-    let length = request.header("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
+    let length = request
+        .header("content-length")
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0);
     request.body.resize(length, 0);
     reader.read_exact(&mut request.body)?;
     Ok(Some(request))
@@ -530,9 +629,14 @@ impl Reply {
         match self {
             Self::HangUp => (Vec::new(), false),
             Self::Raw(bytes) => (bytes, false),
-            Self::Http { status, headers, body, framing, gzip, close } => {
-                encode_http(status, headers, body, framing, gzip, close)
-            }
+            Self::Http {
+                status,
+                headers,
+                body,
+                framing,
+                gzip,
+                close,
+            } => encode_http(status, headers, body, framing, gzip, close),
         }
     }
 }
@@ -551,7 +655,11 @@ fn encode_http(
         body = encoder.finish().expect("memory takes bytes");
         headers.push(("Content-Encoding".to_owned(), "gzip".to_owned()));
     }
-    let version = if framing == Framing::CloseDelimited { "HTTP/1.0" } else { "HTTP/1.1" };
+    let version = if framing == Framing::CloseDelimited {
+        "HTTP/1.0"
+    } else {
+        "HTTP/1.1"
+    };
     let mut head = format!("{version} {status} Whatever\r\n");
     match framing {
         Framing::ContentLength => head.push_str(&format!("Content-Length: {}\r\n", body.len())),
@@ -586,12 +694,19 @@ fn chunked(body: &[u8]) -> Vec<u8> {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.state
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     fn begin(&self, request: Request, connection: usize) -> Call {
         let raw = String::from_utf8_lossy(&request.body).into_owned();
-        let method = request.line.split(' ').nth(1).and_then(|target| target.rsplit('/').next()).unwrap_or_default();
+        let method = request
+            .line
+            .split(' ')
+            .nth(1)
+            .and_then(|target| target.rsplit('/').next())
+            .unwrap_or_default();
         let method = method.split('?').next().unwrap_or_default().to_owned();
         let body = serde_json::from_str(&raw).unwrap_or(Value::Null);
         let mut violations = self.check_request(&request, &method);
@@ -600,7 +715,10 @@ impl Shared {
         let call = Call {
             number: state.calls.len(),
             connection,
-            sid: request.header("x-anycable-meta-sid").unwrap_or_default().to_owned(),
+            sid: request
+                .header("x-anycable-meta-sid")
+                .unwrap_or_default()
+                .to_owned(),
             method,
             headers: request.headers,
             raw,
@@ -609,7 +727,11 @@ impl Shared {
             ended: None,
             aborted: false,
         };
-        state.violations.extend(violations.into_iter().map(|text| format!("{text} in {} {}", request.line, call.raw)));
+        state.violations.extend(
+            violations
+                .into_iter()
+                .map(|text| format!("{text} in {} {}", request.line, call.raw)),
+        );
         state.running += 1;
         state.running_max = state.running_max.max(state.running);
         state.calls.push(call.clone());
@@ -628,15 +750,26 @@ impl Shared {
     }
 
     fn answer(&self, call: &Call) -> Answer {
-        let rules: Vec<Arc<Rule>> = self.rules.lock().expect("not poisoned").iter().rev().cloned().collect();
-        rules.iter().find_map(|rule| rule(call)).unwrap_or_else(|| simple_app(call))
+        let rules: Vec<Arc<Rule>> = self
+            .rules
+            .lock()
+            .expect("not poisoned")
+            .iter()
+            .rev()
+            .cloned()
+            .collect();
+        rules
+            .iter()
+            .find_map(|rule| rule(call))
+            .unwrap_or_else(|| simple_app(call))
     }
 
     /// Source: `contract/rpc.md` §2 and §3.
     fn check_request(&self, request: &Request, method: &str) -> Vec<String> {
         let mut violations = Vec::new();
         let expected_line = format!("POST {}/{method} HTTP/1.1", self.base_path);
-        if request.line != expected_line || !["connect", "command", "disconnect"].contains(&method) {
+        if request.line != expected_line || !["connect", "command", "disconnect"].contains(&method)
+        {
             violations.push(format!("request line is not {expected_line:?}"));
         }
         let authorization = self.token.as_ref().map(|token| format!("Bearer {token}"));
@@ -652,16 +785,23 @@ impl Shared {
         ];
         for (name, value) in expected {
             if request.header(name) != value {
-                violations.push(format!("header {name} is {:?}, not {value:?}", request.header(name)));
+                violations.push(format!(
+                    "header {name} is {:?}, not {value:?}",
+                    request.header(name)
+                ));
             }
         }
-        if request.header("x-anycable-meta-sid").is_none_or(str::is_empty) {
+        if request
+            .header("x-anycable-meta-sid")
+            .is_none_or(str::is_empty)
+        {
             violations.push("no x-anycable-meta-sid".to_owned());
         }
         let mut seen = Vec::new();
         for (name, _) in &request.headers {
             let name = name.to_ascii_lowercase();
-            let known = name == "x-anycable-meta-sid" || expected.iter().any(|(expected, _)| *expected == name);
+            let known = name == "x-anycable-meta-sid"
+                || expected.iter().any(|(expected, _)| *expected == name);
             if !known || seen.contains(&name) {
                 violations.push(format!("unexpected or repeated header {name}"));
             }
@@ -682,20 +822,33 @@ fn check_body(method: &str, raw: &str, body: &Value) -> Vec<String> {
             ("data", Kind::Text),
             ("env", Kind::Env),
         ],
-        _ => &[("identifiers", Kind::Text), ("subscriptions", Kind::Texts), ("env", Kind::Env)],
+        _ => &[
+            ("identifiers", Kind::Text),
+            ("subscriptions", Kind::Texts),
+            ("env", Kind::Env),
+        ],
     };
     let mut violations = Vec::new();
     check_object("body", body, fields, &mut violations);
-    let env: &[(&str, Kind)] =
-        &[("url", Kind::Text), ("headers", Kind::Map), ("cstate", Kind::Map), ("istate", Kind::Map)];
+    let env: &[(&str, Kind)] = &[
+        ("url", Kind::Text),
+        ("headers", Kind::Map),
+        ("cstate", Kind::Map),
+        ("istate", Kind::Map),
+    ];
     check_object("env", &body["env"], env, &mut violations);
     if method == "connect" && body["env"].get("istate").is_some() {
         violations.push("a connect call carries istate".to_owned());
     }
-    if body["env"]["url"].as_str().is_none() || body["env"]["headers"]["REMOTE_ADDR"].as_str().is_none() {
+    if body["env"]["url"].as_str().is_none()
+        || body["env"]["headers"]["REMOTE_ADDR"].as_str().is_none()
+    {
         violations.push("env without url or REMOTE_ADDR".to_owned());
     }
-    if method == "command" && !["subscribe", "unsubscribe", "message"].contains(&body["command"].as_str().unwrap_or("")) {
+    if method == "command"
+        && !["subscribe", "unsubscribe", "message"]
+            .contains(&body["command"].as_str().unwrap_or(""))
+    {
         violations.push(format!("command {}", body["command"]));
     }
     if has_space_outside_strings(raw) {
@@ -716,8 +869,12 @@ impl Kind {
     fn fits(self, value: &Value) -> bool {
         match self {
             Self::Text => value.as_str().is_some_and(|text| !text.is_empty()),
-            Self::Texts => value.as_array().is_some_and(|list| !list.is_empty() && list.iter().all(Value::is_string)),
-            Self::Map => value.as_object().is_some_and(|map| !map.is_empty() && map.values().all(Value::is_string)),
+            Self::Texts => value
+                .as_array()
+                .is_some_and(|list| !list.is_empty() && list.iter().all(Value::is_string)),
+            Self::Map => value
+                .as_object()
+                .is_some_and(|map| !map.is_empty() && map.values().all(Value::is_string)),
             Self::Env => value.is_object(),
         }
     }
@@ -731,7 +888,9 @@ fn check_object(name: &str, value: &Value, fields: &[(&str, Kind)], violations: 
     for (key, value) in object {
         match fields.iter().find(|(field, _)| field == key) {
             Some((_, kind)) if kind.fits(value) => {}
-            Some(_) => violations.push(format!("{name}.{key} is empty or of the wrong type: {value}")),
+            Some(_) => violations.push(format!(
+                "{name}.{key} is empty or of the wrong type: {value}"
+            )),
             None => violations.push(format!("unknown field {name}.{key}")),
         }
     }
@@ -757,7 +916,9 @@ fn simple_app(call: &Call) -> Answer {
     match (call.method.as_str(), call.command()) {
         ("connect", _) => Answer::welcome(CURRENT_USER, &[WELCOME]),
         ("command", "subscribe") => Answer::confirm(identifier, &[&format!("stream:{identifier}")]),
-        ("command", "unsubscribe") => Answer::json(&json!({ "status": 1, "stop_streams": true, "env": {} })),
+        ("command", "unsubscribe") => {
+            Answer::json(&json!({ "status": 1, "stop_streams": true, "env": {} }))
+        }
         ("command", _) => Answer::transmit(&[echo(identifier, call.data())]),
         _ => Answer::json(&json!({ "status": 1 })),
     }
@@ -765,5 +926,9 @@ fn simple_app(call: &Call) -> Answer {
 
 /// What the simple app transmits for a performed `data`.
 pub fn echo(identifier: &str, data: &str) -> String {
-    format!(r#"{{"identifier":{},"message":{{"echo":{}}}}}"#, json!(identifier), json!(data))
+    format!(
+        r#"{{"identifier":{},"message":{{"echo":{}}}}}"#,
+        json!(identifier),
+        json!(data)
+    )
 }

@@ -39,9 +39,10 @@ impl Frame {
         assert_eq!(self.opcode, CLOSE, "not a close frame: {self:?}");
         match self.payload.as_slice() {
             [] => (None, String::new()),
-            [high, low, reason @ ..] => {
-                (Some(u16::from_be_bytes([*high, *low])), String::from_utf8_lossy(reason).into_owned())
-            }
+            [high, low, reason @ ..] => (
+                Some(u16::from_be_bytes([*high, *low])),
+                String::from_utf8_lossy(reason).into_owned(),
+            ),
             [_] => panic!("a close frame of one byte"),
         }
     }
@@ -55,7 +56,11 @@ pub struct Head {
 
 impl Head {
     pub fn status(&self) -> u16 {
-        self.lines[0].split(' ').nth(1).and_then(|word| word.parse().ok()).expect("a status line")
+        self.lines[0]
+            .split(' ')
+            .nth(1)
+            .and_then(|word| word.parse().ok())
+            .expect("a status line")
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -80,9 +85,16 @@ impl Raw {
 
     pub fn over(stream: TcpStream) -> Self {
         stream.set_nodelay(true).expect("an option of every socket");
-        stream.set_read_timeout(Some(PATIENCE)).expect("an option of every socket");
-        stream.set_write_timeout(Some(PATIENCE)).expect("an option of every socket");
-        Self { stream, unread: Vec::new() }
+        stream
+            .set_read_timeout(Some(PATIENCE))
+            .expect("an option of every socket");
+        stream
+            .set_write_timeout(Some(PATIENCE))
+            .expect("an option of every socket");
+        Self {
+            stream,
+            unread: Vec::new(),
+        }
     }
 
     /// A finished upgrade of `target`.
@@ -125,7 +137,9 @@ impl Raw {
     }
 
     pub fn shutdown_write(&self) {
-        self.stream.shutdown(Shutdown::Write).expect("an open connection");
+        self.stream
+            .shutdown(Shutdown::Write)
+            .expect("an open connection");
     }
 
     pub fn stream(&self) -> &TcpStream {
@@ -134,14 +148,20 @@ impl Raw {
 
     pub fn read_head(&mut self) -> Head {
         let end = loop {
-            if let Some(at) = self.unread.windows(4).position(|window| window == b"\r\n\r\n") {
+            if let Some(at) = self
+                .unread
+                .windows(4)
+                .position(|window| window == b"\r\n\r\n")
+            {
                 break at;
             }
             self.fill("a response head");
         };
         let head: Vec<u8> = self.unread.drain(..end + 4).collect();
         let text = String::from_utf8(head).expect("a head is ASCII");
-        Head { lines: text.trim_end().split("\r\n").map(str::to_owned).collect() }
+        Head {
+            lines: text.trim_end().split("\r\n").map(str::to_owned).collect(),
+        }
     }
 
     /// Exactly `length` bytes, for a body.
@@ -175,7 +195,11 @@ impl Raw {
     /// The next text that is not a ping, whole.
     pub fn next_text(&mut self) -> String {
         let frame = self.next_frame();
-        assert_eq!((frame.opcode, frame.fin), (TEXT, true), "expected a text frame, got {frame:?}");
+        assert_eq!(
+            (frame.opcode, frame.fin),
+            (TEXT, true),
+            "expected a text frame, got {frame:?}"
+        );
         frame.text()
     }
 
@@ -192,7 +216,11 @@ impl Raw {
 
     /// Nothing more comes. A reset counts: the server closes with our bytes unread.
     pub fn expect_end(&mut self) {
-        assert!(self.unread.is_empty(), "bytes before the end: {:?}", String::from_utf8_lossy(&self.unread));
+        assert!(
+            self.unread.is_empty(),
+            "bytes before the end: {:?}",
+            String::from_utf8_lossy(&self.unread)
+        );
         let mut byte = [0];
         match self.stream.read(&mut byte) {
             Ok(0) => {}
@@ -211,9 +239,15 @@ impl Raw {
         let mut buffer = [0; 16 * 1024];
         let started = Instant::now();
         match self.stream.read(&mut buffer) {
-            Ok(0) => panic!("the connection ended before {what}; unread: {:?}", String::from_utf8_lossy(&self.unread)),
+            Ok(0) => panic!(
+                "the connection ended before {what}; unread: {:?}",
+                String::from_utf8_lossy(&self.unread)
+            ),
             Ok(count) => self.unread.extend_from_slice(&buffer[..count]),
-            Err(error) => panic!("{error} after {:?} while waiting for {what}", started.elapsed()),
+            Err(error) => panic!(
+                "{error} after {:?} while waiting for {what}",
+                started.elapsed()
+            ),
         }
     }
 }
@@ -259,7 +293,12 @@ pub fn frame_with(first: u8, mask: Option<[u8; 4]>, payload: &[u8]) -> Vec<u8> {
     }
     let mask_bytes = mask.unwrap_or_default();
     bytes.extend_from_slice(mask.as_ref().map_or(&[][..], |mask| &mask[..]));
-    bytes.extend(payload.iter().enumerate().map(|(at, byte)| byte ^ mask_bytes[at % 4]));
+    bytes.extend(
+        payload
+            .iter()
+            .enumerate()
+            .map(|(at, byte)| byte ^ mask_bytes[at % 4]),
+    );
     bytes
 }
 
@@ -275,13 +314,24 @@ fn decode(input: &[u8]) -> Option<(Frame, usize)> {
     let (&first, &second) = (input.first()?, input.get(1)?);
     assert_eq!(second & 0x80, 0, "a server does not mask");
     let (length, head) = match second {
-        126 => (usize::from(u16::from_be_bytes(input.get(2..4)?.try_into().ok()?)), 4),
-        127 => (u64::from_be_bytes(input.get(2..10)?.try_into().ok()?) as usize, 10),
+        126 => (
+            usize::from(u16::from_be_bytes(input.get(2..4)?.try_into().ok()?)),
+            4,
+        ),
+        127 => (
+            u64::from_be_bytes(input.get(2..10)?.try_into().ok()?) as usize,
+            10,
+        ),
         short => (usize::from(short), 2),
     };
     let payload = input.get(head..head + length)?.to_vec();
     assert_eq!(first & 0x30, 0, "RSV2 and RSV3 are never set");
-    let frame = Frame { fin: first & 0x80 != 0, rsv1: first & 0x40 != 0, opcode: first & 0x0f, payload };
+    let frame = Frame {
+        fin: first & 0x80 != 0,
+        rsv1: first & 0x40 != 0,
+        opcode: first & 0x0f,
+        payload,
+    };
     Some((frame, head + length))
 }
 

@@ -39,7 +39,10 @@ impl Driver {
             Ok(_) => true,
             Err(error) => {
                 let required = std::env::var_os("RINGCABLE_REQUIRE_IO_URING").is_some();
-                assert!(!required, "io_uring is required here, but the kernel refuses it: {error}");
+                assert!(
+                    !required,
+                    "io_uring is required here, but the kernel refuses it: {error}"
+                );
                 eprintln!("skipped: the kernel refuses io_uring: {error}");
                 false
             }
@@ -62,7 +65,11 @@ impl Launch {
 
     /// No argument at all.
     pub fn bare() -> Self {
-        Self { args: Vec::new(), env: Vec::new(), directory: None }
+        Self {
+            args: Vec::new(),
+            env: Vec::new(),
+            directory: None,
+        }
     }
 
     pub fn arg(mut self, arg: impl Into<String>) -> Self {
@@ -89,14 +96,21 @@ impl Launch {
     pub fn run(self) -> Finished {
         let process = Process::spawn(self);
         let status = process.wait_exit();
-        Finished { status, stdout: process.stdout.text(), stderr: process.stderr.text() }
+        Finished {
+            status,
+            stdout: process.stdout.text(),
+            stderr: process.stderr.text(),
+        }
     }
 
     /// Starts and waits until `/health` answers 200 on the port that the log names.
     pub fn start(self) -> Server {
         let process = Process::spawn(self);
         let port = process.wait_for_port("Handle WebSocket connections at ");
-        let server = Server { process, address: SocketAddr::from(([127, 0, 0, 1], port)) };
+        let server = Server {
+            process,
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+        };
         until("/health to answer 200", || {
             server.assert_running();
             http::try_get(server.address, "/health").filter(|response| response.status == 200)
@@ -114,7 +128,11 @@ pub struct Finished {
 
 impl fmt::Display for Finished {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}\n--- stdout\n{}\n--- stderr\n{}", self.status, self.stdout, self.stderr)
+        write!(
+            formatter,
+            "{}\n--- stdout\n{}\n--- stderr\n{}",
+            self.status, self.stdout, self.stderr
+        )
     }
 }
 
@@ -147,7 +165,11 @@ impl Server {
             local.ends_with(&port) && matches!(columns.nth(1), Some("01" | "08"))
         };
         let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", self.process.pid));
-        table.expect("the kernel has a TCP table").lines().filter(established).count()
+        table
+            .expect("the kernel has a TCP table")
+            .lines()
+            .filter(established)
+            .count()
     }
 
     /// The port of a start-up line such as `Accept broadcast requests at `.
@@ -186,9 +208,14 @@ impl Server {
 
     /// The first log line that contains all `parts`.
     pub fn wait_for_log(&self, parts: &[&str]) -> String {
-        self.process.stdout.wait_for(&format!("a log line with {parts:?}"), |lines| {
-            lines.iter().find(|line| parts.iter().all(|part| line.contains(part))).cloned()
-        })
+        self.process
+            .stdout
+            .wait_for(&format!("a log line with {parts:?}"), |lines| {
+                lines
+                    .iter()
+                    .find(|line| parts.iter().all(|part| line.contains(part)))
+                    .cloned()
+            })
     }
 
     /// The value of an unlabelled metric of the reference, for example `clients_num`.
@@ -197,7 +224,10 @@ impl Server {
         let prefix = format!("anycable_go_{name} ");
         let line = body.lines().find(|line| line.starts_with(&prefix));
         let value = line.unwrap_or_else(|| panic!("no metric {name} in\n{body}"));
-        value[prefix.len()..].trim().parse().expect("a metric of the reference is an integer")
+        value[prefix.len()..]
+            .trim()
+            .parse()
+            .expect("a metric of the reference is an integer")
     }
 
     pub fn wait_for_metric(&self, name: &str, value: i64) {
@@ -229,19 +259,32 @@ impl Process {
         // A variable of whoever runs the tests must not configure the server.
         command.env_clear().envs(launch.env).args(launch.args);
         command.current_dir(launch.directory.unwrap_or_else(std::env::temp_dir));
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
         let (stdout, stderr) = (Arc::new(Output::default()), Arc::new(Output::default()));
         let readers = vec![
             stdout.follow(child.stdout.take().expect("stdout is piped")),
             stderr.follow(child.stderr.take().expect("stderr is piped")),
         ];
-        Self { pid: child.id(), child: Mutex::new(child), stdout, stderr, readers: Mutex::new(readers) }
+        Self {
+            pid: child.id(),
+            child: Mutex::new(child),
+            stdout,
+            stderr,
+            readers: Mutex::new(readers),
+        }
     }
 
     fn wait_for_port(&self, before_url: &str) -> u16 {
         let line = until(&format!("a log line with {before_url:?}"), || {
-            let found = self.stdout.lines().into_iter().find(|line| line.contains(before_url));
+            let found = self
+                .stdout
+                .lines()
+                .into_iter()
+                .find(|line| line.contains(before_url));
             if found.is_none() {
                 self.assert_running();
             }
@@ -251,13 +294,19 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.pid).expect("a pid fits")).expect("a pid is not zero");
+        let pid =
+            Pid::from_raw(i32::try_from(self.pid).expect("a pid fits")).expect("a pid is not zero");
         kill_process(pid, signal).expect("the server is there to be signalled");
     }
 
     fn wait_exit(&self) -> ExitStatus {
-        let status =
-            until("the process to exit", || self.child.lock().expect("not poisoned").try_wait().expect("our child"));
+        let status = until("the process to exit", || {
+            self.child
+                .lock()
+                .expect("not poisoned")
+                .try_wait()
+                .expect("our child")
+        });
         for reader in self.readers.lock().expect("not poisoned").drain(..) {
             reader.join().expect("a reader of output does not panic");
         }
@@ -265,19 +314,31 @@ impl Process {
     }
 
     fn assert_running(&self) {
-        let ended = self.child.lock().expect("not poisoned").try_wait().expect("our child");
+        let ended = self
+            .child
+            .lock()
+            .expect("not poisoned")
+            .try_wait()
+            .expect("our child");
         assert!(ended.is_none(), "the server ended by itself: {ended:?}");
     }
 }
 
 impl Drop for Process {
     fn drop(&mut self) {
-        let child = self.child.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let child = self
+            .child
+            .get_mut()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         // Both fail only when the process has ended already, which is what we want.
         let _already_gone = child.kill();
         let _already_reaped = child.wait();
         if thread::panicking() {
-            eprintln!("--- stdout of the server\n{}\n--- stderr\n{}", self.stdout.text(), self.stderr.text());
+            eprintln!(
+                "--- stdout of the server\n{}\n--- stderr\n{}",
+                self.stdout.text(),
+                self.stderr.text()
+            );
         }
     }
 }
@@ -295,7 +356,11 @@ impl Output {
         thread::spawn(move || {
             for line in BufReader::new(source).split(b'\n') {
                 let Ok(line) = line else { return };
-                output.lines.lock().expect("not poisoned").push(String::from_utf8_lossy(&line).into_owned());
+                output
+                    .lines
+                    .lock()
+                    .expect("not poisoned")
+                    .push(String::from_utf8_lossy(&line).into_owned());
                 output.arrived.notify_all();
             }
         })
@@ -318,7 +383,11 @@ impl Output {
             }
             let left = deadline.saturating_duration_since(Instant::now());
             assert!(!left.is_zero(), "waited {PATIENCE:?} in vain for {what}");
-            lines = self.arrived.wait_timeout(lines, left).expect("not poisoned").0;
+            lines = self
+                .arrived
+                .wait_timeout(lines, left)
+                .expect("not poisoned")
+                .0;
         }
     }
 }
@@ -328,6 +397,8 @@ fn port_after(line: &str, before_url: &str) -> Option<u16> {
     let url = &line[line.find(before_url)? + before_url.len()..];
     let authority = url.split_once("://")?.1;
     let digits = authority.split_once(':')?.1;
-    let end = digits.find(|character: char| !character.is_ascii_digit()).unwrap_or(digits.len());
+    let end = digits
+        .find(|character: char| !character.is_ascii_digit())
+        .unwrap_or(digits.len());
     digits[..end].parse().ok()
 }

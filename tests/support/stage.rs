@@ -22,7 +22,9 @@ impl Stage {
     /// The same with more arguments; later ones win.
     pub fn with(driver: Driver, args: &[&str]) -> Self {
         let rails = Rails::start();
-        let server = Self::launch(driver, &rails).args(args.iter().copied()).start();
+        let server = Self::launch(driver, &rails)
+            .args(args.iter().copied())
+            .start();
         Self { server, rails }
     }
 
@@ -32,7 +34,11 @@ impl Stage {
         Launch::new(driver)
             .arg(format!("--rpc_host={}", rails.url()))
             .arg(format!("--secret={}", keys::SECRET))
-            .args(["--metrics_http=/metrics", "--stats_refresh_interval=1", "--log_level=debug"])
+            .args([
+                "--metrics_http=/metrics",
+                "--stats_refresh_interval=1",
+                "--log_level=debug",
+            ])
     }
 
     pub fn broadcaster(&self) -> Broadcaster {
