@@ -208,6 +208,26 @@ impl Raw {
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
     }
 
+    /// The next frame that is not a ping, or `None` when the connection ends or is reset instead.
+    pub fn frame_or_reset(&mut self) -> Option<Frame> {
+        loop {
+            if let Some((frame, used)) = decode(&self.unread) {
+                self.unread.drain(..used);
+                if is_action_cable_ping(&frame) {
+                    continue;
+                }
+                return Some(frame);
+            }
+            let mut buffer = [0; 4096];
+            match self.stream.read(&mut buffer) {
+                Ok(0) => return None,
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
+                Ok(count) => self.unread.extend_from_slice(&buffer[..count]),
+                Err(error) => panic!("{error} while waiting for a frame or the end"),
+            }
+        }
+    }
+
     /// The next frame is this close frame, and nothing follows it.
     pub fn expect_close(&mut self, code: u16, reason: &str) {
         assert_eq!(self.next_frame().close(), (Some(code), reason.to_owned()));
