@@ -1,1 +1,148 @@
-//! x
+//! `/metrics`: names, values that move, and promtool's opinion. Source: `contract/operations.md` §13 and §14.
+
+use std::io::Write;
+use std::process::{Command, Stdio};
+
+use crate::support::raw::Raw;
+use crate::support::{Answer, Cable, Stage};
+
+/// Every name a server with HTTP RPC exposes by default, with its type.
+const NAMES: [(&str, &str); 25] = [
+    ("clients_num", "gauge"),
+    ("clients_uniq_num", "gauge"),
+    ("broadcast_streams_num", "gauge"),
+    ("disconnect_queue_size", "gauge"),
+    ("goroutines_num", "gauge"),
+    ("mem_sys_bytes", "gauge"),
+    ("failed_auths_total", "counter"),
+    ("client_msg_total", "counter"),
+    ("failed_client_msg_total", "counter"),
+    ("data_rcvd_total", "counter"),
+    ("data_sent_total", "counter"),
+    ("server_msg_total", "counter"),
+    ("failed_server_msg_total", "counter"),
+    ("timeout_server_msg_total", "counter"),
+    ("disconnected_slow_clients_total", "counter"),
+    ("publications_total", "counter"),
+    ("broadcast_msg_total", "counter"),
+    ("failed_broadcast_msg_total", "counter"),
+    ("remote_commands_total", "counter"),
+    ("rpc_call_total", "counter"),
+    ("rpc_retries_total", "counter"),
+    ("rpc_error_total", "counter"),
+    ("rpc_timeout_total", "counter"),
+    ("rpc_canceled_total", "counter"),
+    ("rpc_pending_num", "gauge"),
+];
+
+on_both_drivers! {
+    fn every_name_of_the_reference_is_there_with_help_and_type(driver: Driver) {
+        let stage = Stage::new(driver);
+        let answer = stage.server.get("/metrics");
+        assert_eq!(answer.status, 200);
+        assert!(answer.header("Content-Type").is_some_and(|value| value.starts_with("text/plain")));
+        let body = answer.text();
+        for (name, kind) in NAMES {
+            assert!(body.contains(&format!("# HELP anycable_go_{name} ")), "no help for {name}");
+            assert!(body.contains(&format!("# TYPE anycable_go_{name} {kind}\n")), "no type for {name}");
+            assert!(stage.server.metric(name) >= 0);
+        }
+        let help = "# HELP anycable_go_rpc_pending_num The number of pending RPC calls";
+        assert!(body.contains(help), "{body}");
+    }
+
+    fn counters_and_gauges_move_with_what_happens(driver: Driver) {
+        let stage = Stage::new(driver);
+        let metric = |name: &str| stage.server.metric(name);
+        let mut clients: Vec<Cable> = (0..4).map(|_| stage.client()).collect();
+        for client in &mut clients {
+            client.subscribe("A");
+        }
+        clients[0].subscribe("B");
+        stage.server.wait_for_metric("clients_num", 4);
+        stage.server.wait_for_metric("clients_uniq_num", 1);
+        stage.server.wait_for_metric("broadcast_streams_num", 2);
+        assert_eq!(metric("rpc_call_total"), 4 + 5);
+        assert_eq!(metric("client_msg_total"), 5);
+        assert_eq!(metric("server_msg_total"), 4 + 5);
+        let subscribe_bytes = r#"{"command":"subscribe","identifier":"A"}"#.len() as i64;
+        assert_eq!(metric("data_rcvd_total"), 5 * subscribe_bytes);
+        let sent = metric("server_msg_total");
+        stage.publish("stream:A", "1");
+        clients.iter_mut().for_each(|client| assert_eq!(client.next_json()["message"], 1));
+        assert_eq!((metric("broadcast_msg_total"), metric("publications_total")), (1, 1));
+        assert_eq!(metric("server_msg_total"), sent + 4);
+        assert!(metric("data_sent_total") >= 4 * r#"{"identifier":"A","message":1}"#.len() as i64);
+        clients.into_iter().for_each(Cable::close);
+        stage.rails.wait_for_calls("disconnect", 4);
+        stage.server.wait_for_metric("rpc_call_total", 9 + 4);
+        for name in ["clients_num", "clients_uniq_num", "broadcast_streams_num", "disconnect_queue_size"] {
+            stage.server.wait_for_metric(name, 0);
+        }
+        assert!(metric("mem_sys_bytes") > 1_000_000);
+    }
+
+    fn failures_are_counted_where_the_table_says(driver: Driver) {
+        let stage = Stage::new(driver);
+        stage.rails.on_connect(Answer::unauthorized());
+        Raw::upgrade(stage.server.address(), "/cable").next_text();
+        stage.server.wait_for_metric("failed_auths_total", 1);
+        assert_eq!(stage.server.metric("rpc_error_total"), 0);
+        stage.rails.on_connect(Answer::status(500, ""));
+        Raw::upgrade(stage.server.address(), "/cable").expect_close(1011, "Auth Error");
+        stage.server.wait_for_metric("rpc_error_total", 1);
+        assert_eq!(stage.server.metric("failed_auths_total"), 1);
+        assert_eq!(stage.server.metric("clients_num"), 0);
+    }
+
+    fn polled_gauges_wait_for_their_interval(driver: Driver) {
+        let stage = Stage::with(driver, &["--stats_refresh_interval=3600"]);
+        let _client = stage.client();
+        assert_eq!(stage.server.metric("clients_num"), 0);
+        assert_eq!(stage.server.metric("rpc_call_total"), 1);
+    }
+
+    fn tags_become_labels(driver: Driver) {
+        let stage = Stage::with(driver, &["--metrics_tags=env:dev,rev:1.1"]);
+        let body = stage.server.get("/metrics").text();
+        let line = body.lines().find(|line| line.starts_with("anycable_go_clients_num{")).expect("a labelled line");
+        assert!(line.contains(r#"env="dev""#) && line.contains(r#"rev="1.1""#), "{line}");
+    }
+
+    fn endpoint_is_off_unless_asked_for(driver: Driver) {
+        let stage = Stage::with(driver, &["--metrics_http="]);
+        assert_eq!(stage.server.get("/metrics").status, 404);
+    }
+
+    fn endpoint_can_have_a_port_of_its_own(driver: Driver) {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
+        let stage = Stage::with(driver, &[&format!("--metrics_port={port}"), "--metrics_http=/m"]);
+        let address = ([127, 0, 0, 1], port).into();
+        let body = crate::support::http::get(address, "/m").text();
+        assert!(body.contains("anycable_go_clients_num"));
+        assert_eq!(stage.server.get("/m").status, 404);
+        stage.server.wait_for_log(&[&format!("Serve metrics at http://127.0.0.1:{port}/m")]);
+    }
+
+    fn promtool_reads_the_page(driver: Driver) {
+        let Ok(mut promtool) = Command::new("promtool")
+            .args(["check", "metrics"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+        else {
+            eprintln!("skipped: promtool is not installed");
+            return;
+        };
+        let stage = Stage::with(driver, &["--metrics_tags=env:dev"]);
+        stage.client().subscribe("A");
+        let page = stage.server.get("/metrics").body;
+        promtool.stdin.take().expect("stdin is piped").write_all(&page).expect("promtool reads");
+        let output = promtool.wait_with_output().expect("promtool ends");
+        // Exit code 3 is for matters of style, which names of the reference may offend; 1 is a page it cannot read.
+        let report = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        assert!(matches!(output.status.code(), Some(0 | 3)), "{report}");
+        assert!(report.lines().all(|line| !line.contains("ringcable_")), "our own names must be clean: {report}");
+    }
+}

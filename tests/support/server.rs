@@ -113,6 +113,17 @@ impl Launch {
         server
     }
 
+    /// Starts with a log that names no port and waits until `port` accepts.
+    pub fn start_at(self, port: u16) -> Server {
+        let process = Process::spawn(self);
+        let server = Server {
+            process,
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+        };
+        server.wait_until_it_accepts();
+        server
+    }
+
     /// Starts and waits until the port that the log names accepts.
     pub fn spawn_without_health(self) -> Server {
         let process = Process::spawn(self);
@@ -121,10 +132,7 @@ impl Launch {
             process,
             address: SocketAddr::from(([127, 0, 0, 1], port)),
         };
-        until("the port to accept", || {
-            server.assert_running();
-            TcpStream::connect(server.address).ok()
-        });
+        server.wait_until_it_accepts();
         server
     }
 }
@@ -153,6 +161,13 @@ pub struct Server {
 }
 
 impl Server {
+    fn wait_until_it_accepts(&self) {
+        until("the port to accept", || {
+            self.assert_running();
+            TcpStream::connect(self.address).ok()
+        });
+    }
+
     pub fn address(&self) -> SocketAddr {
         self.address
     }
