@@ -8,15 +8,29 @@ mod support;
 /// Makes two tests of each function: `name::on_io_uring` and `name::on_epoll`.
 macro_rules! on_both_drivers {
     ($($(#[$meta:meta])* fn $name:ident($driver:ident: Driver) $body:block)+) => {
+        $crate::on_both_drivers_while! { shared, $($(#[$meta])* fn $name($driver) $body)+ }
+    };
+}
+
+/// The same for tests that need the whole machine.
+macro_rules! alone_on_both_drivers {
+    ($($(#[$meta:meta])* fn $name:ident($driver:ident: Driver) $body:block)+) => {
+        $crate::on_both_drivers_while! { alone, $($(#[$meta])* fn $name($driver) $body)+ }
+    };
+}
+
+macro_rules! on_both_drivers_while {
+    ($machine:ident, $($(#[$meta:meta])* fn $name:ident($driver:ident) $body:block)+) => {
         $(
             $(#[$meta])*
             fn $name($driver: $crate::support::Driver) $body
 
             mod $name {
-                use $crate::support::Driver;
+                use $crate::support::{Driver, machine};
 
                 #[test]
                 fn on_io_uring() {
+                    let _machine = machine::$machine();
                     if Driver::IoUring.is_available() {
                         super::$name(Driver::IoUring);
                     }
@@ -24,12 +38,15 @@ macro_rules! on_both_drivers {
 
                 #[test]
                 fn on_epoll() {
+                    let _machine = machine::$machine();
                     super::$name(Driver::Epoll);
                 }
             }
         )+
     };
 }
+
+pub(crate) use on_both_drivers_while;
 
 mod broadcast;
 mod campfire;

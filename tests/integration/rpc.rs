@@ -277,6 +277,7 @@ on_both_drivers! {
             client.subscribe(&number.to_string());
         }
         assert_eq!(stage.rails.connections_opened(), 1);
+        assert!(stage.rails.calls().iter().all(|call| call.connection == 0));
     }
 
     fn pooled_connection_that_the_app_closed_costs_nothing_but_a_new_one(driver: Driver) {

@@ -52,6 +52,11 @@ pub fn room_gid(room: u32) -> String {
     gid(&format!("Rooms::Open/{room}"))
 }
 
+/// The room of the k6 script, which is of another class.
+pub fn gid_of_k6_room() -> String {
+    gid("Rooms::Closed/1")
+}
+
 /// The 14 identifiers that a room page subscribes to.
 pub fn page_identifiers(user: u32, room: u32) -> Vec<String> {
     let user_gid = gid(&format!("User/{user}"));

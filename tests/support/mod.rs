@@ -5,8 +5,10 @@
 
 pub mod cable;
 pub mod campfire;
+pub mod fleet;
 pub mod http;
 pub mod keys;
+pub mod machine;
 pub mod rails;
 pub mod raw;
 pub mod server;

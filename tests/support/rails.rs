@@ -296,6 +296,9 @@ struct State {
     running: usize,
     running_max: usize,
     open: HashMap<usize, TcpStream>,
+    /// Calls are checked and counted but not kept: for load tests.
+    forgetful: bool,
+    begun: usize,
 }
 
 impl Rails {
@@ -434,6 +437,16 @@ impl Rails {
                 .find(|call| call.command() == command && call.identifier() == identifier)
                 .cloned()
         })
+    }
+
+    /// From now on calls are checked and counted, but not kept.
+    pub fn forget_calls(&self) {
+        self.shared.state().forgetful = true;
+    }
+
+    /// How many calls have arrived, kept or not.
+    pub fn calls_begun(&self) -> usize {
+        self.shared.state().begun
     }
 
     /// The largest number of calls that were being answered at one time.
@@ -713,7 +726,7 @@ impl Shared {
         violations.extend(check_body(&method, &raw, &body));
         let mut state = self.state();
         let call = Call {
-            number: state.calls.len(),
+            number: state.begun,
             connection,
             sid: request
                 .header("x-anycable-meta-sid")
@@ -734,7 +747,10 @@ impl Shared {
         );
         state.running += 1;
         state.running_max = state.running_max.max(state.running);
-        state.calls.push(call.clone());
+        state.begun += 1;
+        if !state.forgetful {
+            state.calls.push(call.clone());
+        }
         drop(state);
         self.changed.notify_all();
         call
@@ -743,8 +759,10 @@ impl Shared {
     fn end(&self, call: &Call, aborted: bool) {
         let mut state = self.state();
         state.running -= 1;
-        state.calls[call.number].ended = Some(Instant::now());
-        state.calls[call.number].aborted = aborted;
+        if let Some(kept) = state.calls.get_mut(call.number) {
+            kept.ended = Some(Instant::now());
+            kept.aborted = aborted;
+        }
         drop(state);
         self.changed.notify_all();
     }
