@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use crate::support::rails::{CURRENT_USER, Call};
+use crate::support::wait::until;
 use crate::support::{Answer, Cable, Driver, Gate, Rails, Stage};
 
 /// Two sessions under `args`: one only connects, one subscribes to a channel of the app. Gives their disconnect calls.
@@ -107,8 +108,11 @@ on_both_drivers! {
         for client in &mut live[1..] {
             client.command("subscribe", "A");
         }
-        // Three commands and the oldest disconnect wait for the only slot.
-        stage.server.wait_for_metric("rpc_pending_num", 4);
+        // Three commands and at least the oldest disconnect wait for the only slot.
+        stage.server.wait_for_metric("client_msg_total", 4);
+        until("commands and disconnects to wait", || {
+            (stage.server.metric("rpc_pending_num") >= 4).then_some(())
+        });
         gate.open();
         for client in &mut live[1..] {
             client.next_text();

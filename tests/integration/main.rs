@@ -55,6 +55,7 @@ mod commands;
 mod compression;
 mod disconnects;
 mod handshake;
+mod harness;
 mod http_front;
 mod jwt;
 mod lifecycle;
