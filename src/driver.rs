@@ -1,6 +1,7 @@
 //! io_uring or epoll: decided once for all shards, by a real try.
 
 use std::io;
+use std::thread;
 
 use crate::config::DriverChoice;
 use crate::net::Driver;
@@ -29,14 +30,14 @@ pub fn choose(choice: DriverChoice) -> Result<Choice, DriverRefused> {
             driver: Driver::Epoll,
             reason: "asked for by --driver=epoll".to_string(),
         }),
-        DriverChoice::IoUring => match reactor::probe() {
+        DriverChoice::IoUring => match probe() {
             Ok(()) => Ok(Choice {
                 driver: Driver::IoUring,
                 reason: "asked for by --driver=io_uring".to_string(),
             }),
             Err(error) => Err(DriverRefused(explain(&error))),
         },
-        DriverChoice::Auto => Ok(match reactor::probe() {
+        DriverChoice::Auto => Ok(match probe() {
             Ok(()) => Choice {
                 driver: Driver::IoUring,
                 reason: "the kernel allows it".to_string(),
@@ -46,6 +47,15 @@ pub fn choose(choice: DriverChoice) -> Result<Choice, DriverRefused> {
                 reason: explain(&error),
             },
         }),
+    }
+}
+
+/// On a thread of its own: a ring that is given up leaves work behind for the thread that made it, which interrupts that
+/// thread's next system call (EINTR).
+fn probe() -> io::Result<()> {
+    match thread::spawn(reactor::probe).join() {
+        Ok(result) => result,
+        Err(_) => Err(io::Error::other("the probe ended in a panic")),
     }
 }
 

@@ -273,7 +273,7 @@ fn control_loop(
             Some(ControlEvent::ShardEnded { id, error }) => {
                 return Err(StartError::Shard { id, source: error });
             }
-            Some(ControlEvent::Signal) | None => drain(config, mesh, control),
+            Some(ControlEvent::Signal) | None => drain(config, metrics, mesh, control),
         }
     }
 }
@@ -308,7 +308,7 @@ fn refresh_gauges(metrics: &Metrics, mesh: &Mesh) {
 
 /// Tells every client that the server goes, makes the Disconnect calls that are owed, and exits.
 /// Source: contract/operations.md §9.
-fn drain(config: &Config, mesh: &Mesh, control: &Receiver<ControlEvent>) -> ! {
+fn drain(config: &Config, metrics: &Metrics, mesh: &Mesh, control: &Receiver<ControlEvent>) -> ! {
     let deadline = Instant::now() + config.shutdown.timeout;
     tracing::info!(
         "Shutting down... (hit Ctrl-C to stop immediately or wait for up to {}s for graceful shutdown)",
@@ -324,6 +324,18 @@ fn drain(config: &Config, mesh: &Mesh, control: &Receiver<ControlEvent>) -> ! {
     }
     for mailbox in mesh.mailboxes() {
         mailbox.send_blocking(ShardMessage::StopAccepting);
+    }
+    let clients: i64 = metrics
+        .shards
+        .iter()
+        .map(|shard| shard.clients_num.value())
+        .sum();
+    if clients > 0 {
+        tracing::info!(
+            context = "node",
+            num = clients,
+            "closing active connections"
+        );
     }
     let (done, closed) = mpsc::channel();
     for mailbox in mesh.mailboxes() {

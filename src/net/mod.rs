@@ -120,6 +120,11 @@ impl Socket {
         self.stream.write_all(bytes).await.0.map(drop)
     }
 
+    /// Tells the client that nothing more comes. It may have closed already, which is as good.
+    pub fn finish_writing(&self) {
+        let _ = sockets::finish_writing(&self.stream);
+    }
+
     /// Takes the socket out of monoio, non-blocking. Call when no read or write is under way.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::fd::{AsFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
@@ -102,6 +102,18 @@ pub fn prepare_client(socket: &impl AsFd) -> io::Result<()> {
     )?;
     socket.set_tcp_user_timeout(Some(USER_TIMEOUT))?;
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES)
+}
+
+/// Closes the sending side of a connection.
+///
+/// # Errors
+/// ENOTCONN when the far end has closed already.
+pub fn finish_writing(socket: &impl AsRawFd) -> io::Result<()> {
+    // SAFETY: the descriptor is open for the length of the borrow; shutdown takes no pointers.
+    match unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_WR) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// Takes over the descriptor that `socket` gives up.

@@ -104,7 +104,7 @@ pub async fn run(shard: Rc<Shard>) {
             monoio::time::sleep(next - now).await;
         } else if let Some(job) = queue.pop(&shard) {
             next = next.max(now - pace) + pace;
-            monoio::spawn(call(Rc::clone(&shard), job, Priority::Disconnect));
+            start(&shard, job, Priority::Disconnect);
         }
     }
     drain(&shard).await;
@@ -132,7 +132,7 @@ async fn drain(shard: &Rc<Shard>) {
     loop {
         while queue.running.get() < parallel {
             let Some(job) = queue.pop(shard) else { break };
-            monoio::spawn(call(Rc::clone(shard), job, Priority::Live));
+            start(shard, job, Priority::Live);
         }
         if queue.running.get() == 0 && queue.jobs.borrow().is_empty() {
             break;
@@ -167,9 +167,14 @@ async fn drain(shard: &Rc<Shard>) {
     let _ = done.send(shard.id);
 }
 
+fn start(shard: &Rc<Shard>, job: DisconnectJob, priority: Priority) {
+    let running = &shard.disconnects.running;
+    running.set(running.get() + 1);
+    monoio::spawn(call(Rc::clone(shard), job, priority));
+}
+
 async fn call(shard: Rc<Shard>, job: DisconnectJob, priority: Priority) {
     let queue = &shard.disconnects;
-    queue.running.set(queue.running.get() + 1);
     let counters = shard.counters();
     counters.rpc_call_total.add(1);
     if let Some(rpc) = &shard.rpc {

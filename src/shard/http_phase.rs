@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::net::{IpAddr, TcpStream};
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use crate::auth::jwt;
 use crate::config::PingPrecision;
@@ -45,6 +45,9 @@ const HEAD_BUFFER_BYTES: usize = 2048;
 const BODY_READ_BYTES: usize = 64 << 10;
 /// Body bytes that are read and thrown away so that a refused request does not end the connection.
 const SKIPPED_BODY_BYTES_MAX: usize = 64 << 10;
+/// How long, and for how many bytes, an answered client that still sends is listened to.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: usize = 4 << 20;
 /// Sent when the client waits with its body for a word.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
@@ -153,7 +156,7 @@ impl Client {
                 return Ok(None);
             }
         }
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         while scanner.find_end(&self.input, &limits)?.is_none() {
             let left = HEAD_TIMEOUT.saturating_sub(started.elapsed());
             if !self.read_more(left).await {
@@ -278,8 +281,26 @@ impl Client {
     async fn send(&mut self, bytes: Vec<u8>, keep: bool) -> Next {
         match within(BODY_TIMEOUT, self.socket.write_all(bytes)).await {
             Some(Ok(())) if keep => Next::Keep,
+            Some(Ok(())) => self.linger().await,
             _ => Next::End,
         }
+    }
+
+    /// Waits a moment for the client to close. Closing while it still sends would reset the connection, and the reset can
+    /// overtake the answer that says why.
+    async fn linger(&mut self) -> Next {
+        self.socket.finish_writing();
+        let started = Instant::now();
+        let mut discarded = self.input.len();
+        while discarded < LINGER_BYTES_MAX {
+            self.input.clear();
+            let left = LINGER_TIMEOUT.saturating_sub(started.elapsed());
+            if left.is_zero() || !self.read_more(left).await {
+                break;
+            }
+            discarded += self.input.len();
+        }
+        Next::End
     }
 
     async fn refuse_bytes(&mut self, error: &HttpError) -> Next {

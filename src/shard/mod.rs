@@ -25,7 +25,7 @@ use ahash::RandomState;
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 
 use crate::config::Config;
-use crate::mesh::{Inbox, Mesh, ShardId};
+use crate::mesh::{Inbox, Mesh, ShardId, ShardMessage};
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::net::{Driver, Listener, ReactorWake};
 use crate::os;
@@ -63,6 +63,8 @@ pub struct Shard {
     pub driver: Driver,
     sessions: RefCell<Sessions>,
     disconnects: DisconnectQueue,
+    /// Disconnect calls that wait for room in the inbox of shard 0.
+    forwarding: Cell<usize>,
     accept_stop: Stop,
 }
 
@@ -114,6 +116,7 @@ async fn serve(setup: ShardSetup) -> io::Result<()> {
         mesh: setup.mesh,
         driver: setup.driver,
         disconnects: DisconnectQueue::default(),
+        forwarding: Cell::new(0),
         accept_stop: Stop::default(),
     });
     for setup in setup.listeners {
@@ -177,7 +180,18 @@ impl Shard {
         for action in actions {
             self.perform(action);
         }
+        self.report_drained();
         result
+    }
+
+    /// Answers the control thread when the last session has ended and its Disconnect call is with shard 0.
+    fn report_drained(&self) {
+        if self.forwarding.get() == 0
+            && let Some(done) = self.sessions.borrow_mut().take_drained()
+        {
+            // Nobody listens any more when the drain has run out of time.
+            let _ = done.send(self.id);
+        }
     }
 
     fn perform(self: &Rc<Self>, action: Action) {
@@ -205,11 +219,16 @@ impl Shard {
             }
             Action::Disconnect(job) if self.id == 0 => self.disconnects.push(self, job),
             Action::Disconnect(job) => {
-                monoio::spawn(async move {
-                    let message = crate::mesh::ShardMessage::Disconnect(job);
-                    let waited = shard.mesh.mailbox(0).send(message).await;
-                    shard.counters().inbox_waits_total.add(u64::from(waited));
-                });
+                let message = ShardMessage::Disconnect(job);
+                if let Err(message) = self.mesh.mailbox(0).try_send(message) {
+                    self.forwarding.set(self.forwarding.get() + 1);
+                    monoio::spawn(async move {
+                        shard.counters().inbox_waits_total.add(1);
+                        shard.mesh.mailbox(0).send(message).await;
+                        shard.forwarding.set(shard.forwarding.get() - 1);
+                        shard.report_drained();
+                    });
+                }
             }
         }
     }

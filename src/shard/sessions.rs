@@ -176,6 +176,8 @@ pub struct Sessions {
     steps: Vec<Step>,
     actions: Vec<Action>,
     limits: MessageLimits,
+    /// The drain has begun: whoever still gets in is told to leave.
+    draining: bool,
     drained: Option<mpsc::Sender<ShardId>>,
 }
 
@@ -219,6 +221,7 @@ impl Sessions {
             steps: Vec::new(),
             actions: Vec::new(),
             limits,
+            draining: false,
             drained: None,
         }
     }
@@ -234,13 +237,16 @@ impl Sessions {
         self.flush();
         self.rearm();
         self.reactor.flush();
-        if self.connections.is_empty()
-            && let Some(done) = self.drained.take()
-        {
-            // Nobody listens any more when the drain has run out of time.
-            let _ = done.send(self.shard);
-        }
         std::mem::take(&mut self.actions)
+    }
+
+    /// Who waits for the last session to end, once it has.
+    pub fn take_drained(&mut self) -> Option<mpsc::Sender<ShardId>> {
+        if self.connections.is_empty() {
+            self.drained.take()
+        } else {
+            None
+        }
     }
 
     /// True when the next harvest has work at once, without a new wake-up.
@@ -313,7 +319,7 @@ impl Sessions {
             tracing::warn!(sid = new.sid, shard = self.shard, %error, "cannot watch a session's socket, closing it");
             return self.abort(slot, Cause::Error);
         }
-        if self.drained.is_some() {
+        if self.draining {
             return self.close_for_shutdown(slot);
         }
         self.set_timer(slot);
@@ -655,7 +661,6 @@ impl Sessions {
                 }
                 Err(error) => {
                     tracing::debug!(sid = self.sid(slot), shard = self.shard, %error, "closing after a protocol violation");
-                    self.clear_queue(slot);
                     self.send_control(
                         slot,
                         frame::close_frame(Some(error.close_code()), &error.close_reason()),
@@ -682,7 +687,6 @@ impl Sessions {
                 .deadlines
                 .native_pong(),
             Incoming::Close(code) => {
-                self.clear_queue(slot);
                 self.send_control(slot, frame::close_frame(code, ""));
                 self.begin_close(slot, None, Cause::Client);
             }
@@ -1038,6 +1042,7 @@ impl Sessions {
 
     /// Tells every session that the server goes, and answers on `done` when the last socket is closed.
     pub fn close_all(&mut self, done: mpsc::Sender<ShardId>) {
+        self.draining = true;
         self.drained = Some(done);
         let slots: Vec<u32> = self
             .connections
