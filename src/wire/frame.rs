@@ -97,6 +97,8 @@ pub enum FrameError {
     BadCloseCode(u16),
     #[error("invalid utf8 payload in close frame")]
     CloseReasonNotUtf8,
+    #[error("text message is not UTF-8")]
+    TextNotUtf8,
     #[error("message of {bytes} bytes or more, limit {bytes_max}")]
     TooLong { bytes: u64, bytes_max: u64 },
     #[error("message is longer than {bytes_max} bytes when decompressed")]
@@ -113,7 +115,7 @@ impl FrameError {
             | FrameError::BadCloseCode(_)
             | FrameError::CloseReasonNotUtf8 => 1002,
             FrameError::TooLong { .. } | FrameError::InflatedTooLong { .. } => 1009,
-            FrameError::BadDeflate => 1007,
+            FrameError::BadDeflate | FrameError::TextNotUtf8 => 1007,
         }
     }
 
@@ -125,7 +127,8 @@ impl FrameError {
             FrameError::CloseReasonNotUtf8 => Cow::Borrowed("invalid utf8 payload in close frame"),
             FrameError::TooLong { .. }
             | FrameError::InflatedTooLong { .. }
-            | FrameError::BadDeflate => Cow::Borrowed(""),
+            | FrameError::BadDeflate
+            | FrameError::TextNotUtf8 => Cow::Borrowed(""),
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! At rest a decoder is one null pointer, so that an idle session costs eight bytes here; what has arrived of an
 //! unfinished frame or message sits in a box that is freed with the last byte. Text and binary messages are the same to
-//! Action Cable, and the UTF-8 of text is not checked here: as in the reference, the JSON layer replaces what is
-//! invalid. Called by the shard for every read of every session.
+//! Action Cable. Text must be UTF-8 (RFC 6455 §8.1); binary messages may be anything, the JSON layer replaces what is
+//! broken in them. Called by the shard for every read of every session.
 //!
 //! Source: RFC 6455 §5.4 and §5.5, `contract/websocket.md` §6, §9 and §11.
 
@@ -69,6 +69,7 @@ struct PartialFrame {
 
 #[derive(Debug)]
 struct PartialMessage {
+    text: bool,
     compressed: bool,
     /// What arrived, unmasked; fragments joined.
     payload: Vec<u8>,
@@ -274,11 +275,13 @@ impl MessageDecoder {
         }
         if header.rsv1 {
             inflate(payload, limits, scratch)?;
+            check_text(opcode == Opcode::Text, scratch)?;
             return Ok(Found::Event {
                 opcode,
                 place: Place::Scratch,
             });
         }
+        check_text(opcode == Opcode::Text, payload)?;
         Ok(Found::Event {
             opcode,
             place: Place::Input(range),
@@ -289,6 +292,7 @@ impl MessageDecoder {
         let partial = self.partial.get_or_insert_default();
         if matches!(header.opcode, Opcode::Text | Opcode::Binary) {
             partial.message = Some(PartialMessage {
+                text: header.opcode == Opcode::Text,
                 compressed: header.rsv1,
                 payload: Vec::new(),
             });
@@ -353,6 +357,7 @@ impl MessageDecoder {
         } else {
             *scratch = message.payload;
         }
+        check_text(message.text, scratch)?;
         Ok(Found::Event {
             opcode: Opcode::Text,
             place: Place::Scratch,
@@ -400,6 +405,14 @@ impl Partial {
             .map_or(0, |message| message.payload.capacity());
         size_of::<Partial>() + message_bytes + self.control.capacity()
     }
+}
+
+/// Source: RFC 6455 §8.1.
+fn check_text(text: bool, payload: &[u8]) -> Result<(), FrameError> {
+    if text && simdutf8::basic::from_utf8(payload).is_err() {
+        return Err(FrameError::TextNotUtf8);
+    }
+    Ok(())
 }
 
 fn inflate(payload: &[u8], limits: &MessageLimits, out: &mut Vec<u8>) -> Result<(), FrameError> {
@@ -658,6 +671,20 @@ mod tests {
             &none,
         );
         assert!(events[0].starts_with("message a"));
+    }
+
+    #[test]
+    fn text_that_is_not_utf8_is_an_error_and_binary_may_be_anything() {
+        let broken = b"\xce\xba\xe1";
+        check(&masked(0x81, broken), &["error 1007 "]);
+        check(&masked(0x82, broken), &["message \u{3ba}\u{fffd}"]);
+        // A character may be split between fragments.
+        let wire = concat(&[masked(0x01, b"\xce"), masked(0x80, b"\xba")]);
+        check(&wire, &["message \u{3ba}"]);
+        let wire = concat(&[masked(0x01, b"\xce"), masked(0x80, b"x")]);
+        check(&wire, &["error 1007 "]);
+        let compressed = Deflater::new().compress(broken);
+        check_with(&DEFLATE, &masked(0xc1, &compressed), &["error 1007 "]);
     }
 
     #[test]

@@ -1,0 +1,195 @@
+//! Ends of sessions: by the client, by the app, by a limit, by the drain.
+
+use std::io::Read;
+use std::net::{Shutdown, TcpStream};
+use std::os::fd::AsFd;
+use std::sync::mpsc;
+
+use super::frames::message_frame;
+use super::{Action, Cause, Life, Sessions, identity_hash};
+use crate::mesh::{DisconnectJob, ShardId};
+use crate::metrics::{Counter, ShardMetrics};
+use crate::protocol::disconnect::{Close, DisconnectReason};
+use crate::protocol::publication::RemoteDisconnect;
+use crate::protocol::reply;
+use crate::shard::outbox::{Frame, FrameKind};
+use crate::wire::frame;
+
+/// Input thrown away when the server closes, so that the kernel sends FIN and not RST, which could overtake the reason.
+const DISCARDED_BYTES_MAX: usize = 256 << 10;
+
+impl Sessions {
+    /// Closes every session with these connection identifiers. Source: contract/broadcast.md §7 (DECIDE: all of them).
+    pub fn remote_disconnect(&mut self, command: &RemoteDisconnect) {
+        let hash = identity_hash(&self.hasher, &command.identifiers);
+        let slots: Vec<usize> = (0..self.identity_hashes.len())
+            .filter(|&slot| self.identity_hashes[slot] == hash)
+            .collect();
+        for slot in slots {
+            if self.connections[slot].session.identifiers() == &*command.identifiers {
+                let close = Close::REMOTE;
+                self.disconnect(
+                    slot as u32,
+                    DisconnectReason::Remote,
+                    command.reconnect,
+                    close,
+                    Cause::Remote,
+                );
+            }
+        }
+    }
+
+    /// Tells every session that the server goes, and answers on `done` when the last socket is closed.
+    pub fn close_all(&mut self, done: mpsc::Sender<ShardId>) {
+        self.draining = true;
+        self.drained = Some(done);
+        let slots: Vec<u32> = self
+            .connections
+            .iter()
+            .map(|(slot, _)| slot as u32)
+            .collect();
+        for slot in slots {
+            self.close_for_shutdown(slot);
+        }
+    }
+
+    pub(super) fn close_for_shutdown(&mut self, slot: u32) {
+        let close = Close::SERVER_RESTART;
+        self.disconnect(
+            slot,
+            DisconnectReason::ServerRestart,
+            true,
+            close,
+            Cause::Shutdown,
+        );
+    }
+
+    /// Queues the disconnect message and the close frame. The limit on pending bytes does not hold for these two.
+    pub(super) fn disconnect(
+        &mut self,
+        slot: u32,
+        reason: DisconnectReason,
+        reconnect: bool,
+        close: Close,
+        cause: Cause,
+    ) {
+        let connection = &mut self.connections[slot as usize];
+        if !connection.is_open() {
+            return;
+        }
+        let text = reply::disconnect(reason, reconnect);
+        let frame = message_frame(
+            &text,
+            connection.deflate,
+            FrameKind::Message,
+            &mut self.deflater,
+        );
+        let frame = self.batch.add_frame(frame);
+        self.batch.deliver(slot, &mut connection.deliveries, frame);
+        self.begin_close(slot, Some(close), cause);
+    }
+
+    /// The session ends here; its socket goes when everything queued, the close frame last, has been written.
+    pub(super) fn begin_close(&mut self, slot: u32, close: Option<Close>, cause: Cause) {
+        if !self.connections[slot as usize].is_open() {
+            return;
+        }
+        if let Some(close) = close {
+            let bytes = frame::close_frame(Some(close.code), close.reason);
+            let frame = self.batch.add_frame(Frame::new(bytes, FrameKind::Control));
+            let connection = &mut self.connections[slot as usize];
+            self.batch.deliver(slot, &mut connection.deliveries, frame);
+        }
+        self.end_session(slot, cause);
+        let connection = &self.connections[slot as usize];
+        if connection.deliveries.is_empty() && connection.outbox.is_none() {
+            self.finish_close(slot);
+        } else {
+            self.set_timer(slot);
+        }
+    }
+
+    /// Takes the session out of everything that knows it; the socket stays. Happens once.
+    pub(super) fn end_session(&mut self, slot: u32, cause: Cause) {
+        let connection = &mut self.connections[slot as usize];
+        connection.life = Life::Closing;
+        if let Some(call) = connection.call.take() {
+            call.canceled.notify();
+        }
+        if let Some(body) = connection.session.disconnect_body(&self.hub, slot) {
+            self.actions.push(Action::Disconnect(DisconnectJob {
+                sid: connection.session.sid().into(),
+                body: body.into(),
+            }));
+        }
+        let registered = std::mem::take(&mut connection.registered);
+        self.hub.remove_session(slot);
+        self.identity_hashes[slot as usize] = 0;
+        let counters = self.counters();
+        counters.clients_num.sub(i64::from(registered));
+        close_counter(counters, cause).add(1);
+        tracing::debug!(
+            sid = self.sid(slot),
+            shard = self.shard,
+            "WebSocket session completed"
+        );
+    }
+
+    /// The connection is broken or out of time: nothing more can be said to the client.
+    pub(super) fn abort(&mut self, slot: u32, cause: Cause) {
+        if self.connections[slot as usize].is_open() {
+            self.end_session(slot, cause);
+        }
+        self.release(slot);
+    }
+
+    pub(super) fn finish_close(&mut self, slot: u32) {
+        let mut buffer = std::mem::take(&mut self.read_buffer);
+        discard_input(&self.connections[slot as usize].socket, &mut buffer);
+        self.read_buffer = buffer;
+        self.release(slot);
+    }
+
+    pub(super) fn release(&mut self, slot: u32) {
+        let token = self.token(slot);
+        self.wheel.clear(slot);
+        let connection = self.connections.remove(slot as usize);
+        if let Some(outbox) = &connection.outbox {
+            self.counters()
+                .outbox_bytes
+                .sub(outbox.pending_bytes() as i64);
+        }
+        let socket = connection.socket;
+        self.reactor
+            .remove(socket.as_fd(), token, connection.write_watched);
+        // The poll keeps the file open for a moment; the far end shall see the end now.
+        let _ = socket.shutdown(Shutdown::Both);
+        if self.connections.is_empty() {
+            self.connections.shrink_to_fit();
+        }
+    }
+}
+
+fn close_counter(counters: &ShardMetrics, cause: Cause) -> &Counter {
+    match cause {
+        Cause::Client => &counters.closed_client_total,
+        Cause::Remote => &counters.closed_remote_total,
+        Cause::NoPong => &counters.closed_no_pong_total,
+        Cause::TooSlow => &counters.closed_too_slow_total,
+        Cause::WriteTimeout => &counters.closed_write_timeout_total,
+        Cause::ProtocolError => &counters.closed_protocol_error_total,
+        Cause::Auth => &counters.closed_auth_total,
+        Cause::Shutdown => &counters.closed_shutdown_total,
+        Cause::Error => &counters.closed_error_total,
+    }
+}
+
+fn discard_input(mut socket: &TcpStream, buffer: &mut [u8]) {
+    let mut discarded = 0;
+    while discarded < DISCARDED_BYTES_MAX {
+        match socket.read(buffer) {
+            Ok(bytes) if bytes > 0 => discarded += bytes,
+            _ => return,
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! What time brings: pings, missing pongs, write deadlines.
+
+use super::frames::PingFrames;
+use super::{Cause, Sessions};
+use crate::protocol::disconnect::{Close, DisconnectReason};
+
+impl Sessions {
+    /// Serves what has come due.
+    pub fn on_tick(&mut self) {
+        let mut due = std::mem::take(&mut self.due);
+        self.wheel.expire(self.now_tick, &mut due);
+        let mut pings = PingFrames::default();
+        for slot in due.drain(..) {
+            self.on_due(slot, &mut pings);
+        }
+        self.due = due;
+    }
+
+    pub(super) fn on_due(&mut self, slot: u32, pings: &mut PingFrames) {
+        let Some(connection) = self.connections.get_mut(slot as usize) else {
+            return;
+        };
+        if let Some(outbox) = &connection.outbox
+            && outbox.deadline <= self.now_tick
+        {
+            let messages = outbox.messages() as u64;
+            let counters = self.counters();
+            counters.timeout_server_msg_total.add(messages.min(1));
+            counters.failed_server_msg_total.add(messages.min(1));
+            return self.abort(slot, Cause::WriteTimeout);
+        }
+        if !connection.is_open() {
+            return self.set_timer(slot);
+        }
+        let due = connection.session.deadlines.take_due(self.now_tick);
+        if due.no_pong {
+            tracing::warn!(
+                context = "node",
+                sid = self.sid(slot),
+                shard = self.shard,
+                "disconnecting session due to no pongs"
+            );
+            let close = Close::NO_PONG;
+            return self.disconnect(slot, DisconnectReason::NoPong, true, close, Cause::NoPong);
+        }
+        // A client that does not take what is queued gets no pings on top: the write deadline decides about it.
+        if due.ping && connection.outbox.is_none() {
+            let native = self.config.ping.native;
+            pings.deliver(
+                slot,
+                connection,
+                native,
+                &mut self.batch,
+                &mut self.deflater,
+            );
+        }
+        self.set_timer(slot);
+    }
+
+    pub(super) fn set_timer(&mut self, slot: u32) {
+        let connection = &self.connections[slot as usize];
+        let write = connection.outbox.as_ref().map(|outbox| outbox.deadline);
+        let session = if connection.is_open() {
+            connection.session.deadlines.next()
+        } else {
+            None
+        };
+        match write.into_iter().chain(session).min() {
+            Some(tick) => self.wheel.set(slot, tick),
+            None => self.wheel.clear(slot),
+        }
+    }
+}

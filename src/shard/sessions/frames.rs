@@ -1,0 +1,115 @@
+//! Frames that many sessions share, each encoded when its first receiver comes.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::Connection;
+use crate::config::PingPrecision;
+use crate::protocol::publication::Publication;
+use crate::protocol::reply;
+use crate::shard::outbox::{Batch, Frame, FrameKind};
+use crate::wire::deflate::Deflater;
+use crate::wire::frame;
+
+/// The frames of one publication for one identifier, each encoded when its first receiver comes.
+pub(super) struct GroupFrames<'a> {
+    identifier: &'a str,
+    publication: &'a Publication,
+    plain: Option<u32>,
+    deflated: Option<u32>,
+}
+
+impl<'a> GroupFrames<'a> {
+    pub(super) fn new(identifier: &'a str, publication: &'a Publication) -> Self {
+        Self {
+            identifier,
+            publication,
+            plain: None,
+            deflated: None,
+        }
+    }
+
+    pub(super) fn get(&mut self, deflate: bool, batch: &mut Batch, deflater: &mut Deflater) -> u32 {
+        let made = if deflate {
+            &mut self.deflated
+        } else {
+            &mut self.plain
+        };
+        *made.get_or_insert_with(|| {
+            let mut text =
+                Vec::with_capacity(self.identifier.len() + self.publication.message.len() + 64);
+            let broadcast_type = self.publication.broadcast_type.as_deref();
+            reply::data_message(
+                self.identifier,
+                &self.publication.message,
+                broadcast_type,
+                &mut text,
+            );
+            batch.add_frame(message_frame(&text, deflate, FrameKind::Message, deflater))
+        })
+    }
+}
+
+/// The ping frames of one tick, made once for all sessions.
+#[derive(Default)]
+pub(super) struct PingFrames {
+    /// By precision, plain and deflated.
+    frames: [[Option<u32>; 2]; 3],
+    native: Option<u32>,
+}
+
+impl PingFrames {
+    pub(super) fn deliver(
+        &mut self,
+        slot: u32,
+        connection: &mut Connection,
+        native: bool,
+        batch: &mut Batch,
+        deflater: &mut Deflater,
+    ) {
+        let (precision, deflate) = (connection.precision, connection.deflate);
+        let made = &mut self.frames[precision as usize][usize::from(deflate)];
+        let ping = *made.get_or_insert_with(|| {
+            let text = reply::ping(timestamp(precision));
+            batch.add_frame(message_frame(&text, deflate, FrameKind::Ping, deflater))
+        });
+        batch.deliver(slot, &mut connection.deliveries, ping);
+        if native {
+            let made = &mut self.native;
+            let ping = *made.get_or_insert_with(|| {
+                batch.add_frame(Frame::new(frame::ping_frame(b""), FrameKind::Control))
+            });
+            batch.deliver(slot, &mut connection.deliveries, ping);
+        }
+    }
+}
+
+/// Encodes a text message, compressed when the client has agreed to that.
+pub(super) fn message_frame(
+    text: &[u8],
+    deflate: bool,
+    kind: FrameKind,
+    deflater: &mut Deflater,
+) -> Frame {
+    let bytes = if deflate {
+        frame::compressed_text_frame(&deflater.compress(text))
+    } else {
+        frame::text_frame(text)
+    };
+    Frame::new(bytes, kind)
+}
+
+fn timestamp(precision: PingPrecision) -> i128 {
+    let now = unix_time();
+    match precision {
+        PingPrecision::Seconds => now.as_secs().into(),
+        PingPrecision::Milliseconds => now.as_millis() as i128,
+        PingPrecision::Nanoseconds => now.as_nanos() as i128,
+    }
+}
+
+/// A clock before 1970 reads as 1970.
+pub(super) fn unix_time() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}

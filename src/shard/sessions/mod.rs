@@ -1,0 +1,328 @@
+//! The session table of one shard: established connections, what arrives on them and what leaves.
+//!
+//! Everything here is synchronous. A *turn* is one call from the shard (events, a message of the inbox, an RPC answer, a
+//! tick): it changes state, notes deliveries, and ends with one flush. What has to wait (RPC calls, publishing,
+//! Disconnect calls) is handed back as [`Action`]s.
+
+mod calls;
+mod closing;
+mod due;
+mod frames;
+mod input;
+mod opening;
+mod output;
+
+use std::collections::VecDeque;
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::Instant;
+
+use ahash::RandomState;
+use slab::Slab;
+
+use crate::config::{Config, PingPrecision};
+use crate::hub::Hub;
+use crate::mesh::{DisconnectJob, Permit, SessionRef, ShardId, Survey};
+use crate::metrics::{Metrics, ShardMetrics};
+use crate::protocol::publication::Publication;
+use crate::reactor::{Reactor, Readiness, Token};
+use crate::session::{Credentials, RpcCall, Session, Step, Tick};
+use crate::shard::outbox::{Batch, BatchList, Outbox};
+use crate::shard::signal::Signal;
+use crate::shard::timers::{TICK, TimerWheel};
+use crate::wire::deflate::Deflater;
+use crate::wire::message::{MessageDecoder, MessageLimits};
+
+/// Bytes read from a socket at once, into one buffer that all sessions of the shard share. Also the most that a session
+/// keeps unread while a call is under way.
+const READ_BUFFER_BYTES: usize = 64 << 10;
+/// A compressed message may grow to this size; the limit on messages counts compressed bytes.
+const INFLATED_BYTES_MAX: u64 = 16 << 20;
+
+/// The most that a resting connection takes in the table, session included, beside its texts and subscriptions.
+pub const CONNECTION_BYTES_MAX: usize = 144;
+const _: () = assert!(size_of::<Connection>() <= CONNECTION_BYTES_MAX);
+
+/// What the HTTP phase knows about a client whose upgrade has been answered.
+pub struct NewConnection {
+    pub socket: TcpStream,
+    pub sid: String,
+    pub env: Box<str>,
+    pub credentials: Credentials,
+    /// `actioncable-v1-ext-json`.
+    pub extended: bool,
+    /// permessage-deflate was negotiated.
+    pub deflate: bool,
+    /// `None`: the server's default.
+    pub ping_interval_secs: Option<i64>,
+    pub ping_precision: Option<PingPrecision>,
+    /// Bytes that came behind the request head.
+    pub early_input: Vec<u8>,
+    /// With `--max-conn`: the socket's right to exist.
+    pub permit: Option<Permit>,
+}
+
+/// What the shard has to do after a turn, in order.
+pub enum Action {
+    /// Make this call, then bring the answer to [`Sessions::on_call_result`].
+    Call {
+        session: SessionRef,
+        call: RpcCall,
+        sid: Box<str>,
+        canceled: Rc<Signal>,
+    },
+    /// Hand this to every shard.
+    Publish(Publication),
+    /// Put this into the disconnect queue.
+    Disconnect(DisconnectJob),
+}
+
+/// A call under way, and what the client has sent behind the command that made it.
+struct PendingCall {
+    canceled: Rc<Signal>,
+    unread: Vec<u8>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Life {
+    Open,
+    /// The close frame is queued; the socket goes when the outbox is empty or its deadline has passed.
+    Closing,
+}
+
+/// One client's socket and wire state.
+struct Connection {
+    session: Session,
+    decoder: MessageDecoder,
+    outbox: Option<Box<Outbox>>,
+    call: Option<Box<PendingCall>>,
+    #[expect(dead_code, reason = "held until the socket is closed, for its drop")]
+    permit: Option<Permit>,
+    deliveries: BatchList,
+    socket: TcpStream,
+    generation: u32,
+    life: Life,
+    precision: PingPrecision,
+    deflate: bool,
+    /// The kernel has (or may have) input that was not read because a call is under way.
+    input_waiting: bool,
+    /// A `writable` event has been asked for.
+    write_watched: bool,
+    registered: bool,
+}
+
+impl Connection {
+    fn is_open(&self) -> bool {
+        self.life == Life::Open
+    }
+
+    fn is_over(&self, pending_bytes_max: u64) -> bool {
+        match &self.outbox {
+            Some(outbox) => {
+                pending_bytes_max > 0 && outbox.pending_bytes() as u64 >= pending_bytes_max
+            }
+            None => false,
+        }
+    }
+}
+
+/// Why a session ends, for the counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    Client,
+    Remote,
+    NoPong,
+    TooSlow,
+    WriteTimeout,
+    ProtocolError,
+    Auth,
+    Shutdown,
+    Error,
+}
+
+/// The session table and all it needs to serve a turn.
+pub struct Sessions {
+    shard: ShardId,
+    config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    hasher: RandomState,
+    connections: Slab<Connection>,
+    /// Hash of the connection identifiers by slot, 0 = not registered: what a remote disconnect looks through.
+    identity_hashes: Vec<u64>,
+    last_generation: u32,
+    hub: Hub,
+    batch: Batch,
+    reactor: Reactor,
+    wheel: TimerWheel,
+    now: Instant,
+    now_tick: Tick,
+    events: Vec<Readiness>,
+    /// Sessions whose socket had more than their share of input.
+    unfinished: VecDeque<Token>,
+    more_events: bool,
+    read_buffer: Vec<u8>,
+    inflate_buffer: Vec<u8>,
+    deflater: Deflater,
+    due: Vec<u32>,
+    slow: Vec<u32>,
+    steps: Vec<Step>,
+    actions: Vec<Action>,
+    limits: MessageLimits,
+    /// The drain has begun: whoever still gets in is told to leave.
+    draining: bool,
+    drained: Option<mpsc::Sender<ShardId>>,
+}
+
+impl Sessions {
+    pub fn new(
+        shard: ShardId,
+        config: Arc<Config>,
+        metrics: Arc<Metrics>,
+        hasher: RandomState,
+        reactor: Reactor,
+        now: Instant,
+    ) -> Self {
+        let limits = MessageLimits {
+            message_bytes_max: config.websocket.message_bytes_max,
+            deflate: false,
+            inflated_bytes_max: INFLATED_BYTES_MAX,
+        };
+        Self {
+            shard,
+            config,
+            metrics,
+            hasher,
+            connections: Slab::new(),
+            identity_hashes: Vec::new(),
+            last_generation: 0,
+            hub: Hub::default(),
+            batch: Batch::default(),
+            reactor,
+            // Tick 0 means "no deadline": the wheel starts in the past.
+            wheel: TimerWheel::new(now.checked_sub(TICK).unwrap_or(now)),
+            now,
+            now_tick: 1,
+            events: Vec::new(),
+            unfinished: VecDeque::new(),
+            more_events: false,
+            read_buffer: vec![0; READ_BUFFER_BYTES],
+            inflate_buffer: Vec::new(),
+            deflater: Deflater::new(),
+            due: Vec::new(),
+            slow: Vec::new(),
+            steps: Vec::new(),
+            actions: Vec::new(),
+            limits,
+            draining: false,
+            drained: None,
+        }
+    }
+
+    /// Starts a turn.
+    pub fn begin_turn(&mut self, now: Instant) {
+        self.now = now;
+        self.now_tick = self.wheel.tick_of(now);
+    }
+
+    /// Ends a turn: writes what was queued and returns what the shard has to do.
+    pub fn end_turn(&mut self) -> Vec<Action> {
+        self.flush();
+        self.rearm();
+        self.reactor.flush();
+        std::mem::take(&mut self.actions)
+    }
+
+    /// Who waits for the last session to end, once it has.
+    pub fn take_drained(&mut self) -> Option<mpsc::Sender<ShardId>> {
+        if self.connections.is_empty() {
+            self.drained.take()
+        } else {
+            None
+        }
+    }
+
+    /// True when the next harvest has work at once, without a new wake-up.
+    pub fn has_more(&self) -> bool {
+        self.more_events || !self.unfinished.is_empty()
+    }
+
+    /// When the wheel wants its next turn.
+    pub fn next_tick_at(&self) -> Instant {
+        self.wheel.next_instant()
+    }
+
+    /// What this shard has, for the gauges that count distinct things over all shards.
+    pub fn survey(&self) -> Survey {
+        Survey {
+            identities: self
+                .identity_hashes
+                .iter()
+                .copied()
+                .filter(|&hash| hash != 0)
+                .collect(),
+            streams: self
+                .hub
+                .streams()
+                .map(|name| self.hasher.hash_one(name))
+                .collect(),
+        }
+    }
+
+    /// Polls that the kernel has ended are armed again.
+    fn rearm(&mut self) {
+        for token in self.reactor.take_ended() {
+            if let Some(slot) = self.slot_of(token) {
+                let connection = &self.connections[slot as usize];
+                if connection.is_open()
+                    && self.reactor.add(connection.socket.as_fd(), token).is_err()
+                {
+                    self.abort(slot, Cause::Error);
+                }
+            }
+        }
+    }
+
+    fn counters(&self) -> &ShardMetrics {
+        &self.metrics.shards[self.shard]
+    }
+
+    fn sid(&self, slot: u32) -> &str {
+        self.connections
+            .get(slot as usize)
+            .map_or("", |connection| connection.session.sid())
+    }
+
+    fn token(&self, slot: u32) -> Token {
+        Token {
+            slot,
+            generation: self.connections[slot as usize].generation,
+        }
+    }
+
+    fn session_ref(&self, slot: u32) -> SessionRef {
+        SessionRef {
+            shard: self.shard,
+            slot,
+            generation: self.connections[slot as usize].generation,
+        }
+    }
+
+    fn slot_of(&self, token: Token) -> Option<u32> {
+        let connection = self.connections.get(token.slot as usize)?;
+        (connection.generation == token.generation).then_some(token.slot)
+    }
+
+    /// The connection that `session` names, if that very one is still open.
+    fn live(&mut self, session: SessionRef) -> Option<&mut Connection> {
+        let connection = self.connections.get_mut(session.slot as usize)?;
+        (connection.generation == session.generation && connection.is_open()).then_some(connection)
+    }
+}
+
+/// Never 0, which means "not registered".
+fn identity_hash(hasher: &RandomState, identifiers: &str) -> u64 {
+    hasher.hash_one(identifiers) | 1
+}

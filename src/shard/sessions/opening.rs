@@ -1,0 +1,104 @@
+//! From an answered upgrade to an authenticated session: timers, tokens, the first call.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use super::frames::unix_time;
+use super::{Cause, Connection, Life, NewConnection, Sessions};
+use crate::reactor::GENERATION_MASK;
+use crate::session::{Credentials, Deadlines, Session, SessionSettings, Tick};
+use crate::shard::outbox::BatchList;
+use crate::shard::timers::TICK;
+use crate::wire::message::MessageDecoder;
+
+impl Sessions {
+    /// Takes over a client whose upgrade has been answered.
+    pub fn open(&mut self, new: NewConnection) {
+        let deadlines = self.deadlines(&new);
+        self.last_generation = (self.last_generation + 1) & GENERATION_MASK;
+        let session = Session::new(&SessionSettings {
+            sid: &new.sid,
+            env: &new.env,
+            deadlines,
+        });
+        let slot = self.connections.insert(Connection {
+            session,
+            decoder: MessageDecoder::default(),
+            outbox: None,
+            call: None,
+            permit: new.permit,
+            deliveries: BatchList::default(),
+            socket: new.socket,
+            generation: self.last_generation,
+            life: Life::Open,
+            precision: new.ping_precision.unwrap_or(self.config.ping.precision),
+            deflate: new.deflate,
+            input_waiting: false,
+            write_watched: false,
+            registered: false,
+        }) as u32;
+        if self.identity_hashes.len() <= slot as usize {
+            self.identity_hashes.resize(slot as usize + 1, 0);
+        }
+        tracing::debug!(
+            sid = new.sid,
+            shard = self.shard,
+            "WebSocket session established"
+        );
+        let token = self.token(slot);
+        if let Err(error) = self
+            .reactor
+            .add(self.connections[slot as usize].socket.as_fd(), token)
+        {
+            tracing::warn!(sid = new.sid, shard = self.shard, %error, "cannot watch a session's socket, closing it");
+            return self.abort(slot, Cause::Error);
+        }
+        if self.draining {
+            return self.close_for_shutdown(slot);
+        }
+        self.set_timer(slot);
+        self.authenticate(slot, &new.credentials);
+        let mut early_input = new.early_input;
+        if !early_input.is_empty() {
+            self.process_input(slot, &mut early_input);
+        }
+    }
+
+    /// The first ping comes after a random part of the interval, so that pings of many sessions spread evenly.
+    pub(super) fn deadlines(&self, new: &NewConnection) -> Deadlines {
+        let ping = &self.config.ping;
+        let interval = match new.ping_interval_secs {
+            Some(secs) => Duration::from_secs(secs.max(0) as u64),
+            None => ping.interval,
+        };
+        let ping_ticks = ticks(interval);
+        let first = ping_ticks / 2 + random_below(ping_ticks.max(1));
+        let wants_pongs = new.extended || ping.native;
+        let pong_ticks = if wants_pongs {
+            ticks(ping.pong_timeout)
+        } else {
+            0
+        };
+        Deadlines::new(self.now_tick, first, ping_ticks, pong_ticks)
+    }
+
+    pub(super) fn authenticate(&mut self, slot: u32, credentials: &Credentials) {
+        let now_unix_secs = unix_time().as_secs_f64();
+        self.with_session(slot, |session, context, steps| {
+            session.authenticate(context, credentials, now_unix_secs, steps);
+        });
+    }
+}
+
+fn ticks(duration: Duration) -> Tick {
+    let ticks = duration.as_millis().div_ceil(TICK.as_millis());
+    // A quarter of the range leaves room to add deadlines.
+    ticks.min(u128::from(Tick::MAX / 4)) as Tick
+}
+
+fn random_below(bound: Tick) -> Tick {
+    let mut bytes = [0; 4];
+    // Without entropy pings are merely less evenly spread.
+    let _ = getrandom::fill(&mut bytes);
+    u32::from_ne_bytes(bytes) % bound
+}

@@ -1,0 +1,231 @@
+//! From a text or a publication to the socket: queueing, fan-out, flushing, slow clients.
+
+use std::os::fd::AsFd;
+
+use super::frames::{GroupFrames, message_frame};
+use super::{Cause, Connection, Life, Sessions};
+use crate::metrics::ShardMetrics;
+use crate::protocol::disconnect::{Close, DisconnectReason};
+use crate::protocol::publication::Publication;
+use crate::session::Tick;
+use crate::shard::outbox::{BatchList, Frame, FrameKind, Written};
+
+impl Sessions {
+    pub(super) fn send_text(&mut self, slot: u32, text: Vec<u8>) {
+        let deflate = self.connections[slot as usize].deflate;
+        let frame = message_frame(&text, deflate, FrameKind::Message, &mut self.deflater);
+        self.send(slot, frame);
+    }
+
+    pub(super) fn send_control(&mut self, slot: u32, bytes: Vec<u8>) {
+        self.send(slot, Frame::new(bytes, FrameKind::Control));
+    }
+
+    pub(super) fn send(&mut self, slot: u32, frame: Frame) {
+        let connection = &mut self.connections[slot as usize];
+        if !connection.is_open() {
+            return;
+        }
+        if connection.is_over(self.config.websocket.pending_bytes_max) {
+            return self.drop_slow_client(slot);
+        }
+        let frame = self.batch.add_frame(frame);
+        self.batch.deliver(slot, &mut connection.deliveries, frame);
+    }
+
+    /// Delivers one publication to everybody who listens on this shard. The frame is encoded once per identifier.
+    pub fn fan_out(&mut self, publication: &Publication) {
+        let pending_bytes_max = self.config.websocket.pending_bytes_max;
+        let mut delivered = 0;
+        for (identifier, members) in self.hub.receivers(&publication.stream) {
+            let mut frames = GroupFrames::new(identifier, publication);
+            for &slot in members {
+                let connection = &mut self.connections[slot as usize];
+                if publication.exclude_socket.as_deref() == Some(connection.session.sid()) {
+                    continue;
+                }
+                if connection.is_over(pending_bytes_max) {
+                    self.slow.push(slot);
+                    continue;
+                }
+                let frame = frames.get(connection.deflate, &mut self.batch, &mut self.deflater);
+                self.batch.deliver(slot, &mut connection.deliveries, frame);
+                delivered += 1;
+            }
+        }
+        if delivered == 0 {
+            tracing::debug!(
+                component = "hub",
+                shard = self.shard,
+                stream = &*publication.stream,
+                "no sessions"
+            );
+        }
+        self.counters().deliveries_total.add(delivered);
+        for slot in std::mem::take(&mut self.slow) {
+            // A session may be in the list twice, by two identifiers.
+            if self
+                .connections
+                .get(slot as usize)
+                .is_some_and(Connection::is_open)
+            {
+                self.drop_slow_client(slot);
+            }
+        }
+        if self.batch.is_full() {
+            self.flush();
+        }
+    }
+
+    /// Writes what the running batch has for each session.
+    pub(super) fn flush(&mut self) {
+        let dirty = self.batch.take_dirty();
+        for &slot in &dirty {
+            self.flush_slot(slot);
+        }
+        self.batch.finish(dirty);
+    }
+
+    pub(super) fn flush_slot(&mut self, slot: u32) {
+        let deadline = self.write_deadline();
+        let Some(connection) = self.connections.get_mut(slot as usize) else {
+            return;
+        };
+        if connection.deliveries.is_empty() {
+            return;
+        }
+        let counters = &self.metrics.shards[self.shard];
+        if let Some(outbox) = &mut connection.outbox {
+            let before = outbox.pending_bytes();
+            self.batch.drain_into(&mut connection.deliveries, outbox);
+            counters
+                .outbox_bytes
+                .add((outbox.pending_bytes() - before) as i64);
+            if !connection.write_watched {
+                self.write_outbox(slot);
+            }
+            return;
+        }
+        counters.writes_total.add(1);
+        match self
+            .batch
+            .write(&mut connection.deliveries, &connection.socket)
+        {
+            Ok((written, None)) => {
+                count_written(counters, &written);
+                if connection.life == Life::Closing {
+                    self.finish_close(slot);
+                }
+            }
+            Ok((written, Some(mut outbox))) => {
+                count_written(counters, &written);
+                counters.outbox_bytes.add(outbox.pending_bytes() as i64);
+                outbox.deadline = deadline;
+                connection.outbox = Some(Box::new(outbox));
+                if written.blocked {
+                    self.wait_for_room(slot);
+                } else {
+                    self.write_outbox(slot);
+                }
+            }
+            Err(_) => self.write_failed(slot, 1),
+        }
+    }
+
+    /// Writes an outbox until it is empty or the kernel takes no more.
+    pub(super) fn write_outbox(&mut self, slot: u32) {
+        let deadline = self.write_deadline();
+        loop {
+            let connection = &mut self.connections[slot as usize];
+            let Some(outbox) = &mut connection.outbox else {
+                return;
+            };
+            let counters = &self.metrics.shards[self.shard];
+            counters.writes_total.add(1);
+            let written = match outbox.write(&connection.socket) {
+                Ok(written) => written,
+                Err(_) => {
+                    let messages = outbox.messages() as u64;
+                    return self.write_failed(slot, messages);
+                }
+            };
+            count_written(counters, &written);
+            counters.outbox_bytes.sub(written.bytes as i64);
+            if outbox.is_empty() {
+                connection.outbox = None;
+                if connection.life == Life::Closing {
+                    self.finish_close(slot);
+                }
+                return;
+            }
+            if written.frames > 0 {
+                outbox.deadline = deadline;
+            }
+            if written.blocked {
+                return self.wait_for_room(slot);
+            }
+        }
+    }
+
+    pub(super) fn wait_for_room(&mut self, slot: u32) {
+        self.counters().write_blocked_total.add(1);
+        let token = self.token(slot);
+        let connection = &mut self.connections[slot as usize];
+        match self.reactor.watch_write(connection.socket.as_fd(), token) {
+            Ok(()) => {
+                connection.write_watched = true;
+                self.set_timer(slot);
+            }
+            Err(_) => self.write_failed(slot, 1),
+        }
+    }
+
+    pub(super) fn write_deadline(&self) -> Tick {
+        self.wheel
+            .deadline(self.now, self.config.websocket.write_timeout)
+    }
+
+    pub(super) fn write_failed(&mut self, slot: u32, messages: u64) {
+        self.counters().failed_server_msg_total.add(messages);
+        self.abort(slot, Cause::Client);
+    }
+
+    /// The outbox has passed its limit. Source: contract/websocket.md §11.
+    pub(super) fn drop_slow_client(&mut self, slot: u32) {
+        let max = self.config.websocket.pending_bytes_max;
+        tracing::debug!(
+            context = "node",
+            sid = self.sid(slot),
+            shard = self.shard,
+            max,
+            "slow client detected, disconnecting"
+        );
+        self.counters().disconnected_slow_clients_total.add(1);
+        self.clear_queue(slot);
+        self.disconnect(
+            slot,
+            DisconnectReason::TooSlow,
+            true,
+            Close::SLOW,
+            Cause::TooSlow,
+        );
+    }
+
+    pub(super) fn clear_queue(&mut self, slot: u32) {
+        let connection = &mut self.connections[slot as usize];
+        connection.deliveries = BatchList::default();
+        if let Some(outbox) = &mut connection.outbox {
+            let before = outbox.pending_bytes();
+            outbox.clear_unstarted();
+            let gone = before - outbox.pending_bytes();
+            self.metrics.shards[self.shard]
+                .outbox_bytes
+                .sub(gone as i64);
+        }
+    }
+}
+
+fn count_written(counters: &ShardMetrics, written: &Written) {
+    counters.server_msg_total.add(written.messages);
+    counters.data_sent_total.add(written.payload_bytes);
+}
