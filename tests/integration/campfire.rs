@@ -67,7 +67,14 @@ impl Scene {
 
     /// A tab with the room page open: 14 subscriptions.
     fn room_page(&self, user: u32, room: u32) -> Cable {
-        let mut tab = self.tab(user);
+        self.room_page_at("/cable", user, room)
+    }
+
+    fn room_page_at(&self, target: &str, user: u32, room: u32) -> Cable {
+        let mut tab = Cable::at(&self.stage.server, target)
+            .user(user)
+            .subprotocols(SUBPROTOCOLS)
+            .welcomed();
         for identifier in page_identifiers(user, room) {
             tab.command("subscribe", &identifier);
         }
@@ -326,7 +333,7 @@ on_both_drivers! {
 
     fn point_15_sockets_survive_a_rails_restart_and_new_ones_come_back(driver: Driver) {
         let scene = Scene::new(driver);
-        let mut tab = scene.room_page(1, ROOM);
+        let mut tab = scene.room_page_at("/cable?pi=1", 1, ROOM);
         scene.stage.rails.stop();
         let mut refused = Raw::upgrade(scene.stage.server.address(), "/cable");
         assert_eq!(refused.next_frame().close(), (Some(1011), "Auth Error".to_owned()));

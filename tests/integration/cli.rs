@@ -117,7 +117,7 @@ fn bad_variable_names_the_variable() {
 
 #[test]
 fn silly_values_are_refused_by_name() {
-    let table: [(&[&str], &str); 10] = [
+    let table: [(&[&str], &str); 9] = [
         (&["--log_level=foo"], "foo"),
         (&["--log_format=xml"], "xml"),
         (&["--disconnect_rate=0"], "disconnect_rate"),
@@ -125,13 +125,14 @@ fn silly_values_are_refused_by_name() {
         (&["--path=cable"], "path"),
         (&["--path=/a{b"], "path"),
         (&["--disconnect_mode=sometimes"], "disconnect_mode"),
-        (&["--rpc_impl=foo"], "rpc_impl"),
         (&["--broadcast_adapter=carrier-pigeon"], "carrier-pigeon"),
         (&["--driver=kqueue"], "driver"),
     ];
     for (args, part) in table {
         refused_args(args, &[part]);
     }
+    let implementation = ["--rpc_host=http://localhost/", "--rpc_impl=foo"];
+    refused(Launch::bare().args(implementation), &["rpc_impl"]);
 }
 
 #[test]

@@ -98,8 +98,12 @@ on_both_drivers! {
         let mut raw = Raw::connect(off.server.address());
         raw.send(handshake("/cable", &[OFFER]).as_bytes());
         assert_eq!(raw.read_head().header("Sec-WebSocket-Extensions"), None);
-        raw.send(&frame_with(0xc1, MASK, &deflate(br#"{"command":"ping"}"#)));
         assert_eq!(raw.next_text(), r#"{"type":"welcome"}"#);
+        raw.send(&frame_with(
+            0xc1,
+            MASK,
+            &deflate(br#"{"command":"ping"}"#),
+        ));
         raw.expect_close(1002, "RSV1 set");
         let on = Stage::with(driver, &["--enable_ws_compression"]);
         let mut raw = Raw::connect(on.server.address());

@@ -145,7 +145,7 @@ on_both_drivers! {
     }
 
     fn failures_are_warnings_with_sid(driver: Driver) {
-        let stage = Stage::with(driver, &["--log_level=warn"]);
+        let stage = Stage::new(driver);
         let mut client = crate::support::Cable::to(&stage.server).header("X-Request-ID", "me").welcomed();
         client.subscribe("A");
         client.command("subscribe", "A");
