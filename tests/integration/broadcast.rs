@@ -6,6 +6,7 @@ use std::thread;
 use serde_json::{Value, json};
 
 use crate::support::http::{self, HttpConnection, publication};
+use crate::support::ports::free_port;
 use crate::support::raw::Raw;
 use crate::support::{Answer, Cable, Driver, Launch, Rails, Stage, keys};
 
@@ -500,12 +501,4 @@ on_both_drivers! {
         let refused = http::request(stage.server.address(), "POST", "/api/publish", &[], body.as_bytes());
         assert_eq!(refused.expect("an answer").status, 401);
     }
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a port")
-        .port()
 }

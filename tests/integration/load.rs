@@ -89,7 +89,7 @@ fn badge(number: usize) -> String {
 
 fn stage(driver: Driver, rails: Rails) -> Stage {
     let server = Stage::launch(driver, &rails)
-        .arg("--log_level=warn")
+        .arg("--log_level=info")
         .start();
     Stage { server, rails }
 }

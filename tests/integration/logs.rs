@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use crate::support::ports::free_port;
 use crate::support::raw::Raw;
 use crate::support::{Driver, Launch, Rails, Server, Stage, keys};
 
@@ -53,13 +54,6 @@ fn campfire(driver: Driver, rails: &Rails, port: u16) -> Launch {
         .env("ANYCABLE_BROADCAST_ADAPTER", "http")
         .env("ANYCABLE_HTTP_BROADCAST_PORT", port.to_string())
         .env("ANYCABLE_SECRET", keys::SECRET)
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("a port")
-        .port()
 }
 
 /// Waits for the last start-up line and gives the log.

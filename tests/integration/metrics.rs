@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::process::{Command, Stdio};
 
+use crate::support::ports::free_port;
 use crate::support::raw::Raw;
 use crate::support::{Answer, Cable, Stage};
 
@@ -115,7 +116,7 @@ on_both_drivers! {
     }
 
     fn endpoint_can_have_a_port_of_its_own(driver: Driver) {
-        let port = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
+        let port = free_port();
         let stage = Stage::with(driver, &[&format!("--metrics_port={port}"), "--metrics_http=/m"]);
         let address = ([127, 0, 0, 1], port).into();
         let body = crate::support::http::get(address, "/m").text();
