@@ -96,11 +96,13 @@ on_both_drivers! {
         assert_eq!(stage.server.metric("clients_num"), 0);
     }
 
-    fn polled_gauges_wait_for_their_interval(driver: Driver) {
+    fn polled_gauges_wait_for_their_interval_and_the_client_count_is_live(driver: Driver) {
         let stage = Stage::with(driver, &["--stats_refresh_interval=3600"]);
-        let _client = stage.client();
-        assert_eq!(stage.server.metric("clients_num"), 0);
-        assert_eq!(stage.server.metric("rpc_call_total"), 1);
+        let mut client = stage.client();
+        client.subscribe("A");
+        assert_eq!(stage.server.metric("clients_num"), 1);
+        assert_eq!(stage.server.metric("clients_uniq_num"), 0);
+        assert_eq!(stage.server.metric("broadcast_streams_num"), 0);
     }
 
     fn tags_become_labels(driver: Driver) {
