@@ -389,10 +389,10 @@ on_both_drivers! {
         assert_eq!(endpoint(driver, &["--broadcast_key=K"]), (true, false));
         assert_eq!(endpoint(driver, &["--secret=S", "--http_broadcast_secret=K"]), (true, false));
         assert_eq!(endpoint(driver, &["--secret=S", "--public"]), (true, true));
-        let port = format!("--http_broadcast_port={}", free_port());
-        assert_eq!(endpoint(driver, &["--secret=S", &port]), (false, false));
-        assert_eq!(endpoint(driver, &[&port]), (false, true));
-        assert_eq!(endpoint(driver, &["--secret=S", "--broadcast_key=none", &port]), (false, true));
+        let port = || format!("--http_broadcast_port={}", free_port());
+        assert_eq!(endpoint(driver, &["--secret=S", &port()]), (false, false));
+        assert_eq!(endpoint(driver, &[&port()]), (false, true));
+        assert_eq!(endpoint(driver, &["--secret=S", "--broadcast_key=none", &port()]), (false, true));
     }
 
     fn separate_broadcast_port_serves_nothing_else(driver: Driver) {

@@ -221,7 +221,7 @@ on_both_drivers! {
         let turbo = json!({ "channel": "Turbo::StreamsChannel", "signed_stream_name": SIGNED }).to_string();
         let off = stage(driver, &[]);
         client(&off.server).subscribe(&turbo);
-        assert_eq!(off.rails.calls().len(), 1);
+        assert_eq!(off.rails.calls_to("command").len(), 1);
         let on = stage(driver, &["--turbo_streams"]);
         let mut client = client(&on.server);
         check(&mut client, &turbo, true, "turbo");

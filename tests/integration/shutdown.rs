@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::support::ports::free_port;
 use crate::support::raw::Raw;
 use crate::support::wait::until;
-use crate::support::{Answer, Driver, Gate, Stage, http};
+use crate::support::{Answer, Driver, Gate, Rails, Stage, http};
 
 const NOTICE: &str = r#"{"type":"disconnect","reason":"server_restart","reconnect":true}"#;
 
@@ -182,6 +183,20 @@ on_both_drivers! {
         stage.server.terminate();
         assert_eq!(stage.server.wait_exit().code(), Some(0));
         assert!(started.elapsed() < Duration::from_secs(6), "{:?}", started.elapsed());
+    }
+
+    fn next_process_can_take_the_port_at_once(driver: Driver) {
+        let (rails, port) = (Rails::start(), free_port());
+        for round in 0..6 {
+            let server = Stage::launch(driver, &rails).arg(format!("--port={port}")).start();
+            let mut raw = Raw::welcomed(server.address());
+            if round % 2 == 0 {
+                server.terminate();
+                expect_notice(&mut raw);
+                assert_eq!(server.wait_exit().code(), Some(0));
+            }
+            // Otherwise it is killed here, as by an out-of-memory killer.
+        }
     }
 
     fn steps_of_the_drain_are_logged(driver: Driver) {
