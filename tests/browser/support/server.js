@@ -32,7 +32,7 @@ export async function freePort() {
 export const derivedKey = (purpose) => createHmac("sha256", SECRET).update(purpose).digest("hex");
 
 export class Ringcable {
-  /** With exactly the variables of a Campfire deployment, `overrides` on top; `args` as flags. */
+  /** With exactly the variables of a Campfire deployment, `overrides` on top; `args` as flags. RINGCABLE_DRIVER picks one. */
   static async start({ port, rpcUrl, overrides = {}, args = [] }) {
     const campfire = rpcUrl && {
       ANYCABLE_HOST: "127.0.0.1",
@@ -45,7 +45,8 @@ export class Ringcable {
     const server = new Ringcable();
     server.port = port;
     server.log = "";
-    server.process = spawn(binary(), args, {
+    const driver = process.env.RINGCABLE_DRIVER ? [`--driver=${process.env.RINGCABLE_DRIVER}`] : [];
+    server.process = spawn(binary(), [...driver, ...args], {
       env: { PATH: process.env.PATH, ...campfire, ...overrides },
       stdio: ["ignore", "pipe", "pipe"],
     });
