@@ -23,7 +23,7 @@ use super::{
     pool::Pool,
     resolver::Resolver,
     response::Response,
-    target::{RpcTarget, UrlError},
+    target::{RpcTarget, UrlError, without_secrets},
     tls::{self, TlsError},
 };
 use crate::config::{RpcConfig, RpcEndpoint};
@@ -57,7 +57,7 @@ impl RpcShared {
             return Err(StartError::NoEndpoint);
         };
         let bad_url = |cause| StartError::BadUrl {
-            url: url.clone(),
+            url: without_secrets(url),
             cause,
         };
         let token = config.token.as_deref();

@@ -146,7 +146,7 @@ pub enum StartError {
     /// `rpc_host` is not a usable URL.
     #[error("invalid RPC URL {url:?}: {cause}")]
     BadUrl {
-        /// The URL as configured.
+        /// The URL as configured, without credentials and query.
         url: String,
         /// What is wrong with it.
         cause: UrlError,

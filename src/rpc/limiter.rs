@@ -10,7 +10,6 @@
 use std::{
     collections::BTreeMap,
     future::Future,
-    mem,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, Waker},
@@ -223,7 +222,7 @@ impl Queue {
         match place {
             None => (false, None),
             Some(Some(current)) if current.will_wake(waker) => (true, None),
-            Some(place) => (true, mem::replace(place, Some(waker.clone()))),
+            Some(place) => (true, place.replace(waker.clone())),
         }
     }
 

@@ -427,7 +427,7 @@ fn parse_head(bytes: &[u8]) -> Result<Option<Head>, ResponseError> {
 
 /// How the end of the body is found, and whether two headers disagree about it (RFC 9112 §6.3).
 fn framing(headers: &[httparse::Header<'_>]) -> Result<(Phase, bool), ResponseError> {
-    let mut lengths = values(headers, "content-length").map(|value| parse_length(value));
+    let mut lengths = values(headers, "content-length").map(parse_length);
     let length = match lengths.next() {
         None => None,
         Some(first) => {

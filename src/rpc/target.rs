@@ -14,7 +14,9 @@ use super::Method;
 const METHODS: [Method; 3] = [Method::Connect, Method::Command, Method::Disconnect];
 
 /// The app's address and everything of a request that is the same for every call.
-#[derive(Debug, Clone, PartialEq, Eq)]
+///
+/// Not `Debug`: it holds the secret.
+#[derive(Clone, PartialEq, Eq)]
 pub struct RpcTarget {
     /// True for `https`.
     pub tls: bool,
@@ -140,6 +142,17 @@ impl Method {
             Method::Command => "command",
             Method::Disconnect => "disconnect",
         }
+    }
+}
+
+/// The URL as configured, without what may be secret in it. For URLs that cannot be parsed.
+pub(super) fn without_secrets(url: &str) -> String {
+    let end = url.find(['?', '#']).unwrap_or(url.len());
+    let start = url.find("://").map_or(0, |at| at + 3);
+    let shown = &url[..end];
+    match shown.rfind('@') {
+        Some(at) if at >= start => format!("{}***{}", &shown[..start], &shown[at..]),
+        _ => shown.to_owned(),
     }
 }
 
@@ -376,6 +389,21 @@ mod tests {
         assert!(
             request.contains("\r\nAuthorization: Bearer T\r\n") && !request.contains("Basic"),
             "{request}"
+        );
+    }
+
+    #[test]
+    fn a_refused_url_is_shown_without_its_secrets() {
+        let shown = [
+            "http://u:p@a b/x?t=1",
+            "u:p@app",
+            "http://app#x",
+            "ftp://a?b@c",
+        ]
+        .map(without_secrets);
+        assert_eq!(
+            shown,
+            ["http://***@a b/x", "***@app", "http://app", "ftp://a"]
         );
     }
 

@@ -95,6 +95,10 @@ pub(super) struct TlsStream {
     session: ClientConnection,
     /// For records on their way in and out, kept between operations; lost when one is dropped, together with the connection.
     buffer: Vec<u8>,
+    /// Unpacked and not yet asked for; at most what one read from the socket brought.
+    plain: Vec<u8>,
+    /// The app said that it sends no more.
+    closed: bool,
 }
 
 impl TlsStream {
@@ -109,6 +113,8 @@ impl TlsStream {
             tcp,
             session,
             buffer: Vec::new(),
+            plain: Vec::new(),
+            closed: false,
         };
         stream.flush().await?;
         while stream.session.is_handshaking() {
@@ -135,22 +141,21 @@ impl TlsStream {
         Ok(())
     }
 
-    /// Appends plain bytes to `output`; 0 is the end of the connection.
+    /// Appends plain bytes to `output`; 0 is the end of the connection, announced as TLS asks for.
     pub async fn read(&mut self, output: &mut Vec<u8>) -> Result<usize, TlsError> {
-        loop {
-            let mut plain = [0; 4096];
-            match self.session.reader().read(&mut plain) {
-                Ok(count) => {
-                    output.extend_from_slice(&plain[..count]);
-                    return Ok(count);
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(TlsError::Io(error)),
+        while self.plain.is_empty() {
+            if self.closed {
+                return Ok(0);
             }
             // rustls may owe an answer, for example to a key update.
             self.flush().await?;
-            self.fill().await?;
+            if self.fill().await? == 0 {
+                return Err(TlsError::Io(io::ErrorKind::UnexpectedEof.into()));
+            }
         }
+        let count = self.plain.len();
+        output.append(&mut self.plain);
+        Ok(count)
     }
 
     /// Sends the records that are ready.
@@ -185,16 +190,20 @@ impl TlsStream {
     }
 
     fn process(&mut self, mut records: &[u8]) -> Result<(), TlsError> {
-        loop {
-            // An empty read tells rustls that the connection has ended.
+        while !records.is_empty() {
             self.session.read_tls(&mut records)?;
-            self.session
+            let state = self
+                .session
                 .process_new_packets()
                 .map_err(TlsError::Protocol)?;
-            if records.is_empty() {
-                return Ok(());
-            }
+            self.closed |= state.peer_has_closed();
+            // Taken out at once: with one record waiting inside, rustls refuses the next.
+            let start = self.plain.len();
+            self.plain
+                .resize(start + state.plaintext_bytes_to_read(), 0);
+            self.session.reader().read_exact(&mut self.plain[start..])?;
         }
+        Ok(())
     }
 }
 
