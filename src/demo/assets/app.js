@@ -5,6 +5,7 @@ import { TRIPS_SHOWN_MAX, watch } from "/demo/live.js";
 
 const SUGGESTED_NAMES = ["Ada", "Grace", "Linus", "Margaret", "Dennis", "Radia", "Ken", "Barbara", "Edsger", "Frances"];
 const CABLE_PATH = "/cable";
+const NAME_CHARS_MAX = 24;
 const GROUP_MS = 5 * 60 * 1000;
 const TYPING_SHOWN_MS = 4000;
 const TYPING_SENT_EVERY_MS = 1000;
@@ -21,7 +22,7 @@ const live = watch(adapters);
 
 async function chooseName() {
   const query = new URLSearchParams(location.search).get("name");
-  const known = (query ?? sessionStorage.getItem("name") ?? "").trim();
+  const known = (query ?? sessionStorage.getItem("name") ?? "").trim().slice(0, NAME_CHARS_MAX);
   return known || askForName();
 }
 
@@ -271,7 +272,7 @@ function renderRooms() {
     if (room.unread > 0) {
       const label = `${room.unread} unread${room.mentioned ? ", you are mentioned" : ""}`;
       const text = `${room.mentioned ? "@ " : ""}${room.unread > 99 ? "99+" : room.unread}`;
-      button.append(element("span", { className: room.mentioned ? "badge mention" : "badge", text, "aria-label": label }));
+      button.append(element("span", { className: room.mentioned ? "badge mention" : "badge", text, role: "img", "aria-label": label }));
     }
     button.addEventListener("click", () => !current && enterRoom(room.id));
     return element("li", {}, button);
