@@ -10,7 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use ahash::RandomState;
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
 use crate::config::{Config, RpcEndpoint};
@@ -235,11 +235,16 @@ fn spawn_shard(setup: ShardSetup, events: Sender<ControlEvent>) -> Result<(), St
 }
 
 fn watch_signals(events: Sender<ControlEvent>) -> Result<(), StartError> {
-    let mut signals = Signals::new([SIGINT, SIGTERM]).map_err(StartError::Signals)?;
+    // The last two are ignored, as the reference ignores them; by default they would end the process.
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM, SIGUSR1, SIGUSR2]).map_err(StartError::Signals)?;
     thread::Builder::new()
         .name("signals".to_string())
         .spawn(move || {
-            for _ in signals.forever() {
+            for _ in signals
+                .forever()
+                .filter(|signal| [SIGINT, SIGTERM].contains(signal))
+            {
                 // The receiver goes only when the process does.
                 let _ = events.send(ControlEvent::Signal);
             }

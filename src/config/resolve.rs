@@ -102,7 +102,7 @@ fn warnings(settings: &Settings) -> Vec<String> {
         ),
         (
             delay > 0 && delay >= settings.int("shutdown_timeout"),
-            "shutdown_delay uses up shutdown_timeout, connections will be cut instead of closed",
+            "shutdown_delay uses up shutdown_timeout, half a second is kept for telling the clients",
         ),
         (
             settings.on("enforce_jwt") && has_no_jwt,

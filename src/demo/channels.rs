@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::chat::{
     Chat, Message, Publication, Room, RoomSummary, Speech, notification_stream, read_stream,
 };
+use super::client_json;
 use super::rpc::{Answer, CommandCall, ConnectCall};
 use super::user::User;
 
@@ -37,7 +38,7 @@ pub fn command(
             call.connection_identifiers
         ));
     };
-    let Ok(params) = sonic_rs::from_str::<Params>(&call.identifier) else {
+    let Some(params) = client_json::decode::<Params>(&call.identifier) else {
         return Answer::error(format!(
             "Unable to read the identifier: {}",
             call.identifier
@@ -61,9 +62,9 @@ pub fn command(
     match call.command.as_str() {
         "subscribe" => visit.subscribe(channel),
         "unsubscribe" => visit.unsubscribe(channel),
-        "message" => match sonic_rs::from_str::<Action>(&call.data) {
-            Ok(action) => visit.perform(channel, &action),
-            Err(_) => Answer::error(format!("Unable to read the data of {}", params.channel)),
+        "message" => match client_json::decode::<Action>(&call.data) {
+            Some(action) => visit.perform(channel, &action),
+            None => Answer::error(format!("Unable to read the data of {}", params.channel)),
         },
         other => Answer::error(format!("Unknown command: {other}")),
     }

@@ -11,6 +11,7 @@ mod app;
 mod broadcaster;
 mod channels;
 mod chat;
+mod client_json;
 mod http;
 mod page;
 mod rpc;

@@ -163,6 +163,8 @@ pub struct ShardMetrics {
     pub inbox_waits_total: Counter,
     /// Publications whose answer was held back because an inbox was full.
     pub publications_waited_total: Counter,
+    /// Whispers dropped because too many were waiting.
+    pub whispers_dropped_total: Counter,
     /// RPC answers for sessions that are gone.
     pub late_results_total: Counter,
     /// Reactor events for slots that were reused.

@@ -284,6 +284,11 @@ const OWN: &[Family] = &[
         |m| &m.publications_waited_total,
     ),
     counter(
+        "whispers_dropped_total",
+        "Whispers dropped because too many were waiting for room in an inbox",
+        |m| &m.whispers_dropped_total,
+    ),
+    counter(
         "late_results_total",
         "RPC results that arrived after their session was gone",
         |m| &m.late_results_total,

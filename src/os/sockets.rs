@@ -3,12 +3,16 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// Requested accept queue; the kernel cuts it to `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
+/// How long, and how often, a port that is in use is tried.
+const IN_USE_PATIENCE: Duration = Duration::from_secs(1);
+const IN_USE_RETRY: Duration = Duration::from_millis(20);
 /// Kernel keepalive: idle time and interval. Source: contract/websocket.md §1.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 /// How long sent data may stay unacknowledged before the kernel gives a peer up: bounds dead peers of busy sockets, which
@@ -60,7 +64,7 @@ pub fn listen(host: &str, port: u16, count: usize) -> io::Result<Vec<TcpListener
 }
 
 fn listen_on(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
-    drop(open_listener(address, false)?);
+    drop(open_free(address)?);
     let first = open_listener(address, true)?;
     let bound = first.local_addr()?;
     let mut listeners = vec![first];
@@ -68,6 +72,23 @@ fn listen_on(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> 
         listeners.push(open_listener(bound, true)?);
     }
     Ok(listeners)
+}
+
+/// Opens a listener that shares its port with nobody, trying for a moment: a predecessor that has just exited may keep the
+/// port for some milliseconds more, because the kernel takes its rings down after its end.
+fn open_free(address: SocketAddr) -> io::Result<TcpListener> {
+    let started = Instant::now();
+    loop {
+        match open_listener(address, false) {
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse
+                    && started.elapsed() < IN_USE_PATIENCE =>
+            {
+                thread::sleep(IN_USE_RETRY);
+            }
+            result => return result,
+        }
+    }
 }
 
 fn open_listener(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {

@@ -103,6 +103,7 @@ impl Client {
             Ok(None) => return Next::End,
             Err(error) => return self.refuse_bytes(&error).await,
         };
+        let _under_way = self.shard.begin_request();
         self.shard.counters().http_requests_total.add(1);
         if self.front.features.main && self.shard.config.demo {
             if let Some((content_type, body)) = demo::page(head.path()) {

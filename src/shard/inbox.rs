@@ -3,26 +3,33 @@
 use std::rc::Rc;
 
 use crate::log::cut;
-use crate::mesh::{Inbox, ShardMessage};
+use crate::mesh::ShardMessage;
 use crate::shard::Shard;
 use crate::shard::sessions::Sessions;
 
-/// Messages taken in one turn: what they deliver to one session goes out with one write.
-const MESSAGES_PER_TURN_MAX: usize = 64;
-
 /// Serves the inbox for the life of the shard.
-pub async fn run(shard: Rc<Shard>, inbox: Inbox) {
+pub async fn run(shard: Rc<Shard>) {
     loop {
-        inbox.ready().await;
-        shard.turn(|sessions| {
-            for _ in 0..MESSAGES_PER_TURN_MAX {
-                let Some(message) = inbox.pop() else { break };
-                take(&shard, sessions, message);
-            }
-        });
-        shard.counters().inbox_depth.set(inbox.depth() as i64);
+        shard.inbox.ready().await;
+        // The turn itself takes the messages.
+        shard.turn(|_| ());
         // A publisher that never pauses must not starve the sockets.
         crate::shard::yield_now().await;
+    }
+}
+
+/// Takes the messages that are there now, before anything else happens in the turn: what was published before a client's
+/// command must not reach a subscription that the command makes. What they deliver to one session goes out with one write.
+pub fn drain(shard: &Rc<Shard>, sessions: &mut Sessions) {
+    let waiting = shard.inbox.depth();
+    for _ in 0..waiting {
+        let Some(message) = shard.inbox.pop() else {
+            break;
+        };
+        take(shard, sessions, message);
+    }
+    if waiting > 0 {
+        shard.counters().inbox_depth.set(shard.inbox.depth() as i64);
     }
 }
 

@@ -34,6 +34,7 @@ use crate::rpc::{Method, Priority, RpcClient, RpcError, RpcObserver, RpcShared};
 use crate::session::CallPurpose;
 use crate::shard::disconnects::DisconnectQueue;
 use crate::shard::front::{Front, ListenerSetup};
+use crate::shard::publishing::Whispers;
 use crate::shard::sessions::{Action, Sessions};
 use crate::shard::signal::unless;
 
@@ -61,8 +62,12 @@ pub struct Shard {
     pub mesh: Mesh,
     pub rpc: Option<Rc<RpcClient>>,
     pub driver: Driver,
+    inbox: Inbox,
     sessions: RefCell<Sessions>,
     disconnects: DisconnectQueue,
+    whispers: Whispers,
+    /// HTTP requests whose head has come and whose answer has not been written.
+    requests: Cell<usize>,
     /// Disconnect calls that wait for room in the inbox of shard 0.
     forwarding: Cell<usize>,
     accept_stop: Stop,
@@ -115,7 +120,10 @@ async fn serve(setup: ShardSetup) -> io::Result<()> {
         metrics: setup.metrics,
         mesh: setup.mesh,
         driver: setup.driver,
+        inbox: setup.inbox,
         disconnects: DisconnectQueue::default(),
+        whispers: Whispers::default(),
+        requests: Cell::new(0),
         forwarding: Cell::new(0),
         accept_stop: Stop::default(),
     });
@@ -129,7 +137,8 @@ async fn serve(setup: ShardSetup) -> io::Result<()> {
             setup.limit,
         ));
     }
-    monoio::spawn(inbox::run(Rc::clone(&shard), setup.inbox));
+    monoio::spawn(inbox::run(Rc::clone(&shard)));
+    monoio::spawn(publishing::run_whispers(Rc::clone(&shard)));
     monoio::spawn(run_timers(Rc::clone(&shard)));
     if shard.id == 0 {
         monoio::spawn(disconnects::run(Rc::clone(&shard)));
@@ -169,11 +178,12 @@ impl Shard {
         &self.metrics.shards[self.id]
     }
 
-    /// Changes the sessions, writes what that queued, and starts what has to wait.
+    /// Takes what waits in the inbox, changes the sessions, writes what that queued, and starts what has to wait.
     fn turn<R>(self: &Rc<Self>, change: impl FnOnce(&mut Sessions) -> R) -> R {
         let (result, actions) = {
             let mut sessions = self.sessions.borrow_mut();
             sessions.begin_turn(Instant::now());
+            inbox::drain(self, &mut sessions);
             let result = change(&mut sessions);
             (result, sessions.end_turn())
         };
@@ -184,9 +194,19 @@ impl Shard {
         result
     }
 
-    /// Answers the control thread when the last session has ended and its Disconnect call is with shard 0.
+    /// Counts a request until the guard is dropped; the drain waits for it.
+    fn begin_request(self: &Rc<Self>) -> RequestGuard {
+        self.requests.set(self.requests.get() + 1);
+        RequestGuard {
+            shard: Rc::clone(self),
+        }
+    }
+
+    /// Answers the control thread when the last session has ended, its Disconnect call is with shard 0, and no HTTP
+    /// request waits for its answer.
     fn report_drained(&self) {
         if self.forwarding.get() == 0
+            && self.requests.get() == 0
             && let Some(done) = self.sessions.borrow_mut().take_drained()
         {
             // Nobody listens any more when the drain has run out of time.
@@ -214,9 +234,7 @@ impl Shard {
                     shard.turn(|sessions| sessions.on_call_result(session, call.purpose, result));
                 });
             }
-            Action::Publish(publication) => {
-                monoio::spawn(async move { publishing::publish(&shard, vec![publication]).await });
-            }
+            Action::Publish(publication) => self.whispers.push(self, publication),
             Action::Disconnect(job) if self.id == 0 => self.disconnects.push(self, job),
             Action::Disconnect(job) => {
                 let message = ShardMessage::Disconnect(job);
@@ -239,6 +257,18 @@ impl Shard {
             // A session asks for a call only when RPC is configured.
             None => Err(RpcError::Canceled),
         }
+    }
+}
+
+/// An HTTP request under way.
+struct RequestGuard {
+    shard: Rc<Shard>,
+}
+
+impl Drop for RequestGuard {
+    fn drop(&mut self) {
+        self.shard.requests.set(self.shard.requests.get() - 1);
+        self.shard.report_drained();
     }
 }
 

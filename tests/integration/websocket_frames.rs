@@ -218,11 +218,14 @@ on_both_drivers! {
         stage.client().subscribe("A");
     }
 
-    fn invalid_utf8_inside_a_command_is_replaced(driver: Driver) {
+    fn invalid_utf8_is_replaced_in_binary_messages_and_ends_text_messages(driver: Driver) {
         let stage = Stage::new(driver);
         let mut raw = stage.raw();
-        raw.send(&frame(TEXT, b"{\"command\":\"subscribe\",\"identifier\":\"a\xff\"}"));
+        let broken = b"{\"command\":\"subscribe\",\"identifier\":\"a\xff\"}";
+        raw.send(&frame(BINARY, broken));
         assert_eq!(raw.next_json()["identifier"], "a\u{fffd}");
+        raw.send(&frame(TEXT, broken));
+        raw.expect_close(1007, "");
     }
 
     fn session_that_is_closed_while_a_frame_is_incomplete_is_forgotten(driver: Driver) {
