@@ -12,3 +12,6 @@ pub use state::{SESSION_BYTES_MAX, Session, SessionSettings};
 pub use step::{
     CallPurpose, CommandRefusal, Context, Credentials, RpcCall, SUBSCRIPTIONS_MAX, Step,
 };
+
+#[cfg(test)]
+mod tests;
