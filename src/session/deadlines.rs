@@ -23,6 +23,8 @@ pub struct Deadlines {
     pong_due: Tick,
     /// Ticks that a client may be silent after a ping; 0 = pongs are not required of this session.
     pong_ticks: Tick,
+    /// A call to the app is under way, so nothing is read from the client: its silence means nothing.
+    waiting_for_app: bool,
 }
 
 impl Deadlines {
@@ -44,6 +46,7 @@ impl Deadlines {
                 NEVER
             },
             pong_ticks,
+            waiting_for_app: false,
         }
     }
 
@@ -57,7 +60,11 @@ impl Deadlines {
 
     /// What is due at `now`; a due ping counts as sent and the next one is planned.
     pub fn take_due(&mut self, now: Tick) -> DueNow {
-        let no_pong = self.pong_due != NEVER && self.pong_due <= now;
+        let mut no_pong = self.pong_due != NEVER && self.pong_due <= now;
+        if no_pong && self.waiting_for_app {
+            no_pong = false;
+            self.pong_due = now.saturating_add(self.pong_ticks);
+        }
         let ping = self.ping_due != NEVER && self.ping_due <= now;
         if ping {
             // From the plan, not from now: a late tick does not move the rhythm. After a stall one ping is enough.
@@ -79,14 +86,21 @@ impl Deadlines {
         self.extend_pong();
     }
 
+    /// A command (or the connect call) waits for the app from now on: no deadline passes before it has ended.
+    pub fn command_started(&mut self) {
+        self.waiting_for_app = true;
+    }
+
     /// A command ended. What a ping has set meanwhile is pushed back: the session was not read while it ran.
     pub fn command_ended(&mut self) {
+        self.waiting_for_app = false;
         self.extend_pong();
     }
 
     fn extend_pong(&mut self) {
         if self.pong_due != NEVER {
-            self.pong_due += self.pong_ticks;
+            // Clients decide how many pongs they send: adding up must not overflow.
+            self.pong_due = self.pong_due.saturating_add(self.pong_ticks);
         }
     }
 }
@@ -144,5 +158,30 @@ mod tests {
         deadlines.command_ended();
         assert!(!deadlines.take_due(89).no_pong);
         assert!(deadlines.take_due(110).no_pong);
+    }
+
+    #[test]
+    fn no_deadline_passes_while_the_app_is_asked() {
+        let mut deadlines = Deadlines::new(0, 30, 60, 40);
+        deadlines.sign_of_life();
+        deadlines.command_started();
+        for tick in (30..1000).step_by(30) {
+            assert!(!deadlines.take_due(tick).no_pong, "tick {tick}");
+        }
+        deadlines.command_ended();
+        assert!(
+            !deadlines.take_due(1039).no_pong,
+            "the client has a whole timeout from here on"
+        );
+        assert!(deadlines.take_due(1080).no_pong);
+    }
+
+    #[test]
+    fn any_number_of_pongs_does_not_overflow() {
+        let mut deadlines = Deadlines::new(0, 30, 60, Tick::MAX / 4);
+        for _ in 0..10 {
+            deadlines.native_pong();
+        }
+        assert!(!deadlines.take_due(Tick::MAX / 2).no_pong);
     }
 }

@@ -126,10 +126,8 @@ impl Session {
             let identifiers = reply::sid_identifiers(self.sid());
             self.accept_locally(context, &identifiers, steps);
         } else if context.has_rpc {
-            steps.push(Step::Call(RpcCall {
-                purpose: CallPurpose::Connect,
-                body: rpc::connect_body(self.env()),
-            }));
+            let body = rpc::connect_body(self.env());
+            self.call(CallPurpose::Connect, body, steps);
         } else {
             refuse(DisconnectReason::Unauthorized, steps);
         }
@@ -271,13 +269,11 @@ impl Session {
             }
             Route::Rpc => {
                 let body = self.command_body("subscribe", &command.identifier, None);
-                steps.push(Step::Call(RpcCall {
-                    purpose: CallPurpose::Subscribe {
-                        identifier: command.identifier.into(),
-                        history: command.history,
-                    },
-                    body,
-                }));
+                let purpose = CallPurpose::Subscribe {
+                    identifier: command.identifier.into(),
+                    history: command.history,
+                };
+                self.call(purpose, body, steps);
             }
         }
         Ok(())
@@ -318,12 +314,10 @@ impl Session {
             return Err(CommandRefusal::NoRpc);
         }
         let body = self.command_body("unsubscribe", &command.identifier, None);
-        steps.push(Step::Call(RpcCall {
-            purpose: CallPurpose::Unsubscribe {
-                identifier: command.identifier.into(),
-            },
-            body,
-        }));
+        let purpose = CallPurpose::Unsubscribe {
+            identifier: command.identifier.into(),
+        };
+        self.call(purpose, body, steps);
         Ok(())
     }
 
@@ -340,12 +334,10 @@ impl Session {
             return Err(CommandRefusal::NoRpc);
         }
         let body = self.command_body("message", &command.identifier, Some(data));
-        steps.push(Step::Call(RpcCall {
-            purpose: CallPurpose::Message {
-                identifier: command.identifier.into(),
-            },
-            body,
-        }));
+        let purpose = CallPurpose::Message {
+            identifier: command.identifier.into(),
+        };
+        self.call(purpose, body, steps);
         Ok(())
     }
 
@@ -458,6 +450,12 @@ impl Session {
             self.cstate(),
             &istates,
         ))
+    }
+
+    /// Asks the app. Until the answer is there nothing is read from the client.
+    fn call(&mut self, purpose: CallPurpose, body: Vec<u8>, steps: &mut Vec<Step>) {
+        self.deadlines.command_started();
+        steps.push(Step::Call(RpcCall { purpose, body }));
     }
 
     fn command_body(&self, command: &str, identifier: &str, data: Option<&str>) -> Vec<u8> {

@@ -10,6 +10,8 @@ mod inbox;
 mod outbox;
 mod publishing;
 mod sessions;
+#[cfg(test)]
+mod sessions_tests;
 mod signal;
 mod timers;
 
