@@ -50,6 +50,9 @@ mod tests {
         let plain = decode::<Params>(r#"{"channel":"A","x":[[1]]}"#).expect("well-formed");
         assert_eq!(plain.channel, "A");
         let talk = format!(r#"{{"channel":"{}\" ["}}"#, "[".repeat(100));
-        assert!(decode::<Params>(&talk).is_some(), "brackets in a text are no nesting");
+        assert!(
+            decode::<Params>(&talk).is_some(),
+            "brackets in a text are no nesting"
+        );
     }
 }

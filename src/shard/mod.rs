@@ -187,11 +187,16 @@ impl Shard {
             sessions.begin_turn(Instant::now());
             inbox::drain(self, &mut sessions);
             let result = change(&mut sessions);
-            (result, sessions.end_turn())
+            (result, sessions.take_actions())
         };
-        for action in actions {
-            self.perform(action);
-        }
+        // Before anything is written: whoever reads an answer finds what the command published already in every inbox.
+        self.perform_all(actions);
+        let actions = {
+            let mut sessions = self.sessions.borrow_mut();
+            sessions.end_turn();
+            sessions.take_actions()
+        };
+        self.perform_all(actions);
         self.report_drained();
         result
     }
@@ -216,6 +221,12 @@ impl Shard {
         }
     }
 
+    fn perform_all(self: &Rc<Self>, actions: Vec<Action>) {
+        for action in actions {
+            self.perform(action);
+        }
+    }
+
     fn perform(self: &Rc<Self>, action: Action) {
         let shard = Rc::clone(self);
         match action {
@@ -236,7 +247,7 @@ impl Shard {
                     shard.turn(|sessions| sessions.on_call_result(session, call.purpose, result));
                 });
             }
-            Action::Publish(publication) => self.whispers.push(self, publication),
+            Action::Publish(publication) => self.whispers.send(self, publication),
             Action::Disconnect(job) if self.id == 0 => self.disconnects.push(self, job),
             Action::Disconnect(job) => {
                 let message = ShardMessage::Disconnect(job);

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::log::cut;
-use crate::mesh::ShardMessage;
+use crate::mesh::{ShardId, ShardMessage};
 use crate::protocol::publication::{Broadcast, Publication, decode_broadcast};
 use crate::shard::Shard;
 use crate::shard::signal::Signal;
@@ -66,14 +66,29 @@ pub const WHISPERS_WAITING_MAX: usize = 1024;
 /// Whispers on their way to the shards, in order.
 #[derive(Default)]
 pub struct Whispers {
-    waiting: RefCell<VecDeque<Publication>>,
+    waiting: RefCell<VecDeque<Whisper>>,
     queued: Signal,
 }
 
+struct Whisper {
+    publication: Arc<[Publication]>,
+    /// The first shard that has not got it yet.
+    next: ShardId,
+}
+
 impl Whispers {
-    /// Queues a whisper, or drops it at [`WHISPERS_WAITING_MAX`].
-    pub fn push(&self, shard: &Shard, whisper: Publication) {
+    /// Puts a whisper into every inbox at once if there is room and none waits before it. Else it waits, or is dropped at
+    /// [`WHISPERS_WAITING_MAX`].
+    pub fn send(&self, shard: &Shard, publication: Publication) {
+        shard.counters().broadcast_msg_total.add(1);
+        let mut whisper = Whisper {
+            publication: Arc::from([publication]),
+            next: 0,
+        };
         let mut waiting = self.waiting.borrow_mut();
+        if waiting.is_empty() && whisper.try_send(shard) {
+            return;
+        }
         if waiting.len() >= WHISPERS_WAITING_MAX {
             shard.counters().whispers_dropped_total.add(1);
             return;
@@ -81,20 +96,54 @@ impl Whispers {
         waiting.push_back(whisper);
         self.queued.notify();
     }
+}
 
-    fn pop(&self) -> Option<Publication> {
-        self.waiting.borrow_mut().pop_front()
+impl Whisper {
+    fn message(&self) -> ShardMessage {
+        ShardMessage::Deliver(Arc::clone(&self.publication))
+    }
+
+    /// False: an inbox is full, the whisper is in those before it.
+    fn try_send(&mut self, shard: &Shard) -> bool {
+        while self.next < shard.mesh.shards() {
+            if shard
+                .mesh
+                .mailbox(self.next)
+                .try_send(self.message())
+                .is_err()
+            {
+                return false;
+            }
+            self.next += 1;
+        }
+        true
     }
 }
 
-/// Publishes whispers, for the life of the shard.
+/// Sends the whispers that had to wait, for the life of the shard.
 pub async fn run_whispers(shard: Rc<Shard>) {
+    let whispers = &shard.whispers;
     loop {
-        shard.whispers.queued.notified().await;
-        while let Some(whisper) = shard.whispers.pop() {
-            publish(&shard, vec![whisper]).await;
+        whispers.queued.notified().await;
+        // The first stays in the queue while it is sent, so that none overtakes it.
+        while let Some((shard_id, message)) = next_waiting(whispers) {
+            shard.counters().inbox_waits_total.add(1);
+            shard.mesh.mailbox(shard_id).send(message).await;
+            let mut waiting = whispers.waiting.borrow_mut();
+            if let Some(first) = waiting.front_mut() {
+                first.next += 1;
+                if first.try_send(&shard) {
+                    waiting.pop_front();
+                }
+            }
         }
     }
+}
+
+fn next_waiting(whispers: &Whispers) -> Option<(ShardId, ShardMessage)> {
+    let waiting = whispers.waiting.borrow();
+    let first = waiting.front()?;
+    Some((first.next, first.message()))
 }
 
 /// Hands publications to every shard, in order; waits where an inbox is full.

@@ -87,7 +87,8 @@ impl Bench {
     fn turn<R>(&mut self, change: impl FnOnce(&mut Sessions) -> R) -> R {
         self.sessions.begin_turn(self.now);
         let result = change(&mut self.sessions);
-        self.actions.extend(self.sessions.end_turn());
+        self.sessions.end_turn();
+        self.actions.extend(self.sessions.take_actions());
         result
     }
 

@@ -227,11 +227,15 @@ impl Sessions {
         self.now_tick = self.wheel.tick_of(now);
     }
 
-    /// Ends a turn: writes what was queued and returns what the shard has to do.
-    pub fn end_turn(&mut self) -> Vec<Action> {
+    /// Ends a turn: writes what was queued.
+    pub fn end_turn(&mut self) {
         self.flush();
         self.rearm();
         self.reactor.flush();
+    }
+
+    /// What the shard has to do now, in order.
+    pub fn take_actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
     }
 
