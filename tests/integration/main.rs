@@ -53,6 +53,7 @@ mod campfire;
 mod cli;
 mod commands;
 mod compression;
+mod demo;
 mod disconnects;
 mod handshake;
 mod harness;

@@ -224,6 +224,11 @@ on_both_drivers! {
         let broken = b"{\"command\":\"subscribe\",\"identifier\":\"a\xff\"}";
         raw.send(&frame(BINARY, broken));
         assert_eq!(raw.next_json()["identifier"], "a\u{fffd}");
+        // A character may be cut by a fragment.
+        let whole = "{\"command\":\"subscribe\",\"identifier\":\"é\"}".as_bytes();
+        let (first, second) = whole.split_at(whole.len() - 3);
+        raw.send(&[fragment(TEXT, first), frame(CONTINUATION, second)].concat());
+        assert_eq!(raw.next_json()["identifier"], "é");
         raw.send(&frame(TEXT, broken));
         raw.expect_close(1007, "");
     }
