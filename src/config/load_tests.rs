@@ -557,7 +557,7 @@ fn settings_without_effect_are_warned_about() {
     assert_eq!(
         config.warnings,
         [
-            "shutdown_delay uses up shutdown_timeout, connections will be cut instead of closed",
+            "shutdown_delay uses up shutdown_timeout, half a second is kept for telling the clients",
             "enforce_jwt has no effect without a JWT secret",
             "turbo_streams has no effect without a secret, Turbo::StreamsChannel goes to RPC",
         ]

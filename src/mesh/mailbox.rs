@@ -46,10 +46,6 @@ impl Mailbox {
     }
 
     /// Puts a message in; gives it back when the inbox is full.
-    #[expect(
-        clippy::result_large_err,
-        reason = "the message goes back to the sender, who sends it again"
-    )]
     pub fn try_send(&self, message: ShardMessage) -> Result<(), ShardMessage> {
         let bytes = message.weight_bytes();
         let queued = self.queued_bytes.load(Ordering::Relaxed);

@@ -50,7 +50,7 @@ pub struct ReactorCounts {
 
 /// One shard's readiness source.
 pub enum Reactor {
-    Uring(UringReactor),
+    Uring(Box<UringReactor>),
     Epoll(EpollReactor),
 }
 
@@ -60,7 +60,7 @@ impl Reactor {
     /// # Errors
     /// The kernel's refusal (EPERM, ENOSYS, ENOMEM, …).
     pub fn uring() -> io::Result<Self> {
-        UringReactor::new().map(Self::Uring)
+        UringReactor::new().map(|reactor| Self::Uring(Box::new(reactor)))
     }
 
     /// A reactor on epoll.

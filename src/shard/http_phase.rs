@@ -105,15 +105,16 @@ impl Client {
         };
         let _under_way = self.shard.begin_request();
         self.shard.counters().http_requests_total.add(1);
-        if self.front.features.main && self.shard.config.demo {
-            if let Some((content_type, body)) = demo::page(head.path()) {
-                let response = Response {
-                    headers: vec![("Content-Type", Cow::Borrowed(content_type))],
-                    body: Cow::Borrowed(body),
-                    ..Response::empty(200)
-                };
-                return self.answer(&head, response).await;
-            }
+        if self.front.features.main
+            && self.shard.config.demo
+            && let Some((content_type, body)) = demo::page(head.path())
+        {
+            let response = Response {
+                headers: vec![("Content-Type", Cow::Borrowed(content_type))],
+                body: Cow::Borrowed(body),
+                ..Response::empty(200)
+            };
+            return self.answer(&head, response).await;
         }
         match self.front.routes.route(head.path()) {
             Endpoint::WebSocket => self.upgrade(head).await,

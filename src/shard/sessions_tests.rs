@@ -675,7 +675,8 @@ fn a_message_that_is_no_command_is_counted_and_the_session_lives() {
 fn a_failed_call_is_counted_and_the_next_command_runs() {
     on_both(WITH_RPC, |bench| {
         let mut client = bench.welcomed("u");
-        let failures: [fn() -> Result<Vec<u8>, RpcError>; 3] = [
+        type Failure = fn() -> Result<Vec<u8>, RpcError>;
+        let failures: [Failure; 3] = [
             || Err(RpcError::Status { status: 500 }),
             || Ok(b"nope".into()),
             || Ok(br#"{"error_msg":"no"}"#.into()),
