@@ -1486,6 +1486,10 @@ fn any_turns() -> impl Strategy<Value = Vec<(u8, u8)>> {
     prop::collection::vec((0..10u8, any::<u8>()), 0..80)
 }
 
+fn name(number: u8, names: u8) -> &'static str {
+    ["A", "B", "C"][usize::from(number % names)]
+}
+
 /// Clients that never read, and an app that answers in any order.
 #[derive(Default)]
 struct Crowd {
@@ -1497,13 +1501,13 @@ struct Crowd {
 
 impl Crowd {
     fn turn(&mut self, bench: &mut Bench, what: u8, number: u8) {
-        let name = |count: u8| ["A", "B", "C"][usize::from(number % count)];
         match what {
             0 | 1 => self.clients.push(bench.open_narrow()),
             2..=4 if !self.clients.is_empty() => {
                 let command = ["subscribe", "message", "unsubscribe"][usize::from(what - 2)];
                 let text =
-                    json!({ "command": command, "identifier": name(3), "data": "d" }).to_string();
+                    json!({ "command": command, "identifier": name(number, 3), "data": "d" })
+                        .to_string();
                 let index = usize::from(number) % self.clients.len();
                 // The server may have closed it.
                 let _ = self.clients[index]
@@ -1521,12 +1525,12 @@ impl Crowd {
                 self.clients
                     .swap_remove(usize::from(number) % self.clients.len());
             }
-            8 => bench.disconnect_remotely(name(2), true),
+            8 => bench.disconnect_remotely(name(number, 2), true),
             9 => bench.wait(Duration::from_millis(u64::from(number) * 4)),
             _ => {}
         }
         if what == 6 {
-            bench.disconnect_remotely(name(2), true);
+            bench.disconnect_remotely(name(number, 2), true);
         }
         bench.harvest();
         self.sort(bench);
@@ -1545,7 +1549,7 @@ impl Crowd {
             call,
             json!({
                 "status": status,
-                "identifiers": ["A", "B"][usize::from(number % 2)],
+                "identifiers": name(number, 2),
                 "streams": ["x", "y"],
                 "stop_streams": number % 5 == 0,
                 "disconnect": number % 11 == 0,
