@@ -17,6 +17,7 @@ use crate::config::{Config, RpcEndpoint};
 use crate::demo::{DemoApp, DemoOptions};
 use crate::mesh::{ConnectionLimit, Mesh, ShardMessage, Survey};
 use crate::metrics::Metrics;
+use crate::net::tls::{ServerTls, TlsFileError};
 use crate::os;
 use crate::rpc::{self, RpcShared};
 use crate::shard::front::{self, Endpoint, Features, Front, ListenerSetup};
@@ -53,10 +54,12 @@ pub enum StartError {
     Driver(#[from] driver::DriverRefused),
     #[error("shard {id} cannot start: {source}")]
     Shard { id: usize, source: io::Error },
+    #[error("failed to load SSL certificate, cause: {0}")]
+    Tls(#[from] TlsFileError),
     #[error(
-        "--ssl_cert and --ssl_key are not supported yet by ringcable; terminate TLS in a proxy and remove them"
+        "--demo has no TLS: its app broadcasts over plain HTTP; remove --ssl_cert and --ssl_key"
     )]
-    TlsNotSupported,
+    DemoWithTls,
 }
 
 /// What the control thread waits for.
@@ -82,8 +85,14 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
         .unwrap_or_else(os::cpu::default_cores)
         .max(1);
     startup::banner(&config, open_files, shards);
-    if config.server.tls.is_some() {
-        return Err(StartError::TlsNotSupported);
+    let tls = config
+        .server
+        .tls
+        .as_ref()
+        .map(ServerTls::load)
+        .transpose()?;
+    if config.demo && tls.is_some() {
+        return Err(StartError::DemoWithTls);
     }
     let demo = start_demo(&mut config)?;
     let listeners = listen(&mut config, shards)?;
@@ -122,6 +131,7 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
             inbox,
             listeners,
             rpc: rpc.clone(),
+            tls: tls.clone(),
             driver: choice.driver,
             hasher: hasher.clone(),
         };
@@ -156,7 +166,7 @@ fn listen(config: &mut Config, shards: usize) -> Result<Vec<Vec<ListenerSetup>>,
     let mut by_shard: Vec<Vec<ListenerSetup>> = (0..shards).map(|_| Vec::new()).collect();
     for (endpoint, features) in front::listeners(config) {
         let sockets = os::sockets::listen(&endpoint.host, endpoint.port, shards)
-            .map_err(|source| refused(&endpoint, features, source))?;
+            .map_err(|source| refused(config.server.tls.is_some(), &endpoint, features, source))?;
         note_port(config, features, &sockets[0]);
         let max = config.server.connections_max;
         let limit = (max > 0).then(|| ConnectionLimit::new(max));
@@ -171,7 +181,7 @@ fn listen(config: &mut Config, shards: usize) -> Result<Vec<Vec<ListenerSetup>>,
     Ok(by_shard)
 }
 
-fn refused(endpoint: &Endpoint, features: Features, source: io::Error) -> StartError {
+fn refused(tls: bool, endpoint: &Endpoint, features: Features, source: io::Error) -> StartError {
     let hint = match source.kind() {
         io::ErrorKind::AddrInUse => format!(
             "; another process listens on port {}: stop it or choose another port",
@@ -187,7 +197,7 @@ fn refused(endpoint: &Endpoint, features: Features, source: io::Error) -> StartE
     };
     StartError::Listen {
         feature: startup::listener_name(features),
-        url: startup::url(false, &endpoint.host, endpoint.port, ""),
+        url: startup::url(tls, &endpoint.host, endpoint.port, ""),
         source,
         hint,
     }

@@ -2,15 +2,25 @@
 //!
 //! Established sessions are not here: their sockets have left monoio and belong to the shard and its reactor.
 
+pub mod tls;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use monoio::io::{AsyncReadRent, AsyncWriteRentExt};
 use monoio::net::{TcpListener, TcpStream};
+use rustls::ServerConfig;
 
+use crate::net::tls::{OPENING_BYTES, PLAIN_HTTP_ANSWER, TlsSession, is_plain_http};
 use crate::os::sockets;
+
+/// Ciphertext read at once: most heads, and the handshake's messages, come in one read.
+const RECORD_READ_BYTES: usize = 4096;
+/// Bytes of a client that does not speak TLS that are thrown away, so that the answer is not overtaken by a reset.
+const REFUSED_BYTES_MAX: usize = 64 << 10;
 
 /// Which driver serves readiness, for monoio and the reactor alike.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -77,39 +87,63 @@ impl Listener {
     }
 }
 
-/// A client socket in its HTTP phase.
+/// A client socket in its HTTP phase, with or without TLS: what is read and written is HTTP either way.
 pub struct Socket {
     stream: TcpStream,
+    tls: Option<Box<TlsLayer>>,
+}
+
+/// What a socket of the HTTP phase needs beside the TLS state.
+struct TlsLayer {
+    session: TlsSession,
+    /// Decrypted and not read yet.
+    plain: Vec<u8>,
+    /// Ciphertext on its way in or out.
+    records: Vec<u8>,
+    /// The client's very first bytes: TLS, or HTTP by mistake.
+    opening: Vec<u8>,
+}
+
+/// A socket that has left monoio.
+pub struct Released {
+    /// Non-blocking.
+    pub stream: std::net::TcpStream,
+    pub tls: Option<Box<TlsSession>>,
+    /// Decrypted bytes that no read has taken.
+    pub unread: Vec<u8>,
 }
 
 impl Socket {
     /// Adopts an accepted socket and sets its options. Call on the shard's thread, inside its runtime.
     ///
     /// # Errors
-    /// The kernel's; the client is usually gone then.
-    pub fn adopt(stream: std::net::TcpStream, driver: Driver) -> io::Result<Self> {
+    /// The kernel's; the client is usually gone then. A TLS configuration that rustls refuses.
+    pub fn adopt(
+        stream: std::net::TcpStream,
+        driver: Driver,
+        tls: Option<&Arc<ServerConfig>>,
+    ) -> io::Result<Self> {
         // io_uring answers EAGAIN at once on a non-blocking socket, epoll must not block.
         stream.set_nonblocking(driver == Driver::Epoll)?;
         sockets::prepare_client(&stream)?;
         Ok(Self {
             stream: TcpStream::from_std(stream)?,
+            tls: tls.map(TlsLayer::new).transpose()?,
         })
     }
 
     /// Appends what has arrived to `buffer`, at most what fits into its spare capacity. 0 = the client has closed.
     ///
     /// # Errors
-    /// The kernel's.
+    /// The kernel's, and `InvalidData` from a client that does not speak TLS where it should: it has been told then.
     ///
     /// # Cancel safety
     /// None: bytes may be lost when the future is dropped. Drop it only to drop the socket too.
     pub async fn read(&mut self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
-        use monoio::buf::{IoBufMut, SliceMut};
-        let start = buffer.len();
-        let end = buffer.capacity();
-        let slice: SliceMut<Vec<u8>> = buffer.slice_mut(start..end);
-        let (result, slice) = self.stream.read(slice).await;
-        (result, slice.into_inner())
+        match &mut self.tls {
+            None => read_spare(&mut self.stream, buffer).await,
+            Some(tls) => tls.read(&mut self.stream, buffer).await,
+        }
     }
 
     /// Writes all of `bytes`.
@@ -117,11 +151,21 @@ impl Socket {
     /// # Errors
     /// The kernel's.
     pub async fn write_all(&mut self, bytes: Vec<u8>) -> io::Result<()> {
-        self.stream.write_all(bytes).await.0.map(drop)
+        match &mut self.tls {
+            None => self.stream.write_all(bytes).await.0.map(drop),
+            Some(tls) => {
+                tls.session.encrypt(&bytes, &mut tls.records);
+                tls.write_records(&mut self.stream).await
+            }
+        }
     }
 
     /// Tells the client that nothing more comes. It may have closed already, which is as good.
-    pub fn finish_writing(&self) {
+    pub async fn finish_writing(&mut self) {
+        if let Some(tls) = &mut self.tls {
+            tls.session.close(&mut tls.records);
+            let _ = tls.write_records(&mut self.stream).await;
+        }
         let _ = sockets::finish_writing(&self.stream);
     }
 
@@ -129,11 +173,109 @@ impl Socket {
     ///
     /// # Errors
     /// The error of ioctl(2).
-    pub fn into_std(self) -> io::Result<std::net::TcpStream> {
+    pub fn release(self) -> io::Result<Released> {
         let stream = std::net::TcpStream::from(sockets::own(self.stream));
         stream.set_nonblocking(true)?;
-        Ok(stream)
+        let (tls, unread) = match self.tls {
+            Some(tls) => (Some(Box::new(tls.session)), tls.plain),
+            None => (None, Vec::new()),
+        };
+        Ok(Released {
+            stream,
+            tls,
+            unread,
+        })
     }
+}
+
+impl TlsLayer {
+    fn new(config: &Arc<ServerConfig>) -> io::Result<Box<Self>> {
+        let session = TlsSession::new(config).map_err(io::Error::other)?;
+        Ok(Box::new(Self {
+            session,
+            plain: Vec::new(),
+            records: Vec::new(),
+            opening: Vec::new(),
+        }))
+    }
+
+    /// Reads records until they carry something to read; the handshake happens in here.
+    async fn read(
+        &mut self,
+        stream: &mut TcpStream,
+        mut buffer: Vec<u8>,
+    ) -> (io::Result<usize>, Vec<u8>) {
+        while self.plain.is_empty() && !self.session.peer_has_closed() {
+            match self.fill(stream).await {
+                Ok(0) => return (Ok(0), buffer),
+                Ok(_) => {}
+                Err(error) => return (Err(error), buffer),
+            }
+        }
+        let taken = self.plain.len().min(buffer.capacity() - buffer.len());
+        buffer.extend(self.plain.drain(..taken));
+        (Ok(taken), buffer)
+    }
+
+    /// One read from the kernel, and the answers that TLS owes for it. 0 = the client has closed.
+    async fn fill(&mut self, stream: &mut TcpStream) -> io::Result<usize> {
+        let mut records = std::mem::take(&mut self.records);
+        records.reserve(RECORD_READ_BYTES);
+        let (result, records) = read_spare(stream, records).await;
+        self.records = records;
+        let bytes = result?;
+        let missing = OPENING_BYTES - self.opening.len();
+        self.opening
+            .extend(self.records.iter().take(missing).copied());
+        let decrypted = self.session.decrypt(&self.records, &mut self.plain);
+        self.records.clear();
+        self.session.take_output(&mut self.records);
+        if let Err(error) = decrypted {
+            if is_plain_http(&self.opening) {
+                self.records = PLAIN_HTTP_ANSWER.to_vec();
+            }
+            self.refuse(stream).await?;
+            return Err(io::Error::new(io::ErrorKind::InvalidData, error));
+        }
+        self.write_records(stream).await?;
+        Ok(bytes)
+    }
+
+    /// Says the last word and waits until the client has closed: the reset of an early close could overtake it.
+    async fn refuse(&mut self, stream: &mut TcpStream) -> io::Result<()> {
+        self.write_records(stream).await?;
+        let _ = sockets::finish_writing(stream);
+        let mut discarded = 0;
+        while discarded < REFUSED_BYTES_MAX {
+            let buffer = Vec::with_capacity(RECORD_READ_BYTES);
+            match read_spare(stream, buffer).await.0? {
+                0 => break,
+                bytes => discarded += bytes,
+            }
+        }
+        Ok(())
+    }
+
+    async fn write_records(&mut self, stream: &mut TcpStream) -> io::Result<()> {
+        if self.records.is_empty() {
+            return Ok(());
+        }
+        let records = std::mem::take(&mut self.records);
+        let (result, mut records) = stream.write_all(records).await;
+        records.clear();
+        self.records = records;
+        result.map(drop)
+    }
+}
+
+/// Appends what has arrived to `buffer`, at most what fits into its spare capacity.
+async fn read_spare(stream: &mut TcpStream, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+    use monoio::buf::{IoBufMut, SliceMut};
+    let start = buffer.len();
+    let end = buffer.capacity();
+    let slice: SliceMut<Vec<u8>> = buffer.slice_mut(start..end);
+    let (result, slice) = stream.read(slice).await;
+    (result, slice.into_inner())
 }
 
 /// Tells when the reactor has events.

@@ -60,7 +60,7 @@ pub async fn serve(
     permit: Option<Permit>,
 ) {
     // A socket that cannot be prepared has lost its client already.
-    let Ok(socket) = Socket::adopt(stream, shard.driver) else {
+    let Ok(socket) = Socket::adopt(stream, shard.driver, shard.tls.as_ref()) else {
         return;
     };
     let mut client = Client {
@@ -291,8 +291,13 @@ impl Client {
     /// Waits a moment for the client to close. Closing while it still sends would reset the connection, and the reset can
     /// overtake the answer that says why.
     async fn linger(&mut self) -> Next {
-        self.socket.finish_writing();
         let started = Instant::now();
+        if within(LINGER_TIMEOUT, self.socket.finish_writing())
+            .await
+            .is_none()
+        {
+            return Next::End;
+        }
         let mut discarded = self.input.len();
         while discarded < LINGER_BYTES_MAX {
             self.input.clear();
@@ -369,13 +374,16 @@ impl Client {
             return;
         }
         self.shard.counters().upgrades_total.add(1);
-        let Ok(socket) = self.socket.into_std() else {
+        let Ok(released) = self.socket.release() else {
             return;
         };
+        let mut early_input = self.input;
+        early_input.extend_from_slice(&released.unread);
         let new = NewConnection {
+            tls: released.tls,
             permit,
-            early_input: self.input,
-            ..describe(&self.shard, head, upgrade, self.peer, socket)
+            early_input,
+            ..describe(&self.shard, head, upgrade, self.peer, released.stream)
         };
         self.shard.turn(|sessions| sessions.open(new));
     }
@@ -408,6 +416,7 @@ fn describe(
     });
     NewConnection {
         socket,
+        tls: None,
         env: encode_env(shard, head, upgrade, peer),
         credentials: credentials(shard, head),
         sid,

@@ -25,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+use rustls::ServerConfig;
 
 use crate::config::Config;
 use crate::mesh::{Inbox, Mesh, ShardId, ShardMessage};
@@ -51,6 +52,8 @@ pub struct ShardSetup {
     pub inbox: Inbox,
     pub listeners: Vec<ListenerSetup>,
     pub rpc: Option<Arc<RpcShared>>,
+    /// TLS on every listener.
+    pub tls: Option<Arc<ServerConfig>>,
     pub driver: Driver,
     /// The same for all shards, so that hashes of equal things are equal.
     pub hasher: RandomState,
@@ -63,6 +66,7 @@ pub struct Shard {
     pub metrics: Arc<Metrics>,
     pub mesh: Mesh,
     pub rpc: Option<Rc<RpcClient>>,
+    pub tls: Option<Arc<ServerConfig>>,
     pub driver: Driver,
     inbox: Inbox,
     sessions: RefCell<Sessions>,
@@ -121,6 +125,7 @@ async fn serve(setup: ShardSetup) -> io::Result<()> {
         config: setup.config,
         metrics: setup.metrics,
         mesh: setup.mesh,
+        tls: setup.tls,
         driver: setup.driver,
         inbox: setup.inbox,
         disconnects: DisconnectQueue::default(),

@@ -9,6 +9,7 @@ use std::io::{self, IoSlice, Write};
 use std::net::TcpStream;
 use std::rc::Rc;
 
+use crate::net::tls::TlsSession;
 use crate::session::Tick;
 
 /// Frames gathered in one write at most.
@@ -27,30 +28,47 @@ pub enum FrameKind {
     Control,
 }
 
-/// Encoded WebSocket bytes, shared.
+/// Encoded WebSocket bytes, shared; or the TLS records that carry such a frame to one client.
 #[derive(Debug, Clone)]
 pub struct Frame {
     pub bytes: Rc<[u8]>,
     pub kind: FrameKind,
+    /// Bytes without frame header and encryption: what the counters count.
+    payload_bytes: u32,
 }
 
 impl Frame {
     pub fn new(bytes: Vec<u8>, kind: FrameKind) -> Self {
         Self {
+            payload_bytes: payload_bytes(&bytes),
             bytes: bytes.into(),
             kind,
         }
     }
 
-    /// Bytes without the frame header. Source: RFC 6455 §5.2, for unmasked frames.
-    fn payload_bytes(&self) -> usize {
-        let header = match self.bytes.get(1) {
-            Some(126) => 4,
-            Some(127) => 10,
-            _ => 2,
-        };
-        self.bytes.len() - header
+    /// Nothing to send, but a reason to flush: TLS has records of its own.
+    pub fn flush_only() -> Self {
+        Self::new(Vec::new(), FrameKind::Control)
     }
+
+    /// The same frame in the records that carry it. They have a place in the client's order: none may be dropped.
+    fn sealed(&self, records: Vec<u8>) -> Self {
+        Self {
+            bytes: records.into(),
+            kind: self.kind,
+            payload_bytes: self.payload_bytes,
+        }
+    }
+}
+
+/// Source: RFC 6455 §5.2, for unmasked frames.
+fn payload_bytes(frame: &[u8]) -> u32 {
+    let header = match frame.get(1) {
+        Some(126) => 4,
+        Some(127) => 10,
+        _ => 2,
+    };
+    u32::try_from(frame.len().saturating_sub(header)).unwrap_or(u32::MAX)
 }
 
 /// Frames that the kernel has not taken yet. Exists only while there are some.
@@ -66,6 +84,14 @@ pub struct Outbox {
 }
 
 impl Outbox {
+    /// Empty; what comes first must be through at `deadline`.
+    pub fn due(deadline: Tick) -> Self {
+        Self {
+            deadline,
+            ..Self::default()
+        }
+    }
+
     pub fn push(&mut self, frame: Frame) {
         self.pending_bytes += frame.bytes.len();
         self.frames.push_back(frame);
@@ -156,7 +182,7 @@ impl Written {
         self.frames += 1;
         self.messages += u64::from(frame.kind == FrameKind::Message);
         if frame.kind != FrameKind::Control {
-            self.payload_bytes += frame.payload_bytes() as u64;
+            self.payload_bytes += u64::from(frame.payload_bytes);
         }
     }
 }
@@ -258,6 +284,21 @@ impl Batch {
     pub fn drain_into(&self, list: &mut BatchList, outbox: &mut Outbox) {
         for frame in self.frames_of(std::mem::take(list)) {
             outbox.push(frame.clone());
+        }
+    }
+
+    /// Encrypts a session's deliveries into its outbox, behind the records that TLS itself has to send.
+    pub fn seal_into(&self, list: &mut BatchList, tls: &mut TlsSession, outbox: &mut Outbox) {
+        let mut records = Vec::new();
+        tls.take_output(&mut records);
+        if !records.is_empty() {
+            outbox.push(Frame::flush_only().sealed(std::mem::take(&mut records)));
+        }
+        for frame in self.frames_of(std::mem::take(list)) {
+            if !frame.bytes.is_empty() {
+                tls.encrypt(&frame.bytes, &mut records);
+                outbox.push(frame.sealed(std::mem::take(&mut records)));
+            }
         }
     }
 
@@ -399,8 +440,11 @@ mod tests {
     #[test]
     fn payload_bytes_leave_the_header_out() {
         for bytes in [0, 125, 126, 65_535, 65_536] {
-            let frame = Frame::new(frame::text_frame(&vec![b'x'; bytes]), FrameKind::Message);
-            assert_eq!(frame.payload_bytes(), bytes);
+            let frame = Frame::new(
+                frame::text_frame(&vec![b'x'; bytes as usize]),
+                FrameKind::Message,
+            );
+            assert_eq!(frame.payload_bytes, bytes);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Ends of sessions: by the client, by the app, by a limit, by the drain.
 
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::mpsc;
@@ -144,10 +144,22 @@ impl Sessions {
     }
 
     pub(super) fn finish_close(&mut self, slot: u32) {
+        self.say_close_notify(slot);
         let mut buffer = std::mem::take(&mut self.read_buffer);
         discard_input(&self.connections[slot as usize].socket, &mut buffer);
         self.read_buffer = buffer;
         self.release(slot);
+    }
+
+    /// With TLS the client must be able to tell this end from a cut. The outbox is empty: a socket that takes nothing now
+    /// has lost its client.
+    fn say_close_notify(&mut self, slot: u32) {
+        let connection = &mut self.connections[slot as usize];
+        if let Some(tls) = &mut connection.tls {
+            let mut records = Vec::new();
+            tls.close(&mut records);
+            let _ = (&connection.socket).write(&records);
+        }
     }
 
     pub(super) fn release(&mut self, slot: u32) {

@@ -1,11 +1,12 @@
 //! From readiness to commands: reading, decoding, and waiting while a call is under way.
 
-use std::io::{self, Read};
+use std::io;
 
 use super::{Cause, Sessions};
 use crate::log::cut;
 use crate::protocol::command::decode_command;
 use crate::reactor::Readiness;
+use crate::shard::outbox::Frame;
 use crate::wire::frame;
 use crate::wire::message::Incoming;
 
@@ -79,10 +80,13 @@ impl Sessions {
                 self.unfinished.push_back(token);
                 break;
             }
-            match (&connection.socket).read(&mut buffer) {
+            match connection.receive(&mut buffer) {
                 Ok(0) => {
                     self.begin_close(slot, None, Cause::Client);
                     break;
+                }
+                Ok(bytes) if connection.tls.is_some() => {
+                    self.process_records(slot, &buffer[..bytes])
                 }
                 Ok(bytes) => self.process_input(slot, &mut buffer[..bytes]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -95,6 +99,27 @@ impl Sessions {
             reads += 1;
         }
         self.read_buffer = buffer;
+    }
+
+    /// Decrypts what came from the socket. Records that TLS wants to send in return go out with the flush.
+    fn process_records(&mut self, slot: u32, records: &[u8]) {
+        let Some(tls) = &mut self.connections[slot as usize].tls else {
+            return;
+        };
+        let mut plain = std::mem::take(&mut self.plain_buffer);
+        let decrypted = tls.decrypt(records, &mut plain);
+        if tls.has_output() {
+            self.send(slot, Frame::flush_only());
+        }
+        self.process_input(slot, &mut plain);
+        plain.clear();
+        self.plain_buffer = plain;
+        if let Err(error) = decrypted
+            && self.connections.contains(slot as usize)
+        {
+            tracing::debug!(sid = self.sid(slot), shard = self.shard, %error, "closing after a TLS error");
+            self.begin_close(slot, None, Cause::ProtocolError);
+        }
     }
 
     /// Goes on with what came while a call was under way: first what had been read, then what the kernel holds.

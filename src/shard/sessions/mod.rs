@@ -13,6 +13,7 @@ mod opening;
 mod output;
 
 use std::collections::VecDeque;
+use std::io::{self, Read};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::rc::Rc;
@@ -27,6 +28,7 @@ use crate::config::{Config, PingPrecision};
 use crate::hub::Hub;
 use crate::mesh::{DisconnectJob, Permit, SessionRef, ShardId, Survey};
 use crate::metrics::{Metrics, ShardMetrics};
+use crate::net::tls::TlsSession;
 use crate::protocol::publication::Publication;
 use crate::reactor::{Reactor, Readiness, Token};
 use crate::session::{Credentials, RpcCall, Session, Step, Tick};
@@ -49,6 +51,7 @@ const _: () = assert!(size_of::<Connection>() <= CONNECTION_BYTES_MAX);
 /// What the HTTP phase knows about a client whose upgrade has been answered.
 pub struct NewConnection {
     pub socket: TcpStream,
+    pub tls: Option<Box<TlsSession>>,
     pub sid: String,
     pub env: Box<str>,
     pub credentials: Credentials,
@@ -98,6 +101,7 @@ struct Connection {
     session: Session,
     decoder: MessageDecoder,
     outbox: Option<Box<Outbox>>,
+    tls: Option<Box<TlsSession>>,
     call: Option<Box<PendingCall>>,
     #[expect(dead_code, reason = "held until the socket is closed, for its drop")]
     permit: Option<Permit>,
@@ -117,6 +121,14 @@ struct Connection {
 impl Connection {
     fn is_open(&self) -> bool {
         self.life == Life::Open
+    }
+
+    /// One read from the socket. TLS's own end counts as the end, too: the client may leave the socket open behind it.
+    fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &self.tls {
+            Some(tls) if tls.peer_has_closed() => Ok(0),
+            _ => (&self.socket).read(buffer),
+        }
     }
 
     fn is_over(&self, pending_bytes_max: u64) -> bool {
@@ -164,6 +176,8 @@ pub struct Sessions {
     unfinished: VecDeque<Token>,
     more_events: bool,
     read_buffer: Vec<u8>,
+    /// Decrypted input of one read, for sessions with TLS.
+    plain_buffer: Vec<u8>,
     inflate_buffer: Vec<u8>,
     deflater: Deflater,
     due: Vec<u32>,
@@ -209,6 +223,7 @@ impl Sessions {
             unfinished: VecDeque::new(),
             more_events: false,
             read_buffer: vec![0; READ_BUFFER_BYTES],
+            plain_buffer: Vec::new(),
             inflate_buffer: Vec::new(),
             deflater: Deflater::new(),
             due: Vec::new(),

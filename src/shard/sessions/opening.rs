@@ -25,6 +25,7 @@ impl Sessions {
             session,
             decoder: MessageDecoder::default(),
             outbox: None,
+            tls: new.tls,
             call: None,
             permit: new.permit,
             deliveries: BatchList::default(),

@@ -8,7 +8,7 @@ use crate::metrics::ShardMetrics;
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::publication::Publication;
 use crate::session::Tick;
-use crate::shard::outbox::{BatchList, Frame, FrameKind, Written};
+use crate::shard::outbox::{BatchList, Frame, FrameKind, Outbox, Written};
 
 impl Sessions {
     pub(super) fn send_text(&mut self, slot: u32, text: Vec<u8>) {
@@ -95,6 +95,9 @@ impl Sessions {
             return;
         }
         let counters = &self.metrics.shards[self.shard];
+        if connection.tls.is_some() {
+            return self.flush_tls(slot);
+        }
         if let Some(outbox) = &mut connection.outbox {
             let before = outbox.pending_bytes();
             self.batch.drain_into(&mut connection.deliveries, outbox);
@@ -129,6 +132,28 @@ impl Sessions {
                 }
             }
             Err(_) => self.write_failed(slot, 1),
+        }
+    }
+
+    /// With TLS everything goes through the outbox: records are the client's own and cannot be shared.
+    fn flush_tls(&mut self, slot: u32) {
+        let deadline = self.write_deadline();
+        let connection = &mut self.connections[slot as usize];
+        let Some(tls) = &mut connection.tls else {
+            return;
+        };
+        let outbox = connection
+            .outbox
+            .get_or_insert_with(|| Box::new(Outbox::due(deadline)));
+        let before = outbox.pending_bytes();
+        self.batch
+            .seal_into(&mut connection.deliveries, tls, outbox);
+        let added = outbox.pending_bytes() - before;
+        self.metrics.shards[self.shard]
+            .outbox_bytes
+            .add(added as i64);
+        if !connection.write_watched {
+            self.write_outbox(slot);
         }
     }
 
@@ -211,9 +236,13 @@ impl Sessions {
         );
     }
 
+    /// Encrypted frames stay: the client could not decrypt what follows a gap.
     pub(super) fn clear_queue(&mut self, slot: u32) {
         let connection = &mut self.connections[slot as usize];
         connection.deliveries = BatchList::default();
+        if connection.tls.is_some() {
+            return;
+        }
         if let Some(outbox) = &mut connection.outbox {
             let before = outbox.pending_bytes();
             outbox.clear_unstarted();
