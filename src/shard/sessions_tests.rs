@@ -166,6 +166,7 @@ impl Bench {
             ping_precision: None,
             early_input: Vec::new(),
             permit: None,
+            tls: None,
         };
         change(&mut new);
         self.turn(|sessions| sessions.open(new));
