@@ -1063,9 +1063,12 @@ fn a_client_beyond_its_limit_is_told_so_and_others_are_not_held_up() {
             "{}",
             bench.driver
         );
+        // 100 kB were queued: beside one frame that may be half written, four whole ones, and the one that was too much.
+        assert!(!deliveries.is_empty(), "{}", bench.driver);
         assert!(
-            !deliveries.is_empty() && deliveries.len() < sent,
-            "what was queued is dropped"
+            deliveries.len() + 5 <= sent,
+            "{}: what was queued is dropped",
+            bench.driver
         );
         for (index, frame) in deliveries.iter().enumerate() {
             let Publication { message, .. } = big_message(index + 1);
