@@ -1543,7 +1543,7 @@ impl Crowd {
     fn answer(&mut self, bench: &mut Bench, call: Call, number: u8) {
         let connects = matches!(call.purpose, CallPurpose::Connect);
         // Most clients get in.
-        let status = if connects && number % 8 != 0 {
+        let status = if connects && !number.is_multiple_of(8) {
             1
         } else {
             number % 3
@@ -1555,8 +1555,8 @@ impl Crowd {
                 "status": status,
                 "identifiers": name(number, 2),
                 "streams": ["x", "y"],
-                "stop_streams": number % 5 == 0,
-                "disconnect": number % 11 == 0,
+                "stop_streams": number.is_multiple_of(5),
+                "disconnect": number.is_multiple_of(11),
                 "transmissions": ["t"],
             }),
         );
