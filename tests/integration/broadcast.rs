@@ -310,6 +310,23 @@ on_both_drivers! {
         }
     }
 
+    fn any_number_of_shards_delivers_to_everybody(driver: Driver) {
+        for cores in ["--cores=1", "--cores=3"] {
+            let stage = Stage::with(driver, &[cores]);
+            let mut clients = subscribed_clients(&stage, "A");
+            let mut publisher = stage.broadcaster().keep_alive();
+            for number in 0..20 {
+                publisher.publish("stream:A", &number.to_string());
+            }
+            for client in &mut clients {
+                for number in 0..20 {
+                    assert_eq!(client.next_json()["message"], number, "{cores}");
+                }
+                client.expect_nothing_before_pong();
+            }
+        }
+    }
+
     fn stream_attached_twice_to_one_identifier_gives_one_frame(driver: Driver) {
         let stage = Stage::new(driver);
         stage.rails.streams("A", &["x", "x"]);

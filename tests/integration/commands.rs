@@ -181,6 +181,26 @@ on_both_drivers! {
         assert_eq!(client.next_text(), r#"{"identifier":"A","message":2}"#);
     }
 
+    fn rapid_switching_confirms_every_subscribe_and_ends_where_the_last_command_says(driver: Driver) {
+        const ROUNDS: usize = 50;
+        let stage = Stage::new(driver);
+        let mut raw = stage.raw();
+        let toggle = [
+            frame(1, br#"{"command":"subscribe","identifier":"A"}"#),
+            frame(1, br#"{"command":"unsubscribe","identifier":"A"}"#),
+        ]
+        .concat();
+        raw.send(&toggle.repeat(ROUNDS));
+        raw.command("subscribe", "A");
+        for _ in 0..=ROUNDS {
+            assert_eq!(raw.next_text(), confirmation("A"));
+        }
+        stage.publish("stream:A", "1");
+        assert_eq!(raw.next_text(), r#"{"identifier":"A","message":1}"#);
+        raw.expect_nothing_before_pong();
+        assert_eq!(stage.rails.calls_to("command").len(), 2 * ROUNDS + 1);
+    }
+
     fn failed_subscribe_changes_nothing_and_can_be_repeated(driver: Driver) {
         let stage = Stage::new(driver);
         let mut client = stage.client();

@@ -1,11 +1,13 @@
 //! From the upgrade to the first command: welcome, refusals, errors, early commands. Source: `contract/websocket.md` §4.
 
+use std::net::TcpStream;
 use std::time::Duration;
 
 use serde_json::json;
 
+use crate::support::ports::free_port;
 use crate::support::rails::{CURRENT_USER, confirmation, echo};
-use crate::support::raw::Raw;
+use crate::support::raw::{Raw, close_frame, frame};
 use crate::support::wait::until;
 use crate::support::{Answer, Cable, Gate, Rails, Stage};
 
@@ -50,7 +52,7 @@ on_both_drivers! {
         stage.rails.on_connect(Answer::unauthorized());
         let mut raw = Raw::upgrade(stage.server.address(), "/cable");
         // Sent before authentication ended: dropped with the session.
-        raw.try_send(&crate::support::raw::frame(1, br#"{"command":"subscribe","identifier":"A"}"#)).expect("open");
+        raw.try_send(&frame(1, br#"{"command":"subscribe","identifier":"A"}"#)).expect("open");
         assert_eq!(raw.next_text(), r#"{"type":"disconnect","reason":"unauthorized","reconnect":false}"#);
         raw.expect_close(1000, "Auth Failed");
         stage.server.wait_for_metric("failed_auths_total", 1);
@@ -165,6 +167,59 @@ on_both_drivers! {
         second.next_text();
         stage.server.wait_for_metric("clients_num", 2);
         stage.server.wait_for_metric("clients_uniq_num", 2);
+    }
+
+    fn clients_that_come_and_go_leave_nothing_behind(driver: Driver) {
+        let stage = Stage::with(driver, &["--disconnect_mode=never", "--log_level=info"]);
+        let mut witness = stage.client();
+        witness.subscribe("kept");
+        let files = stage.server.open_files();
+        for round in 0..20 {
+            let mut clients: Vec<Raw> = (0..30).map(|_| stage.raw()).collect();
+            for (number, raw) in clients.iter_mut().enumerate() {
+                raw.subscribe(&format!("{round}:{}", number % 7));
+            }
+            // Some say goodbye, some vanish, some leave in the middle of a frame.
+            for (number, raw) in clients.iter_mut().enumerate() {
+                match number % 3 {
+                    0 => raw.send(&close_frame(1000, "")),
+                    1 => raw.send(&frame(1, b"half a message")[..9]),
+                    _ => {}
+                }
+            }
+        }
+        stage.server.wait_for_metric("clients_num", 1);
+        stage.server.wait_for_metric("broadcast_streams_num", 1);
+        until("every socket but one to be closed", || (stage.server.sessions_open() == 1).then_some(()));
+        // Six hundred sessions came and went; the rest is the keep-alive pool and shards that had not opened their rings.
+        stage.server.wait_for_open_files(files + 12);
+        stage.publish("stream:kept", "1");
+        assert_eq!(witness.next_text(), r#"{"identifier":"kept","message":1}"#);
+    }
+
+    fn server_without_free_descriptors_recovers_when_clients_leave(driver: Driver) {
+        let rails = Rails::start();
+        let launch = Stage::launch(driver, &rails).args(["--disconnect_mode=never", "--log_level=info"]);
+        let port = free_port();
+        let server = launch.arg(format!("--port={port}")).open_files_max(80).start_at(port);
+        // What the shards need themselves they must have by now.
+        server.wait_for_log(&["ringcable is ready"]);
+        let mut inside = vec![Raw::welcomed(server.address())];
+        let waiting: Vec<TcpStream> =
+            (0..120).map(|_| TcpStream::connect(server.address()).expect("the kernel queues it")).collect();
+        inside[0].expect_nothing_before_pong();
+        // Nothing to wait for: the server must do nothing for a while.
+        let busy_before = server.cpu_seconds();
+        std::thread::sleep(Duration::from_secs(1));
+        let busy = server.cpu_seconds() - busy_before;
+        assert!(busy < 0.5, "{busy} s of CPU in one second without a free descriptor");
+        inside[0].expect_nothing_before_pong();
+        drop(waiting);
+        until("the queue to be worked off", || (server.sessions_open() == 1).then_some(()));
+        for _ in 0..5 {
+            inside.push(Raw::welcomed(server.address()));
+        }
+        server.assert_running();
     }
 
     fn slow_connect_within_the_timeout_still_succeeds(driver: Driver) {

@@ -58,6 +58,7 @@ pub struct Launch {
     args: Vec<String>,
     env: Vec<(String, String)>,
     directory: Option<PathBuf>,
+    open_files_max: Option<u32>,
 }
 
 impl Launch {
@@ -72,6 +73,7 @@ impl Launch {
             args: Vec::new(),
             env: Vec::new(),
             directory: None,
+            open_files_max: None,
         }
     }
 
@@ -92,6 +94,12 @@ impl Launch {
 
     pub fn directory(mut self, directory: &Path) -> Self {
         self.directory = Some(directory.to_owned());
+        self
+    }
+
+    /// Soft and hard limit of open files.
+    pub fn open_files_max(mut self, count: u32) -> Self {
+        self.open_files_max = Some(count);
         self
     }
 
@@ -200,6 +208,59 @@ impl Server {
             .count()
     }
 
+    /// How many descriptors the process holds.
+    pub fn open_files(&self) -> usize {
+        self.descriptors().len()
+    }
+
+    /// Waits until it holds no more than `count`.
+    ///
+    /// # Panics
+    /// After [`PATIENCE`], naming what is still open.
+    pub fn wait_for_open_files(&self, count: usize) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.open_files() > count {
+            let waiting = Instant::now() < deadline;
+            assert!(
+                waiting,
+                "more than {count} files are open: {:#?}",
+                self.descriptors()
+            );
+            thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+
+    /// What each descriptor is, as the kernel names it.
+    fn descriptors(&self) -> Vec<String> {
+        let directory = std::fs::read_dir(format!("/proc/{}/fd", self.process.pid));
+        let names = directory
+            .expect("a running process")
+            .flatten()
+            .map(|entry| std::fs::read_link(entry.path()));
+        names
+            .flatten()
+            .map(|name| name.display().to_string())
+            .collect()
+    }
+
+    /// CPU time used so far, user and kernel.
+    pub fn cpu_seconds(&self) -> f64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.pid));
+        let stat = stat.expect("a running process");
+        // After the name in brackets: utime and stime are the 12th and 13th field, in ticks of 10 ms.
+        let fields = stat
+            .rsplit(") ")
+            .next()
+            .expect("fields")
+            .split(' ')
+            .skip(11)
+            .take(2);
+        let ticks: u64 = fields
+            .map(|field| field.parse::<u64>().expect("a number"))
+            .sum();
+        ticks as f64 / 100.0
+    }
+
     /// The port of a start-up line such as `Accept broadcast requests at `.
     pub fn port_in_log(&self, before_url: &str) -> u16 {
         self.process.wait_for_port(before_url)
@@ -283,7 +344,19 @@ struct Process {
 
 impl Process {
     fn spawn(launch: Launch) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_ringcable"));
+        let binary = env!("CARGO_BIN_EXE_ringcable");
+        let mut command = match launch.open_files_max {
+            None => Command::new(binary),
+            Some(count) => {
+                let mut shell = Command::new("/bin/sh");
+                shell.args([
+                    "-c",
+                    &format!("ulimit -n {count} && exec \"$0\" \"$@\""),
+                    binary,
+                ]);
+                shell
+            }
+        };
         // A variable of whoever runs the tests must not configure the server.
         command.env_clear().envs(launch.env).args(launch.args);
         command.current_dir(launch.directory.unwrap_or_else(std::env::temp_dir));
