@@ -68,4 +68,5 @@ mod pubsub;
 mod rpc;
 mod shutdown;
 mod slow_clients;
+mod tls;
 mod websocket_frames;
