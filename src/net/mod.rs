@@ -227,7 +227,7 @@ impl TlsLayer {
         let missing = OPENING_BYTES - self.opening.len();
         self.opening
             .extend(self.records.iter().take(missing).copied());
-        let decrypted = self.session.decrypt(&self.records, &mut self.plain);
+        let decrypted = self.session.decrypt(&mut self.records, &mut self.plain);
         self.records.clear();
         self.session.take_output(&mut self.records);
         if let Err(error) = decrypted {

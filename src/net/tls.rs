@@ -3,19 +3,20 @@
 //! rustls does no I/O: [`TlsSession`] turns ciphertext into bytes and back, whoever holds the socket moves the records.
 //! In the HTTP phase that is [`super::Socket`], afterwards the session table, which takes the state over.
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::sync::Arc;
 
 use rustls::crypto::ring;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::NoServerSessionStorage;
-use rustls::{ServerConfig, ServerConnection};
+use rustls::server::{NoServerSessionStorage, ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, WriteTraffic};
+use rustls::{InvalidMessage, ServerConfig};
 
 use crate::config::TlsFiles;
 
-/// What rustls reads at once. Its buffer rests at this size and is larger only inside a large record.
-const RUSTLS_READ_BYTES: usize = 4096;
+/// The most that is kept of a handshake message that has not come whole; a record is smaller. Source: rustls's own limit.
+const UNFINISHED_BYTES_MAX: usize = 64 << 10;
 
 /// Answer to a client that speaks plain HTTP to a TLS port. Source: contract/websocket.md §1.
 pub const PLAIN_HTTP_ANSWER: &[u8] =
@@ -106,73 +107,149 @@ fn private_key(path: &str) -> Result<PrivateKeyDer<'static>, TlsFileError> {
     })
 }
 
-/// TLS state of one client. Whatever a call leaves in [`Self::take_output`] goes to the socket before anything newer.
-#[derive(Debug)]
+/// TLS state of one client. Holds no buffer at rest: input is decrypted where it was read to, only a record that has not
+/// come whole is kept. Whatever a call leaves for [`Self::take_output`] goes to the socket before anything newer.
 pub struct TlsSession {
-    connection: ServerConnection,
+    connection: UnbufferedServerConnection,
+    /// The beginning of a record or of a handshake message.
+    unfinished: Vec<u8>,
+    /// Records that TLS itself wants to send.
+    output: Vec<u8>,
     peer_closed: bool,
+    /// After an error or our close_notify: nothing can be said or understood any more.
+    over: bool,
 }
 
 impl TlsSession {
     /// # Errors
     /// A configuration that rustls refuses.
     pub fn new(config: &Arc<ServerConfig>) -> Result<Self, rustls::Error> {
-        let mut connection = ServerConnection::new(Arc::clone(config))?;
-        // Output is taken out after each call; the limit on unsent bytes is the outbox's.
-        connection.set_buffer_limit(None);
         Ok(Self {
-            connection,
+            connection: UnbufferedServerConnection::new(Arc::clone(config))?,
+            unfinished: Vec::new(),
+            output: Vec::new(),
             peer_closed: false,
+            over: false,
         })
     }
 
-    /// Takes bytes from the socket and appends what they say to `plain`, also when it fails.
+    /// Takes bytes from the socket and appends what they say to `plain`, also when it fails. `records` are used up.
     ///
     /// # Errors
-    /// Bytes that are not TLS or were tampered with; an alert for the client is in the output then.
+    /// Bytes that are not TLS or were tampered with; an alert for the client is in the output then. What comes behind an
+    /// error is ignored.
     pub fn decrypt(
         &mut self,
-        mut records: &[u8],
+        records: &mut [u8],
         plain: &mut Vec<u8>,
     ) -> Result<(), rustls::Error> {
-        let large = records.len() > RUSTLS_READ_BYTES;
-        while !records.is_empty() && !self.peer_closed {
-            if self.connection.read_tls(&mut records).is_err() {
-                // Only a record longer than TLS allows fills the buffer.
-                return Err(rustls::InvalidMessage::MessageTooLarge.into());
-            }
-            let processed = self.connection.process_new_packets();
-            // "Would block" and "closed" end it alike: the state tells them apart.
-            let _ = self.connection.reader().read_to_end(plain);
-            self.peer_closed = processed?.peer_has_closed();
+        if self.over {
+            return Ok(());
         }
-        if large {
-            // A read that brings nothing makes rustls shrink its buffer to what is in it.
-            let _ = self.connection.read_tls(&mut NothingYet);
+        let mut joined = std::mem::take(&mut self.unfinished);
+        let input = if joined.is_empty() {
+            records
+        } else {
+            joined.extend_from_slice(records);
+            &mut joined
+        };
+        let used = self.process(input, plain)?;
+        let rest = &input[used..];
+        if rest.len() > UNFINISHED_BYTES_MAX {
+            self.over = true;
+            return Err(InvalidMessage::HandshakePayloadTooLarge.into());
+        }
+        if !self.peer_closed {
+            self.unfinished = rest.to_vec();
         }
         Ok(())
     }
 
-    /// Appends the records that carry `plain` to `records`, behind output that waits.
+    /// Works through `input` and returns how many bytes of it are done with.
+    fn process(&mut self, input: &mut [u8], plain: &mut Vec<u8>) -> Result<usize, rustls::Error> {
+        let mut used = 0;
+        loop {
+            let status = self.connection.process_tls_records(&mut input[used..]);
+            let mut discard = status.discard;
+            match status.state {
+                Ok(ConnectionState::ReadTraffic(mut traffic)) => {
+                    while let Some(record) = traffic.next_record() {
+                        let record = record?;
+                        discard += record.discard;
+                        plain.extend_from_slice(record.payload);
+                    }
+                }
+                Ok(ConnectionState::EncodeTlsData(data)) => encode(data, &mut self.output),
+                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+                Ok(ConnectionState::PeerClosed) => self.peer_closed = true,
+                Ok(_) => return Ok(used + discard),
+                Err(error) => {
+                    self.over = true;
+                    self.encode_alert(&mut input[used + discard..]);
+                    return Err(error);
+                }
+            }
+            used += discard;
+        }
+    }
+
+    /// After an error: the alert that tells the client why.
+    fn encode_alert(&mut self, rest: &mut [u8]) {
+        let status = self.connection.process_tls_records(rest);
+        if let Ok(ConnectionState::EncodeTlsData(data)) = status.state {
+            encode(data, &mut self.output);
+        }
+    }
+
+    /// Appends the records that carry `plain` to `records`, behind output that waits. The handshake must be over.
     pub fn encrypt(&mut self, plain: &[u8], records: &mut Vec<u8>) {
-        // Without a limit rustls takes everything; it has no other error for a live connection.
-        let _ = self.connection.writer().write_all(plain);
-        self.take_output(records);
-    }
-
-    /// Appends the records that rustls wants to send.
-    pub fn take_output(&mut self, records: &mut Vec<u8>) {
-        while self.connection.wants_write() && self.connection.write_tls(records).is_ok() {}
-    }
-
-    pub fn has_output(&self) -> bool {
-        self.connection.wants_write()
+        self.write(records, |traffic, room| traffic.encrypt(plain, room));
     }
 
     /// Appends close_notify: nothing follows it.
     pub fn close(&mut self, records: &mut Vec<u8>) {
-        self.connection.send_close_notify();
+        self.write(records, |traffic, room| traffic.queue_close_notify(room));
+        self.over = true;
+    }
+
+    fn write(
+        &mut self,
+        records: &mut Vec<u8>,
+        mut encrypt: impl FnMut(
+            &mut WriteTraffic<'_, ServerConnectionData>,
+            &mut [u8],
+        ) -> Result<usize, EncryptError>,
+    ) {
         self.take_output(records);
+        while !self.over {
+            let status = self.connection.process_tls_records(&mut self.unfinished);
+            match status.state {
+                Ok(ConnectionState::WriteTraffic(mut traffic)) => {
+                    append(records, |room| match encrypt(&mut traffic, room) {
+                        Ok(bytes) => Ok(bytes),
+                        Err(EncryptError::InsufficientSize(size)) => Err(size.required_size),
+                        // Keys are used up: the connection cannot say more.
+                        Err(EncryptError::EncryptExhausted) => Ok(0),
+                    });
+                    return;
+                }
+                Ok(ConnectionState::EncodeTlsData(data)) => encode(data, records),
+                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
+                Ok(ConnectionState::PeerClosed) => self.peer_closed = true,
+                // The handshake is not over, or the connection is.
+                _ => return,
+            }
+        }
+    }
+
+    /// Appends the records that TLS itself wants to send.
+    pub fn take_output(&mut self, records: &mut Vec<u8>) {
+        records.append(&mut self.output);
+        self.output = Vec::new();
+    }
+
+    pub fn has_output(&self) -> bool {
+        !self.output.is_empty()
     }
 
     /// The client has said that nothing more comes.
@@ -181,13 +258,27 @@ impl TlsSession {
     }
 }
 
-/// A source that has nothing now but is not at its end.
-struct NothingYet;
+fn encode(mut data: EncodeTlsData<'_, ServerConnectionData>, records: &mut Vec<u8>) {
+    append(records, |room| match data.encode(room) {
+        Ok(bytes) => Ok(bytes),
+        Err(EncodeError::InsufficientSize(size)) => Err(size.required_size),
+        Err(EncodeError::AlreadyEncoded) => Ok(0),
+    });
+}
 
-impl Read for NothingYet {
-    fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
-        Err(io::ErrorKind::WouldBlock.into())
+/// Appends what `write` gives. It is asked twice: `Err` says how much room it needs.
+fn append(records: &mut Vec<u8>, mut write: impl FnMut(&mut [u8]) -> Result<usize, usize>) {
+    let start = records.len();
+    let mut needed = 0;
+    // rustls names the exact size, so the second time is the last.
+    for _ in 0..2 {
+        records.resize(start + needed, 0);
+        match write(&mut records[start..]) {
+            Ok(bytes) => return records.truncate(start + bytes),
+            Err(bytes) => needed = bytes,
+        }
     }
+    records.truncate(start);
 }
 
 /// True for the first bytes of an HTTP request: what a browser sends to `http://` on a TLS port.

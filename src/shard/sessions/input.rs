@@ -86,7 +86,7 @@ impl Sessions {
                     break;
                 }
                 Ok(bytes) if connection.tls.is_some() => {
-                    self.process_records(slot, &buffer[..bytes])
+                    self.process_records(slot, &mut buffer[..bytes])
                 }
                 Ok(bytes) => self.process_input(slot, &mut buffer[..bytes]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -102,7 +102,7 @@ impl Sessions {
     }
 
     /// Decrypts what came from the socket. Records that TLS wants to send in return go out with the flush.
-    fn process_records(&mut self, slot: u32, records: &[u8]) {
+    fn process_records(&mut self, slot: u32, records: &mut [u8]) {
         let Some(tls) = &mut self.connections[slot as usize].tls else {
             return;
         };
