@@ -288,3 +288,197 @@ pub fn is_plain_http(opening: &[u8]) -> bool {
     ];
     METHODS.iter().any(|method| *method == opening)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use proptest::prelude::*;
+    use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
+    use rustls::{ClientConfig, ClientConnection, RootCertStore};
+
+    use super::*;
+
+    fn server_and_client() -> (TlsSession, ClientConnection) {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a key");
+        let key = PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
+        let provider = Arc::new(ring::default_provider());
+        let server = ServerConfig::builder_with_provider(Arc::clone(&provider))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key.into())
+            .expect("a pair");
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).expect("a certificate");
+        let client = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let name = ServerName::try_from("localhost").expect("a name");
+        (
+            TlsSession::new(&Arc::new(server)).expect("a session"),
+            ClientConnection::new(Arc::new(client), name).expect("a client"),
+        )
+    }
+
+    fn sent(client: &mut ClientConnection) -> Vec<u8> {
+        let mut records = Vec::new();
+        while client.wants_write() {
+            client.write_tls(&mut records).expect("a vector");
+        }
+        records
+    }
+
+    fn receive(client: &mut ClientConnection, mut records: &[u8]) {
+        while !records.is_empty() {
+            client.read_tls(&mut records).expect("room");
+            client.process_new_packets().expect("valid records");
+        }
+    }
+
+    /// Feeds `records` in pieces and returns what they say.
+    fn feed(server: &mut TlsSession, records: &[u8], piece: usize) -> Vec<u8> {
+        let mut plain = Vec::new();
+        for part in records.chunks(piece) {
+            server
+                .decrypt(&mut part.to_vec(), &mut plain)
+                .expect("valid records");
+        }
+        plain
+    }
+
+    fn shake_hands(piece: usize) -> (TlsSession, ClientConnection) {
+        let (mut server, mut client) = server_and_client();
+        while client.is_handshaking() {
+            let records = sent(&mut client);
+            assert!(feed(&mut server, &records, piece).is_empty());
+            let mut answer = Vec::new();
+            server.take_output(&mut answer);
+            receive(&mut client, &answer);
+        }
+        let records = sent(&mut client);
+        feed(&mut server, &records, piece);
+        let mut answer = Vec::new();
+        server.take_output(&mut answer);
+        receive(&mut client, &answer);
+        (server, client)
+    }
+
+    #[test]
+    fn pieces_of_any_size_say_the_same_and_nothing_is_kept() {
+        for piece in [1, 2, 3, 5, 7, 64, 1000, 70_000] {
+            let (mut server, mut client) = shake_hands(piece);
+            let text = vec![b'x'; 40_000];
+            client.set_buffer_limit(None);
+            client.writer().write_all(&text).expect("no limit");
+            let records = sent(&mut client);
+            assert!(
+                feed(&mut server, &records, piece) == text,
+                "pieces of {piece}"
+            );
+            assert_eq!(
+                server.unfinished.capacity() + server.output.capacity(),
+                0,
+                "pieces of {piece}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_encrypted_arrives_and_close_notify_ends_it() {
+        let (mut server, mut client) = shake_hands(1000);
+        let mut records = Vec::new();
+        server.encrypt(b"one", &mut records);
+        server.encrypt(&[b'y'; 20_000], &mut records);
+        server.close(&mut records);
+        let after_close = records.len();
+        server.encrypt(b"never", &mut records);
+        assert_eq!(records.len(), after_close);
+        let (mut read, mut records) = (Vec::new(), &records[..]);
+        while !records.is_empty() {
+            client.read_tls(&mut records).expect("room");
+            client.process_new_packets().expect("valid records");
+            let _would_block = client.reader().read_to_end(&mut read);
+        }
+        assert_eq!((read.len(), &read[..4]), (20_003, &b"oney"[..]));
+        assert!(matches!(client.reader().read(&mut [0]), Ok(0)));
+    }
+
+    #[test]
+    fn close_notify_of_the_client_is_noticed_behind_its_data() {
+        let (mut server, mut client) = shake_hands(1000);
+        client.writer().write_all(b"last").expect("room");
+        client.send_close_notify();
+        let records = sent(&mut client);
+        assert_eq!(feed(&mut server, &records, 1000), b"last");
+        assert!(server.peer_has_closed());
+    }
+
+    #[test]
+    fn handshake_message_without_end_is_refused() {
+        let (mut server, _) = server_and_client();
+        // A ClientHello of 16 MB in records of 16 KB.
+        let mut record = vec![0x16, 3, 1, 0x40, 0, 1, 0xff, 0xff, 0xff];
+        record.resize(5 + 0x4000, 0);
+        let mut follower = vec![0x16, 3, 1, 0x40, 0];
+        follower.resize(5 + 0x4000, 0);
+        let mut result = server.decrypt(&mut record, &mut Vec::new());
+        for _ in 0..8 {
+            if result.is_err() {
+                break;
+            }
+            result = server.decrypt(&mut follower.clone(), &mut Vec::new());
+        }
+        assert!(result.is_err());
+        assert_eq!(server.unfinished.len(), 0);
+    }
+
+    #[test]
+    fn openings_tell_http_from_tls() {
+        fn check(opening: &[u8], expected: bool) {
+            assert_eq!(is_plain_http(opening), expected, "{opening:?}");
+        }
+        check(b"GET /", true);
+        check(b"OPTIO", true);
+        check(b"GET ", false);
+        check(b"", false);
+        check(b"\x16\x03\x01\x02\x00", false);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn garbage_is_an_error_and_never_a_panic(
+            established in any::<bool>(),
+            head in prop::sample::select(vec![vec![], vec![0x16, 3, 1], vec![0x17, 3, 3, 0, 20], vec![0x15, 3, 3, 0, 2]]),
+            garbage in prop::collection::vec(any::<u8>(), 0..400),
+            piece in 1_usize..100,
+        ) {
+            let mut server = if established { shake_hands(1000).0 } else { server_and_client().0 };
+            let bytes = [head, garbage].concat();
+            let mut plain = Vec::new();
+            for part in bytes.chunks(piece) {
+                let _may_fail = server.decrypt(&mut part.to_vec(), &mut plain);
+            }
+            server.encrypt(b"reply", &mut Vec::new());
+            server.close(&mut Vec::new());
+            prop_assert!(plain.is_empty());
+        }
+
+        #[test]
+        fn tampered_hello_is_never_a_panic(at in 0_usize..200, value in any::<u8>(), piece in 1_usize..300) {
+            let (mut server, mut client) = server_and_client();
+            let mut records = sent(&mut client);
+            let at = at % records.len();
+            records[at] = value;
+            for part in records.chunks(piece) {
+                let _may_fail = server.decrypt(&mut part.to_vec(), &mut Vec::new());
+            }
+            server.encrypt(b"reply", &mut Vec::new());
+            server.close(&mut Vec::new());
+        }
+    }
+}
