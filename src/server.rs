@@ -13,7 +13,7 @@ use ahash::RandomState;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
-use crate::config::{Config, RpcEndpoint};
+use crate::config::{Config, DriverChoice, RpcEndpoint};
 use crate::demo::{DemoApp, DemoOptions};
 use crate::mesh::{ConnectionLimit, Mesh, ShardMessage, Survey};
 use crate::metrics::Metrics;
@@ -65,6 +65,8 @@ pub enum StartError {
 /// What the control thread waits for.
 enum ControlEvent {
     Signal,
+    /// A shard serves: its driver and its reactor are there.
+    ShardStarted,
     /// A shard could not start or its reactor broke: the process cannot go on.
     ShardEnded {
         id: usize,
@@ -133,10 +135,17 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
             rpc: rpc.clone(),
             tls: tls.clone(),
             driver: choice.driver,
+            may_fall_back: config.runtime.driver == DriverChoice::Auto,
+            started: Box::new({
+                let events = events.clone();
+                // The control thread outlives the shards.
+                move || drop(events.send(ControlEvent::ShardStarted))
+            }),
             hasher: hasher.clone(),
         };
         spawn_shard(setup, events.clone())?;
     }
+    await_shards(shards, &control)?;
     if let Some(demo) = &demo {
         startup::demo(&config, demo);
     }
@@ -244,6 +253,22 @@ fn spawn_shard(setup: ShardSetup, events: Sender<ControlEvent>) -> Result<(), St
     Ok(())
 }
 
+/// Waits until every shard serves, so that "ready" means all of it.
+fn await_shards(count: usize, control: &Receiver<ControlEvent>) -> Result<(), StartError> {
+    let mut missing = count;
+    while missing > 0 {
+        match control.recv() {
+            Ok(ControlEvent::ShardStarted) => missing -= 1,
+            Ok(ControlEvent::ShardEnded { id, error }) => {
+                return Err(StartError::Shard { id, source: error });
+            }
+            // Nobody has been told that the server is there: there is nothing to drain.
+            Ok(ControlEvent::Signal) | Err(_) => terminate(),
+        }
+    }
+    Ok(())
+}
+
 fn watch_signals(events: Sender<ControlEvent>) -> Result<(), StartError> {
     // The last two are ignored, as the reference ignores them; by default they would end the process.
     let mut signals =
@@ -285,6 +310,7 @@ fn control_loop(
             control.recv().ok()
         };
         match event {
+            Some(ControlEvent::ShardStarted) => {}
             Some(ControlEvent::ShardEnded { id, error }) => {
                 return Err(StartError::Shard { id, source: error });
             }

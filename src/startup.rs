@@ -52,15 +52,25 @@ pub fn banner(config: &Config, open_files: u64, shards: usize) {
     }
 }
 
+/// A server that cannot hold this many connections deserves a warning.
+const CONNECTIONS_EXPECTED: usize = 1000;
+
 /// What is served where, and how.
 pub fn configuration(config: &Config, choice: &Choice, open_files: u64) {
+    let connections = open_files.saturating_sub(DESCRIPTORS_RESERVED);
     tracing::info!(
-        "ringcable {}: driver {} ({}), up to {} connections by the limit on open files",
+        "ringcable {}: driver {} ({}), up to {connections} connections by the limit on open files",
         env!("CARGO_PKG_VERSION"),
         choice.driver.as_str(),
         choice.reason,
-        open_files.saturating_sub(DESCRIPTORS_RESERVED),
     );
+    let wanted = config.server.connections_max.max(CONNECTIONS_EXPECTED) as u64;
+    if connections < wanted {
+        tracing::warn!(
+            "the limit on open files ({open_files}) allows {connections} connections, fewer than {wanted}: raise it \
+             (ulimit -n, LimitNOFILE= in systemd, --ulimit nofile= in Docker)"
+        );
+    }
     authentication(config);
     tracing::info!("Using no-op (legacy) broker");
     broadcasting(config);

@@ -1,5 +1,7 @@
 //! The table itself: sessions' edges on one side, streams' groups of members on the other, both kept in step.
 
+use std::collections::HashSet;
+
 use ahash::RandomState;
 use hashbrown::HashTable;
 use slab::Slab;
@@ -219,15 +221,17 @@ impl Hub {
 
     /// The identifiers of a session's subscriptions, each once, in the order of subscribing.
     pub fn identifiers(&self, slot: u32) -> Vec<&str> {
-        let mut ids: Vec<TextId> = Vec::new();
-        for edge in self.row(slot) {
-            if !ids.contains(&edge.identifier) {
-                ids.push(edge.identifier);
-            }
-        }
-        ids.into_iter()
-            .map(|id| self.identifiers.text(id))
+        let mut seen = HashSet::with_hasher(self.hasher.clone());
+        self.row(slot)
+            .iter()
+            .filter(|edge| seen.insert(edge.identifier))
+            .map(|edge| self.identifiers.text(edge.identifier))
             .collect()
+    }
+
+    /// Subscriptions of a session, each counted once for every stream it listens to.
+    pub fn edges_len(&self, slot: u32) -> usize {
+        self.row(slot).len()
     }
 
     /// The streams of one subscription.

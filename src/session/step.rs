@@ -17,7 +17,7 @@ const WHISPER_KEY: &str = "$w";
 /// Channel state key of the stream that presence is about.
 const PRESENCE_KEY: &str = "$p";
 
-/// Subscriptions that one client may hold. The reference has no limit; a client could fill the memory.
+/// Subscriptions that one client may hold, each counted once for every stream it listens to. The reference has no limit; a client could fill the memory.
 pub const SUBSCRIPTIONS_MAX: usize = 4096;
 
 /// What the shard must do next for a session, in order. Obeyed by `shard::sessions`.
@@ -242,7 +242,7 @@ impl Session {
         command: ClientCommand<'_>,
         steps: &mut Vec<Step>,
     ) -> Result<(), CommandRefusal> {
-        if context.hub.identifiers(context.slot).len() >= SUBSCRIPTIONS_MAX {
+        if context.hub.edges_len(context.slot) >= SUBSCRIPTIONS_MAX {
             return Err(CommandRefusal::TooManySubscriptions);
         }
         match channels::route_subscribe(&command.identifier, &context.auth.streams) {

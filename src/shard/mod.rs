@@ -24,7 +24,8 @@ use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
 use ahash::RandomState;
-use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+use monoio::time::TimeDriver;
+use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder};
 use rustls::ServerConfig;
 
 use crate::config::Config;
@@ -55,6 +56,10 @@ pub struct ShardSetup {
     /// TLS on every listener.
     pub tls: Option<Arc<ServerConfig>>,
     pub driver: Driver,
+    /// Take epoll when io_uring, which a try has shown to work, is refused to this shard: memory for rings is limited.
+    pub may_fall_back: bool,
+    /// Called once the shard serves.
+    pub started: Box<dyn FnOnce() + Send>,
     /// The same for all shards, so that hashes of equal things are equal.
     pub hasher: RandomState,
 }
@@ -90,22 +95,40 @@ pub fn run(setup: ShardSetup) -> io::Result<()> {
         tracing::warn!(shard = setup.id, cpu, %error, "cannot pin the shard to its CPU, it runs unpinned");
     }
     match setup.driver {
-        Driver::IoUring => RuntimeBuilder::<IoUringDriver>::new()
-            .enable_timer()
-            .build()?
-            .block_on(serve(setup)),
-        Driver::Epoll => RuntimeBuilder::<LegacyDriver>::new()
-            .enable_timer()
-            .build()?
-            .block_on(serve(setup)),
+        Driver::IoUring => match uring() {
+            Ok((mut runtime, reactor)) => runtime.block_on(serve(setup, reactor)),
+            Err(error) if setup.may_fall_back => {
+                tracing::warn!(
+                    shard = setup.id,
+                    %error,
+                    "io_uring is refused to this shard, it runs on epoll; raise the limit on locked memory (memlock)"
+                );
+                run_on_epoll(setup)
+            }
+            Err(error) => Err(error),
+        },
+        Driver::Epoll => run_on_epoll(setup),
     }
 }
 
-async fn serve(setup: ShardSetup) -> io::Result<()> {
-    let reactor = match setup.driver {
-        Driver::IoUring => Reactor::uring()?,
-        Driver::Epoll => Reactor::epoll()?,
-    };
+fn run_on_epoll(mut setup: ShardSetup) -> io::Result<()> {
+    setup.driver = Driver::Epoll;
+    let reactor = Reactor::epoll()?;
+    RuntimeBuilder::<LegacyDriver>::new()
+        .enable_timer()
+        .build()?
+        .block_on(serve(setup, reactor))
+}
+
+/// Both rings of a shard, or neither.
+fn uring() -> io::Result<(Runtime<TimeDriver<IoUringDriver>>, Reactor)> {
+    let runtime = RuntimeBuilder::<IoUringDriver>::new()
+        .enable_timer()
+        .build()?;
+    Ok((runtime, Reactor::uring()?))
+}
+
+async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
     let wake = ReactorWake::new(reactor.wake_fd()?)?;
     let observer = Rc::new(RpcMetrics {
         metrics: Arc::clone(&setup.metrics),
@@ -150,6 +173,7 @@ async fn serve(setup: ShardSetup) -> io::Result<()> {
     if shard.id == 0 {
         monoio::spawn(disconnects::run(Rc::clone(&shard)));
     }
+    (setup.started)();
     serve_reactor(&shard, &wake).await
 }
 

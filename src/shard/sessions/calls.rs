@@ -96,12 +96,12 @@ impl Sessions {
         result: Result<Vec<u8>, RpcError>,
     ) {
         let slot = session.slot;
-        let counters = self.counters();
-        if !matches!(purpose, CallPurpose::Connect) && !matches!(result, Err(RpcError::Canceled)) {
-            counters.rpc_call_total.add(1);
+        let canceled = matches!(result, Err(RpcError::Canceled));
+        if !matches!(purpose, CallPurpose::Connect) && !canceled {
+            self.counters().rpc_call_total.add(1);
         }
         let Some(connection) = self.live(session) else {
-            self.counters().late_results_total.add(1);
+            self.counters().late_results_total.add(u64::from(!canceled));
             return;
         };
         let unread = connection
