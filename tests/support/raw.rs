@@ -219,7 +219,7 @@ impl Raw {
                 return Some(frame);
             }
             let mut buffer = [0; 4096];
-            match self.stream.read(&mut buffer) {
+            match self.receive(&mut buffer) {
                 Ok(0) => return None,
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return None,
                 Ok(count) => self.unread.extend_from_slice(&buffer[..count]),
@@ -242,7 +242,7 @@ impl Raw {
             String::from_utf8_lossy(&self.unread)
         );
         let mut byte = [0];
-        match self.stream.read(&mut byte) {
+        match self.receive(&mut byte) {
             Ok(0) => {}
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
             other => panic!("expected the end of the connection, got {other:?} {byte:?}"),
@@ -255,10 +255,20 @@ impl Raw {
         assert_eq!(self.next_text(), r#"{"type":"pong"}"#);
     }
 
+    /// A read with a timeout is not restarted by the kernel when something interrupts it.
+    fn receive(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match self.stream.read(buffer) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                result => return result,
+            }
+        }
+    }
+
     fn fill(&mut self, what: &str) {
         let mut buffer = [0; 16 * 1024];
         let started = Instant::now();
-        match self.stream.read(&mut buffer) {
+        match self.receive(&mut buffer) {
             Ok(0) => panic!(
                 "the connection ended before {what}; unread: {:?}",
                 String::from_utf8_lossy(&self.unread)

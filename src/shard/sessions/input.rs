@@ -140,7 +140,9 @@ impl Sessions {
         let mut inflated = std::mem::take(&mut self.inflate_buffer);
         let mut offset = 0;
         while offset < input.len() {
-            let connection = &mut self.connections[slot as usize];
+            let Some(connection) = self.connections.get_mut(slot as usize) else {
+                break;
+            };
             if !connection.is_open() {
                 break;
             }

@@ -169,8 +169,9 @@ pub struct Sessions {
     batch: Batch,
     reactor: Reactor,
     wheel: TimerWheel,
-    now: Instant,
     now_tick: Tick,
+    /// When a write that blocks in this turn must be through.
+    write_deadline: Tick,
     events: Vec<Readiness>,
     /// Sessions whose socket had more than their share of input.
     unfinished: VecDeque<Token>,
@@ -217,8 +218,8 @@ impl Sessions {
             reactor,
             // Tick 0 means "no deadline": the wheel starts in the past.
             wheel: TimerWheel::new(now.checked_sub(TICK).unwrap_or(now)),
-            now,
             now_tick: 1,
+            write_deadline: 1,
             events: Vec::new(),
             unfinished: VecDeque::new(),
             more_events: false,
@@ -238,8 +239,10 @@ impl Sessions {
 
     /// Starts a turn.
     pub fn begin_turn(&mut self, now: Instant) {
-        self.now = now;
         self.now_tick = self.wheel.tick_of(now);
+        self.write_deadline = self
+            .wheel
+            .deadline(now, self.config.websocket.write_timeout);
     }
 
     /// Ends a turn: writes what was queued.

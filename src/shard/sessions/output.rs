@@ -7,7 +7,6 @@ use super::{Cause, Connection, Life, Sessions};
 use crate::metrics::ShardMetrics;
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::publication::Publication;
-use crate::session::Tick;
 use crate::shard::outbox::{BatchList, Frame, FrameKind, Outbox, Written};
 
 impl Sessions {
@@ -87,7 +86,7 @@ impl Sessions {
     }
 
     pub(super) fn flush_slot(&mut self, slot: u32) {
-        let deadline = self.write_deadline();
+        let deadline = self.write_deadline;
         let Some(connection) = self.connections.get_mut(slot as usize) else {
             return;
         };
@@ -137,7 +136,7 @@ impl Sessions {
 
     /// With TLS everything goes through the outbox: records are the client's own and cannot be shared.
     fn flush_tls(&mut self, slot: u32) {
-        let deadline = self.write_deadline();
+        let deadline = self.write_deadline;
         let connection = &mut self.connections[slot as usize];
         let Some(tls) = &mut connection.tls else {
             return;
@@ -159,7 +158,7 @@ impl Sessions {
 
     /// Writes an outbox until it is empty or the kernel takes no more.
     pub(super) fn write_outbox(&mut self, slot: u32) {
-        let deadline = self.write_deadline();
+        let deadline = self.write_deadline;
         loop {
             let connection = &mut self.connections[slot as usize];
             let Some(outbox) = &mut connection.outbox else {
@@ -178,7 +177,8 @@ impl Sessions {
             counters.outbox_bytes.sub(written.bytes as i64);
             if outbox.is_empty() {
                 connection.outbox = None;
-                if connection.life == Life::Closing {
+                // The close frame may still stand in the running batch: the flush finishes then.
+                if connection.life == Life::Closing && connection.deliveries.is_empty() {
                     self.finish_close(slot);
                 }
                 return;
@@ -203,11 +203,6 @@ impl Sessions {
             }
             Err(_) => self.write_failed(slot, 1),
         }
-    }
-
-    pub(super) fn write_deadline(&self) -> Tick {
-        self.wheel
-            .deadline(self.now, self.config.websocket.write_timeout)
     }
 
     pub(super) fn write_failed(&mut self, slot: u32, messages: u64) {
