@@ -42,16 +42,52 @@ pub fn pin_current_thread(cpu: usize) -> io::Result<()> {
 /// The number of shards to start when `--cores` is not given: the allowed CPUs, cut to the cgroup's CPU quota (rounded
 /// down, at least 1) as container users expect.
 pub fn default_cores() -> usize {
+    let quota = smallest_quota(
+        &fs::read_to_string("/proc/self/cgroup").unwrap_or_default(),
+        |path| fs::read_to_string(path).ok(),
+    );
     let allowed = allowed().len();
-    match cgroup_quota(&fs::read_to_string("/sys/fs/cgroup/cpu.max").unwrap_or_default()) {
-        Some(quota) => allowed.min(quota.max(1)),
-        None => allowed,
-    }
+    quota.map_or(allowed, |quota| allowed.min(quota.max(1)))
 }
 
-/// Whole CPUs granted by a cgroup v2 `cpu.max` line (`<quota> <period>` in microseconds); `None` when unlimited.
-fn cgroup_quota(cpu_max: &str) -> Option<usize> {
-    let mut words = cpu_max.split_whitespace();
+/// The smallest CPU quota of this process's cgroup and those above it: cgroup v2 (`cpu.max`) or v1 (`cpu.cfs_*`).
+fn smallest_quota(proc_self_cgroup: &str, read: impl Fn(&str) -> Option<String>) -> Option<usize> {
+    let mut quotas = Vec::new();
+    for line in proc_self_cgroup.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
+            continue;
+        };
+        let mount = match controllers {
+            "" => "/sys/fs/cgroup",
+            list if list.split(',').any(|name| name == "cpu") => "/sys/fs/cgroup/cpu",
+            _ => continue,
+        };
+        // Inside a container the path may be that of the host; the mount's root is the container's own group then.
+        let mut group = path.trim_end_matches('/');
+        loop {
+            quotas.extend(quota_of(&format!("{mount}{group}"), &read));
+            match group.rfind('/') {
+                Some(end) => group = &group[..end],
+                None => break,
+            }
+        }
+    }
+    quotas.into_iter().min()
+}
+
+fn quota_of(directory: &str, read: &impl Fn(&str) -> Option<String>) -> Option<usize> {
+    if let Some(line) = read(&format!("{directory}/cpu.max")) {
+        return cgroup_quota(&line);
+    }
+    let quota = read(&format!("{directory}/cpu.cfs_quota_us"))?;
+    let period = read(&format!("{directory}/cpu.cfs_period_us"))?;
+    cgroup_quota(&format!("{} {}", quota.trim(), period.trim()))
+}
+
+/// Whole CPUs granted by a line `<quota> <period>` in microseconds; `None` when unlimited (`max` or -1).
+fn cgroup_quota(line: &str) -> Option<usize> {
+    let mut words = line.split_whitespace();
     let quota: u64 = words.next()?.parse().ok()?;
     let period: u64 = words.next()?.parse().ok()?;
     (period > 0).then(|| (quota / period) as usize)
@@ -70,8 +106,46 @@ mod tests {
         check("200000 100000\n", Some(2));
         check("250000 100000\n", Some(2));
         check("50000 100000\n", Some(0));
+        check("-1 100000", None);
         check("", None);
         check("1 0", None);
+    }
+
+    #[test]
+    fn the_smallest_quota_on_the_way_up_counts() {
+        fn check(proc_self_cgroup: &str, files: &[(&str, &str)], expected: Option<usize>) {
+            let found = smallest_quota(proc_self_cgroup, |path| {
+                let file = files.iter().find(|(name, _)| *name == path);
+                file.map(|(_, text)| (*text).to_string())
+            });
+            assert_eq!(found, expected, "{proc_self_cgroup:?}");
+        }
+        let unit = "0::/system.slice/ringcable.service\n";
+        check(unit, &[], None);
+        check(
+            unit,
+            &[
+                (
+                    "/sys/fs/cgroup/system.slice/ringcable.service/cpu.max",
+                    "400000 100000",
+                ),
+                ("/sys/fs/cgroup/system.slice/cpu.max", "300000 100000"),
+            ],
+            Some(3),
+        );
+        check(
+            "0::/\n",
+            &[("/sys/fs/cgroup/cpu.max", "200000 100000")],
+            Some(2),
+        );
+        check(
+            "4:cpu,cpuacct:/docker/abc\n1:name=systemd:/x\n",
+            &[
+                ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "150000"),
+                ("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000"),
+            ],
+            Some(1),
+        );
     }
 
     #[test]
