@@ -1,20 +1,12 @@
 //! The check of `Authorization: Bearer <token>`, for broadcasts and the API.
 
-use subtle::ConstantTimeEq;
+use crate::auth::keys::bearer_matches;
 
-/// True when no token is configured, or the header is exactly `Bearer <token>`: scheme and token are compared byte for
-/// byte.
-///
-/// The comparison takes the same time wherever the first difference is, so that the token cannot be guessed byte by byte.
-/// Only its length shows.
+/// True when no token is configured, or the header is exactly `Bearer <token>`.
 ///
 /// Source: `contract/broadcast.md` §2.
 pub(super) fn authorised(authorization: Option<&str>, token: Option<&str>) -> bool {
-    let Some(token) = token else {
-        return true;
-    };
-    let offered = authorization.and_then(|value| value.strip_prefix("Bearer "));
-    offered.is_some_and(|offered| bool::from(offered.as_bytes().ct_eq(token.as_bytes())))
+    token.is_none_or(|token| bearer_matches(authorization, token))
 }
 
 #[cfg(test)]
