@@ -77,14 +77,6 @@ impl Listener {
             Err(error) => Err(error),
         }
     }
-
-    /// The address that was bound.
-    ///
-    /// # Errors
-    /// The error of getsockname(2).
-    pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.listener.local_addr()
-    }
 }
 
 /// A client socket in its HTTP phase, with or without TLS: what is read and written is HTTP either way.

@@ -74,11 +74,6 @@ impl Session {
         self.authenticated
     }
 
-    /// Bytes of text that the RPC contract makes this session keep.
-    pub fn text_bytes(&self) -> usize {
-        self.text.len()
-    }
-
     pub(super) fn set_identifiers(&mut self, identifiers: &str) {
         self.text = [self.sid(), identifiers, self.env()].concat().into();
         self.identifiers_bytes = identifiers.len() as u32;
