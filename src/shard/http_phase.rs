@@ -357,7 +357,11 @@ impl Client {
                 tracing::debug!(context = "ws", shard = self.shard.id, peer = %self.peer, %error, "refused an upgrade");
                 let body_skipped = self.read_body(&head, SKIPPED_BODY_BYTES_MAX).await.is_ok();
                 let mut out = Vec::new();
-                handshake::encode_refusal(error, &date(), &mut out);
+                if head.method() == "HEAD" {
+                    handshake::encode_refusal_head(error, &date(), &mut out);
+                } else {
+                    handshake::encode_refusal(error, &date(), &mut out);
+                }
                 self.send(out, body_skipped && head.keep_alive()).await
             }
         }

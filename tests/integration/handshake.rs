@@ -120,6 +120,16 @@ on_both_drivers! {
         assert_eq!((response.status, response.text().as_str()), (400, "Bad Request\n"));
     }
 
+    fn refused_head_request_has_no_body_and_the_connection_goes_on(driver: Driver) {
+        let stage = Stage::new(driver);
+        let mut raw = Raw::connect(stage.server.address());
+        raw.send(b"HEAD /cable HTTP/1.1\r\nHost: a\r\n\r\nGET /health HTTP/1.1\r\nHost: a\r\n\r\n");
+        let head = raw.read_head();
+        assert_eq!(head.lines[0], "HTTP/1.1 400 Bad Request");
+        assert_eq!(head.header("Content-Length"), Some("12"));
+        assert_eq!(raw.read_head().lines[0], "HTTP/1.1 200 OK");
+    }
+
     fn refused_upgrade_leaves_the_connection_usable(driver: Driver) {
         let stage = Stage::new(driver);
         let mut raw = Raw::connect(stage.server.address());
