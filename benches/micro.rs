@@ -11,6 +11,7 @@ use ringcable::protocol::command::decode_command;
 use ringcable::protocol::publication::decode_broadcast;
 use ringcable::protocol::reply;
 use ringcable::protocol::rpc;
+use ringcable::protocol::state::State;
 use ringcable::wire::frame;
 use ringcable::wire::message::{MessageDecoder, MessageLimits};
 
@@ -123,7 +124,7 @@ fn command_body() -> Step {
         "http://localhost/cable",
         &mut [("cookie", "session_token=abc".into())],
     );
-    let state = rpc::State::new();
+    let state = State::default();
     Box::new(move || {
         let user = r#"{"current_user":"Z2lk"}"#;
         black_box(rpc::command_body(

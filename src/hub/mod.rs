@@ -6,4 +6,4 @@
 mod intern;
 mod table;
 
-pub use table::{EDGE_BYTES, Hub};
+pub use table::{EDGE_BYTES, Hub, Marks};

@@ -14,16 +14,61 @@ const NONE: u32 = u32::MAX;
 /// Bytes that one (subscription, stream) pair takes in its session's row.
 pub const EDGE_BYTES: usize = 12;
 
+/// What a locally confirmed subscription may do on its stream. Two bits of its edge: as channel state they would cost more
+/// than everything else that the subscription takes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// Whispers go to the stream.
+    pub whisper: bool,
+    /// Presence is about the stream.
+    pub presence: bool,
+}
+
 /// One subscription of a session on one stream. A subscription without streams has one edge with no group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 struct Edge {
-    identifier: TextId,
+    /// The identifier, and the marks in the two highest bits.
+    subscription: u32,
     group: u32,
     /// Where the session stands in the group's members.
     index: u32,
 }
 
 const _: () = assert!(size_of::<Edge>() == EDGE_BYTES);
+
+const WHISPER_BIT: u32 = 1 << 31;
+const PRESENCE_BIT: u32 = 1 << 30;
+
+impl Edge {
+    fn new(identifier: TextId, group: u32, index: u32) -> Self {
+        debug_assert!(
+            identifier < PRESENCE_BIT,
+            "the interner hands out small ids"
+        );
+        Self {
+            subscription: identifier,
+            group,
+            index,
+        }
+    }
+
+    fn identifier(&self) -> TextId {
+        self.subscription & !(WHISPER_BIT | PRESENCE_BIT)
+    }
+
+    fn marks(&self) -> Marks {
+        Marks {
+            whisper: self.subscription & WHISPER_BIT != 0,
+            presence: self.subscription & PRESENCE_BIT != 0,
+        }
+    }
+
+    fn set_marks(&mut self, marks: Marks) {
+        let bit = |set: bool, bit: u32| if set { bit } else { 0 };
+        self.subscription =
+            self.identifier() | bit(marks.whisper, WHISPER_BIT) | bit(marks.presence, PRESENCE_BIT);
+    }
+}
 
 /// The members of one stream under one identifier.
 struct Group {
@@ -35,42 +80,20 @@ struct Group {
     members: Members,
 }
 
+/// Bytes that a group takes in the table, beside the members of a crowd.
+const GROUP_BYTES: usize = 24;
+const _: () = assert!(size_of::<Group>() == GROUP_BYTES);
+
 /// Slots of sessions. Most streams of a chat have one listener: that one needs no allocation.
+#[derive(Clone, Copy)]
 enum Members {
     One(u32),
-    Many(Vec<u32>),
+    /// Index into [`Hub::crowds`].
+    Many(u32),
 }
 
-impl Members {
-    fn as_slice(&self) -> &[u32] {
-        match self {
-            Self::One(slot) => std::slice::from_ref(slot),
-            Self::Many(slots) => slots,
-        }
-    }
-
-    /// Adds a slot and returns its index.
-    fn push(&mut self, slot: u32) -> u32 {
-        match self {
-            Self::One(first) => *self = Self::Many(vec![*first, slot]),
-            Self::Many(slots) => slots.push(slot),
-        }
-        self.as_slice().len() as u32 - 1
-    }
-
-    /// Takes the slot at `index` away; the last one moves into its place. Call only when more than one is there.
-    fn swap_remove(&mut self, index: u32) {
-        let Self::Many(slots) = self else {
-            unreachable!("the group of a last member is removed whole")
-        };
-        slots.swap_remove(index as usize);
-        match slots.len() {
-            1 => *self = Self::One(slots[0]),
-            len if slots.capacity() > 64 && slots.capacity() > 4 * len => slots.shrink_to(2 * len),
-            _ => {}
-        }
-    }
-}
+/// A crowd's vector gives memory back when it is three quarters empty and larger than this.
+const CROWD_SLOTS_KEPT: usize = 64;
 
 /// Subscriptions of one shard. Sessions are named by their slot in the shard's table.
 #[derive(Default)]
@@ -80,8 +103,10 @@ pub struct Hub {
     /// First group of each stream, by the stream's index.
     first_groups: Vec<u32>,
     groups: Slab<Group>,
-    /// Groups by (stream, identifier): a stream may have as many groups as clients when each sends an identifier of its
-    /// own, so they are not searched one by one.
+    /// The members of groups with more than one.
+    crowds: Slab<Vec<u32>>,
+    /// Groups by (stream, identifier), the first one of each stream left out: a stream may have as many groups as clients
+    /// when each sends an identifier of its own, so they are not searched one by one; most have one group.
     group_index: HashTable<u32>,
     hasher: RandomState,
     /// Each session's edges, by slot.
@@ -103,7 +128,7 @@ impl Hub {
     pub fn is_subscribed(&self, slot: u32, identifier: &str) -> bool {
         self.identifiers
             .find(identifier)
-            .is_some_and(|id| self.row(slot).iter().any(|edge| edge.identifier == id))
+            .is_some_and(|id| self.row(slot).iter().any(|edge| edge.identifier() == id))
     }
 
     /// Records a subscription that has no stream yet. A second call changes nothing.
@@ -112,14 +137,7 @@ impl Hub {
             return;
         }
         let (identifier, _) = self.identifiers.acquire(identifier);
-        self.push_edge(
-            slot,
-            Edge {
-                identifier,
-                group: NONE,
-                index: 0,
-            },
-        );
+        self.push_edge(slot, Edge::new(identifier, NONE, 0));
     }
 
     /// Lets a subscription listen to `stream`. A stream that it listens to already is not added twice.
@@ -135,10 +153,9 @@ impl Hub {
             .position(slot, identifier)
             .expect("subscribed before attach");
         if let Some(stream) = self.streams.find(stream) {
-            let attached = self
-                .row(slot)
-                .iter()
-                .any(|edge| edge.identifier == identifier && self.stream_of(edge) == Some(stream));
+            let attached = self.row(slot).iter().any(|edge| {
+                edge.identifier() == identifier && self.stream_of(edge) == Some(stream)
+            });
             if attached {
                 return;
             }
@@ -146,22 +163,12 @@ impl Hub {
         let (group, index) = self.join(slot, identifier, stream);
         let row = &mut self.rows[slot as usize];
         if row[position].group == NONE {
-            row[position] = Edge {
-                identifier,
-                group,
-                index,
-            };
+            row[position].group = group;
+            row[position].index = index;
             return;
         }
         self.identifiers.acquire_again(identifier);
-        self.push_edge(
-            slot,
-            Edge {
-                identifier,
-                group,
-                index,
-            },
-        );
+        self.push_edge(slot, Edge::new(identifier, group, index));
     }
 
     /// Stops listening to one stream; the subscription stays.
@@ -171,10 +178,9 @@ impl Hub {
         else {
             return;
         };
-        let position = self
-            .row(slot)
-            .iter()
-            .position(|edge| edge.identifier == identifier && self.stream_of(edge) == Some(stream));
+        let position = self.row(slot).iter().position(|edge| {
+            edge.identifier() == identifier && self.stream_of(edge) == Some(stream)
+        });
         if let Some(position) = position {
             self.detach_at(slot, position);
         }
@@ -188,7 +194,7 @@ impl Hub {
         while let Some(position) = self
             .row(slot)
             .iter()
-            .position(|edge| edge.identifier == identifier && edge.group != NONE)
+            .position(|edge| edge.identifier() == identifier && edge.group != NONE)
         {
             self.detach_at(slot, position);
         }
@@ -213,10 +219,83 @@ impl Hub {
         };
         for edge in std::mem::take(row) {
             self.leave(edge);
-            self.identifiers.release(edge.identifier);
+            self.identifiers.release(edge.identifier());
         }
+        self.shrink();
+    }
+
+    /// Gives memory back after a storm.
+    fn shrink(&mut self) {
         self.streams.shrink();
         self.identifiers.shrink();
+        if self.group_index.capacity() > 4 * self.group_index.len().max(CROWD_SLOTS_KEPT) {
+            let (groups, hasher) = (&self.groups, &self.hasher);
+            self.group_index
+                .shrink_to_fit(|&id| hash_of(hasher, &groups[id as usize]));
+        }
+        if self.groups.is_empty() {
+            self.groups.shrink_to_fit();
+            self.crowds.shrink_to_fit();
+            self.first_groups = Vec::new();
+        }
+    }
+
+    /// Forgets the places of sessions that are gone. Call when no session is left.
+    ///
+    /// # Panics
+    /// When a session still has a subscription.
+    pub fn forget_slots(&mut self) {
+        assert!(
+            self.rows.iter().all(|row| row.is_empty()),
+            "no session is left"
+        );
+        self.rows = Vec::new();
+    }
+
+    /// Lets a subscription whisper on its stream or be present in it.
+    ///
+    /// # Panics
+    /// When `slot` has not subscribed to `identifier`: the caller subscribes first.
+    pub fn mark(&mut self, slot: u32, identifier: &str, marks: Marks) {
+        let identifier = self.identifiers.find(identifier);
+        let position = identifier
+            .and_then(|identifier| self.position(slot, identifier))
+            .expect("subscribed before mark");
+        self.rows[slot as usize][position].set_marks(marks);
+    }
+
+    /// The marks of a subscription and the stream they are about; `None` without any.
+    pub fn marks(&self, slot: u32, identifier: &str) -> Option<(Marks, &str)> {
+        let identifier = self.identifiers.find(identifier)?;
+        self.marked_edges(slot)
+            .find(|edge| edge.identifier() == identifier)
+            .and_then(|edge| self.marks_of(edge))
+    }
+
+    /// As [`Self::marks`], and takes them away.
+    pub fn take_marks(&mut self, slot: u32, identifier: &str) -> Option<(Marks, String)> {
+        let (marks, stream) = self.marks(slot, identifier)?;
+        let taken = (marks, stream.to_string());
+        self.mark(slot, identifier, Marks::default());
+        Some(taken)
+    }
+
+    /// The subscriptions of a session that have marks: identifier, marks, stream.
+    pub fn marked(&self, slot: u32) -> impl Iterator<Item = (&str, Marks, &str)> {
+        self.marked_edges(slot).filter_map(|edge| {
+            let (marks, stream) = self.marks_of(edge)?;
+            Some((self.identifiers.text(edge.identifier()), marks, stream))
+        })
+    }
+
+    fn marked_edges(&self, slot: u32) -> impl Iterator<Item = &Edge> {
+        self.row(slot)
+            .iter()
+            .filter(|edge| edge.marks() != Marks::default())
+    }
+
+    fn marks_of(&self, edge: &Edge) -> Option<(Marks, &str)> {
+        Some((edge.marks(), self.streams.text(self.stream_of(edge)?)))
     }
 
     /// The identifiers of a session's subscriptions, each once, in the order of subscribing.
@@ -224,8 +303,8 @@ impl Hub {
         let mut seen = HashSet::with_hasher(self.hasher.clone());
         self.row(slot)
             .iter()
-            .filter(|edge| seen.insert(edge.identifier))
-            .map(|edge| self.identifiers.text(edge.identifier))
+            .filter(|edge| seen.insert(edge.identifier()))
+            .map(|edge| self.identifiers.text(edge.identifier()))
             .collect()
     }
 
@@ -241,7 +320,7 @@ impl Hub {
         };
         self.row(slot)
             .iter()
-            .filter(|edge| edge.identifier == id)
+            .filter(|edge| edge.identifier() == id)
             .filter_map(|edge| self.stream_of(edge))
             .map(|stream| self.streams.text(stream))
             .collect()
@@ -258,7 +337,7 @@ impl Hub {
             next = group.next;
             Some((
                 self.identifiers.text(group.identifier),
-                group.members.as_slice(),
+                self.members_of(&group.members),
             ))
         })
     }
@@ -270,7 +349,7 @@ impl Hub {
     fn position(&self, slot: u32, identifier: TextId) -> Option<usize> {
         self.row(slot)
             .iter()
-            .position(|edge| edge.identifier == identifier)
+            .position(|edge| edge.identifier() == identifier)
     }
 
     fn stream_of(&self, edge: &Edge) -> Option<TextId> {
@@ -304,11 +383,11 @@ impl Hub {
         let edges = self
             .row(slot)
             .iter()
-            .filter(|other| other.identifier == edge.identifier)
+            .filter(|other| other.identifier() == edge.identifier())
             .count();
         if edges > 1 {
             self.remove_edge(slot, position);
-            self.identifiers.release(edge.identifier);
+            self.identifiers.release(edge.identifier());
         } else {
             self.rows[slot as usize][position].group = NONE;
         }
@@ -323,64 +402,138 @@ impl Hub {
             }
             self.first_groups[stream as usize] = NONE;
         }
+        if let Some(group) = self.find_group(stream, identifier) {
+            return (group, self.push_member(group, slot));
+        }
+        self.identifiers.acquire_again(identifier);
+        let first = self.first_groups[stream as usize];
+        let group = self.groups.insert(Group {
+            stream,
+            identifier,
+            previous: first,
+            next: NONE,
+            members: Members::One(slot),
+        }) as u32;
+        if first == NONE {
+            self.first_groups[stream as usize] = group;
+        } else {
+            // Behind the first one, so that the first stays the one that is not in the index.
+            let next = std::mem::replace(&mut self.groups[first as usize].next, group);
+            self.groups[group as usize].next = next;
+            if let Some(next) = self.groups.get_mut(next as usize) {
+                next.previous = group;
+            }
+            self.index_group(group);
+        }
+        (group, 0)
+    }
+
+    fn find_group(&self, stream: TextId, identifier: TextId) -> Option<u32> {
+        let first = self.first_groups[stream as usize];
+        if self.groups.get(first as usize)?.identifier == identifier {
+            return Some(first);
+        }
         let hash = self.hasher.hash_one((stream, identifier));
         let is_wanted = |&id: &u32| {
             let group = &self.groups[id as usize];
             (group.stream, group.identifier) == (stream, identifier)
         };
-        if let Some(&id) = self.group_index.find(hash, is_wanted) {
-            return (id, self.groups[id as usize].members.push(slot));
-        }
-        self.identifiers.acquire_again(identifier);
-        let next = self.first_groups[stream as usize];
-        let group = self.groups.insert(Group {
-            stream,
-            identifier,
-            previous: NONE,
-            next,
-            members: Members::One(slot),
-        }) as u32;
-        if let Some(next) = self.groups.get_mut(next as usize) {
-            next.previous = group;
-        }
+        self.group_index.find(hash, is_wanted).copied()
+    }
+
+    fn index_group(&mut self, id: u32) {
         let (groups, hasher) = (&self.groups, &self.hasher);
+        let hash = hash_of(hasher, &groups[id as usize]);
         self.group_index
-            .insert_unique(hash, group, |&id| hash_of(hasher, &groups[id as usize]));
-        self.first_groups[stream as usize] = group;
-        (group, 0)
+            .insert_unique(hash, id, |&other| hash_of(hasher, &groups[other as usize]));
+    }
+
+    fn unindex_group(&mut self, id: u32) {
+        let hash = hash_of(&self.hasher, &self.groups[id as usize]);
+        if let Ok(entry) = self.group_index.find_entry(hash, |&other| other == id) {
+            entry.remove();
+        }
+    }
+
+    fn members_of<'a>(&'a self, members: &'a Members) -> &'a [u32] {
+        match members {
+            Members::One(slot) => std::slice::from_ref(slot),
+            Members::Many(crowd) => &self.crowds[*crowd as usize],
+        }
+    }
+
+    /// Adds a slot to a group and returns its index.
+    fn push_member(&mut self, group: u32, slot: u32) -> u32 {
+        let members = &mut self.groups[group as usize].members;
+        match *members {
+            Members::One(first) => {
+                *members = Members::Many(self.crowds.insert(vec![first, slot]) as u32);
+                1
+            }
+            Members::Many(crowd) => {
+                let crowd = &mut self.crowds[crowd as usize];
+                crowd.push(slot);
+                crowd.len() as u32 - 1
+            }
+        }
+    }
+
+    /// Takes the member at `index` of a group away; the last one moves into its place.
+    /// False: it was the only member, the group has to go.
+    fn swap_remove_member(&mut self, group: u32, index: u32) -> bool {
+        let Members::Many(crowd_id) = self.groups[group as usize].members else {
+            return false;
+        };
+        let crowd = &mut self.crowds[crowd_id as usize];
+        crowd.swap_remove(index as usize);
+        match crowd.len() {
+            1 => {
+                let last = crowd[0];
+                self.crowds.remove(crowd_id as usize);
+                self.groups[group as usize].members = Members::One(last);
+            }
+            len if crowd.capacity() > CROWD_SLOTS_KEPT.max(4 * len) => crowd.shrink_to(2 * len),
+            _ => {}
+        }
+        true
     }
 
     /// Takes an edge's session out of its group; the session that moves into its place learns its new index.
     fn leave(&mut self, edge: Edge) {
-        let Some(group) = self.groups.get_mut(edge.group as usize) else {
+        let Some(group) = self.groups.get(edge.group as usize) else {
             return;
         };
         let stream = group.stream;
-        if group.members.as_slice().len() == 1 {
-            self.remove_group(edge.group);
-        } else {
-            group.members.swap_remove(edge.index);
-            if let Some(&moved) = group.members.as_slice().get(edge.index as usize) {
+        if self.swap_remove_member(edge.group, edge.index) {
+            let members = self.members_of(&self.groups[edge.group as usize].members);
+            if let Some(&moved) = members.get(edge.index as usize) {
                 let row = &mut self.rows[moved as usize];
                 let moved_edge = row.iter_mut().find(|other| other.group == edge.group);
                 moved_edge.expect("a member has an edge to its group").index = edge.index;
             }
+        } else {
+            self.remove_group(edge.group);
         }
         self.streams.release(stream);
     }
 
     fn remove_group(&mut self, id: u32) {
-        let hash = hash_of(&self.hasher, &self.groups[id as usize]);
-        if let Ok(entry) = self.group_index.find_entry(hash, |&other| other == id) {
-            entry.remove();
+        let Group { previous, next, .. } = self.groups[id as usize];
+        if previous == NONE {
+            // The next one becomes the first, which is not in the index.
+            if next != NONE {
+                self.unindex_group(next);
+            }
+        } else {
+            self.unindex_group(id);
         }
         let group = self.groups.remove(id as usize);
-        match self.groups.get_mut(group.previous as usize) {
-            Some(previous) => previous.next = group.next,
-            None => self.first_groups[group.stream as usize] = group.next,
+        match self.groups.get_mut(previous as usize) {
+            Some(before) => before.next = next,
+            None => self.first_groups[group.stream as usize] = next,
         }
-        if let Some(next) = self.groups.get_mut(group.next as usize) {
-            next.previous = group.previous;
+        if let Some(after) = self.groups.get_mut(next as usize) {
+            after.previous = previous;
         }
         self.identifiers.release(group.identifier);
     }
@@ -547,7 +700,15 @@ mod tests {
         let streams: BTreeSet<_> = model.values().flatten().collect();
         assert_eq!(hub.streams_len(), streams.len());
         if model.is_empty() {
-            assert_eq!((hub.identifiers.len(), hub.groups.len()), (0, 0));
+            assert_eq!(
+                (
+                    hub.identifiers.len(),
+                    hub.groups.len(),
+                    hub.crowds.len(),
+                    hub.group_index.len()
+                ),
+                (0, 0, 0, 0)
+            );
         }
     }
 

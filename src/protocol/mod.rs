@@ -1,7 +1,7 @@
 //! Action Cable and RPC JSON to values and back.
 //!
 //! Owns the text of every message: what clients send ([`command`]), what they get ([`reply`], [`disconnect`]), what the app
-//! posts ([`publication`]) and what the app is asked ([`rpc`], [`request_env`]). Pure: no I/O, no clock, no logging; the one
+//! posts ([`publication`]) and what the app is asked ([`rpc`], [`request_env`], [`state`]). Pure: no I/O, no clock, no logging; the one
 //! exception is [`sid`], which asks the kernel for randomness. Called by `session`, `endpoints`, `hub`, `rpc` and `shard`.
 
 pub mod command;
@@ -12,3 +12,4 @@ pub mod reply;
 pub mod request_env;
 pub mod rpc;
 pub mod sid;
+pub mod state;

@@ -6,25 +6,11 @@
 //! Source: `contract/rpc.md` §4 and §6.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
 use thiserror::Error;
 
 use super::json::{JsonError, Kind, Reader, escape_into};
-
-/// Connection state, or the state of one subscription: what the app wants to see again with the next call.
-pub type State = BTreeMap<Box<str>, Box<str>>;
-
-/// Applies the changes an answer brought: an empty value deletes its key, any other sets it.
-pub fn merge(state: &mut State, changes: &[(String, String)]) {
-    for (key, value) in changes {
-        if value.is_empty() {
-            state.remove(key.as_str());
-        } else {
-            state.insert(key.as_str().into(), value.as_str().into());
-        }
-    }
-}
+use super::state::State;
 
 /// Encodes the part of `env` that never changes during a session, `"url":…,"headers":{…}`, for the `*_body` functions.
 ///
@@ -49,7 +35,7 @@ pub fn encode_env_prefix(url: &str, headers: &mut [(&str, Cow<'_, str>)]) -> Box
 
 /// The body of a connect call.
 pub fn connect_body(env_prefix: &str) -> Vec<u8> {
-    encode_body(|body| body.env(env_prefix, &State::new(), |_| ()))
+    encode_body(|body| body.env(env_prefix, &State::default(), |_| ()))
 }
 
 /// The body of a command call. `command` is `subscribe`, `unsubscribe` or `message`; `data` goes with `message` only.
@@ -86,9 +72,10 @@ pub fn disconnect_body(
     cstate: &State,
     istates: &[(&str, &State)],
 ) -> Vec<u8> {
-    let as_text =
-        |(identifier, state): &(&str, &State)| (Box::from(*identifier), state_text(state));
-    let istates: State = istates.iter().map(as_text).collect();
+    let istates: State = istates
+        .iter()
+        .map(|(identifier, state)| (*identifier, state_text(state)))
+        .collect();
     encode_body(|body| {
         body.text("identifiers", identifiers);
         body.texts("subscriptions", subscriptions);
@@ -113,7 +100,7 @@ pub struct ConnectResponse {
     pub identifiers: String,
     pub transmissions: Vec<String>,
     pub error_msg: String,
-    /// Changes for [`merge`].
+    /// Changes for [`State::merge`].
     pub cstate: Vec<(String, String)>,
 }
 
@@ -127,9 +114,9 @@ pub struct CommandResponse {
     pub stopped_streams: Vec<String>,
     pub transmissions: Vec<String>,
     pub error_msg: String,
-    /// Changes for [`merge`].
+    /// Changes for [`State::merge`].
     pub cstate: Vec<(String, String)>,
-    /// Changes for [`merge`].
+    /// Changes for [`State::merge`].
     pub istate: Vec<(String, String)>,
     /// Whether a `presence` object is there.
     pub presence: bool,
@@ -363,10 +350,10 @@ fn push_map(out: &mut Vec<u8>, map: &State) {
     });
 }
 
-fn state_text(state: &State) -> Box<str> {
+fn state_text(state: &State) -> String {
     let mut out = Vec::new();
     push_map(&mut out, state);
-    into_text(out).into_boxed_str()
+    into_text(out)
 }
 
 /// Writes the members of one JSON object and the commas between them.
@@ -468,10 +455,7 @@ mod tests {
     }
 
     fn state(entries: &[(&str, &str)]) -> State {
-        entries
-            .iter()
-            .map(|&(key, value)| (Box::from(key), Box::from(value)))
-            .collect()
+        entries.iter().copied().collect()
     }
 
     /// The recorded connection state from E4 on.
@@ -498,7 +482,7 @@ mod tests {
     #[test]
     fn subscribe_is_encoded_as_recorded() {
         fn check(identifier: &str, cstate: State, bytes: usize, expected: &str) {
-            for istate in [None, Some(&State::new())] {
+            for istate in [None, Some(&State::default())] {
                 let body = command_body(
                     "subscribe",
                     identifier,
@@ -514,13 +498,13 @@ mod tests {
         // E2 to E5.
         check(
             ROOM,
-            State::new(),
+            State::default(),
             306,
             r#"{"command":"subscribe","identifier":"{\"channel\":\"RoomChannel\",\"room_id\":1}","connection_identifiers":"{\"current_user\":\"Z2lkOi8vY2FtcGZpcmUvVXNlci8x\"}","env":{"url":"http://localhost:18080/cable","headers":{"REMOTE_ADDR":"127.0.0.1","cookie":"session_token=abc","origin":"http://localhost:3000"}}}"#,
         );
         check(
             TYPING,
-            State::new(),
+            State::default(),
             308,
             r#"{"command":"subscribe","identifier":"{\"channel\":\"TypingChannel\",\"room_id\":1}","connection_identifiers":"{\"current_user\":\"Z2lkOi8vY2FtcGZpcmUvVXNlci8x\"}","env":{"url":"http://localhost:18080/cable","headers":{"REMOTE_ADDR":"127.0.0.1","cookie":"session_token=abc","origin":"http://localhost:3000"}}}"#,
         );
@@ -571,10 +555,7 @@ mod tests {
             r#"{"command":"message","identifier":"{\"channel\":\"TypingChannel\",\"room_id\":1}","connection_identifiers":"{\"current_user\":\"Z2lkOi8vY2FtcGZpcmUvVXNlci8x\"}","data":"{\"action\":\"start\",\"body\":\"\u003cb\u003e\"}","env":{"url":"http://localhost:18080/cable","headers":{"REMOTE_ADDR":"127.0.0.1","cookie":"session_token=abc","origin":"http://localhost:3000"},"cstate":{"__ltags__":"[\"x\"]"},"istate":{"$w":"typing:1","user":"\"Ann\""}}}"#,
         );
         let answer = br#"{"status":1,"streams":["typing:1:extra"],"env":{"istate":{"count":"2","user":""}}}"#;
-        merge(
-            &mut istate,
-            &decode_command_response(answer).unwrap().istate,
-        );
+        istate.merge(&decode_command_response(answer).unwrap().istate);
         check(
             TYPING,
             r#"{"action":"boom"}"#,
@@ -586,8 +567,8 @@ mod tests {
         check(
             ROOM,
             r#"{"action":"kick"}"#,
-            State::new(),
-            State::new(),
+            State::default(),
+            State::default(),
             335,
             r#"{"command":"message","identifier":"{\"channel\":\"RoomChannel\",\"room_id\":1}","connection_identifiers":"{\"current_user\":\"Z2lkOi8vY2FtcGZpcmUvVXNlci8x\"}","data":"{\"action\":\"kick\"}","env":{"url":"http://localhost:18080/cable","headers":{"REMOTE_ADDR":"127.0.0.1","cookie":"session_token=abc","origin":"http://localhost:3000"}}}"#,
         );
@@ -627,7 +608,7 @@ mod tests {
             r#"{"identifiers":"{\"current_user\":\"Z2lkOi8vY2FtcGZpcmUvVXNlci8x\"}","subscriptions":["{\"channel\":\"TypingChannel\",\"room_id\":1}"],"env":{"url":"http://localhost:18080/cable","headers":{"REMOTE_ADDR":"127.0.0.1","cookie":"session_token=abc","origin":"http://localhost:3000"},"cstate":{"__ltags__":"[\"x\"]"},"istate":{"{\"channel\":\"TypingChannel\",\"room_id\":1}":"{\"$w\":\"typing:1\",\"count\":\"2\"}"}}}"#,
         );
         check_body(
-            disconnect_body(USER, &[ROOM], &recorded_env(), &State::new(), &[]),
+            disconnect_body(USER, &[ROOM], &recorded_env(), &State::default(), &[]),
             278,
             r#"{"identifiers":"{\"current_user\":\"Z2lkOi8vY2FtcGZpcmUvVXNlci8x\"}","subscriptions":["{\"channel\":\"RoomChannel\",\"room_id\":1}"],"env":{"url":"http://localhost:18080/cable","headers":{"REMOTE_ADDR":"127.0.0.1","cookie":"session_token=abc","origin":"http://localhost:3000"}}}"#,
         );
@@ -651,7 +632,7 @@ mod tests {
             check_body(body, expected.len(), expected);
         }
         let env = r#""url":"u""#;
-        let none = State::new();
+        let none = State::default();
         let one = state(&[("k", "<")]);
         check(
             command_body("subscribe", "", "", Some(""), env, &none, Some(&none)),
@@ -674,22 +655,6 @@ mod tests {
             &*encode_env_prefix("u", &mut headers),
             r#""url":"u","headers":{"a":"1","b":"2"}"#
         );
-    }
-
-    #[test]
-    fn merging_sets_and_deletes() {
-        let mut merged = state(&[("a", "1"), ("b", "2")]);
-        let change = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-        merge(
-            &mut merged,
-            &[
-                change("a", ""),
-                change("b", "3"),
-                change("c", "4"),
-                change("d", ""),
-            ],
-        );
-        assert_eq!(merged, state(&[("b", "3"), ("c", "4")]));
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What a session keeps while it rests.
 
-use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
-use crate::protocol::rpc::State;
+use crate::protocol::state::State;
 use crate::session::Deadlines;
 
 /// The most that a resting session may take in the shard's table, beside its texts and subscriptions.
@@ -20,12 +20,44 @@ pub struct SessionSettings<'a> {
 }
 
 /// Channel and connection state that the app has set; most sessions have none.
+///
+/// The streams that a locally confirmed subscription whispers to or is present in are not here: the hub keeps them as two
+/// bits ([`crate::hub::Marks`]).
 #[derive(Debug, Default)]
 pub(super) struct AppState {
     /// Connection state.
     pub cstate: State,
-    /// Channel state, by identifier.
-    pub istates: BTreeMap<Box<str>, State>,
+    /// Channel state by identifier, sorted; also of subscriptions whose state is empty again.
+    istates: Vec<(Box<str>, State)>,
+}
+
+impl AppState {
+    fn position(&self, identifier: &str) -> Result<usize, usize> {
+        self.istates
+            .binary_search_by(|(other, _)| (**other).cmp(identifier))
+    }
+
+    fn istate(&self, identifier: &str) -> Option<&State> {
+        let position = self.position(identifier).ok()?;
+        Some(&self.istates[position].1)
+    }
+
+    fn istate_mut(&mut self, identifier: &str) -> &mut State {
+        let position = self.position(identifier).unwrap_or_else(|position| {
+            self.istates.reserve_exact(1);
+            self.istates
+                .insert(position, (identifier.into(), State::default()));
+            position
+        });
+        &mut self.istates[position].1
+    }
+
+    fn forget(&mut self, identifier: &str) {
+        if let Ok(position) = self.position(identifier) {
+            self.istates.remove(position);
+            self.istates.shrink_to_fit();
+        }
+    }
 }
 
 /// One client's protocol state.
@@ -79,22 +111,54 @@ impl Session {
         self.identifiers_bytes = identifiers.len() as u32;
     }
 
+    /// Gives the memory of the env back. Call when nothing can ask the app about this session any more.
+    pub(super) fn drop_env(&mut self) {
+        let kept = self.text.len() - self.env().len();
+        self.text = self.text[..kept].into();
+    }
+
     pub(super) fn cstate(&self) -> &State {
-        static EMPTY: State = State::new();
+        static EMPTY: LazyLock<State> = LazyLock::new(State::default);
         self.app_state
             .as_ref()
             .map_or(&EMPTY, |state| &state.cstate)
     }
 
     pub(super) fn istate(&self, identifier: &str) -> Option<&State> {
-        self.app_state.as_ref()?.istates.get(identifier)
+        self.app_state.as_ref()?.istate(identifier)
     }
 
-    /// The stream that the app (or a signed stream) has reserved under `key` for an identifier: `$w` or `$p`.
-    pub(super) fn reserved_stream(&self, identifier: &str, key: &str) -> Option<&str> {
-        self.istate(identifier)?
-            .get(key)
-            .map(|stream| &**stream)
-            .filter(|stream| !stream.is_empty())
+    /// Every identifier that ever had state, with what it has now.
+    pub(super) fn istates(&self) -> impl Iterator<Item = (&str, &State)> {
+        self.app_state
+            .iter()
+            .flat_map(|state| &state.istates)
+            .map(|(identifier, state)| (&**identifier, state))
+    }
+
+    pub(super) fn merge_cstate(&mut self, changes: &[(String, String)]) {
+        if !changes.is_empty() {
+            self.app_state_mut().cstate.merge(changes);
+        }
+    }
+
+    pub(super) fn merge_istate(&mut self, identifier: &str, changes: &[(String, String)]) {
+        if !changes.is_empty() {
+            self.app_state_mut().istate_mut(identifier).merge(changes);
+        }
+    }
+
+    pub(super) fn forget_istate(&mut self, identifier: &str) {
+        let Some(state) = &mut self.app_state else {
+            return;
+        };
+        state.forget(identifier);
+        if state.istates.is_empty() && state.cstate.is_empty() {
+            self.app_state = None;
+        }
+    }
+
+    fn app_state_mut(&mut self) -> &mut AppState {
+        self.app_state.get_or_insert_default()
     }
 }

@@ -1,16 +1,18 @@
 //! What happens to a session: each function takes what came and appends the steps that the shard must take.
 
+use std::borrow::Cow;
+
 use crate::auth::channels::{self, LocalSubscribe, Route};
 use crate::auth::jwt::{self, JwtVerdict};
 use crate::config::{AuthConfig, DisconnectMode};
-use crate::hub::Hub;
+use crate::hub::{Hub, Marks};
 use crate::protocol::command::{ClientCommand, CommandKind, Data, HistoryRequest};
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::publication::{self, Publication};
 use crate::protocol::reply;
-use crate::protocol::rpc::{self, CommandResponse, ConnectResponse, RpcStatus, State, merge};
+use crate::protocol::rpc::{self, CommandResponse, ConnectResponse, RpcStatus};
+use crate::protocol::state::State;
 use crate::session::Session;
-use crate::session::state::AppState;
 
 /// Channel state key of the stream that whispers go to.
 const WHISPER_KEY: &str = "$w";
@@ -152,6 +154,9 @@ impl Session {
         self.set_identifiers(identifiers);
         self.authenticated = true;
         self.wants_disconnect = context.disconnect_mode == DisconnectMode::Always;
+        if !context.has_rpc {
+            self.drop_env();
+        }
         steps.push(Step::Register);
         steps.push(Step::Send(reply::welcome(self.sid())));
     }
@@ -176,7 +181,7 @@ impl Session {
             }
             RpcStatus::Failure => {}
         }
-        self.merge_cstate(response.cstate);
+        self.merge_cstate(&response.cstate);
         steps.extend(
             response
                 .transmissions
@@ -205,7 +210,7 @@ impl Session {
             CommandKind::Unknown => {
                 return Err(CommandRefusal::UnknownCommand(command.name.into_owned()));
             }
-            CommandKind::Whisper => self.whisper(&command, steps),
+            CommandKind::Whisper => self.whisper(context, &command, steps),
             CommandKind::Subscribe if subscribed => {
                 return Err(CommandRefusal::AlreadySubscribed(
                     command.identifier.into_owned(),
@@ -224,7 +229,7 @@ impl Session {
             }
             CommandKind::Presence => {
                 if self
-                    .reserved_stream(&command.identifier, PRESENCE_KEY)
+                    .reserved_stream(context, &command.identifier, PRESENCE_KEY)
                     .is_some()
                 {
                     steps.push(Step::Send(reply::presence_error(&command.identifier)));
@@ -268,7 +273,7 @@ impl Session {
                 steps.push(Step::Send(reply::reject_subscription(&command.identifier)));
             }
             Route::Rpc => {
-                let body = self.command_body("subscribe", &command.identifier, None);
+                let body = self.command_body(context, "subscribe", &command.identifier, None);
                 let purpose = CallPurpose::Subscribe {
                     identifier: command.identifier.into(),
                     history: command.history,
@@ -290,13 +295,8 @@ impl Session {
     ) {
         context.hub.subscribe(context.slot, identifier);
         context.hub.attach(context.slot, identifier, stream);
-        let reserved = [(PRESENCE_KEY, presence), (WHISPER_KEY, whisper)];
-        let istate = reserved
-            .into_iter()
-            .filter(|(_, wanted)| *wanted)
-            .map(|(key, _)| (key.to_string(), stream.to_string()))
-            .collect();
-        self.merge_istate(identifier, istate);
+        let marks = Marks { whisper, presence };
+        context.hub.mark(context.slot, identifier, marks);
         steps.push(Step::Send(reply::confirm_subscription(identifier)));
     }
 
@@ -313,7 +313,7 @@ impl Session {
         if !context.has_rpc {
             return Err(CommandRefusal::NoRpc);
         }
-        let body = self.command_body("unsubscribe", &command.identifier, None);
+        let body = self.command_body(context, "unsubscribe", &command.identifier, None);
         let purpose = CallPurpose::Unsubscribe {
             identifier: command.identifier.into(),
         };
@@ -333,7 +333,7 @@ impl Session {
         if !context.has_rpc {
             return Err(CommandRefusal::NoRpc);
         }
-        let body = self.command_body("message", &command.identifier, Some(data));
+        let body = self.command_body(context, "message", &command.identifier, Some(data));
         let purpose = CallPurpose::Message {
             identifier: command.identifier.into(),
         };
@@ -341,8 +341,8 @@ impl Session {
         Ok(())
     }
 
-    fn whisper(&self, command: &ClientCommand<'_>, steps: &mut Vec<Step>) {
-        if let Some(stream) = self.reserved_stream(&command.identifier, WHISPER_KEY) {
+    fn whisper(&self, context: &Context<'_>, command: &ClientCommand<'_>, steps: &mut Vec<Step>) {
+        if let Some(stream) = self.reserved_stream(context, &command.identifier, WHISPER_KEY) {
             steps.push(Step::Publish(publication::whisper(
                 stream,
                 &command.data,
@@ -378,13 +378,13 @@ impl Session {
                     answer_history(context, &identifier, history, steps);
                 } else {
                     // A rejected subscription gets neither streams nor state: the reference leaks both (§6.2, DECIDE).
-                    self.merge_cstate(response.cstate);
+                    self.merge_cstate(&response.cstate);
                     send_all(response.transmissions, steps);
                 }
             }
             CallPurpose::Unsubscribe { identifier } => {
                 self.forget(context, &identifier);
-                self.merge_cstate(response.cstate);
+                self.merge_cstate(&response.cstate);
                 send_all(response.transmissions, steps);
             }
             CallPurpose::Message { identifier } => {
@@ -403,6 +403,11 @@ impl Session {
         response: CommandResponse,
         steps: &mut Vec<Step>,
     ) {
+        let touches_marks = response.stop_streams
+            || !(response.stopped_streams.is_empty() && response.istate.is_empty());
+        if touches_marks {
+            self.write_marks_out(context, identifier);
+        }
         if response.stop_streams {
             context.hub.detach_all(context.slot, identifier);
         } else {
@@ -416,18 +421,23 @@ impl Session {
                 context.hub.attach(context.slot, identifier, stream);
             }
         }
-        self.merge_istate(identifier, response.istate);
-        self.merge_cstate(response.cstate);
+        self.merge_istate(identifier, &response.istate);
+        self.merge_cstate(&response.cstate);
         send_all(response.transmissions, steps);
     }
 
     fn forget(&mut self, context: &mut Context<'_>, identifier: &str) {
         context.hub.unsubscribe(context.slot, identifier);
-        if let Some(state) = &mut self.app_state {
-            state.istates.remove(identifier);
-            if state.istates.is_empty() && state.cstate.is_empty() {
-                self.app_state = None;
-            }
+        self.forget_istate(identifier);
+    }
+
+    /// Turns marks into ordinary channel state, before the app changes that state or the streams.
+    fn write_marks_out(&mut self, context: &mut Context<'_>, identifier: &str) {
+        if let Some((marks, stream)) = context.hub.take_marks(context.slot, identifier) {
+            let changes: Vec<_> = reserved_entries(marks, &stream)
+                .map(|(key, value)| (key.to_string(), value.to_string()))
+                .collect();
+            self.merge_istate(identifier, &changes);
         }
     }
 
@@ -436,11 +446,19 @@ impl Session {
         if !(self.authenticated && self.wants_disconnect) {
             return None;
         }
+        let marked: Vec<(&str, State)> = hub
+            .marked(slot)
+            .map(|(identifier, marks, stream)| {
+                (identifier, reserved_entries(marks, stream).collect())
+            })
+            .collect();
         let istates: Vec<(&str, &State)> = self
-            .app_state
-            .iter()
-            .flat_map(|state| &state.istates)
-            .map(|(identifier, state)| (&**identifier, state))
+            .istates()
+            .chain(
+                marked
+                    .iter()
+                    .map(|(identifier, state)| (*identifier, state)),
+            )
             .collect();
         let subscriptions = hub.identifiers(slot);
         Some(rpc::disconnect_body(
@@ -458,7 +476,13 @@ impl Session {
         steps.push(Step::Call(RpcCall { purpose, body }));
     }
 
-    fn command_body(&self, command: &str, identifier: &str, data: Option<&str>) -> Vec<u8> {
+    fn command_body(
+        &self,
+        context: &Context<'_>,
+        command: &str,
+        identifier: &str,
+        data: Option<&str>,
+    ) -> Vec<u8> {
         rpc::command_body(
             command,
             identifier,
@@ -466,7 +490,7 @@ impl Session {
             data,
             self.env(),
             self.cstate(),
-            self.istate(identifier),
+            self.channel_state(context, identifier).as_deref(),
         )
     }
 
@@ -475,26 +499,38 @@ impl Session {
         self.wants_disconnect |= mode != DisconnectMode::Never;
     }
 
-    fn merge_cstate(&mut self, changes: Vec<(String, String)>) {
-        if !changes.is_empty() {
-            merge(&mut self.app_state_mut().cstate, &changes);
+    /// What the app sees again of a subscription.
+    fn channel_state(&self, context: &Context<'_>, identifier: &str) -> Option<Cow<'_, State>> {
+        if let Some(state) = self.istate(identifier) {
+            return Some(Cow::Borrowed(state));
         }
+        let (marks, stream) = context.hub.marks(context.slot, identifier)?;
+        Some(Cow::Owned(reserved_entries(marks, stream).collect()))
     }
 
-    fn merge_istate(&mut self, identifier: &str, changes: Vec<(String, String)>) {
-        if !changes.is_empty() {
-            let state = self
-                .app_state_mut()
-                .istates
-                .entry(identifier.into())
-                .or_default();
-            merge(state, &changes);
+    /// The stream that the app (or a signed stream) has reserved under `key` for an identifier: `$w` or `$p`.
+    fn reserved_stream<'a>(
+        &'a self,
+        context: &'a Context<'_>,
+        identifier: &str,
+        key: &str,
+    ) -> Option<&'a str> {
+        if let Some(state) = self.istate(identifier) {
+            return state.get(key).filter(|stream| !stream.is_empty());
         }
+        let (marks, stream) = context.hub.marks(context.slot, identifier)?;
+        reserved_entries(marks, stream)
+            .find(|(other, _)| *other == key)
+            .map(|(_, stream)| stream)
     }
+}
 
-    fn app_state_mut(&mut self) -> &mut AppState {
-        self.app_state.get_or_insert_default()
-    }
+/// Marks as the entries of channel state that they stand for.
+fn reserved_entries(marks: Marks, stream: &str) -> impl Iterator<Item = (&'static str, &str)> {
+    [(PRESENCE_KEY, marks.presence), (WHISPER_KEY, marks.whisper)]
+        .into_iter()
+        .filter(|(_, set)| *set)
+        .map(move |(key, _)| (key, stream))
 }
 
 fn refuse(reason: DisconnectReason, steps: &mut Vec<Step>) {

@@ -630,6 +630,39 @@ fn a_message_to_a_local_channel_goes_to_the_app() {
     );
 }
 
+/// What a local subscription may do is kept as marks until the app speaks about it; then it is state like any other.
+#[test]
+fn the_app_can_change_the_state_of_a_local_channel() {
+    let mut scene = Scene::connected(&["--streams_secret=s3Krit", "--streams_whisper"]);
+    scene.command("subscribe", SIGNED);
+    assert!(scene.session.app_state.is_none(), "marks take no memory");
+    let body = scene.disconnect_json();
+    assert_eq!(
+        body["env"]["istate"][SIGNED],
+        r#"{"$p":"chat/2023","$w":"chat/2023"}"#
+    );
+    scene.message(SIGNED, "x");
+    scene.answer(&json!({ "status": 1, "stop_streams": true, "env": { "istate": { "$w": "" } } }));
+    let whisper = json!({ "command": "whisper", "identifier": SIGNED, "data": 1 });
+    assert!(scene.say(&whisper).expect("accepted").is_empty());
+    assert_eq!(scene.command("presence", SIGNED).len(), 1);
+    let call = scene.message(SIGNED, "x");
+    assert!(
+        call[0].ends_with(r#""istate":{"$p":"chat/2023"}}}"#),
+        "{call:?}"
+    );
+}
+
+#[test]
+fn without_rpc_the_env_is_not_kept() {
+    let mut scene = Scene::new(&["--norpc", "--noauth", "--public_streams"]);
+    scene.authenticate(&Credentials::default());
+    assert_eq!(scene.session.env(), "");
+    assert_eq!(scene.session.sid(), SID);
+    let scene = Scene::connected(&[]);
+    assert_eq!(scene.session.env(), ENV);
+}
+
 #[test]
 fn a_local_confirmation_comes_before_its_history() {
     let mut scene = Scene::connected(&["--public_streams"]);

@@ -103,6 +103,19 @@ impl TimerWheel {
         }
     }
 
+    /// Gives the memory for the slots back. Call when no slot is in the wheel.
+    ///
+    /// # Panics
+    /// When one is.
+    pub fn forget_slots(&mut self) {
+        assert!(
+            self.heads.iter().all(|&head| head == NONE),
+            "no slot is in the wheel"
+        );
+        self.links = Vec::new();
+        self.buckets = Vec::new();
+    }
+
     /// Takes out the slots of every tick up to and including `now`. Slots whose deadline is further away than the wheel
     /// is long are among them: the caller looks at the deadline and sets them again.
     pub fn expire(&mut self, now: Tick, due: &mut Vec<u32>) {

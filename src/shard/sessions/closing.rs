@@ -177,8 +177,16 @@ impl Sessions {
         // The poll keeps the file open for a moment; the far end shall see the end now.
         let _ = socket.shutdown(Shutdown::Both);
         if self.connections.is_empty() {
-            self.connections.shrink_to_fit();
+            self.give_back_slots();
         }
+    }
+
+    /// Nobody is left: what is kept for each slot goes, too.
+    fn give_back_slots(&mut self) {
+        self.connections.shrink_to_fit();
+        self.identity_hashes = Vec::new();
+        self.hub.forget_slots();
+        self.wheel.forget_slots();
     }
 }
 
