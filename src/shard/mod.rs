@@ -40,7 +40,7 @@ use crate::shard::disconnects::DisconnectQueue;
 use crate::shard::front::{Front, ListenerSetup};
 use crate::shard::publishing::Whispers;
 use crate::shard::sessions::{Action, Sessions};
-use crate::shard::signal::unless;
+use crate::shard::signal::{Signal, unless};
 
 /// Everything a shard is given when its thread starts.
 pub struct ShardSetup {
@@ -81,6 +81,8 @@ pub struct Shard {
     requests: Cell<usize>,
     /// Disconnect calls that wait for room in the inbox of shard 0.
     forwarding: Cell<usize>,
+    /// A turn has left sessions that wait for a write.
+    unflushed: Signal,
     accept_stop: Stop,
 }
 
@@ -155,6 +157,7 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
         whispers: Whispers::default(),
         requests: Cell::new(0),
         forwarding: Cell::new(0),
+        unflushed: Signal::default(),
         accept_stop: Stop::default(),
     });
     for setup in setup.listeners {
@@ -169,6 +172,7 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
     }
     monoio::spawn(inbox::run(Rc::clone(&shard)));
     monoio::spawn(publishing::run_whispers(Rc::clone(&shard)));
+    monoio::spawn(run_flushes(Rc::clone(&shard)));
     monoio::spawn(run_timers(Rc::clone(&shard)));
     if shard.id == 0 {
         monoio::spawn(disconnects::run(Rc::clone(&shard)));
@@ -186,6 +190,16 @@ async fn serve_reactor(shard: &Rc<Shard>, wake: &ReactorWake) -> io::Result<()> 
             wake.ready().await?;
         }
         shard.turn(Sessions::harvest)?;
+    }
+}
+
+/// Goes on with the writes that a turn had no time for, between the other tasks of the shard.
+async fn run_flushes(shard: Rc<Shard>) {
+    loop {
+        shard.unflushed.notified().await;
+        yield_now().await;
+        // The turn itself writes, and notifies again while sessions wait.
+        shard.turn(|_| ());
     }
 }
 
@@ -226,6 +240,9 @@ impl Shard {
             sessions.take_actions()
         };
         self.perform_all(actions);
+        if self.sessions.borrow().has_unflushed() {
+            self.unflushed.notify();
+        }
         self.report_drained();
         result
     }

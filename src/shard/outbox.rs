@@ -1,8 +1,9 @@
 //! Frames on their way into sockets.
 //!
-//! A frame is encoded once and shared by all receivers. While a shard works through a batch, deliveries are noted in the
-//! [`Batch`] (8 bytes each, no allocation per receiver); at the end each session that got something is written once, with
-//! one gathered call. Only what the kernel does not take moves into an [`Outbox`] of the session.
+//! A frame is encoded once and shared by all receivers. Deliveries are noted in the [`Batch`] (8 bytes each, no allocation
+//! per receiver); then each session that got something is written once, with one gathered call. A large batch is written
+//! over several turns, and what is published meanwhile is gathered with it. Only what the kernel does not take moves into an
+//! [`Outbox`] of the session.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
@@ -14,8 +15,12 @@ use crate::session::Tick;
 
 /// Frames gathered in one write at most.
 pub const FRAMES_PER_WRITE_MAX: usize = 64;
-/// Deliveries noted in a batch before it has to be flushed.
-pub const BATCH_DELIVERIES_MAX: usize = 32_768;
+/// Deliveries noted in a batch before it has to be written out whole: 4 MiB.
+pub const BATCH_DELIVERIES_MAX: usize = 512 << 10;
+/// Bytes of frames in a batch before it has to be written out whole.
+pub const BATCH_FRAME_BYTES_MAX: usize = 16 << 20;
+/// Deliveries and frames that an empty batch keeps room for.
+const BATCH_ROOM_KEPT: usize = 4096;
 
 /// What a frame counts as when it has been written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -232,18 +237,20 @@ struct Node {
     next: u32,
 }
 
-/// Deliveries of the running batch, of all sessions.
+/// Deliveries of all sessions that have not been handed to the kernel yet.
 #[derive(Default)]
 pub struct Batch {
     frames: Vec<Frame>,
+    frame_bytes: usize,
     nodes: Vec<Node>,
-    /// Slots that have deliveries.
-    dirty: Vec<u32>,
+    /// Slots that have deliveries, in the order in which they got the first one.
+    dirty: VecDeque<u32>,
 }
 
 impl Batch {
     /// Adds a frame that deliveries can name.
     pub fn add_frame(&mut self, frame: Frame) -> u32 {
+        self.frame_bytes += frame.bytes.len();
         self.frames.push(frame);
         self.frames.len() as u32 - 1
     }
@@ -254,30 +261,37 @@ impl Batch {
         self.nodes.push(Node { frame, next: NONE });
         if list.first == NONE {
             list.first = node;
-            self.dirty.push(slot);
+            self.dirty.push_back(slot);
         } else {
             self.nodes[list.last as usize].next = node;
         }
         list.last = node;
     }
 
-    /// True when the batch must be flushed before more is noted.
+    /// True when the batch must be written out before more is noted.
     pub fn is_full(&self) -> bool {
-        self.nodes.len() >= BATCH_DELIVERIES_MAX
+        self.nodes.len() >= BATCH_DELIVERIES_MAX || self.frame_bytes >= BATCH_FRAME_BYTES_MAX
     }
 
-    /// The slots to flush. Each of them may have been emptied, or used by another session, since.
-    pub fn take_dirty(&mut self) -> Vec<u32> {
-        std::mem::take(&mut self.dirty)
+    /// True when nobody waits for a write.
+    pub fn is_empty(&self) -> bool {
+        self.dirty.is_empty()
     }
 
-    /// Ends the batch; every list made in it is invalid now. `dirty` is the vector from [`Self::take_dirty`], for reuse.
-    pub fn finish(&mut self, mut dirty: Vec<u32>) {
-        debug_assert!(self.dirty.is_empty(), "flushing made nobody dirty");
-        dirty.clear();
-        self.dirty = dirty;
+    /// The next slot to write. It may have been emptied, or used by another session, since it was noted.
+    pub fn next_dirty(&mut self) -> Option<u32> {
+        self.dirty.pop_front()
+    }
+
+    /// Forgets the frames once nobody waits for a write; every list made of them is empty then.
+    pub fn finish(&mut self) {
+        debug_assert!(self.dirty.is_empty(), "everybody has been written");
         self.frames.clear();
+        self.frames.shrink_to(BATCH_ROOM_KEPT);
+        self.frame_bytes = 0;
         self.nodes.clear();
+        self.nodes.shrink_to(BATCH_ROOM_KEPT);
+        self.dirty.shrink_to(BATCH_ROOM_KEPT);
     }
 
     /// Moves a session's deliveries into its outbox.
@@ -312,16 +326,11 @@ impl Batch {
         socket: &TcpStream,
     ) -> io::Result<(Written, Option<Outbox>)> {
         let list = std::mem::take(list);
-        let mut slices = [IoSlice::new(&[]); FRAMES_PER_WRITE_MAX];
-        let (mut count, mut offered) = (0, 0);
-        let mut frames = self.frames_of(list);
-        for frame in frames.by_ref().take(FRAMES_PER_WRITE_MAX) {
-            slices[count] = IoSlice::new(&frame.bytes);
-            offered += frame.bytes.len();
-            count += 1;
-        }
-        let more = frames.next().is_some();
-        let bytes = write_slices(socket, &slices[..count])?;
+        let (bytes, offered, more) = if list.first == list.last {
+            self.write_one(list, socket)?
+        } else {
+            self.write_many(list, socket)?
+        };
         let mut written = Written {
             bytes,
             blocked: bytes < offered,
@@ -336,6 +345,27 @@ impl Batch {
             .for_each(|frame| outbox.push(frame.clone()));
         outbox.consume(bytes, &mut written);
         Ok((written, Some(outbox)))
+    }
+
+    /// The usual case, without an array to be filled. Returns bytes written, bytes offered, and that there is no more.
+    fn write_one(&self, list: BatchList, socket: &TcpStream) -> io::Result<(usize, usize, bool)> {
+        let frame = &self.frames[self.nodes[list.first as usize].frame as usize];
+        let bytes = write_slices(socket, &[IoSlice::new(&frame.bytes)])?;
+        Ok((bytes, frame.bytes.len(), false))
+    }
+
+    /// Gathers up to [`FRAMES_PER_WRITE_MAX`] frames. Returns bytes written, bytes offered, and whether there is more.
+    fn write_many(&self, list: BatchList, socket: &TcpStream) -> io::Result<(usize, usize, bool)> {
+        let mut slices = [IoSlice::new(&[]); FRAMES_PER_WRITE_MAX];
+        let (mut count, mut offered) = (0, 0);
+        let mut frames = self.frames_of(list);
+        for frame in frames.by_ref().take(FRAMES_PER_WRITE_MAX) {
+            slices[count] = IoSlice::new(&frame.bytes);
+            offered += frame.bytes.len();
+            count += 1;
+        }
+        let bytes = write_slices(socket, &slices[..count])?;
+        Ok((bytes, offered, frames.next().is_some()))
     }
 
     fn frames_of(&self, list: BatchList) -> impl Iterator<Item = &Frame> {
@@ -377,7 +407,7 @@ mod tests {
             let frame = batch.add_frame(message(text));
             batch.deliver(5, &mut list, frame);
         }
-        assert_eq!(batch.take_dirty(), [5]);
+        assert_eq!((batch.next_dirty(), batch.next_dirty()), (Some(5), None));
         let (written, rest) = batch.write(&mut list, &server).expect("write");
         assert!(rest.is_none() && list.is_empty());
         assert_eq!(

@@ -20,7 +20,8 @@ use crate::protocol::publication::{Publication, RemoteDisconnect};
 use crate::reactor::Reactor;
 use crate::rpc::RpcError;
 use crate::session::{CallPurpose, Credentials};
-use crate::shard::outbox::BATCH_DELIVERIES_MAX;
+use crate::shard::outbox::{BATCH_DELIVERIES_MAX, BATCH_FRAME_BYTES_MAX};
+use crate::shard::sessions::FLUSHES_PER_TURN_MAX;
 use crate::shard::sessions::{Action, NewConnection, Sessions};
 use crate::shard::signal::Signal;
 use crate::shard::timers::TICK;
@@ -995,6 +996,49 @@ fn a_turn_with_very_many_deliveries_is_flushed_in_between() {
         bench.sessions.end_turn();
         for client in &mut clients {
             for number in 0..count {
+                assert!(client.next().ends_with(&format!(r#""message":{number}}}"#)));
+            }
+        }
+    });
+}
+
+#[test]
+fn large_frames_for_few_sessions_are_written_before_they_fill_the_memory() {
+    on_both(PUBLIC, |bench| {
+        let _client = bench.listener("x");
+        let text = format!("\"{}\"", "x".repeat(BATCH_FRAME_BYTES_MAX / 4));
+        let before = bench.counters().writes_total.value();
+        bench.sessions.begin_turn(bench.now);
+        for _ in 0..3 {
+            bench.sessions.fan_out(&message("x", &text));
+        }
+        assert_eq!(bench.counters().writes_total.value(), before);
+        bench.sessions.fan_out(&message("x", &text));
+        assert!(bench.counters().writes_total.value() > before);
+        bench.sessions.end_turn();
+    });
+}
+
+#[test]
+fn what_comes_while_many_sessions_are_written_is_gathered_with_it() {
+    on_both(PUBLIC, |bench| {
+        const MORE: usize = 40;
+        let mut clients: Vec<Client> = (0..FLUSHES_PER_TURN_MAX + MORE)
+            .map(|_| bench.listener("x"))
+            .collect();
+        let before = bench.counters().writes_total.value();
+        let writes = |bench: &Bench| (bench.counters().writes_total.value() - before) as usize;
+        bench.turn(|sessions| sessions.fan_out(&message("x", "1")));
+        assert!(bench.sessions.has_unflushed());
+        assert_eq!(writes(bench), FLUSHES_PER_TURN_MAX);
+        bench.turn(|sessions| sessions.fan_out(&message("x", "2")));
+        while bench.sessions.has_unflushed() {
+            bench.turn(|_| ());
+        }
+        // Those who had to wait got both messages with one write.
+        assert_eq!(writes(bench), 2 * FLUSHES_PER_TURN_MAX + MORE);
+        for client in &mut clients {
+            for number in 1..=2 {
                 assert!(client.next().ends_with(&format!(r#""message":{number}}}"#)));
             }
         }

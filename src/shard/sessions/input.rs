@@ -13,12 +13,20 @@ use crate::wire::message::Incoming;
 /// Full reads from one socket in one turn; what is left is read in the next turn, after the others.
 const READS_PER_TURN_MAX: usize = 4;
 
+/// Whether the far end may have closed its side before the read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum End {
+    /// The event says that it has not.
+    NotSeen,
+    MayBeThere,
+}
+
 impl Sessions {
     /// Takes the reactor's events and serves them.
     pub fn harvest(&mut self) -> io::Result<()> {
         for token in std::mem::take(&mut self.unfinished) {
             if let Some(slot) = self.slot_of(token) {
-                self.read(slot);
+                self.read(slot, End::MayBeThere);
             }
         }
         let mut events = std::mem::take(&mut self.events);
@@ -54,7 +62,12 @@ impl Sessions {
             return;
         }
         if connection.call.is_none() {
-            return self.read(slot);
+            let end = if closed {
+                End::MayBeThere
+            } else {
+                End::NotSeen
+            };
+            return self.read(slot, end);
         }
         connection.input_waiting = true;
         if closed && !connection.session.is_authenticated() {
@@ -64,7 +77,11 @@ impl Sessions {
     }
 
     /// Reads until the kernel has no more, the session has to wait for a call, or it had its share.
-    pub(super) fn read(&mut self, slot: u32) {
+    ///
+    /// A read that does not fill the buffer has emptied the socket, and what comes later is a new event: the read that would
+    /// only say "would block" is saved. Not so when the far end may have closed: its end comes behind the last byte and is
+    /// no event of its own any more.
+    pub(super) fn read(&mut self, slot: u32, end: End) {
         let mut buffer = std::mem::take(&mut self.read_buffer);
         let mut reads = 0;
         while let Some(connection) = self.connections.get_mut(slot as usize) {
@@ -85,10 +102,15 @@ impl Sessions {
                     self.begin_close(slot, None, Cause::Client);
                     break;
                 }
-                Ok(bytes) if connection.tls.is_some() => {
-                    self.process_records(slot, &mut buffer[..bytes])
+                Ok(bytes) => {
+                    // With TLS the end may also stand in the bytes.
+                    let emptied =
+                        bytes < buffer.len() && end == End::NotSeen && connection.tls.is_none();
+                    self.process_bytes(slot, &mut buffer[..bytes]);
+                    if emptied {
+                        break;
+                    }
                 }
-                Ok(bytes) => self.process_input(slot, &mut buffer[..bytes]),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => {
@@ -99,6 +121,14 @@ impl Sessions {
             reads += 1;
         }
         self.read_buffer = buffer;
+    }
+
+    fn process_bytes(&mut self, slot: u32, bytes: &mut [u8]) {
+        if self.connections[slot as usize].tls.is_some() {
+            self.process_records(slot, bytes);
+        } else {
+            self.process_input(slot, bytes);
+        }
     }
 
     /// Decrypts what came from the socket. Records that TLS wants to send in return go out with the flush.
@@ -132,7 +162,7 @@ impl Sessions {
             && connection.call.is_none()
             && std::mem::take(&mut connection.input_waiting)
         {
-            self.read(slot);
+            self.read(slot, End::MayBeThere);
         }
     }
 

@@ -12,6 +12,9 @@ mod input;
 mod opening;
 mod output;
 
+#[cfg(test)]
+pub use output::FLUSHES_PER_TURN_MAX;
+
 use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::net::TcpStream;
@@ -245,9 +248,9 @@ impl Sessions {
             .deadline(now, self.config.websocket.write_timeout);
     }
 
-    /// Ends a turn: writes what was queued.
+    /// Ends a turn: writes what was queued, as far as one turn may; see [`Self::has_unflushed`].
     pub fn end_turn(&mut self) {
-        self.flush();
+        self.flush_some();
         self.rearm();
         self.reactor.flush();
     }
