@@ -4,6 +4,8 @@ use std::fs;
 use std::io;
 use std::mem;
 
+use super::cgroup;
+
 /// The CPU numbers in the affinity mask of the calling thread, ascending; never empty.
 pub fn allowed() -> Vec<usize> {
     // SAFETY: cpu_set_t is a plain bit array, for which all zeroes is a valid value.
@@ -42,38 +44,24 @@ pub fn pin_current_thread(cpu: usize) -> io::Result<()> {
 /// The number of shards to start when `--cores` is not given: the allowed CPUs, cut to the cgroup's CPU quota (rounded
 /// down, at least 1) as container users expect.
 pub fn default_cores() -> usize {
-    let quota = smallest_quota(
+    let allowed = allowed().len();
+    quota().map_or(allowed, |quota| allowed.min(quota.max(1)))
+}
+
+/// Whole CPUs that the cgroup grants, rounded down; `None` without a quota.
+fn quota() -> Option<usize> {
+    smallest_quota(
         &fs::read_to_string("/proc/self/cgroup").unwrap_or_default(),
         |path| fs::read_to_string(path).ok(),
-    );
-    let allowed = allowed().len();
-    quota.map_or(allowed, |quota| allowed.min(quota.max(1)))
+    )
 }
 
 /// The smallest CPU quota of this process's cgroup and those above it: cgroup v2 (`cpu.max`) or v1 (`cpu.cfs_*`).
 fn smallest_quota(proc_self_cgroup: &str, read: impl Fn(&str) -> Option<String>) -> Option<usize> {
-    let mut quotas = Vec::new();
-    for line in proc_self_cgroup.lines() {
-        let mut parts = line.splitn(3, ':').skip(1);
-        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else {
-            continue;
-        };
-        let mount = match controllers {
-            "" => "/sys/fs/cgroup",
-            list if list.split(',').any(|name| name == "cpu") => "/sys/fs/cgroup/cpu",
-            _ => continue,
-        };
-        // Inside a container the path may be that of the host; the mount's root is the container's own group then.
-        let mut group = path.trim_end_matches('/');
-        loop {
-            quotas.extend(quota_of(&format!("{mount}{group}"), &read));
-            match group.rfind('/') {
-                Some(end) => group = &group[..end],
-                None => break,
-            }
-        }
-    }
-    quotas.into_iter().min()
+    cgroup::directories(proc_self_cgroup, "cpu")
+        .iter()
+        .filter_map(|directory| quota_of(directory, &read))
+        .min()
 }
 
 fn quota_of(directory: &str, read: &impl Fn(&str) -> Option<String>) -> Option<usize> {

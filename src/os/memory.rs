@@ -1,6 +1,11 @@
-//! Memory and thread figures of this process, for the gauges.
+//! Memory and thread figures of this process, for the gauges, and the memory that it may take.
 
 use std::fs;
+
+use super::cgroup;
+
+/// A cgroup v1 without a limit reports the largest multiple of a page; nothing real is near it.
+const UNLIMITED_BYTES: u64 = 1 << 62;
 
 /// Resident bytes of this process, 0 when /proc cannot be read.
 pub fn resident_bytes() -> u64 {
@@ -25,6 +30,41 @@ pub fn threads() -> u64 {
         .unwrap_or(0)
 }
 
+/// Bytes that the kernel could give to programs without swapping (`MemAvailable`).
+pub fn available_bytes() -> Option<u64> {
+    available(&fs::read_to_string("/proc/meminfo").ok()?)
+}
+
+fn available(meminfo: &str) -> Option<u64> {
+    let value = meminfo
+        .lines()
+        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// The smallest memory limit of this process's cgroup and those above it, `None` without one. Kernel memory of sockets
+/// counts against it.
+pub fn cgroup_limit_bytes() -> Option<u64> {
+    smallest_limit(
+        &fs::read_to_string("/proc/self/cgroup").unwrap_or_default(),
+        |path| fs::read_to_string(path).ok(),
+    )
+}
+
+/// cgroup v2 says `max` where there is no limit.
+fn smallest_limit(proc_self_cgroup: &str, read: impl Fn(&str) -> Option<String>) -> Option<u64> {
+    cgroup::directories(proc_self_cgroup, "memory")
+        .iter()
+        .filter_map(|directory| {
+            read(&format!("{directory}/memory.max"))
+                .or_else(|| read(&format!("{directory}/memory.limit_in_bytes")))
+        })
+        .filter_map(|text| text.trim().parse().ok())
+        .filter(|&bytes| bytes < UNLIMITED_BYTES)
+        .min()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -33,5 +73,51 @@ mod tests {
     fn figures_of_a_running_process_are_not_zero() {
         assert!(resident_bytes() > 100_000);
         assert!(threads() >= 1);
+    }
+    #[test]
+    fn available_memory_is_in_bytes() {
+        assert_eq!(
+            available("MemFree: 1 kB\nMemAvailable:      12 kB\n"),
+            Some(12_288)
+        );
+        assert_eq!(available("MemFree: 1 kB\n"), None);
+    }
+
+    #[test]
+    fn the_smallest_memory_limit_on_the_way_up_counts() {
+        fn check(proc_self_cgroup: &str, files: &[(&str, &str)], expected: Option<u64>) {
+            let found = smallest_limit(proc_self_cgroup, |path| {
+                let file = files.iter().find(|(name, _)| *name == path);
+                file.map(|(_, text)| (*text).to_string())
+            });
+            assert_eq!(found, expected, "{proc_self_cgroup:?}");
+        }
+        let unit = "0::/system.slice/ringcable.service\n";
+        check(unit, &[], None);
+        check(
+            unit,
+            &[
+                (
+                    "/sys/fs/cgroup/system.slice/ringcable.service/memory.max",
+                    "max\n",
+                ),
+                ("/sys/fs/cgroup/system.slice/memory.max", "1000\n"),
+            ],
+            Some(1000),
+        );
+        check(
+            "4:memory:/docker/abc\n",
+            &[
+                (
+                    "/sys/fs/cgroup/memory/docker/abc/memory.limit_in_bytes",
+                    "2000\n",
+                ),
+                (
+                    "/sys/fs/cgroup/memory/memory.limit_in_bytes",
+                    "9223372036854771712\n",
+                ),
+            ],
+            Some(2000),
+        );
     }
 }

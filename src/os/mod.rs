@@ -2,7 +2,9 @@
 //!
 //! Unsafe code lives here and in `reactor/`, nowhere else. Called by `server` at start-up and by `shard` for sockets.
 
+pub mod cgroup;
 pub mod cpu;
+pub mod host;
 pub mod limits;
 pub mod memory;
 pub mod sockets;
