@@ -50,6 +50,14 @@ pub fn choose(choice: DriverChoice) -> Result<Choice, DriverRefused> {
     }
 }
 
+/// Whether the kernel lets us have io_uring.
+///
+/// # Errors
+/// Why not, in words.
+pub fn try_io_uring() -> Result<(), String> {
+    probe().map_err(|error| explain(&error))
+}
+
 /// On a thread of its own: a ring that is given up leaves work behind for the thread that made it, which interrupts that
 /// thread's next system call (EINTR).
 fn probe() -> io::Result<()> {

@@ -5,7 +5,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use mimalloc::MiMalloc;
-use ringcable::config::{self, Config, Startup};
+use ringcable::check::Report;
+use ringcable::config::{self, CheckRequest, Config, Startup};
 use ringcable::{log, server};
 
 #[global_allocator]
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
             let _ = std::io::stdout().write_all(text.as_bytes());
             ExitCode::SUCCESS
         }
+        Ok(Startup::Check(request)) => check(&request),
         Ok(Startup::Run(config)) => start(*config),
         Err(error) => {
             if error.usage() {
@@ -37,6 +39,17 @@ fn main() -> ExitCode {
             }
             fail(&error, error.exit_code())
         }
+    }
+}
+
+fn check(request: &CheckRequest) -> ExitCode {
+    let report = Report::of_this_host(request);
+    // A closed standard output is the reader's choice.
+    let _ = write!(std::io::stdout(), "{report}");
+    if report.passes() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     }
 }
 

@@ -618,10 +618,59 @@ fn broken_files_are_reported() {
 fn every_option_may_be_given_its_default() {
     let env = [("ANYCABLE_NORPC", "true"), ("ANYCABLE_RPC_IMPL", "none")];
     for option in options::OPTIONS.iter().filter(|option| option.has_flag) {
+        // Given at all, it asks a question; no connections are no question.
+        if option.name == "check" {
+            continue;
+        }
         let arg = format!("--{}={}", option.name, option.default_text);
         match startup(&env, &[&arg]) {
             Ok(_) => {}
             Err(error) => panic!("{arg}: {error}"),
         }
     }
+}
+
+#[test]
+fn check_takes_the_other_options_into_account_and_needs_no_app() {
+    let check = |env: &[(&str, &str)], args: &[&str], expected: CheckRequest| {
+        assert_eq!(
+            startup(env, args).expect("a question"),
+            Startup::Check(expected),
+            "{args:?}"
+        );
+    };
+    let default = CheckRequest {
+        connections: 1_000_000,
+        cores: None,
+        driver: DriverChoice::Auto,
+        connections_max: 0,
+        rpc_concurrency: 28,
+        ping_interval: Duration::from_secs(3),
+    };
+    check(&[], &["--check", "1000000"], default.clone());
+    check(
+        &[("ANYCABLE_CORES", "4"), ("ANYCABLE_RPC_CONCURRENCY", "9")],
+        &[
+            "--check=7",
+            "--driver=io_uring",
+            "--max-conn=5",
+            "--ping_interval=0",
+        ],
+        CheckRequest {
+            connections: 7,
+            cores: Some(4),
+            driver: DriverChoice::IoUring,
+            connections_max: 5,
+            rpc_concurrency: 9,
+            ping_interval: Duration::ZERO,
+        },
+    );
+    assert_eq!(
+        refusal(&[], &["--check=100000001"]),
+        "invalid option --check=100000001: expected a number of connections from 1 to 100000000"
+    );
+    assert_eq!(
+        refusal(&[], &["--check=5", "--driver=kqueue"]),
+        "invalid option --driver=kqueue: expected one of auto, io_uring, epoll"
+    );
 }

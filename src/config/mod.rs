@@ -35,6 +35,8 @@ use value::Value;
 pub enum Startup {
     /// Start the server.
     Run(Box<Config>),
+    /// `--check`: say what would stop this host, and exit.
+    Check(CheckRequest),
     /// Help, version or `--print-config`: this text goes to stdout as it is, and the process exits with 0.
     Print(String),
 }
@@ -57,6 +59,7 @@ pub fn load(args: &[String], env: &[(String, String)]) -> Result<Startup, Config
     }
     let config_file = file::locate(&flags);
     let prints_config = flags.on("print-config");
+    let connections = connections_to_check(&flags)?;
     let mut settings = Settings::defaults();
     if let Some(path) = &config_file {
         file::apply(path, &mut settings)?;
@@ -70,6 +73,12 @@ pub fn load(args: &[String], env: &[(String, String)]) -> Result<Startup, Config
     }
     let presets = presets::apply(&mut settings, env)?;
     support::check(&settings)?;
+    if let Some(connections) = connections {
+        return Ok(Startup::Check(resolve::check_request(
+            &settings,
+            connections,
+        )));
+    }
     if settings.on("demo") && settings.text("secret").is_empty() {
         settings.derive("secret", Value::Text(random_text(SECRET_CHARS)?));
     }
@@ -93,6 +102,23 @@ const NODE_ID_CHARS: usize = 6;
 /// Length of a generated application secret: 190 bits.
 const SECRET_CHARS: usize = 32;
 
+/// Connections that `--check` can be asked about.
+const CHECKED_MAX: i64 = 100_000_000;
+
+fn connections_to_check(flags: &Flags) -> Result<Option<u64>, ConfigError> {
+    let Some(Value::Int(count)) = flags.last("check") else {
+        return Ok(None);
+    };
+    u64::try_from(*count)
+        .ok()
+        .filter(|_| (1..=CHECKED_MAX).contains(count))
+        .map(Some)
+        .ok_or_else(|| ConfigError::NotAllowed {
+            given: format!("--check={count}"),
+            expected: format!("a number of connections from 1 to {CHECKED_MAX}"),
+        })
+}
+
 fn printed(settings: &mut Settings, notices: &[String]) -> String {
     resolve::derive_ports(settings);
     let mut text: String = notices.iter().map(|notice| format!("{notice}\n")).collect();
@@ -109,6 +135,20 @@ fn random_text(chars: usize) -> Result<String, ConfigError> {
         .iter()
         .map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()]))
         .collect())
+}
+
+/// What `--check` looks at besides the host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckRequest {
+    pub connections: u64,
+    /// As in [`RuntimeConfig::cores`].
+    pub cores: Option<usize>,
+    pub driver: DriverChoice,
+    /// As in [`ServerConfig::connections_max`].
+    pub connections_max: usize,
+    pub rpc_concurrency: usize,
+    /// Zero = no pings.
+    pub ping_interval: Duration,
 }
 
 /// Everything the server needs to know, shared read-only by all shards.

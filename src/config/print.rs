@@ -119,7 +119,7 @@ mod tests {
             "--ignore-config-path --print-config {command_line}"
         )) {
             Startup::Print(text) => text,
-            Startup::Run(_) => panic!("--print-config prints: {command_line}"),
+            other => panic!("--print-config prints: {command_line}: {other:?}"),
         }
     }
 
@@ -132,7 +132,7 @@ mod tests {
                 config_file: None,
                 ..*config
             },
-            Startup::Print(text) => panic!("{command_line} starts the server: {text}"),
+            other => panic!("{command_line} starts the server: {other:?}"),
         }
     }
 

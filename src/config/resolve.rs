@@ -10,9 +10,9 @@ use super::settings::Settings;
 use super::support::not_allowed;
 use super::value::Value;
 use super::{
-    ApiConfig, AuthConfig, BroadcastConfig, Config, DisconnectConfig, DisconnectMode, DriverChoice,
-    HttpBroadcastConfig, JwtConfig, LogConfig, LogFormat, LogLevel, MetricsConfig, PingConfig,
-    PingPrecision, RpcConfig, RpcEndpoint, RpcTlsConfig, RuntimeConfig, ServerConfig,
+    ApiConfig, AuthConfig, BroadcastConfig, CheckRequest, Config, DisconnectConfig, DisconnectMode,
+    DriverChoice, HttpBroadcastConfig, JwtConfig, LogConfig, LogFormat, LogLevel, MetricsConfig,
+    PingConfig, PingPrecision, RpcConfig, RpcEndpoint, RpcTlsConfig, RuntimeConfig, ServerConfig,
     ShutdownConfig, StreamsConfig, TlsFiles, WebSocketConfig,
 };
 
@@ -82,6 +82,19 @@ pub fn config(settings: &Settings, origin: Origin) -> Result<Config, ConfigError
         warnings,
         notices: origin.notices,
     })
+}
+
+/// What `--check` needs to know; the app need not be known for that.
+pub fn check_request(settings: &Settings, connections: u64) -> CheckRequest {
+    let runtime = runtime(settings);
+    CheckRequest {
+        connections,
+        cores: runtime.cores,
+        driver: runtime.driver,
+        connections_max: count(settings, "max-conn"),
+        rpc_concurrency: rpc_concurrency(settings),
+        ping_interval: secs(settings, "ping_interval"),
+    }
 }
 
 /// Lines for the log at WARN level; the first two are the reference's, in its order.
@@ -212,10 +225,7 @@ fn rpc(settings: &Settings) -> Result<RpcConfig, ConfigError> {
     let request_timeout = millis(settings, "rpc_request_timeout");
     Ok(RpcConfig {
         endpoint: rpc_endpoint(settings)?,
-        concurrency: usize::try_from(settings.int("rpc_concurrency"))
-            .ok()
-            .filter(|&calls| calls > 0)
-            .unwrap_or(RPC_CONCURRENCY_DEFAULT),
+        concurrency: rpc_concurrency(settings),
         request_timeout: if request_timeout.is_zero() {
             RPC_REQUEST_TIMEOUT_DEFAULT
         } else {
@@ -232,6 +242,13 @@ fn rpc(settings: &Settings) -> Result<RpcConfig, ConfigError> {
             root_ca,
         },
     })
+}
+
+fn rpc_concurrency(settings: &Settings) -> usize {
+    usize::try_from(settings.int("rpc_concurrency"))
+        .ok()
+        .filter(|&calls| calls > 0)
+        .unwrap_or(RPC_CONCURRENCY_DEFAULT)
 }
 
 /// Source: `contract/rpc.md` §1: `http` or `https` in lower case selects HTTP, anything else gRPC.

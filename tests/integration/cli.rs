@@ -63,7 +63,7 @@ fn help_lists_the_options_with_defaults_and_variables() {
         ] {
             assert!(finished.stdout.contains(part), "no {part} in {finished}");
         }
-        for own in ["--cores", "--driver", "--demo"] {
+        for own in ["--cores", "--driver", "--demo", "--check"] {
             assert!(finished.stdout.contains(own), "no {own} in {finished}");
         }
     }
@@ -71,7 +71,11 @@ fn help_lists_the_options_with_defaults_and_variables() {
 
 #[test]
 fn usage_errors_are_explained_on_both_streams() {
-    let table: [(&[&str], &str); 4] = [
+    let table: [(&[&str], &str); 5] = [
+        (
+            &["--check=many"],
+            "invalid value \"many\" for flag -check: parse error",
+        ),
         (&["--nope"], "flag provided but not defined: -nope"),
         (
             &["--port=abc"],
@@ -117,7 +121,12 @@ fn bad_variable_names_the_variable() {
 
 #[test]
 fn silly_values_are_refused_by_name() {
-    let table: [(&[&str], &str); 9] = [
+    let table: [(&[&str], &str); 11] = [
+        (
+            &["--check=0"],
+            "--check=0: expected a number of connections from 1",
+        ),
+        (&["--check=-5"], "--check=-5"),
         (&["--log_level=foo"], "foo"),
         (&["--log_format=xml"], "xml"),
         (&["--disconnect_rate=0"], "disconnect_rate"),

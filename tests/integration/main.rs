@@ -50,6 +50,7 @@ pub(crate) use on_both_drivers_while;
 
 mod broadcast;
 mod campfire;
+mod check;
 mod cli;
 mod commands;
 mod compression;
