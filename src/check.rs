@@ -575,6 +575,89 @@ mod tests {
         assert!(report.to_string().contains("unknown"));
     }
 
+    /// The values of `name` in a file of `name = values` lines.
+    fn settings(file: &str, name: &str) -> Vec<u64> {
+        file.lines()
+            .filter_map(|line| line.trim_start_matches('-').split_once(" = "))
+            .find(|(key, _)| *key == name)
+            .map(|(_, values)| {
+                values
+                    .split_whitespace()
+                    .map(|value| value.parse().expect("a number"))
+                    .collect()
+            })
+            .unwrap_or_else(|| panic!("{name} is in the file"))
+    }
+
+    #[test]
+    fn the_shipped_settings_hold_a_million_with_64_shards() {
+        let sysctl = include_str!("../tuning/sysctl.d/90-ringcable.conf");
+        let unit = include_str!("../tuning/limits/systemd/ringcable.conf");
+        let value = |name| *settings(sysctl, name).last().expect("a value");
+        let limit = |name: &str| -> &str {
+            unit.lines()
+                .find_map(|line| line.strip_prefix(name))
+                .expect("in the unit")
+        };
+        let files = limit("LimitNOFILE=").parse().expect("a number");
+        let locked_mib: u64 = limit("LimitMEMLOCK=")
+            .strip_suffix('M')
+            .and_then(|number| number.parse().ok())
+            .expect("a number of MiB");
+        let ports = settings(sysctl, "net.ipv4.ip_local_port_range");
+        let facts = HostFacts {
+            open_files: Some(Limit {
+                soft: files,
+                hard: files,
+            }),
+            nr_open: Some(value("fs.nr_open")),
+            files: Some(SystemFiles {
+                max: value("fs.file-max"),
+                open: 10_000,
+            }),
+            tcp_pages_max: Some(value("net.ipv4.tcp_mem")),
+            accept_queue_max: Some(value("net.core.somaxconn")),
+            syn_cookies: Some(false),
+            syn_queue_max: Some(value("net.ipv4.tcp_max_syn_backlog")),
+            local_ports: Some(ports[1] + 1 - ports[0]),
+            tracking: Some(Tracking {
+                max: value("net.netfilter.nf_conntrack_max"),
+                count: 1,
+            }),
+            locked_memory: Some(Limit {
+                soft: locked_mib << 20,
+                hard: locked_mib << 20,
+            }),
+            cpus: 64,
+            ..tuned()
+        };
+        let report = Report::new(&million(), &facts, &Ok(()));
+        assert!(report.passes(), "{report}");
+        assert_eq!(report.count(Verdict::Warn), 0, "{report}");
+    }
+
+    #[test]
+    fn the_documents_have_the_figures_of_the_code() {
+        let readme = include_str!("../tuning/README.md");
+        let thousands = |number: u64| match number {
+            0..1_000 => number.to_string(),
+            _ => format!("{},{:03}", number / 1_000, number % 1_000),
+        };
+        for bytes in [
+            connection::USER_BYTES,
+            connection::TEXT_BYTES,
+            connection::SOCKET_BYTES,
+            connection::POLL_BYTES,
+        ] {
+            let cell = format!(" | {} | ", thousands(bytes));
+            assert!(readme.contains(&cell), "no {cell:?} in tuning/README.md");
+        }
+        let sum = thousands(connection::BYTES);
+        assert!(readme.contains(&format!("**{sum}**")), "{sum}");
+        let unit = include_str!("../tuning/limits/systemd/ringcable.conf");
+        assert!(unit.contains(&format!("{sum} bytes per connection")));
+    }
+
     #[test]
     fn each_fact_has_its_verdict() {
         fn check(name: &str, spoil: impl FnOnce(&mut HostFacts), expected: Verdict, current: &str) {
