@@ -145,7 +145,9 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
         };
         spawn_shard(setup, events.clone())?;
     }
-    await_shards(shards, &control)?;
+    if await_shards(shards, &control)? == Boot::Stopped {
+        drain(&config, &metrics, &mesh, &control);
+    }
     if let Some(demo) = &demo {
         startup::demo(&config, demo);
     }
@@ -253,20 +255,29 @@ fn spawn_shard(setup: ShardSetup, events: Sender<ControlEvent>) -> Result<(), St
     Ok(())
 }
 
-/// Waits until every shard serves, so that "ready" means all of it.
-fn await_shards(count: usize, control: &Receiver<ControlEvent>) -> Result<(), StartError> {
+#[derive(PartialEq, Eq)]
+enum Boot {
+    Ready,
+    /// A signal came while the shards started.
+    Stopped,
+}
+
+/// Waits until every shard serves, so that "ready" means all of it. The first shard may have clients before the last one
+/// serves: a signal that comes in between is obeyed when all of them can be told. A second one ends the process.
+fn await_shards(count: usize, control: &Receiver<ControlEvent>) -> Result<Boot, StartError> {
     let mut missing = count;
+    let mut boot = Boot::Ready;
     while missing > 0 {
         match control.recv() {
             Ok(ControlEvent::ShardStarted) => missing -= 1,
             Ok(ControlEvent::ShardEnded { id, error }) => {
                 return Err(StartError::Shard { id, source: error });
             }
-            // Nobody has been told that the server is there: there is nothing to drain.
+            Ok(ControlEvent::Signal) if boot == Boot::Ready => boot = Boot::Stopped,
             Ok(ControlEvent::Signal) | Err(_) => terminate(),
         }
     }
-    Ok(())
+    Ok(boot)
 }
 
 fn watch_signals(events: Sender<ControlEvent>) -> Result<(), StartError> {
