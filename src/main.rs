@@ -7,12 +7,13 @@ use std::process::ExitCode;
 use mimalloc::MiMalloc;
 use ringcable::check::Report;
 use ringcable::config::{self, CheckRequest, Config, Startup};
-use ringcable::{log, server};
+use ringcable::{log, os, server};
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
+    os::memory::refuse_huge_pages();
     let args: Vec<String> = env::args_os()
         .skip(1)
         .map(|argument| argument.to_string_lossy().into_owned())

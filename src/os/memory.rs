@@ -7,6 +7,20 @@ use super::cgroup;
 /// A cgroup v1 without a limit reports the largest multiple of a page; nothing real is near it.
 const UNLIMITED_BYTES: u64 = 1 << 62;
 
+/// Keeps this process on pages of 4 KiB, also where the host would use huge ones by itself: with those every shard starts
+/// with megabytes that it does not need, and the memory of a storm is not given back while one small thing is left in each
+/// huge page. A kernel that does not know the call has no such pages.
+pub fn refuse_huge_pages() {
+    // SAFETY: PR_SET_THP_DISABLE takes plain numbers and changes nothing but how later page faults of this process are served.
+    unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
+}
+
+/// Gives free memory of the calling thread's heap back to the kernel. Takes well under a millisecond for each 100 MB.
+pub fn give_back() {
+    // SAFETY: has no preconditions; blocks in use stay where they are.
+    unsafe { libmimalloc_sys::mi_collect(true) };
+}
+
 /// Resident bytes of this process, 0 when /proc cannot be read.
 pub fn resident_bytes() -> u64 {
     let statm = fs::read_to_string("/proc/self/statm").unwrap_or_default();

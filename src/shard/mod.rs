@@ -9,6 +9,7 @@ mod http_phase;
 mod inbox;
 mod outbox;
 mod publishing;
+mod reclaim;
 mod sessions;
 #[cfg(test)]
 mod sessions_tests;
@@ -39,6 +40,7 @@ use crate::session::CallPurpose;
 use crate::shard::disconnects::DisconnectQueue;
 use crate::shard::front::{Front, ListenerSetup};
 use crate::shard::publishing::Whispers;
+use crate::shard::reclaim::Reclaim;
 use crate::shard::sessions::{Action, Sessions};
 use crate::shard::signal::{Signal, unless};
 
@@ -204,6 +206,7 @@ async fn run_flushes(shard: Rc<Shard>) {
 }
 
 async fn run_timers(shard: Rc<Shard>) {
+    let mut reclaim = Reclaim::new(Instant::now());
     loop {
         let next = shard.sessions.borrow().next_tick_at();
         monoio::time::sleep(
@@ -212,6 +215,9 @@ async fn run_timers(shard: Rc<Shard>) {
         )
         .await;
         shard.turn(Sessions::on_tick);
+        if reclaim.is_due(Instant::now(), shard.counters()) {
+            os::memory::give_back();
+        }
     }
 }
 

@@ -1,0 +1,63 @@
+//! When a shard gives the memory of a storm back.
+//!
+//! The allocator keeps what is freed, in the hope of using it again, and looks through it only after many more allocations.
+//! A shard that has become quiet makes none, so it is told to look.
+
+use std::time::{Duration, Instant};
+
+use crate::metrics::ShardMetrics;
+
+/// How often a shard looks whether something may have been freed.
+pub const RECLAIM_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Remembers what had happened when memory was last given back.
+pub struct Reclaim {
+    due_at: Instant,
+    events_seen: u64,
+}
+
+impl Reclaim {
+    pub fn new(now: Instant) -> Self {
+        Self {
+            due_at: now + RECLAIM_INTERVAL,
+            events_seen: 0,
+        }
+    }
+
+    /// True when it is time, and something has happened since the last time that takes memory and frees it again.
+    pub fn is_due(&mut self, now: Instant, counters: &ShardMetrics) -> bool {
+        if now < self.due_at {
+            return false;
+        }
+        self.due_at = now + RECLAIM_INTERVAL;
+        let events = [
+            &counters.accepted_total,
+            &counters.closed_client_total,
+            &counters.rpc_call_total,
+            &counters.deliveries_total,
+        ];
+        let events = events.iter().map(|counter| counter.value()).sum();
+        std::mem::replace(&mut self.events_seen, events) != events
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_given_back_after_work_and_only_then() {
+        let start = Instant::now();
+        let counters = ShardMetrics::default();
+        let mut reclaim = Reclaim::new(start);
+        let mut due =
+            |intervals: u32| reclaim.is_due(start + RECLAIM_INTERVAL * intervals, &counters);
+        assert!(!due(1), "nothing has happened");
+        counters.accepted_total.add(1);
+        assert!(!due(1), "not yet again");
+        assert!(due(2));
+        assert!(!due(3));
+        counters.closed_client_total.add(1);
+        assert!(due(4));
+    }
+}
