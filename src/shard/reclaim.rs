@@ -9,11 +9,14 @@ use crate::metrics::ShardMetrics;
 
 /// How often a shard looks whether something may have been freed.
 pub const RECLAIM_INTERVAL: Duration = Duration::from_secs(5);
+/// Looks after the last event: one marks what is free, the next one gives it back.
+const LOOKS: u32 = 2;
 
 /// Remembers what had happened when memory was last given back.
 pub struct Reclaim {
     due_at: Instant,
     events_seen: u64,
+    looks_left: u32,
 }
 
 impl Reclaim {
@@ -21,10 +24,11 @@ impl Reclaim {
         Self {
             due_at: now + RECLAIM_INTERVAL,
             events_seen: 0,
+            looks_left: 0,
         }
     }
 
-    /// True when it is time, and something has happened since the last time that takes memory and frees it again.
+    /// True when it is time, and something has happened of late that takes memory and frees it again.
     pub fn is_due(&mut self, now: Instant, counters: &ShardMetrics) -> bool {
         if now < self.due_at {
             return false;
@@ -37,7 +41,12 @@ impl Reclaim {
             &counters.deliveries_total,
         ];
         let events = events.iter().map(|counter| counter.value()).sum();
-        std::mem::replace(&mut self.events_seen, events) != events
+        if std::mem::replace(&mut self.events_seen, events) != events {
+            self.looks_left = LOOKS;
+        }
+        let due = self.looks_left > 0;
+        self.looks_left = self.looks_left.saturating_sub(1);
+        due
     }
 }
 
@@ -55,9 +64,11 @@ mod tests {
         assert!(!due(1), "nothing has happened");
         counters.accepted_total.add(1);
         assert!(!due(1), "not yet again");
-        assert!(due(2));
-        assert!(!due(3));
+        assert!(due(2) && due(3), "marked, then given back");
+        assert!(!due(4));
         counters.closed_client_total.add(1);
-        assert!(due(4));
+        assert!(due(5));
+        counters.closed_client_total.add(1);
+        assert!(due(6) && due(7) && !due(8));
     }
 }
