@@ -1,0 +1,295 @@
+//! The app's side under load: answers Connect, Command and Disconnect calls over keep-alive HTTP, after a fixed delay.
+//!
+//! One thread with one epoll, so that its own cost stays small beside the server's; it counts that cost apart. It plays the channels
+//! of the Campfire room page (`answers`). [`bare_calls`] asks it directly, to know what it can answer when no server stands between.
+
+mod answers;
+mod bare;
+mod epoll;
+
+use std::collections::VecDeque;
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, mpsc};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use answers::{Call, Parsed};
+use epoll::{EVENT, EVENTS_MAX, Epoll};
+
+pub use answers::{connection_identifiers, stream_of, user_of_cookie};
+pub use bare::{Bare, bare_calls};
+
+/// Path below which the calls arrive.
+const MOUNT: &str = "/_anycable";
+/// A call is one segment as a rule; what is longer is collected.
+const READ_BUFFER_BYTES: usize = 64 * 1024;
+/// Token of the listener in epoll; connections count from zero.
+const LISTENER: u64 = u64::MAX;
+
+/// What the app has seen. Written by its thread alone.
+#[derive(Default)]
+pub struct Counts {
+    pub connects: AtomicU64,
+    pub commands: AtomicU64,
+    pub disconnects: AtomicU64,
+    /// Most calls that were in the app at one time.
+    pub concurrent_max: AtomicU64,
+    /// TCP connections taken.
+    pub accepted: AtomicU64,
+    /// Requests that were not understood, and connections that broke in the middle of a call.
+    pub errors: AtomicU64,
+}
+
+impl Counts {
+    /// All calls answered or being answered.
+    pub fn calls(&self) -> u64 {
+        self.connects.load(Relaxed) + self.commands.load(Relaxed) + self.disconnects.load(Relaxed)
+    }
+}
+
+/// A running app; ends with its value.
+pub struct App {
+    address: SocketAddr,
+    counts: Arc<Counts>,
+    stopping: Arc<AtomicBool>,
+    thread_id: i32,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl App {
+    /// Starts an app that answers each call after `delay`.
+    pub fn start(delay: Duration) -> io::Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let (counts, stopping) = (Arc::<Counts>::default(), Arc::<AtomicBool>::default());
+        let mut desk = Desk::new(listener, delay, Arc::clone(&counts))?;
+        let (started, start) = mpsc::channel();
+        let stop = Arc::clone(&stopping);
+        let thread = thread::Builder::new()
+            .name("app".to_owned())
+            .spawn(move || {
+                // SAFETY: neither call has preconditions. Without the slack the delay would be up to 50 µs longer.
+                let thread_id = unsafe {
+                    libc::prctl(libc::PR_SET_TIMERSLACK, 1);
+                    libc::gettid()
+                };
+                let _ = started.send(thread_id);
+                while !stop.load(Relaxed) {
+                    desk.turn();
+                }
+            })?;
+        let thread_id = start.recv().map_err(io::Error::other)?;
+        Ok(Self {
+            address,
+            counts,
+            stopping,
+            thread_id,
+            thread: Some(thread),
+        })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The flag that makes a server ask this app.
+    pub fn flag(&self) -> String {
+        format!("--rpc_host=http://{}{MOUNT}", self.address)
+    }
+
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// User and system time of the app so far.
+    pub fn cpu(&self) -> Duration {
+        let path = format!("/proc/self/task/{}/schedstat", self.thread_id);
+        let text = fs::read_to_string(path).unwrap_or_default();
+        Duration::from_nanos(
+            text.split(' ')
+                .next()
+                .and_then(|nanos| nanos.parse().ok())
+                .unwrap_or(0),
+        )
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        self.stopping.store(true, Relaxed);
+        // Any event ends the wait; a connection is one.
+        let _ = TcpStream::connect(self.address);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// One connection from a server.
+struct Caller {
+    socket: TcpStream,
+    /// The begin of a request that has not arrived whole.
+    unfinished: Vec<u8>,
+    /// Answer that waits for its time. A caller asks one thing at a time.
+    answer: Vec<u8>,
+    asking: bool,
+    /// Tells an answer whether its caller is still the one that asked.
+    generation: u32,
+}
+
+/// The thread's state.
+struct Desk {
+    epoll: Epoll,
+    listener: TcpListener,
+    delay: Duration,
+    callers: Vec<Option<Caller>>,
+    free: Vec<usize>,
+    generation: u32,
+    /// All delays are equal, so the first in is the first due.
+    due: VecDeque<(Instant, usize, u32)>,
+    buffer: Box<[u8]>,
+    counts: Arc<Counts>,
+}
+
+impl Desk {
+    fn new(listener: TcpListener, delay: Duration, counts: Arc<Counts>) -> io::Result<Self> {
+        let epoll = Epoll::new()?;
+        epoll.watch(listener.as_raw_fd(), LISTENER)?;
+        Ok(Self {
+            epoll,
+            listener,
+            delay,
+            callers: Vec::new(),
+            free: Vec::new(),
+            generation: 0,
+            due: VecDeque::new(),
+            buffer: vec![0; READ_BUFFER_BYTES].into(),
+            counts,
+        })
+    }
+
+    fn turn(&mut self) {
+        let mut events = [EVENT; EVENTS_MAX];
+        let timeout = self
+            .due
+            .front()
+            .map(|(at, ..)| at.saturating_duration_since(Instant::now()));
+        for event in self.epoll.wait(&mut events, timeout) {
+            match event.u64 {
+                LISTENER => self.accept(),
+                slot => self.read(slot as usize),
+            }
+        }
+        let now = Instant::now();
+        while let Some(&(at, slot, generation)) = self.due.front() {
+            if at > now {
+                break;
+            }
+            self.due.pop_front();
+            self.answer(slot, generation);
+        }
+    }
+
+    fn accept(&mut self) {
+        while let Ok((socket, _)) = self.listener.accept() {
+            let slot = self.free.pop().unwrap_or_else(|| {
+                self.callers.push(None);
+                self.callers.len() - 1
+            });
+            let ready = socket
+                .set_nonblocking(true)
+                .and_then(|()| socket.set_nodelay(true));
+            if ready
+                .and_then(|()| self.epoll.watch(socket.as_raw_fd(), slot as u64))
+                .is_err()
+            {
+                self.counts.errors.fetch_add(1, Relaxed);
+                self.free.push(slot);
+                continue;
+            }
+            self.counts.accepted.fetch_add(1, Relaxed);
+            self.generation += 1;
+            self.callers[slot] = Some(Caller {
+                socket,
+                unfinished: Vec::new(),
+                answer: Vec::new(),
+                asking: false,
+                generation: self.generation,
+            });
+        }
+    }
+
+    fn read(&mut self, slot: usize) {
+        let Some(caller) = &mut self.callers[slot] else {
+            return;
+        };
+        let read = match caller.socket.read(&mut self.buffer) {
+            Ok(read) if read > 0 => read,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+            _ => return self.close(slot),
+        };
+        let request = if caller.unfinished.is_empty() {
+            &self.buffer[..read]
+        } else {
+            caller.unfinished.extend_from_slice(&self.buffer[..read]);
+            &caller.unfinished
+        };
+        let call = match Call::parse(request) {
+            Parsed::Whole(call) => call,
+            Parsed::Part if caller.unfinished.is_empty() => {
+                return caller.unfinished = self.buffer[..read].to_vec();
+            }
+            Parsed::Part => return,
+            Parsed::Wrong => {
+                self.counts.errors.fetch_add(1, Relaxed);
+                return self.close(slot);
+            }
+        };
+        match call {
+            Call::Connect(_) => &self.counts.connects,
+            Call::Command(_) => &self.counts.commands,
+            Call::Disconnect => &self.counts.disconnects,
+        }
+        .fetch_add(1, Relaxed);
+        caller.answer.clear();
+        call.answer_into(&mut caller.answer);
+        caller.unfinished.clear();
+        caller.asking = true;
+        let generation = caller.generation;
+        self.due
+            .push_back((Instant::now() + self.delay, slot, generation));
+        self.counts
+            .concurrent_max
+            .fetch_max(self.due.len() as u64, Relaxed);
+    }
+
+    fn answer(&mut self, slot: usize, generation: u32) {
+        let Some(caller) = self.callers[slot]
+            .as_mut()
+            .filter(|caller| caller.generation == generation)
+        else {
+            return;
+        };
+        caller.asking = false;
+        // The caller waits for this answer alone, so its socket has room.
+        if !matches!(caller.socket.write(&caller.answer), Ok(written) if written == caller.answer.len())
+        {
+            self.counts.errors.fetch_add(1, Relaxed);
+            self.close(slot);
+        }
+    }
+
+    fn close(&mut self, slot: usize) {
+        if let Some(caller) = self.callers[slot].take() {
+            if caller.asking || !caller.unfinished.is_empty() {
+                self.counts.errors.fetch_add(1, Relaxed);
+            }
+            self.free.push(slot);
+        }
+    }
+}
