@@ -1,0 +1,140 @@
+//! What a fleet counted, per worker and merged; and the progress that scenarios wait for.
+
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::histogram::Histogram;
+use crate::sys::Cpu;
+
+/// Counted since the last look.
+#[derive(Clone, Default)]
+pub struct Figures {
+    /// Connections that failed, or upgrades that were answered with anything but 101.
+    pub refused: u64,
+    pub rejected: u64,
+    /// Connections that the server closed.
+    pub closed: u64,
+    /// Disconnect messages.
+    pub disconnects: u64,
+    pub pings: u64,
+    /// Whole deliveries with a mark, and their bytes with the frame's payload.
+    pub deliveries: u64,
+    pub delivered_bytes: u64,
+    /// Sequences that did not come (so far), came twice, or came late.
+    pub lost: u64,
+    pub duplicates: u64,
+    pub reordered: u64,
+    /// Deliveries of a stream that the client does not listen to.
+    pub misdirected: u64,
+    /// Deliveries without a mark, or with a length that is not the mark's.
+    pub unmarked: u64,
+    /// Messages that no client knows.
+    pub unknown: u64,
+    /// Microseconds from the connect to the 101, to the welcome, to the last confirmation.
+    pub upgrade: Histogram,
+    pub welcome: Histogram,
+    pub ready: Histogram,
+    /// Nanoseconds from publication to the end of the read that completed the delivery.
+    pub latency: Histogram,
+    /// When stalled clients lost their connection, in microseconds since the start of the fleet.
+    pub stalled_closed_micros: Vec<u32>,
+    /// CPU of the clients themselves.
+    pub cpu: Cpu,
+}
+
+impl Figures {
+    pub fn merge(&mut self, other: &Self) {
+        self.refused += other.refused;
+        self.rejected += other.rejected;
+        self.closed += other.closed;
+        self.disconnects += other.disconnects;
+        self.pings += other.pings;
+        self.deliveries += other.deliveries;
+        self.delivered_bytes += other.delivered_bytes;
+        self.lost += other.lost;
+        self.duplicates += other.duplicates;
+        self.reordered += other.reordered;
+        self.misdirected += other.misdirected;
+        self.unmarked += other.unmarked;
+        self.unknown += other.unknown;
+        self.upgrade.merge(&other.upgrade);
+        self.welcome.merge(&other.welcome);
+        self.ready.merge(&other.ready);
+        self.latency.merge(&other.latency);
+        self.stalled_closed_micros
+            .extend(&other.stalled_closed_micros);
+        self.cpu += other.cpu;
+    }
+
+    /// Everything that no server may do to a client: 0 when all is well.
+    pub fn faults(&self) -> u64 {
+        self.lost + self.duplicates + self.misdirected + self.unmarked + self.unknown
+    }
+}
+
+/// What is waited for, shared by all workers. Workers add once per look at their sockets.
+#[derive(Default)]
+pub struct Progress {
+    /// Sockets that are open, or being opened.
+    pub open: AtomicU64,
+    /// Clients with all their confirmations.
+    pub ready: AtomicU64,
+    pub delivered: AtomicU64,
+    pub refused: AtomicU64,
+    pub pings: AtomicU64,
+    /// Nobody waits for deliveries below this, so nobody is woken for them.
+    goal: AtomicU64,
+    lock: Mutex<()>,
+    changed: Condvar,
+}
+
+impl Progress {
+    pub fn new() -> Self {
+        let progress = Self::default();
+        progress.goal.store(u64::MAX, SeqCst);
+        progress
+    }
+
+    pub fn add_delivered(&self, count: u64) {
+        let delivered = self.delivered.fetch_add(count, SeqCst) + count;
+        if delivered >= self.goal.load(SeqCst) {
+            self.wake();
+        }
+    }
+
+    /// Wakes who waits; for changes other than deliveries.
+    pub fn wake(&self) {
+        let _held = self.lock.lock().expect("no holder panics");
+        self.changed.notify_all();
+    }
+
+    /// Waits until so many deliveries have come since the fleet began; false when the time is over.
+    pub fn wait_delivered(&self, count: u64, patience: Duration) -> bool {
+        if self.delivered.load(SeqCst) >= count {
+            return true;
+        }
+        self.goal.store(count, SeqCst);
+        let reached = self.wait(patience, || self.delivered.load(SeqCst) >= count);
+        self.goal.store(u64::MAX, SeqCst);
+        reached
+    }
+
+    /// Waits until `reached`; false when the time is over.
+    pub fn wait(&self, patience: Duration, reached: impl Fn() -> bool) -> bool {
+        let deadline = Instant::now() + patience;
+        let mut held = self.lock.lock().expect("no holder panics");
+        while !reached() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            held = self
+                .changed
+                .wait_timeout(held, left)
+                .expect("no holder panics")
+                .0;
+        }
+        true
+    }
+}

@@ -1,0 +1,282 @@
+//! Very many clients in a few threads. Scenarios say who the clients are ([`Clients`]), open and close them, and take figures.
+//!
+//! A worker thread has its own descriptor table, so the limit on open files holds for a worker and not for the fleet.
+//! Between scenarios and workers go commands one way and figures the other; what is waited for is in [`Progress`].
+
+mod client;
+mod figures;
+mod message;
+mod worker;
+
+use std::net::{Ipv4Addr, SocketAddrV4};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::fd::OwnedFd;
+
+pub use client::client_frame;
+pub use figures::{Figures, Progress};
+pub use message::{MESSAGE_BYTES_MIN, Mark};
+
+/// Clients that share a source address. Their ports last even when many of them have just been closed.
+const CLIENTS_PER_ADDRESS: u32 = 5_000;
+
+/// Clients of one worker that are between connect and last confirmation, unless a plan says otherwise.
+pub const UNFINISHED_MAX: usize = 500;
+
+/// Who the clients are, by their number. A client keeps none of this; it is asked for when needed.
+pub trait Clients: Send + Sync {
+    /// Path and query of the upgrade.
+    fn target(&self, _index: u32) -> String {
+        "/cable".to_owned()
+    }
+
+    /// More lines of the request, each with its CRLF.
+    fn header_lines(&self, _index: u32) -> String {
+        String::new()
+    }
+
+    /// What it subscribes to. The order is the order of the commands.
+    fn identifiers(&self, index: u32) -> Vec<String>;
+
+    /// The number of the one stream whose marks are checked for it; `None`: marks of any stream, order not checked.
+    fn stream(&self, _index: u32) -> Option<u32> {
+        None
+    }
+
+    /// Reads nothing once it is subscribed.
+    fn stalls(&self, _index: u32) -> bool {
+        false
+    }
+}
+
+/// How a fleet behaves.
+#[derive(Clone)]
+pub struct Plan {
+    pub address: SocketAddrV4,
+    pub clients: Arc<dyn Clients>,
+    pub threads: usize,
+    /// CPUs for the workers; empty: anywhere.
+    pub cpus: Vec<usize>,
+    /// Connections of one worker that may be unfinished at a time.
+    pub unfinished_max: usize,
+    /// Subscribes go out behind the upgrade, not behind the welcome.
+    pub pipelined: bool,
+    /// A client comes back this long after its connection is lost or refused.
+    pub reconnect_after: Option<Duration>,
+    /// Clients join streams that already run, so their first sequence is not known.
+    pub joins_late: bool,
+}
+
+impl Plan {
+    pub fn new(address: SocketAddrV4, clients: Arc<dyn Clients>, threads: usize) -> Self {
+        Self {
+            address,
+            clients,
+            threads,
+            cpus: Vec::new(),
+            unfinished_max: UNFINISHED_MAX,
+            pipelined: false,
+            reconnect_after: None,
+            joins_late: false,
+        }
+    }
+}
+
+enum Command {
+    /// Opens so many more clients, at most so many per second.
+    Connect {
+        count: usize,
+        per_second: f64,
+    },
+    /// Closes so many clients, each worker in the order of its table, round and round.
+    Leave {
+        count: usize,
+    },
+    /// Hands over what was counted.
+    Report(Sender<Figures>),
+    Stop,
+}
+
+struct Handle {
+    commands: Sender<Command>,
+    wake: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Handle {
+    fn send(&self, command: Command) {
+        self.commands
+            .send(command)
+            .expect("workers run until they are told to stop");
+        rustix::io::write(&*self.wake, &1u64.to_ne_bytes()).expect("an eventfd takes a count");
+    }
+}
+
+/// The running clients.
+pub struct Fleet {
+    handles: Vec<Handle>,
+    progress: Arc<Progress>,
+    started: Instant,
+    opened: usize,
+}
+
+impl Fleet {
+    /// Starts the workers, without a client.
+    pub fn start(plan: &Plan) -> Self {
+        let progress = Arc::new(Progress::new());
+        let started = Instant::now();
+        let handles = (0..plan.threads)
+            .map(|number| {
+                let (commands, inbox) = channel();
+                let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK).expect("an eventfd"));
+                let setup = worker::Setup {
+                    plan: plan.clone(),
+                    number: number as u32,
+                    inbox,
+                    wake: wake.as_raw_fd(),
+                    progress: progress.clone(),
+                    started,
+                };
+                let thread = std::thread::spawn(move || worker::run(setup));
+                Handle {
+                    commands,
+                    wake,
+                    thread: Some(thread),
+                }
+            })
+            .collect();
+        Self {
+            handles,
+            progress,
+            started,
+            opened: 0,
+        }
+    }
+
+    /// Opens `count` more clients, as fast as the bound on unfinished ones allows.
+    pub fn connect(&mut self, count: usize) {
+        self.connect_paced(count, f64::INFINITY);
+    }
+
+    /// Opens `count` more clients, `per_second` of them in a second. Does not wait for them.
+    pub fn connect_paced(&mut self, count: usize, per_second: f64) {
+        let workers = self.handles.len();
+        self.progress.open.fetch_add(count as u64, SeqCst);
+        for (worker, handle) in self.handles.iter().enumerate() {
+            // Clients are numbered in turns, so worker w of W has w, w + W, w + 2 W …
+            let of_worker = |clients: usize| (clients + workers - 1 - worker) / workers;
+            let count = of_worker(self.opened + count) - of_worker(self.opened);
+            handle.send(Command::Connect {
+                count,
+                per_second: per_second / workers as f64,
+            });
+        }
+        self.opened += count;
+    }
+
+    /// Closes `count` clients, spread over the workers. Does not wait.
+    pub fn leave(&self, count: usize) {
+        let workers = self.handles.len();
+        for (worker, handle) in self.handles.iter().enumerate() {
+            let count = (count + workers - 1 - worker) / workers;
+            handle.send(Command::Leave { count });
+        }
+    }
+
+    /// Opens `count` clients and waits until all of them are ready; gives the time it took.
+    ///
+    /// # Panics
+    /// When not all of them are ready in time: nothing after that would mean anything.
+    pub fn connect_all(&mut self, count: usize, patience: Duration) -> Duration {
+        let begun = Instant::now();
+        let wanted = self.ready() + count as u64;
+        self.connect(count);
+        assert!(
+            self.wait_ready(wanted, patience),
+            "{} of {wanted} clients are ready after {:?}, {} were refused",
+            self.ready(),
+            begun.elapsed(),
+            self.progress.refused.load(SeqCst),
+        );
+        begun.elapsed()
+    }
+
+    /// Closes all clients and waits until that is done here.
+    pub fn leave_all(&self) {
+        self.leave(usize::MAX / 2);
+        let done = || self.progress.open.load(SeqCst) == 0;
+        assert!(
+            self.progress.wait(Duration::from_secs(60), done),
+            "closing takes no time"
+        );
+    }
+
+    /// Waits until so many clients are ready; false when the time is over.
+    pub fn wait_ready(&self, count: u64, patience: Duration) -> bool {
+        self.progress.wait(patience, || self.ready() >= count)
+    }
+
+    /// Waits until so many deliveries have come since the start; false when the time is over.
+    pub fn wait_delivered(&self, count: u64, patience: Duration) -> bool {
+        self.progress.wait_delivered(count, patience)
+    }
+
+    /// Clients with all their confirmations.
+    pub fn ready(&self) -> u64 {
+        self.progress.ready.load(SeqCst)
+    }
+
+    /// Clients that are open, being opened, or waiting to come back.
+    pub fn open(&self) -> u64 {
+        self.progress.open.load(SeqCst)
+    }
+
+    /// Deliveries since the start.
+    pub fn delivered(&self) -> u64 {
+        self.progress.delivered.load(SeqCst)
+    }
+
+    /// When the fleet started: the zero of its times in microseconds.
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// What was counted since the last call.
+    pub fn take_figures(&self) -> Figures {
+        let (reply, figures): (Sender<Figures>, Receiver<Figures>) = channel();
+        for handle in &self.handles {
+            handle.send(Command::Report(reply.clone()));
+        }
+        drop(reply);
+        figures.iter().fold(Figures::default(), |mut sum, figures| {
+            sum.merge(&figures);
+            sum
+        })
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        for handle in &mut self.handles {
+            // A worker that died has told why.
+            let _ = handle.commands.send(Command::Stop);
+            let _ = rustix::io::write(&*handle.wake, &1u64.to_ne_bytes());
+            if let Some(thread) = handle.thread.take() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// Where the clients of an address connect from: 127.1.0.1, 127.1.0.2 and so on.
+fn source_address(index: u32) -> Ipv4Addr {
+    let number = 1 + index / CLIENTS_PER_ADDRESS;
+    let [_, high, middle, low] = number.to_be_bytes();
+    Ipv4Addr::new(127, high + 1, middle, low)
+}

@@ -1,0 +1,26 @@
+//! Measures a server that speaks this protocol: `cargo bench --bench load -- SCENARIO [options]`, `--help` lists them.
+//!
+//! One client program for every server: `--peer PATH` starts another binary with the same flags and measures both in
+//! turns. A scenario starts servers ([`peer`]), opens clients ([`fleet`]), publishes ([`publisher`]) and reports
+//! ([`report`]); [`limit`] does the same socket work with no server logic at all. Traffic stays on 127.0.0.0/8.
+
+#![allow(dead_code, unused_imports)] // Scenarios that need the rest follow.
+
+mod fleet;
+mod histogram;
+mod options;
+mod peer;
+mod report;
+mod scenarios;
+mod sys;
+
+use options::Options;
+use scenarios::SCENARIOS;
+
+fn main() {
+    let options = Options::read(std::env::args().skip(1));
+    let scenario = SCENARIOS
+        .iter()
+        .find(|scenario| scenario.name == options.scenario);
+    (scenario.expect("options name a scenario that exists").run)(&options);
+}

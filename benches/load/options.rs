@@ -1,0 +1,164 @@
+//! The command line of the tool.
+
+use std::fmt::Write as _;
+use std::path::PathBuf;
+use std::process::exit;
+
+use crate::peer::{Driver, Target};
+use crate::scenarios::SCENARIOS;
+
+/// What was asked for. Scenarios take their own default where an option is `None`.
+#[derive(Clone, Debug)]
+pub struct Options {
+    pub scenario: String,
+    pub peer: Option<PathBuf>,
+    pub drivers: Vec<Driver>,
+    /// Cores of the server.
+    pub cores: usize,
+    pub runs: usize,
+    /// Threads of the clients.
+    pub threads: usize,
+    pub clients: Option<usize>,
+    pub seconds: Option<u64>,
+    pub payload_bytes: Option<usize>,
+    pub streams: Option<usize>,
+    /// The part of a case's name that selects cases; empty: all.
+    pub case: String,
+    /// As it was typed.
+    pub shown: String,
+}
+
+const HELP: &str = "\
+Options
+  --peer PATH        also measure this binary, started with the same flags, in turns with ringcable
+  --driver NAMES     io_uring, epoll or both with a comma, for ringcable  [io_uring]
+  --cores N          cores of each server  [1]
+  --runs N           runs, of which medians and spread are shown  [3]
+  --threads N        threads of the clients, each with its own descriptor table  [1, or more for many clients]
+  --clients N        clients
+  --seconds S        length of one measurement
+  --payload BYTES    bytes of one message
+  --streams N        streams over which the clients are spread
+  --case TEXT        only cases with this in their name
+  --help             this text
+";
+
+/// Clients that one thread can hold: its table has 20,000 descriptors on the smallest machine that is planned for.
+const CLIENTS_PER_THREAD: usize = 19_000;
+
+impl Options {
+    /// Reads the command line; tells what is wrong with it and ends the process if anything is.
+    pub fn read(arguments: impl Iterator<Item = String>) -> Self {
+        // Cargo adds `--bench`.
+        let words: Vec<String> = arguments.filter(|word| word != "--bench").collect();
+        match Self::parse(&words) {
+            Ok(Some(options)) => options,
+            Ok(None) => {
+                print!("{}", help());
+                exit(0);
+            }
+            Err(problem) => {
+                eprintln!("{problem}\n\n{}", help());
+                exit(2);
+            }
+        }
+    }
+
+    fn parse(words: &[String]) -> Result<Option<Self>, String> {
+        let mut options = Self {
+            scenario: String::new(),
+            peer: None,
+            drivers: vec![Driver::IoUring],
+            cores: 1,
+            runs: 3,
+            threads: 0,
+            clients: None,
+            seconds: None,
+            payload_bytes: None,
+            streams: None,
+            case: String::new(),
+            shown: words.join(" "),
+        };
+        let mut words = words.iter();
+        while let Some(word) = words.next() {
+            if word == "--help" {
+                return Ok(None);
+            }
+            let Some(name) = word.strip_prefix("--") else {
+                options.scenario.clone_from(word);
+                continue;
+            };
+            let (name, value) = match name.split_once('=') {
+                Some((name, value)) => (name, value.to_owned()),
+                None => (name, words.next().cloned().unwrap_or_default()),
+            };
+            options.set(name, &value)?;
+        }
+        if !SCENARIOS
+            .iter()
+            .any(|scenario| scenario.name == options.scenario)
+        {
+            return Err(format!("there is no scenario {:?}", options.scenario));
+        }
+        Ok(Some(options))
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
+        let number = || {
+            value
+                .parse::<usize>()
+                .map_err(|_| format!("--{name} takes a number, not {value:?}"))
+        };
+        match name {
+            "peer" => self.peer = Some(value.into()),
+            "driver" => {
+                self.drivers = value
+                    .split(',')
+                    .map(Driver::parse)
+                    .collect::<Result<_, _>>()?
+            }
+            "cores" => self.cores = number()?,
+            "runs" => self.runs = number()?,
+            "threads" => self.threads = number()?,
+            "clients" => self.clients = Some(number()?),
+            "seconds" => self.seconds = Some(number()? as u64),
+            "payload" => self.payload_bytes = Some(number()?),
+            "streams" => self.streams = Some(number()?),
+            "case" => value.clone_into(&mut self.case),
+            _ => return Err(format!("there is no option --{name}")),
+        }
+        Ok(())
+    }
+
+    /// The servers to measure, each in its turn.
+    pub fn targets(&self) -> Vec<Target> {
+        let mut targets: Vec<Target> = self
+            .drivers
+            .iter()
+            .map(|driver| Target::ringcable(*driver, self.cores))
+            .collect();
+        targets.extend(self.peer.iter().map(|path| Target::peer(path, self.cores)));
+        targets
+    }
+
+    /// Whether a case was selected.
+    pub fn wants(&self, case: &str) -> bool {
+        case.contains(&self.case)
+    }
+
+    /// Threads for so many clients.
+    pub fn threads_for(&self, clients: usize) -> usize {
+        self.threads
+            .max(clients.div_ceil(CLIENTS_PER_THREAD))
+            .max(1)
+    }
+}
+
+fn help() -> String {
+    let mut text = "cargo bench --bench load -- SCENARIO [options]\n\nScenarios\n".to_owned();
+    for scenario in SCENARIOS.iter().filter(|scenario| !scenario.hidden) {
+        let _ = writeln!(text, "  {:<18} {}", scenario.name, scenario.about);
+    }
+    let _ = write!(text, "\n{HELP}");
+    text
+}

@@ -1,0 +1,29 @@
+//! What is measured, one file each.
+
+pub mod idle;
+
+use crate::options::Options;
+
+/// A scenario, as the command line knows it.
+pub struct Scenario {
+    pub name: &'static str,
+    pub about: &'static str,
+    /// A part of another scenario, in a process of its own.
+    pub hidden: bool,
+    pub run: fn(&Options),
+}
+
+const fn scenario(name: &'static str, about: &'static str, run: fn(&Options)) -> Scenario {
+    Scenario {
+        name,
+        about,
+        hidden: false,
+        run,
+    }
+}
+
+pub const SCENARIOS: &[Scenario] = &[scenario(
+    "idle",
+    "memory per connection, connect rate, pings, and what comes back when all leave",
+    idle::run,
+)];
