@@ -6,10 +6,12 @@
 
 #![allow(dead_code, unused_imports)] // Scenarios that need the rest follow.
 
+mod app;
 mod fleet;
 mod histogram;
 mod options;
 mod peer;
+mod plot;
 mod report;
 mod scenarios;
 mod sys;

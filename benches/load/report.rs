@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 pub const RESULTS_FOLDER: &str = "benches/results";
 
 /// All samples of one figure, in the order of the runs.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Row {
     pub server: String,
     pub case: String,

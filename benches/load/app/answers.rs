@@ -168,7 +168,8 @@ fn user_of_call(body: &str) -> u64 {
         .unwrap_or(0)
 }
 
-fn global_id(class: &str, id: &str) -> String {
+/// The unpadded base64 of `gid://campfire/class/id`.
+pub fn global_id(class: &str, id: &str) -> String {
     BASE64_STANDARD_NO_PAD.encode(format!("gid://campfire/{class}/{id}"))
 }
 

@@ -5,7 +5,7 @@
 
 mod answers;
 mod bare;
-mod epoll;
+pub mod epoll;
 
 use std::collections::VecDeque;
 use std::fs;
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 use answers::{Call, Parsed};
 use epoll::{EVENT, EVENTS_MAX, Epoll};
 
-pub use answers::{connection_identifiers, stream_of, user_of_cookie};
+pub use answers::{connection_identifiers, global_id, stream_of, user_of_cookie};
 pub use bare::{Bare, bare_calls};
 
 /// Path below which the calls arrive.
@@ -33,21 +33,37 @@ const LISTENER: u64 = u64::MAX;
 /// What the app has seen. Written by its thread alone.
 #[derive(Default)]
 pub struct Counts {
-    pub connects: AtomicU64,
-    pub commands: AtomicU64,
-    pub disconnects: AtomicU64,
-    /// Most calls that were in the app at one time.
-    pub concurrent_max: AtomicU64,
-    /// TCP connections taken.
-    pub accepted: AtomicU64,
-    /// Requests that were not understood, and connections that broke in the middle of a call.
-    pub errors: AtomicU64,
+    connects: AtomicU64,
+    commands: AtomicU64,
+    disconnects: AtomicU64,
+    concurrent_max: AtomicU64,
+    accepted: AtomicU64,
+    errors: AtomicU64,
 }
 
 impl Counts {
     /// All calls answered or being answered.
     pub fn calls(&self) -> u64 {
-        self.connects.load(Relaxed) + self.commands.load(Relaxed) + self.disconnects.load(Relaxed)
+        self.connects.load(Relaxed) + self.commands.load(Relaxed) + self.disconnects()
+    }
+
+    pub fn disconnects(&self) -> u64 {
+        self.disconnects.load(Relaxed)
+    }
+
+    /// Most calls that were in the app at one time.
+    pub fn concurrent_max(&self) -> u64 {
+        self.concurrent_max.load(Relaxed)
+    }
+
+    /// TCP connections taken.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Relaxed)
+    }
+
+    /// Requests that were not understood, and connections that broke in the middle of a call.
+    pub fn errors(&self) -> u64 {
+        self.errors.load(Relaxed)
     }
 }
 
@@ -61,8 +77,8 @@ pub struct App {
 }
 
 impl App {
-    /// Starts an app that answers each call after `delay`.
-    pub fn start(delay: Duration) -> io::Result<Self> {
+    /// Starts an app that answers each call after `delay`, on these CPUs (none: anywhere).
+    pub fn start(delay: Duration, cpus: Vec<usize>) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
@@ -78,6 +94,7 @@ impl App {
                     libc::prctl(libc::PR_SET_TIMERSLACK, 1);
                     libc::gettid()
                 };
+                crate::sys::pin(&cpus).expect("the CPUs exist");
                 let _ = started.send(thread_id);
                 while !stop.load(Relaxed) {
                     desk.turn();

@@ -1,6 +1,9 @@
 //! What is measured, one file each.
 
 pub mod idle;
+pub mod profiles;
+pub mod rpc;
+pub mod storm;
 
 use crate::options::Options;
 
@@ -22,8 +25,20 @@ const fn scenario(name: &'static str, about: &'static str, run: fn(&Options)) ->
     }
 }
 
-pub const SCENARIOS: &[Scenario] = &[scenario(
-    "idle",
-    "memory per connection, connect rate, pings, and what comes back when all leave",
-    idle::run,
-)];
+pub const SCENARIOS: &[Scenario] = &[
+    scenario(
+        "idle",
+        "memory per connection, connect rate, pings, and what comes back when all leave",
+        idle::run,
+    ),
+    scenario(
+        "rpc",
+        "performs through the app: rate, cost, and the time that the server adds",
+        rpc::run,
+    ),
+    scenario(
+        "storm",
+        "everyone reconnects at once, through the app and by token",
+        storm::run,
+    ),
+];

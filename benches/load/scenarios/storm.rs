@@ -1,0 +1,273 @@
+//! Everyone reconnects at once: how long until all are subscribed again, what it costs, and whether the memory comes back.
+//!
+//! The clients are there first, then all of them go and come back in the same moment, to the same server.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::app::{App, bare_calls};
+use crate::fleet::{Clients, Figures, Fleet, Plan};
+use crate::options::Options;
+use crate::peer::{Memory, Peer, Target};
+use crate::report::Report;
+use crate::scenarios::profiles::{JWT_SECRET, LoadScript, OneChannel, TokenBearers};
+
+pub const CASE_RPC: &str = "app 2 ms, 6 subscriptions";
+pub const CASE_FAST_APP: &str = "app 0 ms, 1 subscription";
+const CASE_JWT: &str = "tokens, 6 public streams";
+
+/// Clients that come and go before anything is measured.
+const WARM_UP: usize = 200;
+const PATIENCE: Duration = Duration::from_secs(180);
+/// A client of Rails gives a connection up when it has heard nothing for so long.
+const STALE_AFTER: Duration = Duration::from_secs(6);
+/// A client that is refused tries again.
+const RECONNECT_AFTER: Duration = Duration::from_secs(1);
+const BARE_CONNECTIONS: usize = 28;
+const BARE_TIME: Duration = Duration::from_secs(2);
+/// How long a server gets to give memory back before it is read.
+const REST: Duration = Duration::from_secs(10);
+/// How fast the clients come where there is no storm.
+const ARRIVALS_PER_SECOND: f64 = 1_500.0;
+
+struct Case {
+    name: &'static str,
+    clients: usize,
+    profile: Arc<dyn Clients>,
+    /// Delay of the app; `None`: there is no app.
+    delay: Option<Duration>,
+}
+
+pub fn run(options: &Options) {
+    let clients = |default: usize| options.clients.unwrap_or(default);
+    let cases = [
+        Case {
+            name: CASE_RPC,
+            clients: clients(15_000),
+            profile: Arc::new(LoadScript),
+            delay: Some(Duration::from_millis(2)),
+        },
+        Case {
+            name: CASE_FAST_APP,
+            clients: clients(5_000),
+            profile: Arc::new(OneChannel),
+            delay: Some(Duration::ZERO),
+        },
+        Case {
+            name: CASE_JWT,
+            clients: clients(15_000),
+            profile: Arc::new(TokenBearers),
+            delay: None,
+        },
+    ];
+    let mut report = Report::new("storm", &options.shown);
+    for run in 0..options.runs {
+        for case in cases.iter().filter(|case| options.wants(case.name)) {
+            let alone = case.delay.map(|delay| app_alone(case, delay, &mut report));
+            for target in options.targets() {
+                eprintln!(
+                    "storm: run {} of {}, {}, {}",
+                    run + 1,
+                    options.runs,
+                    case.name,
+                    target.name
+                );
+                measure(options, &target, case, alone, &mut report);
+            }
+        }
+    }
+    report.finish();
+}
+
+/// What the app answers per second when nothing stands between, on as many connections as the server uses.
+fn app_alone(case: &Case, delay: Duration, report: &mut Report) -> f64 {
+    let app = App::start(delay, Vec::new()).expect("the app starts");
+    let bare = bare_calls(app.address(), BARE_CONNECTIONS, BARE_TIME).expect("the app answers");
+    let rate = bare.calls as f64 / bare.elapsed.as_secs_f64();
+    report.sample("app alone", case.name, "calls/s", "1/s", rate);
+    rate
+}
+
+fn measure(
+    options: &Options,
+    target: &Target,
+    case: &Case,
+    alone: Option<f64>,
+    report: &mut Report,
+) {
+    let app = case
+        .delay
+        .map(|delay| App::start(delay, target.client_cpus()).expect("the app starts"));
+    let peer = Peer::start(target, &flags(app.as_ref()), None);
+    report.server(target.name, &peer.flags);
+    let mut plan = Plan::new(
+        peer.address,
+        Arc::clone(&case.profile),
+        options.threads_for(case.clients),
+    );
+    plan.cpus = target.client_cpus();
+    plan.pipelined = true;
+    plan.reconnect_after = Some(RECONNECT_AFTER);
+    plan.unfinished_max = case.clients;
+    let mut fleet = Fleet::start(&plan);
+    fleet.connect_all(WARM_UP, PATIENCE);
+    fleet.leave_all();
+    wait_for_disconnects(app.as_ref(), WARM_UP);
+    let start = peer.settled_memory();
+
+    // No storm yet: they come one by one, so this is what so many clients cost.
+    fleet.connect_paced(case.clients, ARRIVALS_PER_SECOND);
+    assert!(
+        fleet.wait_ready(case.clients as u64, PATIENCE),
+        "only {} clients are ready",
+        fleet.ready()
+    );
+    let before = rested_memory(&peer);
+    fleet.take_figures();
+
+    let calls = |app: &Option<App>| app.as_ref().map_or(0, |app| app.counts().calls());
+    let (calls_before, cpu_before) = (calls(&app), peer.cpu());
+    fleet.leave_all();
+    let elapsed = fleet.connect_all(case.clients, PATIENCE);
+    let cpu = peer.cpu().since(cpu_before);
+    let called = calls(&app) - calls_before;
+    let figures = fleet.take_figures();
+    let peak = peer.memory();
+    wait_for_disconnects(app.as_ref(), WARM_UP + case.clients);
+    let after = rested_memory(&peer);
+    fleet.leave_all();
+    wait_for_disconnects(app.as_ref(), WARM_UP + 2 * case.clients);
+    let end = rested_memory(&peer);
+
+    let clients = case.clients as f64;
+    let mut say = |metric: &str, unit: &str, value: f64| {
+        report.sample(target.name, case.name, metric, unit, value)
+    };
+    say("clients", "", clients);
+    say("all subscribed again", "s", elapsed.as_secs_f64());
+    say(
+        "server CPU per connection",
+        "µs",
+        cpu.total().as_secs_f64() * 1e6 / clients,
+    );
+    say(
+        "server CPU per connection, user",
+        "µs",
+        cpu.user.as_secs_f64() * 1e6 / clients,
+    );
+    say(
+        "client CPU per connection",
+        "µs",
+        figures.cpu.total().as_secs_f64() * 1e6 / clients,
+    );
+    tell_clients(&mut say, &figures);
+    if let (Some(app), Some(alone)) = (&app, alone) {
+        let rate = called as f64 / elapsed.as_secs_f64();
+        say("calls/s", "1/s", rate);
+        say("calls/s, of the app alone", "ratio", rate / alone);
+        say(
+            "calls at a time, most",
+            "",
+            app.counts().concurrent_max() as f64,
+        );
+        say("connections to the app", "", app.counts().accepted() as f64);
+        say("errors seen by the app", "", app.counts().errors() as f64);
+        let errors = [
+            "anycable_go_rpc_error_total",
+            "anycable_go_rpc_timeout_total",
+            "anycable_go_rpc_retries_total",
+        ];
+        say(
+            "RPC errors, time-outs, retries",
+            "",
+            errors.iter().filter_map(|name| peer.metric(name)).sum(),
+        );
+    }
+    tell_memory(&mut say, &[start, before, peak, after, end]);
+}
+
+/// The Disconnect calls of those who left are made one after another; at the default of 100 per second nobody could wait for them.
+fn flags(app: Option<&App>) -> Vec<String> {
+    match app {
+        Some(app) => vec![app.flag(), "--disconnect_rate=1000".to_owned()],
+        None => ["--norpc", "--enforce_jwt", "--public_streams"]
+            .into_iter()
+            .map(str::to_owned)
+            .chain([format!("--jwt_secret={JWT_SECRET}")])
+            .collect(),
+    }
+}
+
+/// Waits until the server has told the app that so many clients left. Without an app nobody is told.
+fn wait_for_disconnects(app: Option<&App>, left: usize) {
+    let Some(app) = app else { return };
+    let deadline = Instant::now() + PATIENCE;
+    while app.counts().disconnects() < left as u64 {
+        if Instant::now() > deadline {
+            let told = app.counts().disconnects();
+            return eprintln!(
+                "the app was told of {told} of {left} leavers only, after {PATIENCE:?}"
+            );
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn rested_memory(peer: &Peer) -> Memory {
+    thread::sleep(REST);
+    peer.settled_memory()
+}
+
+fn tell_clients(say: &mut impl FnMut(&str, &str, f64), figures: &Figures) {
+    let seconds = |micros: u64| micros as f64 / 1e6;
+    say(
+        "connect to welcome, p50",
+        "s",
+        seconds(figures.welcome.percentile(50.0)),
+    );
+    say(
+        "connect to welcome, longest",
+        "s",
+        seconds(figures.welcome.max()),
+    );
+    say(
+        "connect to all confirmations, p50",
+        "s",
+        seconds(figures.ready.percentile(50.0)),
+    );
+    say(
+        "connect to all confirmations, longest",
+        "s",
+        seconds(figures.ready.max()),
+    );
+    let stale = figures.welcome.above(STALE_AFTER.as_micros() as u64);
+    say(
+        "clients timed out",
+        "",
+        (stale + figures.refused + figures.closed) as f64,
+    );
+}
+
+/// At the start, before the storm, at its end, some time after it, and some time after all left.
+fn tell_memory(
+    say: &mut impl FnMut(&str, &str, f64),
+    [start, before, peak, after, end]: &[Memory; 5],
+) {
+    let megabytes = |memory: &Memory| memory.private_bytes as f64 / 1e6;
+    say("memory at the start", "MB", megabytes(start));
+    say("memory before", "MB", megabytes(before));
+    say("memory when all are back", "MB", megabytes(peak));
+    say("memory after", "MB", megabytes(after));
+    say(
+        "memory after, of before",
+        "ratio",
+        megabytes(after) / megabytes(before),
+    );
+    say("memory when all left", "MB", megabytes(end));
+    say(
+        "memory when all left, of the start",
+        "ratio",
+        megabytes(end) / megabytes(start),
+    );
+}
