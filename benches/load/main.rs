@@ -4,14 +4,17 @@
 //! turns. A scenario starts servers ([`peer`]), opens clients ([`fleet`]), publishes ([`publisher`]) and reports
 //! ([`report`]); [`limit`] does the same socket work with no server logic at all. Traffic stays on 127.0.0.0/8.
 
-#![allow(dead_code, unused_imports)] // Scenarios that need the rest follow.
+#![allow(dead_code)] // Scenarios that need the rest follow.
 
 mod app;
 mod fleet;
 mod histogram;
+mod limit;
 mod options;
 mod peer;
 mod plot;
+mod process;
+mod publisher;
 mod report;
 mod scenarios;
 mod sys;
@@ -20,6 +23,8 @@ use options::Options;
 use scenarios::SCENARIOS;
 
 fn main() {
+    // Before any thread is pinned.
+    process::machine_cpus();
     let options = Options::read(std::env::args().skip(1));
     let scenario = SCENARIOS
         .iter()

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::exit;
 
 use crate::peer::{Driver, Target};
+use crate::process::machine_cpus;
 use crate::scenarios::SCENARIOS;
 
 /// What was asked for. Scenarios take their own default where an option is `None`.
@@ -139,6 +140,11 @@ impl Options {
             .collect();
         targets.extend(self.peer.iter().map(|path| Target::peer(path, self.cores)));
         targets
+    }
+
+    /// The CPUs that a server of this run leaves to the clients; none: anywhere.
+    pub fn client_cpus(&self) -> Vec<usize> {
+        (self.cores..machine_cpus()).collect()
     }
 
     /// Whether a case was selected.

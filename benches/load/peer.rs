@@ -1,16 +1,16 @@
-//! A server under measurement: starts the binary, reads its memory and CPU from /proc, asks its endpoints, stops it.
+//! A server under measurement: starts the binary, asks its endpoints, stops it.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::sys::{self, Cpu};
+use crate::process::{self, KernelMemory, Memory, machine_cpus};
+use crate::sys::Cpu;
 
 /// How long a server may take to answer its health check.
 const START_PATIENCE: Duration = Duration::from_secs(20);
@@ -83,18 +83,6 @@ impl Target {
     }
 }
 
-fn machine_cpus() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// User memory of a process.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Memory {
-    /// Pages that no other process shares.
-    pub private_bytes: u64,
-    pub rss_bytes: u64,
-}
-
 /// Flags for streams without an app: everybody may connect and subscribe to public streams.
 pub fn public_flags() -> Vec<String> {
     ["--public", "--norpc", "--broadcast_adapter=http"]
@@ -143,7 +131,7 @@ impl Peer {
             }
         }
         command.envs(target.environment.iter().cloned());
-        enter(&mut command, target.cpus(), group);
+        process::enter(&mut command, target.cpus(), group);
         let begun = Instant::now();
         let child = command
             .spawn()
@@ -179,19 +167,7 @@ impl Peer {
 
     /// User memory now.
     pub fn memory(&self) -> Memory {
-        let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid()))
-            .expect("the server runs");
-        let bytes = |name: &str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(name));
-            let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
-            kib.and_then(|kib| kib.parse::<u64>().ok())
-                .expect("a line of smaps_rollup")
-                * 1024
-        };
-        Memory {
-            private_bytes: bytes("Private_Clean:") + bytes("Private_Dirty:"),
-            rss_bytes: bytes("Rss:"),
-        }
+        process::memory(self.pid())
     }
 
     /// User memory once it stands still: the same in two looks, or after two seconds.
@@ -208,27 +184,9 @@ impl Peer {
         last
     }
 
-    /// CPU used so far: the sum is exact to the nanosecond, its split is the kernel's sampling.
+    /// CPU used so far.
     pub fn cpu(&self) -> Cpu {
-        let tasks = format!("/proc/{}/task", self.pid());
-        let mut nanos = 0;
-        for task in fs::read_dir(tasks).expect("the server runs").flatten() {
-            let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-            nanos += text
-                .split(' ')
-                .next()
-                .and_then(|word| word.parse().ok())
-                .unwrap_or(0);
-        }
-        let stat =
-            fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("the server runs");
-        let (user, system) = ticks(&stat);
-        let total = Duration::from_nanos(nanos);
-        let user = total.mul_f64(user as f64 / (user + system).max(1) as f64);
-        Cpu {
-            user,
-            system: total - user,
-        }
+        process::cpu(self.pid())
     }
 
     /// Threads of the process.
@@ -282,95 +240,6 @@ impl Drop for Peer {
         } else {
             let _ = fs::remove_file(&self.log);
         }
-    }
-}
-
-/// The user and system ticks of a line of /proc/PID/stat.
-fn ticks(stat: &str) -> (u64, u64) {
-    // The second field is a name in brackets and may hold anything.
-    let behind_name = stat.rsplit(')').next().unwrap_or("");
-    let field = |number: usize| {
-        behind_name
-            .split_whitespace()
-            .nth(number - 3)
-            .and_then(|word| word.parse().ok())
-    };
-    (field(14).unwrap_or(0), field(15).unwrap_or(0))
-}
-
-/// Makes a child begin on its CPUs and in its memory group.
-pub fn enter(command: &mut Command, cpus: Vec<usize>, group: Option<&KernelMemory>) {
-    let members = group.map(KernelMemory::members);
-    // SAFETY: between fork and exec the closure makes two system calls and touches no lock and no heap.
-    unsafe {
-        command.pre_exec(move || {
-            if let Some(members) = &members {
-                (&*members).write_all(b"0")?;
-            }
-            sys::pin(&cpus)
-        });
-    }
-}
-
-/// A memory control group: the kernel's own count of what it holds for one process.
-pub struct KernelMemory {
-    folder: PathBuf,
-    version_2: bool,
-}
-
-impl KernelMemory {
-    /// Makes a group, where this machine lets us.
-    pub fn new() -> Option<Self> {
-        let name = format!("ringcable-load-{}", std::process::id());
-        [("/sys/fs/cgroup/memory", false), ("/sys/fs/cgroup", true)]
-            .into_iter()
-            .find_map(|(root, version_2)| {
-                let folder = Path::new(root).join(&name);
-                let _ = fs::create_dir(&folder);
-                let group = Self { folder, version_2 };
-                if !version_2 {
-                    // Socket buffers are counted only where they are limited.
-                    let _ = fs::write(
-                        group.folder.join("memory.kmem.tcp.limit_in_bytes"),
-                        (1u64 << 50).to_string(),
-                    );
-                }
-                group.read().is_some().then_some(group)
-            })
-    }
-
-    /// Bytes of slabs, page tables, stacks and socket buffers now.
-    pub fn bytes(&self) -> u64 {
-        self.read().unwrap_or(0)
-    }
-
-    fn read(&self) -> Option<u64> {
-        let file = |name: &str| fs::read_to_string(self.folder.join(name)).ok();
-        if self.version_2 {
-            let text = file("memory.stat")?;
-            let line = |name: &str| {
-                let line = text.lines().find_map(|line| line.strip_prefix(name));
-                line.and_then(|line| line.trim().parse::<u64>().ok())
-            };
-            return Some(line("kernel ")? + line("sock ")?);
-        }
-        let number = |name: &str| file(name)?.trim().parse::<u64>().ok();
-        let buffers = number("memory.kmem.tcp.usage_in_bytes").unwrap_or(0);
-        Some(number("memory.kmem.usage_in_bytes")? + buffers)
-    }
-
-    fn members(&self) -> File {
-        let path = self.folder.join("cgroup.procs");
-        OpenOptions::new()
-            .write(true)
-            .open(path)
-            .expect("a group of our own takes members")
-    }
-}
-
-impl Drop for KernelMemory {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.folder);
     }
 }
 

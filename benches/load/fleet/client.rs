@@ -79,7 +79,7 @@ pub struct Client {
     /// Which of the last 64 sequences came, the newest in the lowest bit.
     seen: u64,
     /// Bytes that do not make a head yet.
-    kept: Option<Box<Vec<u8>>>,
+    kept: Option<Box<[u8]>>,
 }
 
 impl Client {
@@ -109,7 +109,7 @@ impl Client {
     }
 
     /// Takes the bytes that an earlier read left over: they belong in front of what comes now.
-    pub fn take_kept(&mut self) -> Option<Box<Vec<u8>>> {
+    pub fn take_kept(&mut self) -> Option<Box<[u8]>> {
         self.kept.take()
     }
 
@@ -180,7 +180,7 @@ impl Client {
 
     fn keep(&mut self, input: &[u8]) {
         if !input.is_empty() {
-            self.kept = Some(Box::new(input.to_vec()));
+            self.kept = Some(input.into());
         }
     }
 

@@ -37,8 +37,6 @@ pub struct Figures {
     pub ready: Histogram,
     /// Nanoseconds from publication to the end of the read that completed the delivery.
     pub latency: Histogram,
-    /// When stalled clients lost their connection, in microseconds since the start of the fleet.
-    pub stalled_closed_micros: Vec<u32>,
     /// CPU of the clients themselves.
     pub cpu: Cpu,
 }
@@ -62,8 +60,6 @@ impl Figures {
         self.welcome.merge(&other.welcome);
         self.ready.merge(&other.ready);
         self.latency.merge(&other.latency);
-        self.stalled_closed_micros
-            .extend(&other.stalled_closed_micros);
         self.cpu += other.cpu;
     }
 

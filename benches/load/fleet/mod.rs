@@ -48,11 +48,6 @@ pub trait Clients: Send + Sync {
     fn stream(&self, _index: u32) -> Option<u32> {
         None
     }
-
-    /// Reads nothing once it is subscribed.
-    fn stalls(&self, _index: u32) -> bool {
-        false
-    }
 }
 
 /// How a fleet behaves.
@@ -98,6 +93,8 @@ enum Command {
     Leave {
         count: usize,
     },
+    /// Stops reading, for good, in every client that is ready.
+    Stall,
     /// Hands over what was counted.
     Report(Sender<Figures>),
     Stop,
@@ -187,6 +184,15 @@ impl Fleet {
             let count = (count + workers - 1 - worker) / workers;
             handle.send(Command::Leave { count });
         }
+    }
+
+    /// Lets no client read any more. Their sockets are watched for their end only.
+    pub fn stall(&self) {
+        for handle in &self.handles {
+            handle.send(Command::Stall);
+        }
+        // The answer to the next command says that this one was obeyed.
+        self.take_figures();
     }
 
     /// Opens `count` clients and waits until all of them are ready; gives the time it took.

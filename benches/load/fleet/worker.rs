@@ -26,8 +26,6 @@ const READ_BYTES: usize = 256 * 1024;
 const EVENTS_MAX: usize = 256;
 /// Connections that are begun between two looks at the sockets.
 const CONNECTS_PER_TURN: usize = 64;
-/// Receive buffer of a client that stalls.
-const STALLED_RECEIVE_BYTES: usize = 4096;
 /// The epoll key of the command queue; no slot is that high.
 const WAKE_KEY: u64 = u64::MAX;
 
@@ -163,6 +161,7 @@ impl Worker {
             match command {
                 Command::Connect { count, per_second } => self.plan_connects(count, per_second),
                 Command::Leave { count } => self.leave(count),
+                Command::Stall => self.stall(),
                 Command::Report(reply) => self.report(&reply),
                 Command::Stop => return false,
             }
@@ -193,6 +192,15 @@ impl Worker {
             self.cursor += 1;
         }
         self.turn.closed += left as u64;
+    }
+
+    fn stall(&mut self) {
+        for (slot, client) in &mut self.clients {
+            if client.phase == Phase::Ready {
+                client.stalled = true;
+                watch(&self.epoll, slot, client, epoll::EventFlags::RDHUP);
+            }
+        }
     }
 
     fn report(&mut self, reply: &Sender<Figures>) {
@@ -238,18 +246,13 @@ impl Worker {
         )?;
         sys::bind_address_no_port(socket.as_fd()).expect("TCP sockets have the option");
         rustix::net::bind(&socket, &SocketAddrV4::new(source_address(index), 0))?;
-        let stalled = plan.clients.stalls(index);
-        if stalled {
-            rustix::net::sockopt::set_socket_recv_buffer_size(&socket, STALLED_RECEIVE_BYTES)?;
-        }
         let opened_micros = self.setup.started.elapsed().as_micros() as u32;
         match rustix::net::connect(&socket, &plan.address) {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error),
         }
         let awaited = plan.clients.identifiers(index).len() as u16;
-        let mut client = Client::new(socket, index, opened_micros, awaited, plan.joins_late);
-        client.stalled = stalled;
+        let client = Client::new(socket, index, opened_micros, awaited, plan.joins_late);
         let slot = self.clients.vacant_entry();
         let key = epoll::EventData::new_u64(slot.key() as u64);
         epoll::add(&self.epoll, &client.socket, key, epoll::EventFlags::OUT)?;
@@ -268,10 +271,8 @@ impl Worker {
             }
             return self.ask_upgrade(slot);
         }
-        if client.stalled && client.phase == Phase::Ready {
+        if client.stalled {
             // It is watched for its end only.
-            let micros = self.setup.started.elapsed().as_micros() as u32;
-            self.figures.stalled_closed_micros.push(micros);
             return self.lose(slot);
         }
         self.read(slot, buffer);
@@ -315,8 +316,6 @@ impl Worker {
         }
         let mut listener = Listener {
             plan: &self.setup.plan,
-            epoll: &self.epoll,
-            slot,
             started: self.setup.started,
             read_nanos: monotonic_nanos(),
             figures: &mut self.figures,
@@ -388,8 +387,6 @@ impl Worker {
 /// What a worker does with the events of one client, borrowed apart from the client itself.
 struct Listener<'a> {
     plan: &'a Plan,
-    epoll: &'a OwnedFd,
-    slot: usize,
     started: Instant,
     read_nanos: u64,
     figures: &'a mut Figures,
@@ -502,9 +499,6 @@ impl Listener<'_> {
         self.figures.ready.record(self.micros_since_opened(client));
         self.turn.ready += 1;
         *self.unfinished -= 1;
-        if client.stalled {
-            watch(self.epoll, self.slot, client, epoll::EventFlags::RDHUP);
-        }
     }
 
     fn micros_since_opened(&self, client: &Client) -> u64 {

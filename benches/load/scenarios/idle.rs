@@ -7,7 +7,8 @@ use serde_json::json;
 
 use crate::fleet::{Clients, Figures, Fleet, Plan};
 use crate::options::Options;
-use crate::peer::{KernelMemory, Peer, Target, public_flags};
+use crate::peer::{Peer, Target, public_flags};
+use crate::process::KernelMemory;
 use crate::report::Report;
 
 const CLIENTS: usize = 15_000;

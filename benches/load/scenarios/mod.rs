@@ -1,8 +1,13 @@
 //! What is measured, one file each.
 
+pub mod burst;
+mod drive;
+pub mod fanout;
 pub mod idle;
+pub mod limit;
 pub mod profiles;
 pub mod rpc;
+pub mod slow;
 pub mod storm;
 
 use crate::options::Options;
@@ -26,6 +31,32 @@ const fn scenario(name: &'static str, about: &'static str, run: fn(&Options)) ->
 }
 
 pub const SCENARIOS: &[Scenario] = &[
+    scenario(
+        "fanout",
+        "one publication to many: deliveries per second, latency, CPU, beside the limit",
+        fanout::run,
+    ),
+    scenario(
+        "burst",
+        "publishers outrun the sockets: messages per write",
+        burst::run,
+    ),
+    scenario(
+        "slow",
+        "stalled readers among fast ones: latency of the fast, memory of the stalled",
+        slow::run,
+    ),
+    scenario(
+        "limit",
+        "what this kernel allows without a server: frames per second, bytes per socket",
+        limit::run,
+    ),
+    Scenario {
+        name: "limit-child",
+        about: "the bare loop",
+        hidden: true,
+        run: crate::limit::run_child,
+    },
     scenario(
         "idle",
         "memory per connection, connect rate, pings, and what comes back when all leave",

@@ -1,0 +1,155 @@
+//! What the kernel says about another process: its memory, its CPU, and what the kernel itself holds for it.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use crate::sys::{self, Cpu};
+
+/// User memory of a process.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    /// Pages that no other process shares.
+    pub private_bytes: u64,
+    pub rss_bytes: u64,
+}
+
+/// User memory of a process that runs.
+pub fn memory(pid: u32) -> Memory {
+    let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("the process runs");
+    let bytes = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.and_then(|kib| kib.parse::<u64>().ok())
+            .expect("a line of smaps_rollup")
+            * 1024
+    };
+    Memory {
+        private_bytes: bytes("Private_Clean:") + bytes("Private_Dirty:"),
+        rss_bytes: bytes("Rss:"),
+    }
+}
+
+/// CPU a process has used so far: the sum is exact to the nanosecond, its split is the kernel's sampling.
+pub fn cpu(pid: u32) -> Cpu {
+    let mut nanos = 0;
+    for task in fs::read_dir(format!("/proc/{pid}/task"))
+        .expect("the process runs")
+        .flatten()
+    {
+        let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        nanos += text
+            .split(' ')
+            .next()
+            .and_then(|word| word.parse().ok())
+            .unwrap_or(0);
+    }
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
+    let (user, system) = ticks(&stat);
+    let total = Duration::from_nanos(nanos);
+    let user = total.mul_f64(user as f64 / (user + system).max(1) as f64);
+    Cpu {
+        user,
+        system: total.saturating_sub(user),
+    }
+}
+
+/// CPUs of this machine, whatever this program is pinned to later.
+pub fn machine_cpus() -> usize {
+    static CPUS: LazyLock<usize> =
+        LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
+    *CPUS
+}
+
+/// The user and system ticks of a line of /proc/PID/stat.
+fn ticks(stat: &str) -> (u64, u64) {
+    // The second field is a name in brackets and may hold anything.
+    let behind_name = stat.rsplit(')').next().unwrap_or("");
+    let field = |number: usize| {
+        behind_name
+            .split_whitespace()
+            .nth(number - 3)
+            .and_then(|word| word.parse().ok())
+    };
+    (field(14).unwrap_or(0), field(15).unwrap_or(0))
+}
+
+/// Makes a child begin on its CPUs and in its memory group.
+pub fn enter(command: &mut Command, cpus: Vec<usize>, group: Option<&KernelMemory>) {
+    let members = group.map(KernelMemory::members);
+    // SAFETY: between fork and exec the closure makes two system calls and touches no lock and no heap.
+    unsafe {
+        command.pre_exec(move || {
+            if let Some(members) = &members {
+                (&*members).write_all(b"0")?;
+            }
+            sys::pin(&cpus)
+        });
+    }
+}
+
+/// A memory control group: the kernel's own count of what it holds for one process.
+pub struct KernelMemory {
+    folder: PathBuf,
+    version_2: bool,
+}
+
+impl KernelMemory {
+    /// Makes a group, where this machine lets us.
+    pub fn new() -> Option<Self> {
+        let name = format!("ringcable-load-{}", std::process::id());
+        [("/sys/fs/cgroup/memory", false), ("/sys/fs/cgroup", true)]
+            .into_iter()
+            .find_map(|(root, version_2)| {
+                let folder = Path::new(root).join(&name);
+                let _ = fs::create_dir(&folder);
+                let group = Self { folder, version_2 };
+                if !version_2 {
+                    // Socket buffers are counted only where they are limited.
+                    let _ = fs::write(
+                        group.folder.join("memory.kmem.tcp.limit_in_bytes"),
+                        (1u64 << 50).to_string(),
+                    );
+                }
+                group.read().is_some().then_some(group)
+            })
+    }
+
+    /// Bytes of slabs, page tables, stacks and socket buffers now.
+    pub fn bytes(&self) -> u64 {
+        self.read().unwrap_or(0)
+    }
+
+    fn read(&self) -> Option<u64> {
+        let file = |name: &str| fs::read_to_string(self.folder.join(name)).ok();
+        if self.version_2 {
+            let text = file("memory.stat")?;
+            let line = |name: &str| {
+                let line = text.lines().find_map(|line| line.strip_prefix(name));
+                line.and_then(|line| line.trim().parse::<u64>().ok())
+            };
+            return Some(line("kernel ")? + line("sock ")?);
+        }
+        let number = |name: &str| file(name)?.trim().parse::<u64>().ok();
+        let buffers = number("memory.kmem.tcp.usage_in_bytes").unwrap_or(0);
+        Some(number("memory.kmem.usage_in_bytes")? + buffers)
+    }
+
+    fn members(&self) -> File {
+        let path = self.folder.join("cgroup.procs");
+        OpenOptions::new()
+            .write(true)
+            .open(path)
+            .expect("a group of our own takes members")
+    }
+}
+
+impl Drop for KernelMemory {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.folder);
+    }
+}

@@ -1,0 +1,116 @@
+//! Publishes over HTTP as an app does: `POST /_broadcast` on connections that are kept alive.
+//!
+//! [`Outlet`] is what fan-out scenarios drive: this publisher, or the bare loop of [`crate::limit`].
+
+use std::fmt::Write as _;
+use std::io::{Read, Write};
+use std::net::{SocketAddrV4, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::fleet::Mark;
+
+/// A server that does not answer for so long has lost the publication.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
+
+/// Somewhere to publish.
+pub trait Outlet {
+    /// Publishes these messages in this order; gives the time until they were taken.
+    fn publish(&mut self, marks: &[Mark]) -> Duration;
+}
+
+/// The name of a public stream by its number.
+pub fn stream_name(stream: u32) -> String {
+    format!("s{stream}")
+}
+
+/// One connection to the broadcast endpoint.
+pub struct Publisher {
+    socket: TcpStream,
+    host: String,
+    /// The request that is sent, built anew each time without a new allocation.
+    request: Vec<u8>,
+    body: String,
+    message: String,
+}
+
+impl Publisher {
+    pub fn connect(address: SocketAddrV4) -> Self {
+        let socket = TcpStream::connect(address).expect("the broadcast endpoint takes connections");
+        socket.set_nodelay(true).expect("TCP has the option");
+        socket
+            .set_read_timeout(Some(ANSWER_PATIENCE))
+            .expect("a timeout above 0");
+        Self {
+            socket,
+            host: address.to_string(),
+            request: Vec::new(),
+            body: String::new(),
+            message: String::new(),
+        }
+    }
+
+    /// Sends a publication, or a batch when there are several, without waiting for the answer.
+    pub fn send(&mut self, marks: &[Mark]) {
+        self.body.clear();
+        if marks.len() != 1 {
+            self.body.push('[');
+        }
+        for (at, mark) in marks.iter().enumerate() {
+            self.message.clear();
+            mark.write_message(&mut self.message);
+            // The message is a JSON string without escapes, so as text in JSON only its quotes need some.
+            let text = self.message.trim_matches('"');
+            let comma = if at > 0 { "," } else { "" };
+            let _ = write!(
+                self.body,
+                r#"{comma}{{"stream":"{}","data":"\"{text}\""}}"#,
+                stream_name(mark.stream)
+            );
+        }
+        if marks.len() != 1 {
+            self.body.push(']');
+        }
+        self.request.clear();
+        let _ = write!(
+            self.request,
+            "POST /_broadcast HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{}",
+            self.host,
+            self.body.len(),
+            self.body
+        );
+        self.socket
+            .write_all(&self.request)
+            .expect("the broadcast endpoint takes the request");
+    }
+
+    /// Waits for the answer to the oldest request that has none.
+    ///
+    /// # Panics
+    /// When it is not 201: what was published is not known then.
+    pub fn wait_taken(&mut self) {
+        let mut answer = [0; 1024];
+        let mut filled = 0;
+        while !answer[..filled].ends_with(b"\r\n\r\n") {
+            let bytes = self
+                .socket
+                .read(&mut answer[filled..])
+                .expect("an answer in time");
+            assert!(bytes > 0, "the broadcast endpoint closed the connection");
+            filled += bytes;
+        }
+        let head = String::from_utf8_lossy(&answer[..filled]);
+        assert!(
+            head.starts_with("HTTP/1.1 201"),
+            "a publication was answered with {head}"
+        );
+    }
+}
+
+impl Outlet for Publisher {
+    fn publish(&mut self, marks: &[Mark]) -> Duration {
+        let begun = Instant::now();
+        self.send(marks);
+        self.wait_taken();
+        begun.elapsed()
+    }
+}
