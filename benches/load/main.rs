@@ -7,6 +7,7 @@
 #![allow(dead_code)] // Scenarios that need the rest follow.
 
 mod app;
+mod bars;
 mod fleet;
 mod histogram;
 mod limit;
@@ -18,6 +19,7 @@ mod publisher;
 mod report;
 mod scenarios;
 mod sys;
+mod tables;
 
 use options::Options;
 use scenarios::SCENARIOS;

@@ -3,7 +3,7 @@
 //! One thread with one epoll, so that its own cost stays small beside the server's; it counts that cost apart. It plays the channels
 //! of the Campfire room page (`answers`). [`bare_calls`] asks it directly, to know what it can answer when no server stands between.
 
-mod answers;
+pub mod answers;
 mod bare;
 pub mod epoll;
 
@@ -20,8 +20,7 @@ use std::time::{Duration, Instant};
 use answers::{Call, Parsed};
 use epoll::{EVENT, EVENTS_MAX, Epoll};
 
-pub use answers::{connection_identifiers, global_id, stream_of, user_of_cookie};
-pub use bare::{Bare, bare_calls};
+pub use bare::bare_calls;
 
 /// Path below which the calls arrive.
 const MOUNT: &str = "/_anycable";

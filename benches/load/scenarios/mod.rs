@@ -1,12 +1,15 @@
 //! What is measured, one file each.
 
 pub mod burst;
+pub mod churn;
 mod drive;
 pub mod fanout;
+pub mod gate;
 pub mod idle;
 pub mod limit;
 pub mod profiles;
 pub mod rpc;
+pub mod scale;
 pub mod slow;
 pub mod storm;
 
@@ -71,5 +74,28 @@ pub const SCENARIOS: &[Scenario] = &[
         "storm",
         "everyone reconnects at once, through the app and by token",
         storm::run,
+    ),
+    scenario(
+        "churn",
+        "clients come and go for half an hour: memory, descriptors, every second",
+        churn::run,
+    ),
+    scenario(
+        "scale",
+        "memory per connection up to 100,000, CPU per delivery with 1, 2 and 4 cores",
+        scale::run,
+    ),
+    scenario(
+        "gate",
+        "small and quick: fails when a connection costs more than benches/gates.toml says",
+        gate::run,
+    ),
+    scenario("plots", "draws docs/images from the results", |_| {
+        crate::plot::draw_all()
+    }),
+    scenario(
+        "tables",
+        "renews the tables of docs/PERFORMANCE.md from the results",
+        |_| crate::tables::renew_page(),
     ),
 ];

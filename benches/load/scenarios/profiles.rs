@@ -6,7 +6,7 @@ use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine as _};
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 
-use crate::app::{global_id, user_of_cookie};
+use crate::app::answers::{global_id, user_of_cookie};
 use crate::fleet::Clients;
 
 /// The secret of the tokens of [`TokenBearers`], for `--jwt_secret`.
@@ -16,7 +16,7 @@ const ROOMS: u32 = 200;
 /// Bytes of the cookie of a signed-in user.
 const COOKIE_BYTES: usize = 400;
 
-/// One subscription through the app, the same for everybody.
+/// One subscription through the app, the same for everybody, to the publisher's first stream.
 pub struct OneChannel;
 
 impl Clients for OneChannel {
@@ -25,16 +25,13 @@ impl Clients for OneChannel {
     }
 
     fn identifiers(&self, _index: u32) -> Vec<String> {
-        vec![r#"{"channel":"BenchChannel"}"#.to_owned()]
+        vec![r#"{"channel":"BenchChannel","stream":"s0"}"#.to_owned()]
     }
 
     fn stream(&self, _index: u32) -> Option<u32> {
         Some(0)
     }
 }
-
-/// The stream that the app gives to the subscription of [`OneChannel`].
-pub const ONE_CHANNEL_STREAM: &str = "BenchChannel";
 
 /// Campfire's load script: six subscriptions, three of them to the same Turbo streams for everybody.
 pub struct LoadScript;

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use crate::app::{App, bare_calls};
 use crate::fleet::{Clients, Figures, Fleet, Plan};
 use crate::options::Options;
-use crate::peer::{Memory, Peer, Target};
+use crate::peer::{Peer, Target};
+use crate::process::Memory;
 use crate::report::Report;
 use crate::scenarios::profiles::{JWT_SECRET, LoadScript, OneChannel, TokenBearers};
 

@@ -1,0 +1,191 @@
+//! The bars of the project: what each figure must reach, and what would be great. The summary table comes from the results.
+
+use std::fmt::Write as _;
+
+use crate::report::{Stored, number};
+
+enum Goal {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+impl Goal {
+    fn is_met(&self, value: f64) -> bool {
+        match self {
+            Self::AtMost(most) => value <= *most,
+            Self::AtLeast(least) => value >= *least,
+        }
+    }
+
+    fn shown(&self) -> String {
+        match self {
+            Self::AtMost(most) => format!("≤ {}", number(*most)),
+            Self::AtLeast(least) => format!("≥ {}", number(*least)),
+        }
+    }
+}
+
+/// One bar: a figure of ringcable in the results of a scenario.
+struct Bar {
+    what: &'static str,
+    scenario: &'static str,
+    case: &'static str,
+    metric: &'static str,
+    goal: Goal,
+    moonshot: Option<Goal>,
+}
+
+use Goal::{AtLeast, AtMost};
+
+const fn bar(
+    what: &'static str,
+    [scenario, case, metric]: [&'static str; 3],
+    goal: Goal,
+    moonshot: Option<Goal>,
+) -> Bar {
+    Bar {
+        what,
+        scenario,
+        case,
+        metric,
+        goal,
+        moonshot,
+    }
+}
+
+const BARS: &[Bar] = &[
+    bar(
+        "start to `/health` 200, ms",
+        ["idle", "1 subscription", "start to healthy"],
+        AtMost(50.0),
+        Some(AtMost(15.0)),
+    ),
+    bar(
+        "storm of 15,000 through a 2 ms app: calls per second, of what the app alone answers",
+        [
+            "storm",
+            crate::scenarios::storm::CASE_RPC,
+            "calls/s, of the app alone",
+        ],
+        AtLeast(0.9),
+        None,
+    ),
+    bar(
+        "the same: clients without a welcome for 6 s, or cut off",
+        [
+            "storm",
+            crate::scenarios::storm::CASE_RPC,
+            "clients timed out",
+        ],
+        AtMost(0.0),
+        None,
+    ),
+    bar(
+        "the same: memory after the storm, of that before",
+        [
+            "storm",
+            crate::scenarios::storm::CASE_RPC,
+            "memory after, of before",
+        ],
+        AtMost(1.1),
+        None,
+    ),
+    bar(
+        "5,000 clients back through a 0 ms app, s",
+        [
+            "storm",
+            crate::scenarios::storm::CASE_FAST_APP,
+            "all subscribed again",
+        ],
+        AtMost(1.4),
+        Some(AtMost(0.7)),
+    ),
+    bar(
+        "server CPU per connection made (upgrade, connect and one subscribe through RPC), µs",
+        [
+            "storm",
+            crate::scenarios::storm::CASE_FAST_APP,
+            "server CPU per connection",
+        ],
+        AtMost(200.0),
+        Some(AtMost(100.0)),
+    ),
+    bar(
+        "server CPU per perform, µs",
+        ["rpc", "app 2 ms, 500 clients", "server CPU per perform"],
+        AtMost(60.0),
+        Some(AtMost(30.0)),
+    ),
+    bar(
+        "30 minutes of churn: growth of private memory in an hour, % of the whole",
+        ["churn", crate::scenarios::churn::CASE, "growth in an hour"],
+        AtMost(1.0),
+        None,
+    ),
+    bar(
+        "100,000 connections: user bytes per connection, of those at 10,000",
+        [
+            "scale",
+            "100000 connections",
+            "user memory, of that at 10000",
+        ],
+        AtMost(1.05),
+        None,
+    ),
+    bar(
+        "CPU per delivery with 2 shards, of that with 1",
+        [
+            "scale",
+            "2 cores",
+            "server CPU per delivery, of that with 1 core",
+        ],
+        AtMost(1.05),
+        None,
+    ),
+    bar(
+        "CPU per delivery with 4 shards, of that with 1",
+        [
+            "scale",
+            "4 cores",
+            "server CPU per delivery, of that with 1 core",
+        ],
+        AtMost(1.05),
+        None,
+    ),
+];
+
+/// The table of all bars as Markdown; what was not measured says so.
+pub fn markdown() -> String {
+    let mut text =
+        "\n| what | bar | moonshot | measured | peer | |\n| --- | --- | --- | --- | --- | --- |\n"
+            .to_owned();
+    for bar in BARS {
+        let stored = Stored::read(bar.scenario);
+        let row = |server: &str| {
+            let rows = &stored.as_ref()?.rows;
+            rows.iter().find(|row| {
+                row.server == server && row.case == bar.case && row.metric == bar.metric
+            })
+        };
+        let (measured, peer) = (row("ringcable"), row("peer"));
+        let verdict = match measured.map(|row| row.median()) {
+            None => "",
+            Some(value) if bar.moonshot.as_ref().is_some_and(|goal| goal.is_met(value)) => {
+                "**moonshot**"
+            }
+            Some(value) if bar.goal.is_met(value) => "met",
+            Some(_) => "**not met**",
+        };
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {} | {verdict} |",
+            bar.what,
+            bar.goal.shown(),
+            bar.moonshot.as_ref().map_or(String::new(), Goal::shown),
+            measured.map_or("not measured".to_owned(), |row| row.spread()),
+            peer.map_or(String::new(), |row| row.spread()),
+        );
+    }
+    text.push('\n');
+    text
+}

@@ -1,0 +1,154 @@
+//! The memory gate: bytes per connection against what is written down in `benches/gates.toml`. Fails when they grow.
+//!
+//! Small and gentle, so that it can run everywhere and says the same each time: clients come a few at a time, so that nothing is left
+//! over of a rush, and the value is the median of several looks.
+
+use std::process::exit;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fs, thread};
+
+use serde::Deserialize;
+
+use crate::app::App;
+use crate::fleet::{Clients, Fleet, Plan};
+use crate::options::Options;
+use crate::peer::{Driver, Peer, Target, public_flags};
+use crate::report::{Row, number};
+use crate::scenarios::profiles::{OneStream, RoomPage};
+
+const CLIENTS: usize = 2_000;
+const WARM_UP: usize = 200;
+const CORES: usize = 1;
+/// Clients that are on their way in at a time.
+const UNFINISHED_MAX: usize = 4;
+const PATIENCE: Duration = Duration::from_secs(60);
+/// How long a server gets to finish what it does after the last client came or went.
+const REST: Duration = Duration::from_millis(500);
+/// Small pages, given back at once: what counts here is what the server holds, not what the allocator keeps for later.
+const ALLOCATOR: [(&str, &str); 2] = [("MIMALLOC_ALLOW_THP", "0"), ("MIMALLOC_PURGE_DELAY", "0")];
+const TRIES_MAX: usize = 3;
+const LOOKS: usize = 5;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+
+/// `benches/gates.toml`.
+#[derive(Deserialize)]
+struct Gates {
+    memory: Vec<Gate>,
+}
+
+#[derive(Deserialize)]
+struct Gate {
+    profile: String,
+    driver: String,
+    bytes_per_connection: f64,
+    tolerance_percent: f64,
+}
+
+impl Gate {
+    fn most(&self) -> f64 {
+        self.bytes_per_connection * (1.0 + self.tolerance_percent / 100.0)
+    }
+
+    fn least(&self) -> f64 {
+        self.bytes_per_connection * (1.0 - self.tolerance_percent / 100.0)
+    }
+}
+
+pub fn run(options: &Options) {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/gates.toml");
+    let text = fs::read_to_string(path).expect("benches/gates.toml can be read");
+    let gates: Gates = toml::from_str(&text).expect("benches/gates.toml is as its head says");
+    let mut grown = false;
+    for gate in gates
+        .memory
+        .iter()
+        .filter(|gate| options.wants(&gate.profile))
+    {
+        let driver = Driver::parse(&gate.driver).expect("benches/gates.toml names drivers");
+        if driver == Driver::IoUring && io_uring::IoUring::new(8).is_err() {
+            println!(
+                "skipped: {}, {}: this kernel refuses io_uring",
+                gate.profile, gate.driver
+            );
+            continue;
+        }
+        let mut target = Target::ringcable(driver, CORES);
+        target
+            .environment
+            .extend(ALLOCATOR.map(|(name, value)| (name, value.to_owned())));
+        // What disturbs only ever adds, so the least of a few tries is nearest to the truth. Growth is in all of them.
+        let tries = (0..TRIES_MAX).map(|_| bytes_per_connection(&gate.profile, &target));
+        let mut measured = f64::INFINITY;
+        for tried in tries {
+            measured = measured.min(tried);
+            if measured <= gate.most() {
+                break;
+            }
+        }
+        grown |= !judge(gate, measured);
+    }
+    if grown {
+        eprintln!(
+            "A connection costs more memory than before. If that is wanted, benches/gates.toml says how to renew it."
+        );
+        exit(1);
+    }
+}
+
+/// Says what was measured; false when it is too much.
+fn judge(gate: &Gate, measured: f64) -> bool {
+    let verdict = match measured {
+        _ if measured > gate.most() => "TOO MUCH",
+        _ if measured < gate.least() => "ok, and so much less that the stored value should follow",
+        _ => "ok",
+    };
+    println!(
+        "{}, {}: {} bytes per connection, stored {} (at most {}): {verdict}",
+        gate.profile,
+        gate.driver,
+        number(measured.round()),
+        number(gate.bytes_per_connection),
+        number(gate.most().round()),
+    );
+    measured <= gate.most()
+}
+
+fn bytes_per_connection(profile: &str, target: &Target) -> f64 {
+    let (clients, app): (Arc<dyn Clients>, _) = match profile {
+        "1 subscription" => (Arc::new(OneStream), None),
+        "campfire" => {
+            let app = App::start(Duration::ZERO, target.client_cpus()).expect("the app starts");
+            (Arc::new(RoomPage), Some(app))
+        }
+        other => panic!("benches/gates.toml names a profile {other:?} that is not known"),
+    };
+    let flags = app
+        .as_ref()
+        .map_or_else(public_flags, |app| vec![app.flag()]);
+    let peer = Peer::start(target, &flags, None);
+    let mut plan = Plan::new(peer.address, clients, 1);
+    plan.cpus = target.client_cpus();
+    plan.unfinished_max = UNFINISHED_MAX;
+    let mut fleet = Fleet::start(&plan);
+    fleet.connect_all(WARM_UP, PATIENCE);
+    fleet.leave_all();
+    let base = steady_bytes(&peer);
+    fleet.connect_all(CLIENTS, PATIENCE);
+    (steady_bytes(&peer) - base) / CLIENTS as f64
+}
+
+/// Private memory: the median of several looks.
+fn steady_bytes(peer: &Peer) -> f64 {
+    thread::sleep(REST);
+    let look = |_| {
+        thread::sleep(BETWEEN_LOOKS);
+        peer.memory().private_bytes as f64
+    };
+    let values = (0..LOOKS).map(look).collect();
+    Row {
+        values,
+        ..Row::default()
+    }
+    .median()
+}
