@@ -4,8 +4,6 @@
 //! turns. A scenario starts servers ([`peer`]), opens clients ([`fleet`]), publishes ([`publisher`]) and reports
 //! ([`report`]); [`limit`] does the same socket work with no server logic at all. Traffic stays on 127.0.0.0/8.
 
-#![allow(dead_code)] // Scenarios that need the rest follow.
-
 mod app;
 mod bars;
 mod fleet;

@@ -14,6 +14,10 @@ use crate::sys::Cpu;
 
 /// How long a server may take to answer its health check.
 const START_PATIENCE: Duration = Duration::from_secs(20);
+/// Memory that has not changed for longer than the default interval of pings stands still.
+const SETTLED_AFTER: Duration = Duration::from_millis(3_500);
+/// How long memory may take to stand still.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a server may take to end after SIGTERM.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -170,18 +174,22 @@ impl Peer {
         process::memory(self.pid())
     }
 
-    /// User memory once it stands still: the same in two looks, or after two seconds.
+    /// User memory once it stands still.
+    ///
+    /// An allocator gives memory back when it is next asked for some, so a whole round of pings must pass without a change.
     pub fn settled_memory(&self) -> Memory {
-        let mut last = self.memory();
-        for _ in 0..10 {
-            std::thread::sleep(Duration::from_millis(200));
+        let begun = Instant::now();
+        let (mut settled, mut since) = (self.memory(), begun);
+        loop {
+            std::thread::sleep(Duration::from_millis(250));
             let now = self.memory();
-            if now.private_bytes == last.private_bytes {
+            if now.private_bytes.abs_diff(settled.private_bytes) > settled.private_bytes / 500 {
+                (settled, since) = (now, Instant::now());
+            }
+            if since.elapsed() > SETTLED_AFTER || begun.elapsed() > SETTLE_PATIENCE {
                 return now;
             }
-            last = now;
         }
-        last
     }
 
     /// CPU used so far.
@@ -206,9 +214,6 @@ impl Peer {
         });
         values.reduce(|sum, value| sum + value)
     }
-
-    /// Stops the server and waits for its end.
-    pub fn stop(self) {}
 
     fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);

@@ -34,20 +34,15 @@ pub fn memory(pid: u32) -> Memory {
     }
 }
 
+/// How long the threads of a process were ready to run and had to wait for a CPU. Much of it: somebody else is at work here, and
+/// rates and latencies say less about the process.
+pub fn waited(pid: u32) -> Duration {
+    Duration::from_nanos(schedule_nanos(pid, 1))
+}
+
 /// CPU a process has used so far: the sum is exact to the nanosecond, its split is the kernel's sampling.
 pub fn cpu(pid: u32) -> Cpu {
-    let mut nanos = 0;
-    for task in fs::read_dir(format!("/proc/{pid}/task"))
-        .expect("the process runs")
-        .flatten()
-    {
-        let text = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
-        nanos += text
-            .split(' ')
-            .next()
-            .and_then(|word| word.parse().ok())
-            .unwrap_or(0);
-    }
+    let nanos = schedule_nanos(pid, 0);
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
     let (user, system) = ticks(&stat);
     let total = Duration::from_nanos(nanos);
@@ -56,6 +51,36 @@ pub fn cpu(pid: u32) -> Cpu {
         user,
         system: total.saturating_sub(user),
     }
+}
+
+/// The sum of a field of schedstat over the threads of a process.
+fn schedule_nanos(pid: u32, field: usize) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs");
+    let nanos = |folder: PathBuf| {
+        let text = fs::read_to_string(folder.join("schedstat")).ok()?;
+        text.split_whitespace().nth(field)?.parse::<u64>().ok()
+    };
+    tasks.flatten().filter_map(|task| nanos(task.path())).sum()
+}
+
+/// Bytes in the kernel's slabs that no memory group is charged for: those of plain kmalloc, for everything on this machine.
+///
+/// An armed receive keeps its state there, for example.
+pub fn uncharged_bytes() -> u64 {
+    let text = fs::read_to_string("/proc/slabinfo").unwrap_or_default();
+    let bytes = text.lines().filter_map(|line| {
+        let size = line.strip_prefix("kmalloc-")?;
+        if !size.starts_with(|first: char| first.is_ascii_digit()) {
+            return None;
+        }
+        let mut numbers = line
+            .split_whitespace()
+            .skip(1)
+            .map(|word| word.parse::<u64>().ok());
+        let (objects, _, object_bytes) = (numbers.next()??, numbers.next()??, numbers.next()??);
+        Some(objects * object_bytes)
+    });
+    bytes.sum()
 }
 
 /// CPUs of this machine, whatever this program is pinned to later.

@@ -12,7 +12,7 @@ use memchr::memmem::Finder;
 const MARK_BYTES: usize = 1 + 8 + 8 + 16 + 8;
 
 /// The shortest message that can carry a mark.
-pub const MESSAGE_BYTES_MIN: usize = MARK_BYTES + 1;
+const MESSAGE_BYTES_MIN: usize = MARK_BYTES + 1;
 
 /// What every delivery begins with; the identifier as a JSON string follows.
 const DELIVERY_PREFIX: &[u8] = br#"{"identifier":""#;

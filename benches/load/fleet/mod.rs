@@ -21,7 +21,7 @@ use rustix::fd::OwnedFd;
 
 pub use client::client_frame;
 pub use figures::{Figures, Progress};
-pub use message::{MESSAGE_BYTES_MIN, Mark};
+pub use message::Mark;
 
 /// Clients that share a source address. Their ports last even when many of them have just been closed.
 const CLIENTS_PER_ADDRESS: u32 = 5_000;
@@ -119,7 +119,6 @@ impl Handle {
 pub struct Fleet {
     handles: Vec<Handle>,
     progress: Arc<Progress>,
-    started: Instant,
     opened: usize,
 }
 
@@ -151,7 +150,6 @@ impl Fleet {
         Self {
             handles,
             progress,
-            started,
             opened: 0,
         }
     }
@@ -238,19 +236,9 @@ impl Fleet {
         self.progress.ready.load(SeqCst)
     }
 
-    /// Clients that are open, being opened, or waiting to come back.
-    pub fn open(&self) -> u64 {
-        self.progress.open.load(SeqCst)
-    }
-
     /// Deliveries since the start.
     pub fn delivered(&self) -> u64 {
         self.progress.delivered.load(SeqCst)
-    }
-
-    /// When the fleet started: the zero of its times in microseconds.
-    pub fn started(&self) -> Instant {
-        self.started
     }
 
     /// What was counted since the last call.

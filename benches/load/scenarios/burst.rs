@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::fleet::{Clients, Fleet, Mark, Plan};
+use crate::fleet::{Fleet, Mark, Plan};
 use crate::limit::{Bare, Hold, Limit, LimitOutlet, Method};
 use crate::options::Options;
 use crate::peer::{Peer, Target, public_flags};

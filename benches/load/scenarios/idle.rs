@@ -1,54 +1,161 @@
 //! Connections that do nothing: what each costs, how fast they come, what pings cost, and what comes back when they go.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
+use crate::app::App;
+use crate::app::answers::{connection_identifiers, user_of_cookie};
 use crate::fleet::{Clients, Figures, Fleet, Plan};
+use crate::limit::{Bare, Hold, Limit, Method, text_frame};
 use crate::options::Options;
 use crate::peer::{Peer, Target, public_flags};
-use crate::process::KernelMemory;
+use crate::process::{self, KernelMemory};
 use crate::report::Report;
 
+use super::fanout::Spread;
+use super::profiles::{OneChannel, OneStream, RoomPage, cookie};
+
 const CLIENTS: usize = 15_000;
+/// Three pings of each client.
 const SECONDS: u64 = 9;
 /// Clients that come and go before the baseline, so that it holds what a server allocates once.
 const WARM_UP: usize = 200;
-const PATIENCE: Duration = Duration::from_secs(120);
-const CASE: &str = "1 subscription";
+const PATIENCE: Duration = Duration::from_secs(300);
+/// Disconnect calls per second, the most that ringcable takes: who left is held until the app has been told.
+const DISCONNECT_RATE: usize = 1_000;
+/// The bare loop of pings: so many writes of a part of all clients in a ping interval.
+const PING_PARTS: usize = 30;
+const PING_INTERVAL: Duration = Duration::from_secs(3);
+/// Characters of a session id.
+const SID_BYTES: usize = 21;
 
-/// One public stream for everybody.
-struct OneStream;
+struct Case {
+    name: &'static str,
+    clients: Arc<dyn Clients>,
+    /// Whether the app is asked, which makes a server keep what it must tell the app again.
+    app: bool,
+}
 
-impl Clients for OneStream {
-    fn identifiers(&self, _index: u32) -> Vec<String> {
-        vec![json!({"channel": "$pubsub", "stream_name": "everybody"}).to_string()]
-    }
-
-    fn stream(&self, _index: u32) -> Option<u32> {
-        Some(0)
-    }
+fn cases() -> [Case; 3] {
+    [
+        Case {
+            name: "1 subscription",
+            clients: Arc::new(OneChannel),
+            app: true,
+        },
+        Case {
+            name: "campfire",
+            clients: Arc::new(RoomPage),
+            app: true,
+        },
+        Case {
+            name: "1 public subscription",
+            clients: Arc::new(OneStream),
+            app: false,
+        },
+    ]
 }
 
 pub fn run(options: &Options) {
+    let clients = options.clients.unwrap_or(CLIENTS);
     let mut report = Report::new("idle", &options.shown);
     for run in 0..options.runs {
-        for target in options.targets() {
-            eprintln!("idle: run {} of {}, {}", run + 1, options.runs, target.name);
-            measure(options, &target, &mut report);
+        eprintln!("idle: run {} of {}, bare sockets", run + 1, options.runs);
+        let bare = Floor::measure(options, clients);
+        report.sample("limit", "pings", "CPU per ping", "µs", bare.ping_micros);
+        report.sample(
+            "limit",
+            "one bare end",
+            "kernel bytes per connection",
+            "B",
+            bare.client_uncharged_bytes,
+        );
+        for case in cases().iter().filter(|case| options.wants(case.name)) {
+            for target in options.targets() {
+                eprintln!(
+                    "idle: run {} of {}, {}, {}",
+                    run + 1,
+                    options.runs,
+                    case.name,
+                    target.name
+                );
+                measure(options, &target, case, &bare, &mut report);
+            }
         }
     }
     report.finish();
 }
 
-fn measure(options: &Options, target: &Target, report: &mut Report) {
+/// What bare sockets cost, measured in the same run.
+struct Floor {
+    /// The kernel's bytes that no group is charged for, of one end of a connection: what each of our clients costs.
+    client_uncharged_bytes: f64,
+    /// CPU to write one ping, by a loop that does nothing else.
+    ping_micros: f64,
+}
+
+impl Floor {
+    fn measure(options: &Options, clients: usize) -> Self {
+        // Both ends are held in the same way, so each is half of what they cost together.
+        let mut limit = Limit::start(options.cores, Hold::Epoll, None);
+        let spread = Arc::new(Bare(Arc::new(Spread {
+            streams: PING_PARTS,
+        })));
+        let mut plan = Plan::new(limit.address, spread, options.threads_for(clients));
+        plan.cpus = options.client_cpus();
+        let mut fleet = Fleet::start(&plan);
+        fleet.connect_all(WARM_UP, PATIENCE);
+        let before = process::uncharged_bytes();
+        fleet.connect_all(clients, PATIENCE);
+        let after = process::uncharged_bytes();
+        let client_uncharged_bytes = (after as f64 - before as f64) / clients as f64 / 2.0;
+        fleet.take_figures();
+        let cpu = process::cpu(limit.pid());
+        let ping = text_frame(br#"{"type":"ping","message":1700000000}"#);
+        let begun = Instant::now();
+        let parts = PING_PARTS
+            * options
+                .seconds
+                .unwrap_or(SECONDS)
+                .div_ceil(PING_INTERVAL.as_secs()) as usize;
+        for part in 0..parts {
+            let due = PING_INTERVAL * part as u32 / PING_PARTS as u32;
+            std::thread::sleep(due.saturating_sub(begun.elapsed()));
+            limit.write(
+                Method::Write,
+                (part % PING_PARTS) as u32,
+                ping.len(),
+                ping.clone(),
+            );
+        }
+        let used = process::cpu(limit.pid()).since(cpu);
+        // Who has not read its ping yet will: a report comes behind what is in the sockets.
+        let pings = fleet.take_figures().pings;
+        drop(limit);
+        Self {
+            client_uncharged_bytes,
+            ping_micros: used.total().as_secs_f64() * 1e6 / pings as f64,
+        }
+    }
+}
+
+fn measure(options: &Options, target: &Target, case: &Case, floor: &Floor, report: &mut Report) {
     let clients = options.clients.unwrap_or(CLIENTS);
+    let app = case
+        .app
+        .then(|| App::start(Duration::ZERO, target.client_cpus()).expect("the app starts"));
+    let flags = match &app {
+        Some(app) => vec![app.flag(), format!("--disconnect_rate={DISCONNECT_RATE}")],
+        None => public_flags(),
+    };
     let group = KernelMemory::new();
-    let peer = Peer::start(target, &public_flags(), group.as_ref());
+    let peer = Peer::start(target, &flags, group.as_ref());
     report.server(target.name, &peer.flags);
     let mut say = |metric: &str, unit: &str, value: f64| {
-        report.sample(target.name, CASE, metric, unit, value)
+        report.sample(target.name, case.name, metric, unit, value)
     };
     say(
         "start to healthy",
@@ -56,65 +163,69 @@ fn measure(options: &Options, target: &Target, report: &mut Report) {
         peer.started_in.as_secs_f64() * 1e3,
     );
 
+    say("threads", "", peer.threads() as f64);
+
     let mut plan = Plan::new(
         peer.address,
-        Arc::new(OneStream),
+        case.clients.clone(),
         options.threads_for(clients),
     );
     plan.cpus = target.client_cpus();
     let mut fleet = Fleet::start(&plan);
     fleet.connect_all(WARM_UP, PATIENCE);
     fleet.leave_all();
-    let base = Bytes::settled(&peer, group.as_ref());
+    wait_told(app.as_ref(), WARM_UP);
+    let look = || Bytes::settled(&peer, group.as_ref());
+    let base = look();
 
     let first = fleet.connect_all(clients / 2, PATIENCE);
-    let half = Bytes::settled(&peer, group.as_ref());
+    let half = look();
     let second = fleet.connect_all(clients - clients / 2, PATIENCE);
-    let full = Bytes::settled(&peer, group.as_ref());
+    let full = look();
     say(
         "connects per second",
         "1/s",
         clients as f64 / (first + second).as_secs_f64(),
     );
-    tell_memory(&mut say, clients, base, half, full);
-    let figures = fleet.take_figures();
-    tell_setup(&mut say, &figures);
-
-    let cpu = peer.cpu();
-    let begun = Instant::now();
-    std::thread::sleep(Duration::from_secs(options.seconds.unwrap_or(SECONDS)));
-    let (used, elapsed) = (peer.cpu().since(cpu), begun.elapsed());
-    let idle = fleet.take_figures();
-    say(
-        "CPU while idle",
-        "ms/s",
-        used.total().as_secs_f64() * 1e3 / elapsed.as_secs_f64(),
-    );
-    say(
-        "CPU per ping",
-        "µs",
-        used.total().as_secs_f64() * 1e6 / idle.pings as f64,
-    );
-    say(
-        "client: CPU per ping",
-        "µs",
-        idle.cpu.total().as_secs_f64() * 1e6 / idle.pings as f64,
-    );
+    let user = tell_memory(&mut say, clients, [base, half, full], floor);
+    if app.is_some() {
+        let texts = texts_per_client(case.clients.as_ref(), WARM_UP, clients, &peer);
+        say("texts that the app makes it keep", "B", texts);
+        say("user bytes per connection beside texts", "B", user - texts);
+    }
+    tell_setup(&mut say, &fleet.take_figures());
+    tell_pings(&mut say, options, &peer, &fleet, floor);
 
     fleet.leave_all();
     let left = Instant::now();
-    for seconds in [0, 1, 5, 10] {
-        std::thread::sleep(
-            (left + Duration::from_secs(seconds)).saturating_duration_since(Instant::now()),
-        );
-        let rest = Bytes::now(&peer, group.as_ref())
-            .user
-            .saturating_sub(base.user);
-        say(
-            &format!("memory above start, {seconds} s after all left"),
+    let mut tell_rest = |when: &str| {
+        let rest = Bytes::now(&peer, group.as_ref()).user as f64 - base.user as f64;
+        report.sample(
+            target.name,
+            case.name,
+            &format!("memory above start, {when}"),
             "kB",
-            rest as f64 / 1e3,
+            rest / 1e3,
         );
+    };
+    for seconds in [0, 1, 5, 10] {
+        let due = left + Duration::from_secs(seconds);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        tell_rest(&format!("{seconds} s after all left"));
+    }
+    if app.is_some() {
+        wait_told(app.as_ref(), WARM_UP + clients);
+        peer.settled_memory();
+        tell_rest("when the app knows that all left");
+    }
+}
+
+/// Waits until the app was told that so many clients left.
+fn wait_told(app: Option<&App>, left: usize) {
+    let Some(app) = app else { return };
+    let deadline = Instant::now() + PATIENCE;
+    while app.counts().disconnects() < left as u64 && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
@@ -124,6 +235,8 @@ struct Bytes {
     user: u64,
     rss: u64,
     kernel: Option<u64>,
+    /// What the kernel holds beside that, for everything on this machine.
+    uncharged: u64,
 }
 
 impl Bytes {
@@ -133,6 +246,7 @@ impl Bytes {
             user: memory.private_bytes,
             rss: memory.rss_bytes,
             kernel: group.map(KernelMemory::bytes),
+            uncharged: process::uncharged_bytes(),
         }
     }
 
@@ -142,33 +256,58 @@ impl Bytes {
     }
 }
 
+/// Gives the user bytes per connection.
 fn tell_memory(
     say: &mut impl FnMut(&str, &str, f64),
     clients: usize,
-    base: Bytes,
-    half: Bytes,
-    full: Bytes,
-) {
+    [base, half, full]: [Bytes; 3],
+    floor: &Floor,
+) -> f64 {
     let per_client =
         |from: u64, to: u64, clients: usize| (to as f64 - from as f64) / clients as f64;
-    let later = clients - clients / 2;
     let user = per_client(base.user, full.user, clients);
     say("user bytes per connection", "B", user);
+    let slope = per_client(half.user, full.user, clients - clients / 2);
     say(
         "user bytes per connection, slope of the second half",
         "B",
-        per_client(half.user, full.user, later),
+        slope,
     );
     say(
         "RSS per connection",
         "B",
         per_client(base.rss, full.rss, clients),
     );
+    let uncharged =
+        per_client(base.uncharged, full.uncharged, clients) - floor.client_uncharged_bytes;
+    say("kernel bytes that no group is charged for", "B", uncharged);
     if let (Some(from), Some(to)) = (base.kernel, full.kernel) {
         let kernel = per_client(from, to, clients);
         say("kernel bytes per connection", "B", kernel);
         say("whole system, bytes per connection", "B", user + kernel);
     }
+    user
+}
+
+/// Bytes of text that a server cannot forget, because the app wants to hear them again with every call: the session's id, who
+/// it is, url and headers, and the identifiers that nobody else has. `first` clients came and went before.
+fn texts_per_client(who: &dyn Clients, first: usize, clients: usize, peer: &Peer) -> f64 {
+    let mut identifiers: HashMap<String, u32> = HashMap::new();
+    let mut bytes = 0;
+    for index in first..first + clients {
+        let index = index as u32;
+        let cookie = cookie(index);
+        let url = format!("http://{}{}", peer.address, who.target(index));
+        let headers = json!({ "cookie": cookie }).to_string();
+        let user = connection_identifiers(user_of_cookie(&cookie));
+        bytes += SID_BYTES + url.len() + headers.len() + user.len();
+        for identifier in who.identifiers(index) {
+            *identifiers.entry(identifier).or_default() += 1;
+        }
+    }
+    let own = identifiers.iter().filter(|(_, clients)| **clients == 1);
+    bytes += own.map(|(identifier, _)| identifier.len()).sum::<usize>();
+    bytes as f64 / clients as f64
 }
 
 fn tell_setup(say: &mut impl FnMut(&str, &str, f64), figures: &Figures) {
@@ -195,4 +334,37 @@ fn tell_setup(say: &mut impl FnMut(&str, &str, f64), figures: &Figures) {
         "",
         (figures.refused + figures.rejected + figures.closed) as f64,
     );
+}
+
+/// CPU while nothing happens but the pings.
+fn tell_pings(
+    say: &mut impl FnMut(&str, &str, f64),
+    options: &Options,
+    peer: &Peer,
+    fleet: &Fleet,
+    floor: &Floor,
+) {
+    fleet.take_figures();
+    let (cpu, begun) = (peer.cpu(), Instant::now());
+    std::thread::sleep(Duration::from_secs(options.seconds.unwrap_or(SECONDS)));
+    let (used, elapsed) = (peer.cpu().since(cpu), begun.elapsed());
+    let figures = fleet.take_figures();
+    let each = used.total().as_secs_f64() * 1e6 / figures.pings as f64;
+    say(
+        "CPU while idle",
+        "ms/s",
+        used.total().as_secs_f64() * 1e3 / elapsed.as_secs_f64(),
+    );
+    say("CPU per ping", "µs", each);
+    say(
+        "CPU per ping, of the bare loop",
+        "ratio",
+        each / floor.ping_micros,
+    );
+    say(
+        "client: CPU per ping",
+        "µs",
+        figures.cpu.total().as_secs_f64() * 1e6 / figures.pings as f64,
+    );
+    say("connections lost while idle", "", figures.closed as f64);
 }
