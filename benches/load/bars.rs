@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 
 use crate::report::{Stored, number};
+use crate::scenarios::churn::CASE as CHURN;
+use crate::scenarios::storm::{CASE_FAST_APP, CASE_RPC};
 
 enum Goal {
     AtMost(f64),
@@ -55,6 +57,88 @@ const fn bar(
 
 const BARS: &[Bar] = &[
     bar(
+        "user bytes per idle connection beside texts, 1 subscription",
+        [
+            "idle",
+            "1 subscription",
+            "user bytes per connection beside texts",
+        ],
+        AtMost(512.0),
+        Some(AtMost(320.0)),
+    ),
+    bar(
+        "the same, Campfire's 14 subscriptions",
+        ["idle", "campfire", "user bytes per connection beside texts"],
+        AtMost(2_560.0),
+        Some(AtMost(1_536.0)),
+    ),
+    bar(
+        "whole system per idle connection, bytes",
+        [
+            "idle",
+            "1 subscription",
+            "whole system, bytes per connection",
+        ],
+        AtMost(4_900.0),
+        Some(AtMost(4_500.0)),
+    ),
+    bar(
+        "CPU per ping while idle, of a bare loop's",
+        ["idle", "1 subscription", "CPU per ping, of the bare loop"],
+        AtMost(1.3),
+        Some(AtMost(1.1)),
+    ),
+    bar(
+        "fan-out to one stream, 200 B: deliveries/s, of the limit with one write each",
+        [
+            "fanout",
+            "1 stream, 200 B, window 1",
+            "deliveries/s, of the better limit",
+        ],
+        AtLeast(0.85),
+        Some(AtLeast(0.95)),
+    ),
+    bar(
+        "the same: user CPU per delivery, µs",
+        [
+            "fanout",
+            "1 stream, 200 B, window 1",
+            "server CPU per delivery, user",
+        ],
+        AtMost(0.8),
+        Some(AtMost(0.4)),
+    ),
+    bar(
+        "bursts of 16 publishers: deliveries/s, of one write(2) each",
+        [
+            "burst",
+            "16 publishers",
+            "deliveries/s, of one write(2) each",
+        ],
+        AtLeast(4.0),
+        Some(AtLeast(8.0)),
+    ),
+    bar(
+        "a stalled reader: kernel memory at most, kB",
+        [
+            "slow",
+            "20 stalled readers among 2,000",
+            "kernel memory per stalled reader, at most",
+        ],
+        AtMost(256.0),
+        None,
+    ),
+    bar(
+        "fast clients beside stalled ones: p99, of that when nobody stalls",
+        [
+            "slow",
+            "20 stalled readers among 2,000",
+            "p99, of that when nobody stalls",
+        ],
+        AtMost(1.2),
+        None,
+    ),
+    bar(
         "start to `/health` 200, ms",
         ["idle", "1 subscription", "start to healthy"],
         AtMost(50.0),
@@ -62,51 +146,31 @@ const BARS: &[Bar] = &[
     ),
     bar(
         "storm of 15,000 through a 2 ms app: calls per second, of what the app alone answers",
-        [
-            "storm",
-            crate::scenarios::storm::CASE_RPC,
-            "calls/s, of the app alone",
-        ],
+        ["storm", CASE_RPC, "calls/s, of the app alone"],
         AtLeast(0.9),
         None,
     ),
     bar(
         "the same: clients without a welcome for 6 s, or cut off",
-        [
-            "storm",
-            crate::scenarios::storm::CASE_RPC,
-            "clients timed out",
-        ],
+        ["storm", CASE_RPC, "clients timed out"],
         AtMost(0.0),
         None,
     ),
     bar(
         "the same: memory after the storm, of that before",
-        [
-            "storm",
-            crate::scenarios::storm::CASE_RPC,
-            "memory after, of before",
-        ],
+        ["storm", CASE_RPC, "memory after, of before"],
         AtMost(1.1),
         None,
     ),
     bar(
         "5,000 clients back through a 0 ms app, s",
-        [
-            "storm",
-            crate::scenarios::storm::CASE_FAST_APP,
-            "all subscribed again",
-        ],
+        ["storm", CASE_FAST_APP, "all subscribed again"],
         AtMost(1.4),
         Some(AtMost(0.7)),
     ),
     bar(
         "server CPU per connection made (upgrade, connect and one subscribe through RPC), µs",
-        [
-            "storm",
-            crate::scenarios::storm::CASE_FAST_APP,
-            "server CPU per connection",
-        ],
+        ["storm", CASE_FAST_APP, "server CPU per connection"],
         AtMost(200.0),
         Some(AtMost(100.0)),
     ),
@@ -118,7 +182,7 @@ const BARS: &[Bar] = &[
     ),
     bar(
         "30 minutes of churn: growth of private memory in an hour, % of the whole",
-        ["churn", crate::scenarios::churn::CASE, "growth in an hour"],
+        ["churn", CHURN, "growth in an hour"],
         AtMost(1.0),
         None,
     ),
