@@ -10,7 +10,8 @@ mod inbox;
 mod outbox;
 mod publishing;
 mod reclaim;
-mod sessions;
+/// Public for the benches, which make its turns themselves.
+pub mod sessions;
 #[cfg(test)]
 mod sessions_tests;
 mod signal;
