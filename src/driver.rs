@@ -15,6 +15,22 @@ pub struct Choice {
     pub reason: String,
 }
 
+impl Choice {
+    /// What it came to when all `shards` serve and `on_epoll` of them on epoll: memory for rings is limited, and a probe
+    /// needs less of it than all shards together.
+    pub fn after_start(mut self, on_epoll: usize, shards: usize) -> Choice {
+        if self.driver == Driver::IoUring && on_epoll > 0 {
+            if on_epoll == shards {
+                self.driver = Driver::Epoll;
+            }
+            self.reason = format!(
+                "io_uring was refused to {on_epoll} of {shards} shards, which run on epoll"
+            );
+        }
+        self
+    }
+}
+
 /// `--driver=io_uring` on a host that refuses it.
 #[derive(Debug, thiserror::Error)]
 #[error("--driver=io_uring was asked for, but {0}; use --driver=auto or allow it")]
@@ -96,6 +112,19 @@ mod tests {
             let text = explain(&io::Error::from_raw_os_error(errno));
             assert!(text.contains(word), "{text}");
         }
+    }
+
+    #[test]
+    fn the_driver_named_at_the_start_is_the_one_in_use() {
+        let choice = || Choice {
+            driver: Driver::IoUring,
+            reason: "the kernel allows it".to_string(),
+        };
+        assert_eq!(choice().after_start(0, 2), choice());
+        let mixed = choice().after_start(1, 2);
+        assert_eq!(mixed.driver, Driver::IoUring);
+        assert!(mixed.reason.contains("1 of 2 shards"), "{}", mixed.reason);
+        assert_eq!(choice().after_start(2, 2).driver, Driver::Epoll);
     }
 
     #[test]

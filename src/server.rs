@@ -17,6 +17,7 @@ use crate::config::{Config, DriverChoice, RpcEndpoint};
 use crate::demo::{DemoApp, DemoOptions};
 use crate::mesh::{ConnectionLimit, Mesh, ShardMessage, Survey};
 use crate::metrics::Metrics;
+use crate::net::Driver;
 use crate::net::tls::{ServerTls, TlsFileError};
 use crate::os;
 use crate::rpc::{self, RpcShared};
@@ -65,8 +66,8 @@ pub enum StartError {
 /// What the control thread waits for.
 enum ControlEvent {
     Signal,
-    /// A shard serves: its driver and its reactor are there.
-    ShardStarted,
+    /// A shard serves, with this driver.
+    ShardStarted(Driver),
     /// A shard could not start or its reactor broke: the process cannot go on.
     ShardEnded {
         id: usize,
@@ -112,10 +113,6 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
     };
     let mut metrics = Metrics::new(shards);
     metrics.rpc_configured = rpc.is_some();
-    // Set once, here.
-    let _ = metrics.driver.set(choice.driver.as_str());
-    startup::configuration(&config, &choice, open_files);
-
     let config = Arc::new(config);
     let metrics = Arc::new(metrics);
     let (mesh, inboxes) = Mesh::new(shards);
@@ -139,15 +136,20 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
             started: Box::new({
                 let events = events.clone();
                 // The control thread outlives the shards.
-                move || drop(events.send(ControlEvent::ShardStarted))
+                move |driver| drop(events.send(ControlEvent::ShardStarted(driver)))
             }),
             hasher: hasher.clone(),
         };
         spawn_shard(setup, events.clone())?;
     }
-    if await_shards(shards, &control)? == Boot::Stopped {
+    let boot = await_shards(shards, &control)?;
+    if boot.stopped {
         drain(&config, &metrics, &mesh, &control);
     }
+    let choice = choice.after_start(boot.on_epoll, shards);
+    // Set once, here.
+    let _ = metrics.driver.set(choice.driver.as_str());
+    startup::configuration(&config, &choice, open_files);
     if let Some(demo) = &demo {
         startup::demo(&config, demo);
     }
@@ -255,25 +257,30 @@ fn spawn_shard(setup: ShardSetup, events: Sender<ControlEvent>) -> Result<(), St
     Ok(())
 }
 
-#[derive(PartialEq, Eq)]
-enum Boot {
-    Ready,
+/// How the start went.
+#[derive(Default)]
+struct Boot {
     /// A signal came while the shards started.
-    Stopped,
+    stopped: bool,
+    /// Shards that run on epoll.
+    on_epoll: usize,
 }
 
 /// Waits until every shard serves, so that "ready" means all of it. The first shard may have clients before the last one
 /// serves: a signal that comes in between is obeyed when all of them can be told. A second one ends the process.
 fn await_shards(count: usize, control: &Receiver<ControlEvent>) -> Result<Boot, StartError> {
     let mut missing = count;
-    let mut boot = Boot::Ready;
+    let mut boot = Boot::default();
     while missing > 0 {
         match control.recv() {
-            Ok(ControlEvent::ShardStarted) => missing -= 1,
+            Ok(ControlEvent::ShardStarted(driver)) => {
+                missing -= 1;
+                boot.on_epoll += usize::from(driver == Driver::Epoll);
+            }
             Ok(ControlEvent::ShardEnded { id, error }) => {
                 return Err(StartError::Shard { id, source: error });
             }
-            Ok(ControlEvent::Signal) if boot == Boot::Ready => boot = Boot::Stopped,
+            Ok(ControlEvent::Signal) if !boot.stopped => boot.stopped = true,
             Ok(ControlEvent::Signal) | Err(_) => terminate(),
         }
     }
@@ -321,7 +328,7 @@ fn control_loop(
             control.recv().ok()
         };
         match event {
-            Some(ControlEvent::ShardStarted) => {}
+            Some(ControlEvent::ShardStarted(_)) => {}
             Some(ControlEvent::ShardEnded { id, error }) => {
                 return Err(StartError::Shard { id, source: error });
             }

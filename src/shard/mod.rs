@@ -61,8 +61,8 @@ pub struct ShardSetup {
     pub driver: Driver,
     /// Take epoll when io_uring, which a try has shown to work, is refused to this shard: memory for rings is limited.
     pub may_fall_back: bool,
-    /// Called once the shard serves.
-    pub started: Box<dyn FnOnce() + Send>,
+    /// Called once the shard serves, with the driver that it got.
+    pub started: Box<dyn FnOnce(Driver) + Send>,
     /// The same for all shards, so that hashes of equal things are equal.
     pub hasher: RandomState,
 }
@@ -180,7 +180,7 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
     if shard.id == 0 {
         monoio::spawn(disconnects::run(Rc::clone(&shard)));
     }
-    (setup.started)();
+    (setup.started)(setup.driver);
     serve_reactor(&shard, &wake).await
 }
 
