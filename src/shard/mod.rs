@@ -127,9 +127,17 @@ fn run_on_epoll(mut setup: ShardSetup) -> io::Result<()> {
 
 /// Both rings of a shard, or neither.
 fn uring() -> io::Result<(Runtime<TimeDriver<IoUringDriver>>, Reactor)> {
-    let runtime = RuntimeBuilder::<IoUringDriver>::new()
-        .enable_timer()
-        .build()?;
+    // The shard enters the kernel all the time anyway: nothing needs to interrupt it when an operation completes.
+    let mut cooperative = monoio_uring::IoUring::builder();
+    cooperative.setup_coop_taskrun().setup_single_issuer();
+    let build = |ring| {
+        RuntimeBuilder::<IoUringDriver>::new()
+            .uring_builder(ring)
+            .enable_timer()
+            .build()
+    };
+    // Kernels before 6.0 refuse the flags.
+    let runtime = build(cooperative).or_else(|_| build(monoio_uring::IoUring::builder()))?;
     Ok((runtime, Reactor::uring()?))
 }
 
