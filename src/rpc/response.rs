@@ -6,6 +6,7 @@
 //! Source: `contract/rpc.md` §2 and §5, RFC 9112 §6 and §7.
 
 use std::io::Read;
+use std::mem::MaybeUninit;
 
 use flate2::bufread::MultiGzDecoder;
 
@@ -394,9 +395,14 @@ impl ResponseDecoder {
 
 /// The head of a final response; `None` for an interim one.
 fn parse_head(bytes: &[u8]) -> Result<Option<Head>, ResponseError> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut response = httparse::Response::new(&mut headers);
-    match response.parse(bytes) {
+    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut response = httparse::Response::new(&mut []);
+    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
+        &mut response,
+        bytes,
+        &mut headers,
+    );
+    match parsed {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) => return Err(ResponseError::NotHttp("its head has no end")),
         Err(httparse::Error::TooManyHeaders) => {
