@@ -22,6 +22,7 @@ use flate2::{Compression, write::GzEncoder};
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 use ringcable::{
     config::{RpcConfig, RpcEndpoint, RpcTlsConfig},
+    net::Timeouts,
     rpc::{BadResponse, Method, Priority, RpcClient, RpcError, RpcObserver, RpcShared, StartError},
 };
 use rustls::{
@@ -164,6 +165,22 @@ fn a_warm_connection_that_the_app_closed_is_noticed_before_it_is_used() {
                 ..Counts::default()
             }
         );
+    });
+}
+
+#[test]
+fn an_idle_connection_that_the_app_closed_is_closed_here_too() {
+    on_both_drivers(async || {
+        let app = App::start_raw(|mut stream| {
+            read_request(&mut stream);
+            stream.write_all(OK.as_bytes()).unwrap();
+            stream.shutdown(Shutdown::Write).unwrap();
+            // Comes to its end when the client has closed, too.
+            io::copy(&mut stream, &mut io::sink()).unwrap();
+        });
+        let shard = Shard::new(&config(&app.url()));
+        assert_eq!(shard.call().await.unwrap(), STATUS_1);
+        app.wait_for_end().await;
     });
 }
 
@@ -704,7 +721,11 @@ impl Shard {
     fn sharing(shared: Arc<RpcShared>) -> Shard {
         let observer = Rc::new(Observer::default());
         Shard {
-            client: RpcClient::new(shared, Rc::clone(&observer) as Rc<dyn RpcObserver>),
+            client: RpcClient::new(
+                shared,
+                Rc::clone(&observer) as Rc<dyn RpcObserver>,
+                Timeouts::start(),
+            ),
             observer,
         }
     }

@@ -1,7 +1,10 @@
-//! The only code that names `monoio::net`: listeners, sockets of the HTTP phase, and the wake-up of the reactor.
+//! The only code that names `monoio::net`: listeners, sockets of the HTTP phase and of calls to the app, time limits, and the
+//! wake-up of the reactor.
 //!
 //! Established sessions are not here: their sockets have left monoio and belong to the shard and its reactor.
 
+mod tcp;
+mod timeouts;
 pub mod tls;
 
 use std::io;
@@ -10,10 +13,11 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use monoio::io::{AsyncReadRent, AsyncWriteRentExt};
 use monoio::net::{TcpListener, TcpStream};
 use rustls::ServerConfig;
 
+pub use self::tcp::TcpSocket;
+pub use self::timeouts::Timeouts;
 use crate::net::tls::{OPENING_BYTES, PLAIN_HTTP_ANSWER, TlsSession, is_plain_http};
 use crate::os::sockets;
 
@@ -66,12 +70,12 @@ impl Listener {
         self.readiness.readable(false).await
     }
 
-    /// Takes one waiting connection; `None` when there is none.
+    /// Takes one waiting connection, non-blocking and with its options set; `None` when there is none.
     ///
     /// # Errors
     /// Those of accept4(2): EMFILE when out of descriptors, ECONNABORTED when the client has left already, …
     pub fn accept(&self) -> io::Result<Option<(std::net::TcpStream, SocketAddr)>> {
-        match self.listener.accept() {
+        match sockets::accept(&self.listener) {
             Ok(accepted) => Ok(Some(accepted)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(error),
@@ -81,7 +85,7 @@ impl Listener {
 
 /// A client socket in its HTTP phase, with or without TLS: what is read and written is HTTP either way.
 pub struct Socket {
-    stream: TcpStream,
+    tcp: TcpSocket,
     tls: Option<Box<TlsLayer>>,
 }
 
@@ -106,35 +110,30 @@ pub struct Released {
 }
 
 impl Socket {
-    /// Adopts an accepted socket and sets its options. Call on the shard's thread, inside its runtime.
+    /// Adopts a socket that [`Listener::accept`] gave.
     ///
     /// # Errors
-    /// The kernel's; the client is usually gone then. A TLS configuration that rustls refuses.
-    pub fn adopt(
-        stream: std::net::TcpStream,
-        driver: Driver,
-        tls: Option<&Arc<ServerConfig>>,
-    ) -> io::Result<Self> {
-        // io_uring answers EAGAIN at once on a non-blocking socket, epoll must not block.
-        stream.set_nonblocking(driver == Driver::Epoll)?;
-        sockets::prepare_client(&stream)?;
+    /// A TLS configuration that rustls refuses.
+    pub fn adopt(stream: std::net::TcpStream, tls: Option<&Arc<ServerConfig>>) -> io::Result<Self> {
         Ok(Self {
-            stream: TcpStream::from_std(stream)?,
+            tcp: TcpSocket::new(stream),
             tls: tls.map(TlsLayer::new).transpose()?,
         })
     }
 
-    /// Appends what has arrived to `buffer`, at most what fits into its spare capacity. 0 = the client has closed.
+    /// Appends what has arrived to `buffer`, waiting for the first byte. Room for `bytes` is made when there is something to
+    /// read. 0 = the client has closed.
     ///
     /// # Errors
     /// The kernel's, and `InvalidData` from a client that does not speak TLS where it should: it has been told then.
     ///
     /// # Cancel safety
-    /// None: bytes may be lost when the future is dropped. Drop it only to drop the socket too.
-    pub async fn read(&mut self, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
+    /// With TLS, an answer that TLS owes may be cut off when the future is dropped. Drop it only to drop the socket too.
+    pub async fn read(&mut self, buffer: &mut Vec<u8>, bytes: usize) -> io::Result<usize> {
         match &mut self.tls {
-            None => read_spare(&mut self.stream, buffer).await,
-            Some(tls) => tls.read(&mut self.stream, buffer).await,
+            None => self.tcp.read(buffer, bytes).await,
+            // Large, and only needed where there is TLS.
+            Some(tls) => Box::pin(tls.read(&mut self.tcp, buffer)).await,
         }
     }
 
@@ -142,12 +141,12 @@ impl Socket {
     ///
     /// # Errors
     /// The kernel's.
-    pub async fn write_all(&mut self, bytes: Vec<u8>) -> io::Result<()> {
+    pub async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         match &mut self.tls {
-            None => self.stream.write_all(bytes).await.0.map(drop),
+            None => self.tcp.write_all(bytes).await,
             Some(tls) => {
-                tls.session.encrypt(&bytes, &mut tls.records);
-                tls.write_records(&mut self.stream).await
+                tls.session.encrypt(bytes, &mut tls.records);
+                tls.write_records(&mut self.tcp).await
             }
         }
     }
@@ -156,18 +155,17 @@ impl Socket {
     pub async fn finish_writing(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.session.close(&mut tls.records);
-            let _ = tls.write_records(&mut self.stream).await;
+            let _ = tls.write_records(&mut self.tcp).await;
         }
-        let _ = sockets::finish_writing(&self.stream);
+        self.tcp.finish_writing();
     }
 
     /// Takes the socket out of monoio, non-blocking. Call when no read or write is under way.
     ///
     /// # Errors
-    /// The error of ioctl(2).
+    /// When the driver has refused the socket.
     pub fn release(self) -> io::Result<Released> {
-        let stream = std::net::TcpStream::from(sockets::own(self.stream));
-        stream.set_nonblocking(true)?;
+        let stream = self.tcp.into_std()?;
         let (tls, unread) = match self.tls {
             Some(tls) => (Some(Box::new(tls.session)), tls.plain),
             None => (None, Vec::new()),
@@ -192,30 +190,20 @@ impl TlsLayer {
     }
 
     /// Reads records until they carry something to read; the handshake happens in here.
-    async fn read(
-        &mut self,
-        stream: &mut TcpStream,
-        mut buffer: Vec<u8>,
-    ) -> (io::Result<usize>, Vec<u8>) {
+    async fn read(&mut self, tcp: &mut TcpSocket, buffer: &mut Vec<u8>) -> io::Result<usize> {
         while self.plain.is_empty() && !self.session.peer_has_closed() {
-            match self.fill(stream).await {
-                Ok(0) => return (Ok(0), buffer),
-                Ok(_) => {}
-                Err(error) => return (Err(error), buffer),
+            if self.fill(tcp).await? == 0 {
+                return Ok(0);
             }
         }
-        let taken = self.plain.len().min(buffer.capacity() - buffer.len());
-        buffer.extend(self.plain.drain(..taken));
-        (Ok(taken), buffer)
+        let bytes = self.plain.len();
+        buffer.append(&mut self.plain);
+        Ok(bytes)
     }
 
     /// One read from the kernel, and the answers that TLS owes for it. 0 = the client has closed.
-    async fn fill(&mut self, stream: &mut TcpStream) -> io::Result<usize> {
-        let mut records = std::mem::take(&mut self.records);
-        records.reserve(RECORD_READ_BYTES);
-        let (result, records) = read_spare(stream, records).await;
-        self.records = records;
-        let bytes = result?;
+    async fn fill(&mut self, tcp: &mut TcpSocket) -> io::Result<usize> {
+        let bytes = tcp.read(&mut self.records, RECORD_READ_BYTES).await?;
         let missing = OPENING_BYTES - self.opening.len();
         self.opening
             .extend(self.records.iter().take(missing).copied());
@@ -226,21 +214,21 @@ impl TlsLayer {
             if is_plain_http(&self.opening) {
                 self.records = PLAIN_HTTP_ANSWER.to_vec();
             }
-            self.refuse(stream).await?;
+            self.refuse(tcp).await?;
             return Err(io::Error::new(io::ErrorKind::InvalidData, error));
         }
-        self.write_records(stream).await?;
+        self.write_records(tcp).await?;
         Ok(bytes)
     }
 
     /// Says the last word and waits until the client has closed: the reset of an early close could overtake it.
-    async fn refuse(&mut self, stream: &mut TcpStream) -> io::Result<()> {
-        self.write_records(stream).await?;
-        let _ = sockets::finish_writing(stream);
+    async fn refuse(&mut self, tcp: &mut TcpSocket) -> io::Result<()> {
+        self.write_records(tcp).await?;
+        tcp.finish_writing();
         let mut discarded = 0;
         while discarded < REFUSED_BYTES_MAX {
-            let buffer = Vec::with_capacity(RECORD_READ_BYTES);
-            match read_spare(stream, buffer).await.0? {
+            self.records.clear();
+            match tcp.read(&mut self.records, RECORD_READ_BYTES).await? {
                 0 => break,
                 bytes => discarded += bytes,
             }
@@ -248,26 +236,11 @@ impl TlsLayer {
         Ok(())
     }
 
-    async fn write_records(&mut self, stream: &mut TcpStream) -> io::Result<()> {
-        if self.records.is_empty() {
-            return Ok(());
-        }
-        let records = std::mem::take(&mut self.records);
-        let (result, mut records) = stream.write_all(records).await;
-        records.clear();
-        self.records = records;
-        result.map(drop)
+    async fn write_records(&mut self, tcp: &mut TcpSocket) -> io::Result<()> {
+        let result = tcp.write_all(&self.records).await;
+        self.records.clear();
+        result
     }
-}
-
-/// Appends what has arrived to `buffer`, at most what fits into its spare capacity.
-async fn read_spare(stream: &mut TcpStream, buffer: Vec<u8>) -> (io::Result<usize>, Vec<u8>) {
-    use monoio::buf::{IoBufMut, SliceMut};
-    let start = buffer.len();
-    let end = buffer.capacity();
-    let slice: SliceMut<Vec<u8>> = buffer.slice_mut(start..end);
-    let (result, slice) = stream.read(slice).await;
-    (result, slice.into_inner())
 }
 
 /// Tells when the reactor has events.

@@ -1,8 +1,11 @@
-//! Listening sockets and the options that every client socket gets.
+//! Listening sockets, the options that every client socket inherits from them, and the plain calls on sockets.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, ToSocketAddrs};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::mem::MaybeUninit;
+use std::net::{
+    IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream, ToSocketAddrs,
+};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -104,17 +107,15 @@ fn open_listener(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListene
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
+    set_client_options(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
 }
 
-/// Sets the options of an accepted client socket.
-///
-/// # Errors
-/// The kernel's error; the socket is usually gone then.
-pub fn prepare_client(socket: &impl AsFd) -> io::Result<()> {
-    let socket = SockRef::from(socket);
+/// Sets on a listening socket what its clients are to have: Linux copies these options to every socket that is accepted,
+/// which saves six system calls per connection.
+fn set_client_options(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(
         &TcpKeepalive::new()
@@ -125,16 +126,59 @@ pub fn prepare_client(socket: &impl AsFd) -> io::Result<()> {
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES)
 }
 
+/// Takes a waiting connection, non-blocking and with the options of its listener.
+///
+/// # Errors
+/// Those of accept4(2); `WouldBlock` when none waits.
+pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
+    let (socket, address) = SockRef::from(listener).accept4(flags)?;
+    let address = address
+        .as_socket()
+        .ok_or(io::ErrorKind::ConnectionAborted)?;
+    Ok((socket.into(), address))
+}
+
+/// Appends what has arrived to `buffer`, at most what fits into its spare capacity; never waits. 0 = the far end has closed.
+///
+/// # Errors
+/// Those of recv(2); `WouldBlock` when nothing is there.
+pub fn receive(socket: &impl AsFd, buffer: &mut Vec<u8>) -> io::Result<usize> {
+    let socket = SockRef::from(socket);
+    let bytes = socket.recv_with_flags(buffer.spare_capacity_mut(), libc::MSG_DONTWAIT)?;
+    // SAFETY: recv has written the first `bytes` bytes of the spare capacity, and says no more than fit into it.
+    unsafe { buffer.set_len(buffer.len() + bytes) };
+    Ok(bytes)
+}
+
+/// Gives the kernel what it takes of `bytes` now; never waits.
+///
+/// # Errors
+/// Those of send(2); `WouldBlock` when there is no room.
+pub fn send(socket: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    SockRef::from(socket).send_with_flags(bytes, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+}
+
+/// Open, and nothing to read: neither bytes nor the end of the connection.
+pub fn is_quiet(socket: &impl AsFd) -> bool {
+    let mut byte = [MaybeUninit::uninit()];
+    let peeked =
+        SockRef::from(socket).recv_with_flags(&mut byte, libc::MSG_PEEK | libc::MSG_DONTWAIT);
+    matches!(peeked, Err(error) if error.kind() == io::ErrorKind::WouldBlock)
+}
+
 /// Closes the sending side of a connection.
 ///
 /// # Errors
 /// ENOTCONN when the far end has closed already.
-pub fn finish_writing(socket: &impl AsRawFd) -> io::Result<()> {
-    // SAFETY: the descriptor is open for the length of the borrow; shutdown takes no pointers.
-    match unsafe { libc::shutdown(socket.as_raw_fd(), libc::SHUT_WR) } {
-        0 => Ok(()),
-        _ => Err(io::Error::last_os_error()),
-    }
+pub fn finish_writing(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).shutdown(Shutdown::Write)
+}
+
+/// The descriptor of a type that knows no [`AsFd`].
+pub fn borrow(socket: &impl AsRawFd) -> BorrowedFd<'_> {
+    // SAFETY: an owner of a descriptor keeps it open for as long as it is borrowed itself.
+    unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) }
 }
 
 /// Takes over the descriptor that `socket` gives up.
@@ -156,6 +200,52 @@ mod tests {
         }
         let error = listen("127.0.0.1", port, 1).expect_err("the port is taken");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn clients_inherit_the_options_of_their_listener() {
+        let listener = &listen("127.0.0.1", 0, 1).expect("port 0 is always free")[0];
+        let address = listener.local_addr().expect("bound");
+        let _far = TcpStream::connect(address).expect("the backlog has room");
+        let (client, _) = accept(listener).expect("connected");
+        let client = SockRef::from(&client);
+        assert!(client.nonblocking().expect("an option"));
+        assert!(client.tcp_nodelay().expect("an option"));
+        assert!(client.keepalive().expect("an option"));
+        assert_eq!(client.tcp_keepalive_time().expect("an option"), KEEPALIVE);
+        assert_eq!(
+            client.tcp_keepalive_interval().expect("an option"),
+            KEEPALIVE
+        );
+        assert_eq!(
+            client.tcp_user_timeout().expect("an option"),
+            Some(USER_TIMEOUT)
+        );
+        assert_eq!(
+            client.tcp_notsent_lowat().expect("an option"),
+            NOTSENT_LOWAT_BYTES
+        );
+    }
+
+    #[test]
+    fn nothing_waits_for_the_far_end() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let near = TcpStream::connect(address).expect("listening");
+        let (mut far, _) = listener.accept().expect("connected");
+        let mut buffer = Vec::with_capacity(3);
+        assert!(is_quiet(&near));
+        let error = receive(&near, &mut buffer).expect_err("nothing was sent");
+        assert_eq!(error.kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(send(&near, b"ping").expect("there is room"), 4);
+        io::Write::write_all(&mut far, b"pong").expect("open");
+        while is_quiet(&near) {
+            thread::yield_now();
+        }
+        assert_eq!(receive(&near, &mut buffer).expect("bytes are there"), 3);
+        assert_eq!(buffer, b"pon");
+        drop(far);
+        assert!(!is_quiet(&near));
     }
 
     #[test]

@@ -7,6 +7,7 @@
 use std::{
     future::Future,
     net::SocketAddr,
+    pin::{Pin, pin},
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -26,7 +27,10 @@ use super::{
     target::{RpcTarget, UrlError, without_secrets},
     tls::{self, TlsError},
 };
-use crate::config::{RpcConfig, RpcEndpoint};
+use crate::{
+    config::{RpcConfig, RpcEndpoint},
+    net::Timeouts,
+};
 
 /// Pause before the second attempt; doubled before each further one.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
@@ -99,7 +103,8 @@ impl RpcShared {
 pub struct RpcClient {
     shared: Arc<RpcShared>,
     observer: Rc<dyn RpcObserver>,
-    pool: Pool,
+    timeouts: Rc<Timeouts>,
+    pool: Rc<Pool>,
 }
 
 /// Why one attempt brought no body.
@@ -112,11 +117,16 @@ enum AttemptError {
 
 impl RpcClient {
     /// A client without connections; they are made as calls come.
-    pub fn new(shared: Arc<RpcShared>, observer: Rc<dyn RpcObserver>) -> Rc<RpcClient> {
-        let pool = Pool::new(shared.concurrency);
+    pub fn new(
+        shared: Arc<RpcShared>,
+        observer: Rc<dyn RpcObserver>,
+        timeouts: Rc<Timeouts>,
+    ) -> Rc<RpcClient> {
+        let pool = Pool::new(shared.concurrency, Rc::clone(&timeouts));
         Rc::new(RpcClient {
             shared,
             observer,
+            timeouts,
             pool,
         })
     }
@@ -131,7 +141,7 @@ impl RpcClient {
     ///
     /// # Cancel safety
     /// Dropping the future is how a call is cancelled: it gives the slot back, closes the connection if a request was on its
-    /// way, and counts as canceled. It must stay in the task that polled it first, because monoio's timers wake only that one.
+    /// way, and counts as canceled.
     pub async fn call(
         &self,
         method: Method,
@@ -148,7 +158,8 @@ impl RpcClient {
         self.observer.waited(started - queued);
         let request = self.shared.target.request(method, sid, &body);
         drop(body);
-        let result = self.attempts(method, request).await;
+        // In a box of its own: a call that waits for its slot holds little more than its body.
+        let result = Box::pin(self.attempts(method, request, started)).await;
         drop(permit);
         unfinished.finish();
         self.observer.ran(started.elapsed());
@@ -167,21 +178,23 @@ impl RpcClient {
         waiting.await
     }
 
-    async fn attempts(&self, method: Method, mut request: Vec<u8>) -> Result<Vec<u8>, RpcError> {
-        let deadline = self
-            .shared
-            .command_timeout
-            .map(|limit| Instant::now() + limit);
+    async fn attempts(
+        &self,
+        method: Method,
+        request: Vec<u8>,
+        started: Instant,
+    ) -> Result<Vec<u8>, RpcError> {
+        let deadline = self.shared.command_timeout.map(|limit| started + limit);
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let cause = match self.attempt(method, &mut request, deadline).await {
+            let cause = match self.attempt(method, &request, deadline).await {
                 Ok(body) => return Ok(body),
                 Err(AttemptError::Final(error)) => return Err(error),
                 Err(AttemptError::Transport(cause)) => cause,
             };
             self.observer.retry();
-            if !back_off(attempts, deadline).await {
+            if !self.back_off(attempts, deadline).await {
                 let url = self.shared.display_url(method);
                 return Err(RpcError::Unreachable {
                     url,
@@ -195,18 +208,15 @@ impl RpcClient {
     async fn attempt(
         &self,
         method: Method,
-        request: &mut Vec<u8>,
+        request: &[u8],
         deadline: Option<Instant>,
     ) -> Result<Vec<u8>, AttemptError> {
         let now = Instant::now();
         let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
         let limit = self.shared.request_timeout.into_iter().chain(left).min();
         let trial = Trial::start(&self.shared.breaker, now).map_err(AttemptError::Final)?;
-        let outcome = within(
-            limit,
-            self.exchange(request, limit.map(|limit| now + limit)),
-        )
-        .await;
+        let exchange = pin!(self.exchange(request, limit.map(|limit| now + limit)));
+        let outcome = self.within(limit, exchange).await;
 
         let url = || self.shared.display_url(method);
         Err(AttemptError::Final(match outcome {
@@ -246,7 +256,7 @@ impl RpcClient {
     /// close an idle connection at any time, so the request is sent again on a new one without counting as a retry.
     async fn exchange(
         &self,
-        request: &mut Vec<u8>,
+        request: &[u8],
         deadline: Option<Instant>,
     ) -> Result<Response, ExchangeError> {
         if let Some(mut connection) = self.pool.take(Instant::now()) {
@@ -255,7 +265,8 @@ impl RpcClient {
                 result => return self.keep(connection, result),
             }
         }
-        let mut connection = self.open(deadline).await?;
+        // Rare, and large.
+        let mut connection = Box::pin(self.open(deadline)).await?;
         let result = connection.exchange(request).await;
         self.keep(connection, result)
     }
@@ -281,15 +292,15 @@ impl RpcClient {
             let share = deadline.filter(|_| others > 0).map(|deadline| {
                 deadline.saturating_duration_since(Instant::now()) / (others as u32 + 1)
             });
-            let cause =
-                match within(share, Connection::open(*address, self.shared.tls.clone())).await {
-                    Some(Ok(connection)) => return Ok(connection),
-                    Some(Err(TlsError::Protocol(error))) => {
-                        return Err(ExchangeError::Tls(TlsFailure::Protocol(error)));
-                    }
-                    Some(Err(TlsError::Io(cause))) => cause,
-                    None => std::io::ErrorKind::TimedOut.into(),
-                };
+            let opening = pin!(Connection::open(*address, self.shared.tls.clone()));
+            let cause = match self.within(share, opening).await {
+                Some(Ok(connection)) => return Ok(connection),
+                Some(Err(TlsError::Protocol(error))) => {
+                    return Err(ExchangeError::Tls(TlsFailure::Protocol(error)));
+                }
+                Some(Err(TlsError::Io(cause))) => cause,
+                None => std::io::ErrorKind::TimedOut.into(),
+            };
             failure = Some(ConnectFailure {
                 address: *address,
                 cause,
@@ -319,6 +330,27 @@ impl RpcClient {
             .map_err(unresolved)
     }
 
+    /// `None`: the time ran out.
+    async fn within<T>(
+        &self,
+        limit: Option<Duration>,
+        work: Pin<&mut impl Future<Output = T>>,
+    ) -> Option<T> {
+        match limit {
+            Some(limit) => self.timeouts.within(limit, work).await,
+            None => Some(work.await),
+        }
+    }
+
+    /// Sleeps before the next attempt. False: the deadline came first, there is none.
+    async fn back_off(&self, attempts: u32, deadline: Option<Instant>) -> bool {
+        let delay = retry_delay(attempts);
+        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+        let pause = left.map_or(delay, |left| left.min(delay));
+        self.timeouts.sleep(pause).await;
+        left.is_none_or(|left| delay < left)
+    }
+
     fn unresolved(&self, cause: std::io::Error) -> TransportError {
         TransportError::Resolve {
             host: self.shared.target.host.clone(),
@@ -330,22 +362,6 @@ impl RpcClient {
 /// Zero stands for no limit in the configuration.
 fn limit(configured: Duration) -> Option<Duration> {
     (!configured.is_zero()).then_some(configured)
-}
-
-/// `None`: the time ran out and the future was dropped.
-async fn within<T>(limit: Option<Duration>, future: impl Future<Output = T>) -> Option<T> {
-    match limit {
-        Some(limit) => monoio::time::timeout(limit, future).await.ok(),
-        None => Some(future.await),
-    }
-}
-
-/// Sleeps before the next attempt. False: the deadline came first, there is none.
-async fn back_off(attempts: u32, deadline: Option<Instant>) -> bool {
-    let delay = retry_delay(attempts);
-    let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-    monoio::time::sleep(left.map_or(delay, |left| left.min(delay))).await;
-    left.is_none_or(|left| delay < left)
 }
 
 /// The pause after so many attempts.

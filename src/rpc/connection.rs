@@ -1,17 +1,9 @@
 //! One connection to the app, plain or TLS, and one exchange of request and response on it.
 //!
-//! The only file of `rpc` that touches sockets, together with [`super::tls`]. Called by [`super::client`].
+//! The only file of `rpc` that moves bytes, together with [`super::tls`]. Called by [`super::client`].
 
-use std::{io, net::SocketAddr, os::fd::AsRawFd, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
-use monoio::{
-    io::{AsyncReadRent, AsyncWriteRentExt},
-    net::TcpStream,
-};
-use nix::{
-    errno::Errno,
-    sys::socket::{MsgFlags, recv},
-};
 use rustls::{ClientConfig, pki_types::ServerName};
 
 use super::{
@@ -19,6 +11,7 @@ use super::{
     response::{End, Response, ResponseDecoder, ResponseError},
     tls::{TlsError, TlsStream},
 };
+use crate::net::TcpSocket;
 
 /// Bytes asked for in one read. Nearly every answer fits.
 const READ_BYTES: usize = 4 << 10;
@@ -28,12 +21,10 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// A connected socket between two exchanges.
 pub(super) struct Connection {
     stream: Stream,
-    /// Kept between exchanges so that a warm connection allocates nothing to read.
-    buffer: Vec<u8>,
 }
 
 enum Stream {
-    Plain(TcpStream),
+    Plain(TcpSocket),
     Tls(Box<TlsStream>),
 }
 
@@ -56,33 +47,30 @@ impl Connection {
         address: SocketAddr,
         tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     ) -> Result<Connection, TlsError> {
-        let tcp = TcpStream::connect_addr(address).await?;
-        tcp.set_nodelay(true)?;
-        tcp.set_tcp_keepalive(Some(KEEPALIVE), Some(KEEPALIVE), None)?;
+        let tcp = TcpSocket::connect(address, KEEPALIVE).await?;
         let stream = match tls {
             None => Stream::Plain(tcp),
             Some((config, name)) => {
                 Stream::Tls(Box::new(TlsStream::connect(tcp, config, name).await?))
             }
         };
-        Ok(Connection {
-            stream,
-            buffer: Vec::new(),
-        })
+        Ok(Connection { stream })
     }
 
-    /// Sends `request` and reads the response. The request is given back also after a failure, to be sent again.
+    /// Sends `request` and reads the response.
     ///
     /// # Cancel safety
     /// Not cancel safe: after a drop the connection is in the middle of an exchange. It is closed with the future that owns it.
-    pub async fn exchange(&mut self, request: &mut Vec<u8>) -> Result<Response, ExchangeError> {
+    pub async fn exchange(&mut self, request: &[u8]) -> Result<Response, ExchangeError> {
         let mut decoder = ResponseDecoder::new();
+        let mut buffer = Vec::new();
         // An app that answers early and closes (401, 413) makes the write fail with its answer ready to be read.
         let unsent = self.write_all(request).await.err();
         loop {
-            let complete = match self.read().await {
+            buffer.clear();
+            let complete = match self.read(&mut buffer).await {
                 Ok(0) => decoder.end(End::Closed).map(|()| true),
-                Ok(_) => decoder.push(&self.buffer),
+                Ok(_) => decoder.push(&buffer),
                 Err(TlsError::Protocol(error)) => {
                     return Err(ExchangeError::Tls(TlsFailure::Protocol(error)));
                 }
@@ -116,42 +104,27 @@ impl Connection {
             Stream::Plain(tcp) => tcp,
             Stream::Tls(tls) => tls.tcp(),
         };
-        let mut byte = [0];
-        let peeked = recv(
-            tcp.as_raw_fd(),
-            &mut byte,
-            MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT,
-        );
-        matches!(peeked, Err(Errno::EAGAIN))
+        tcp.is_quiet()
     }
 
-    async fn write_all(&mut self, request: &mut Vec<u8>) -> Result<(), TlsError> {
+    async fn write_all(&mut self, request: &[u8]) -> Result<(), TlsError> {
         match &mut self.stream {
-            Stream::Plain(tcp) => {
-                let (result, bytes) = tcp.write_all(std::mem::take(request)).await;
-                *request = bytes;
-                result.map(|_| ()).map_err(TlsError::Io)
-            }
+            Stream::Plain(tcp) => tcp.write_all(request).await.map_err(TlsError::Io),
             Stream::Tls(tls) => tls.write_all(request).await,
         }
     }
 
-    /// Puts the next bytes into the buffer; 0 is the end of the connection.
-    async fn read(&mut self) -> Result<usize, TlsError> {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        buffer.clear();
-        buffer.reserve(READ_BYTES);
+    /// Appends the next bytes to the buffer; 0 is the end of the connection.
+    async fn read(&mut self, buffer: &mut Vec<u8>) -> Result<usize, TlsError> {
         match &mut self.stream {
             Stream::Plain(tcp) => {
-                let (result, buffer) = tcp.read(buffer).await;
-                self.buffer = buffer;
-                result.map_err(TlsError::Io)
+                let mut room = std::mem::take(buffer);
+                room.reserve(READ_BYTES);
+                let (result, read) = tcp.read_later(room).await;
+                *buffer = read;
+                Ok(result?)
             }
-            Stream::Tls(tls) => {
-                let result = tls.read(&mut buffer).await;
-                self.buffer = buffer;
-                result
-            }
+            Stream::Tls(tls) => tls.read(buffer).await,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! TLS to the app: which roots are trusted, and a rustls session driven over a monoio socket.
+//! TLS to the app: which roots are trusted, and a rustls session driven over a socket.
 //!
 //! rustls does no I/O itself: it turns plain bytes into records and back. [`TlsStream`] moves the records.
 
@@ -7,10 +7,6 @@ use std::{
     sync::Arc,
 };
 
-use monoio::{
-    io::{AsyncReadRent, AsyncWriteRentExt},
-    net::TcpStream,
-};
 use rustls::{
     ClientConfig, ClientConnection, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -19,7 +15,7 @@ use rustls::{
 };
 
 use super::error::StartError;
-use crate::config::RpcTlsConfig;
+use crate::{config::RpcTlsConfig, net::TcpSocket};
 
 /// Bytes read from the socket at a time: one record of the largest size and its header.
 const RECORD_BYTES_MAX: usize = (16 << 10) + 256;
@@ -91,9 +87,9 @@ fn roots(root_ca: &str) -> Result<RootCertStore, StartError> {
 
 /// A TLS session over one socket.
 pub(super) struct TlsStream {
-    tcp: TcpStream,
+    tcp: TcpSocket,
     session: ClientConnection,
-    /// For records on their way in and out, kept between operations; lost when one is dropped, together with the connection.
+    /// For records on their way in and out.
     buffer: Vec<u8>,
     /// Unpacked and not yet asked for; at most what one read from the socket brought.
     plain: Vec<u8>,
@@ -104,7 +100,7 @@ pub(super) struct TlsStream {
 impl TlsStream {
     /// Shakes hands on a connected socket.
     pub async fn connect(
-        tcp: TcpStream,
+        tcp: TcpSocket,
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
     ) -> Result<TlsStream, TlsError> {
@@ -126,7 +122,7 @@ impl TlsStream {
         Ok(stream)
     }
 
-    pub fn tcp(&self) -> &TcpStream {
+    pub fn tcp(&self) -> &TcpSocket {
         &self.tcp
     }
 
@@ -161,25 +157,20 @@ impl TlsStream {
     /// Sends the records that are ready.
     async fn flush(&mut self) -> Result<(), TlsError> {
         while self.session.wants_write() {
-            let mut records = std::mem::take(&mut self.buffer);
-            records.clear();
+            self.buffer.clear();
             while self.session.wants_write() {
-                self.session.write_tls(&mut records)?;
+                self.session.write_tls(&mut self.buffer)?;
             }
-            let (result, records) = self.tcp.write_all(records).await;
-            self.buffer = records;
-            result?;
+            self.tcp.write_all(&self.buffer).await?;
         }
         Ok(())
     }
 
     /// Reads from the socket once and lets rustls work on it. 0 is the end of the connection.
     async fn fill(&mut self) -> Result<usize, TlsError> {
-        let mut records = std::mem::take(&mut self.buffer);
-        records.clear();
-        records.reserve(RECORD_BYTES_MAX);
-        let (result, records) = self.tcp.read(records).await;
-        let count = result?;
+        self.buffer.clear();
+        let count = self.tcp.read(&mut self.buffer, RECORD_BYTES_MAX).await?;
+        let records = std::mem::take(&mut self.buffer);
         let processed = self.process(&records);
         self.buffer = records;
         if let Err(TlsError::Protocol(_)) = &processed {

@@ -1,6 +1,7 @@
 //! Takes new connections of one listener and gives each a task for its HTTP phase.
 
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,8 +26,8 @@ pub async fn run(
     front: Rc<Front>,
     limit: Option<Arc<ConnectionLimit>>,
 ) {
-    let accepting = accept_loop(&shard, &listener, &front, limit.as_ref());
-    unless(shard.accept_stop.wait(), accepting).await;
+    let accepting = pin!(accept_loop(&shard, &listener, &front, limit.as_ref()));
+    unless(pin!(shard.accept_stop.wait()), accepting).await;
 }
 
 async fn accept_loop(
@@ -43,7 +44,7 @@ async fn accept_loop(
         if let Err(error) = result {
             shard.counters().accept_errors_total.add(1);
             tracing::warn!(context = "http", shard = shard.id, %error, "cannot accept a connection");
-            monoio::time::sleep(ERROR_PAUSE).await;
+            shard.timeouts.sleep(ERROR_PAUSE).await;
         }
     }
 }

@@ -6,6 +6,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -101,7 +102,7 @@ pub async fn run(shard: Rc<Shard>) {
             queue.changed.notified().await;
         } else if next > now {
             // A drain that starts meanwhile is seen at most one pace later.
-            monoio::time::sleep(next - now).await;
+            shard.timeouts.sleep(next - now).await;
         } else if let Some(job) = queue.pop(&shard) {
             next = next.max(now - pace) + pace;
             start(&shard, job, Priority::Disconnect);
@@ -142,7 +143,8 @@ async fn drain(shard: &Rc<Shard>) {
             break;
         }
         // The answers and the deadline wake this up; nothing is lost by dropping the wait.
-        let _ = monoio::time::timeout(left, queue.changed.notified()).await;
+        let changed = pin!(queue.changed.notified());
+        shard.timeouts.within(left, changed).await;
     }
     let lost = queue.jobs.borrow().len() + queue.running.get();
     if lost > 0 {

@@ -3,8 +3,9 @@
 //! The task exists only as long as the client speaks HTTP. An upgrade hands the socket to the session table and ends it.
 
 use std::borrow::Cow;
-use std::future::Future;
+use std::io;
 use std::net::{IpAddr, TcpStream};
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -39,7 +40,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(180);
 /// Time in which some more of a request body must arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// First size of the buffer that heads are read into.
+/// Room made for each read of a head.
 const HEAD_BUFFER_BYTES: usize = 2048;
 /// Room made for each read of a body.
 const BODY_READ_BYTES: usize = 64 << 10;
@@ -59,8 +60,8 @@ pub async fn serve(
     peer: IpAddr,
     permit: Option<Permit>,
 ) {
-    // A socket that cannot be prepared has lost its client already.
-    let Ok(socket) = Socket::adopt(stream, shard.driver, shard.tls.as_ref()) else {
+    // The configuration of TLS was tried at the start: this does not fail.
+    let Ok(socket) = Socket::adopt(stream, shard.tls.as_ref()) else {
         return;
     };
     let mut client = Client {
@@ -68,7 +69,7 @@ pub async fn serve(
         front,
         socket,
         peer,
-        input: Vec::with_capacity(HEAD_BUFFER_BYTES),
+        input: Vec::new(),
     };
     let mut wait = HEAD_TIMEOUT;
     loop {
@@ -101,8 +102,13 @@ impl Client {
         let head = match self.read_head(first_byte_timeout).await {
             Ok(Some(head)) => head,
             Ok(None) => return Next::End,
-            Err(error) => return self.refuse_bytes(&error).await,
+            Err(error) => return Box::pin(self.refuse_bytes(&error)).await,
         };
+        // In a box of its own: a task that waits for a head is to be small.
+        Box::pin(self.respond(head)).await
+    }
+
+    async fn respond(&mut self, head: RequestHead) -> Next {
         let _under_way = self.shard.begin_request();
         self.shard.counters().http_requests_total.add(1);
         if self.front.features.main
@@ -153,7 +159,8 @@ impl Client {
         let limits = HeadLimits::default();
         let mut scanner = HeadScanner::default();
         if self.input.is_empty() {
-            self.input.shrink_to(HEAD_BUFFER_BYTES);
+            // Who rests between requests holds no buffer.
+            self.input = Vec::new();
             if !self.read_more(first_byte_timeout).await {
                 return Ok(None);
             }
@@ -175,15 +182,9 @@ impl Client {
     /// Appends what arrives within `timeout`. False: closed, broken or too slow; the connection is over.
     async fn read_more(&mut self, timeout: Duration) -> bool {
         let room = self.input.len().clamp(HEAD_BUFFER_BYTES, BODY_READ_BYTES);
-        if self.input.len() == self.input.capacity() {
-            self.input.reserve(room);
-        }
-        let buffer = std::mem::take(&mut self.input);
-        match within(timeout, self.socket.read(buffer)).await {
-            Some((result, buffer)) => {
-                self.input = buffer;
-                matches!(result, Ok(bytes) if bytes > 0)
-            }
+        let read = pin!(self.socket.read(&mut self.input, room));
+        match self.shard.timeouts.within(timeout, read).await {
+            Some(result) => matches!(result, Ok(bytes) if bytes > 0),
             None => {
                 self.shard.counters().http_timeouts_total.add(1);
                 false
@@ -281,21 +282,27 @@ impl Client {
 
     /// A client that does not take its answer in time loses the connection.
     async fn send(&mut self, bytes: Vec<u8>, keep: bool) -> Next {
-        match within(BODY_TIMEOUT, self.socket.write_all(bytes)).await {
+        match self.write_in_time(&bytes).await {
             Some(Ok(())) if keep => Next::Keep,
             Some(Ok(())) => self.linger().await,
             _ => Next::End,
         }
     }
 
+    async fn write_in_time(&mut self, bytes: &[u8]) -> Option<io::Result<()>> {
+        let write = pin!(self.socket.write_all(bytes));
+        self.shard.timeouts.within(BODY_TIMEOUT, write).await
+    }
+
     /// Waits a moment for the client to close. Closing while it still sends would reset the connection, and the reset can
     /// overtake the answer that says why.
     async fn linger(&mut self) -> Next {
         let started = Instant::now();
-        if within(LINGER_TIMEOUT, self.socket.finish_writing())
-            .await
-            .is_none()
-        {
+        let finished = {
+            let finish = pin!(self.socket.finish_writing());
+            self.shard.timeouts.within(LINGER_TIMEOUT, finish).await
+        };
+        if finished.is_none() {
             return Next::End;
         }
         let mut discarded = self.input.len();
@@ -325,9 +332,7 @@ impl Client {
         match broadcast::check(head.method(), head.header("authorization"), origin, policy) {
             BroadcastVerdict::Refuse(response) => self.answer(head, response).await,
             BroadcastVerdict::ReadBody => {
-                if head.expects_continue()
-                    && self.socket.write_all(CONTINUE.to_vec()).await.is_err()
-                {
+                if head.expects_continue() && self.socket.write_all(CONTINUE).await.is_err() {
                     return Next::End;
                 }
                 let response = match self.read_body(head, BROADCAST_BODY_BYTES_MAX).await {
@@ -371,10 +376,7 @@ impl Client {
     async fn hand_over(mut self, head: &RequestHead, upgrade: &Upgrade, permit: Option<Permit>) {
         let mut out = Vec::with_capacity(256);
         handshake::encode_switching_protocols(upgrade, &mut out);
-        if !matches!(
-            within(BODY_TIMEOUT, self.socket.write_all(out)).await,
-            Some(Ok(()))
-        ) {
+        if !matches!(self.write_in_time(&out).await, Some(Ok(()))) {
             return;
         }
         self.shard.counters().upgrades_total.add(1);
@@ -497,9 +499,4 @@ fn credentials(shard: &Shard, head: &RequestHead) -> Credentials {
 
 fn date() -> String {
     httpdate::fmt_http_date(SystemTime::now())
-}
-
-/// `None` when `timeout` has passed first. Dropping an unfinished read may lose bytes: the callers drop the socket too.
-async fn within<T>(timeout: Duration, work: impl Future<Output = T>) -> Option<T> {
-    monoio::time::timeout(timeout, work).await.ok()
 }

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
-use std::pin::pin;
+use std::pin::Pin;
 use std::task::{Poll, Waker};
 
 /// Remembers one notification until somebody waits for it. For one waiter at a time.
@@ -37,9 +37,13 @@ impl Signal {
     }
 }
 
-/// Does `work` unless `stop` comes first; `None` then, and the work is dropped where it stands.
-pub async fn unless<T>(stop: impl Future<Output = ()>, work: impl Future<Output = T>) -> Option<T> {
-    let (mut stop, mut work) = (pin!(stop), pin!(work));
+/// Does `work` unless `stop` comes first; `None` then, and the work may be dropped where it stands.
+///
+/// Both are pinned by the caller: a future that is moved into an `async fn` takes its room twice.
+pub async fn unless<T>(
+    mut stop: Pin<&mut impl Future<Output = ()>>,
+    mut work: Pin<&mut impl Future<Output = T>>,
+) -> Option<T> {
     poll_fn(|context| match stop.as_mut().poll(context) {
         Poll::Ready(()) => Poll::Ready(None),
         Poll::Pending => work.as_mut().poll(context).map(Some),
