@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::app::{App, bare_calls};
 use crate::options::Options;
 use crate::peer::{Peer, Target};
+use crate::process;
 use crate::report::Report;
 use crate::sys;
 use performers::Performers;
@@ -116,9 +117,10 @@ fn tell(
     performers: &mut Performers,
     time: Duration,
 ) {
-    let (server_cpu, app_cpu) = (peer.cpu(), app.cpu());
+    let (server_cpu, app_cpu, waited) = (peer.cpu(), app.cpu(), process::waited(peer.pid()));
     let performed = performers.run(time).expect("the app's echoes come back");
     let (server_cpu, app_cpu) = (peer.cpu().since(server_cpu), app.cpu() - app_cpu);
+    let waited = process::waited(peer.pid()) - waited;
     let performs = performed.performs as f64;
     let each = |cpu: Duration| cpu.as_secs_f64() * 1e6 / performs;
     let name = case.name();
@@ -137,6 +139,8 @@ fn tell(
     say("server CPU per perform, user", "µs", each(server_cpu.user));
     say("app CPU per perform", "µs", each(app_cpu));
     say("client CPU per perform", "µs", each(performed.cpu.total()));
+    let share = waited.as_secs_f64() / performed.elapsed.as_secs_f64();
+    say("server waited for a CPU, of the time", "ratio", share);
     let counts = app.counts();
     say("calls at a time, most", "", counts.concurrent_max() as f64);
     say("connections to the app", "", counts.accepted() as f64);

@@ -10,7 +10,7 @@ use crate::app::{App, bare_calls};
 use crate::fleet::{Clients, Figures, Fleet, Plan};
 use crate::options::Options;
 use crate::peer::{Peer, Target};
-use crate::process::Memory;
+use crate::process::{self, Memory};
 use crate::report::Report;
 use crate::scenarios::profiles::{JWT_SECRET, LoadScript, OneChannel, TokenBearers};
 
@@ -128,10 +128,11 @@ fn measure(
     fleet.take_figures();
 
     let calls = |app: &Option<App>| app.as_ref().map_or(0, |app| app.counts().calls());
-    let (calls_before, cpu_before) = (calls(&app), peer.cpu());
+    let (calls_before, cpu_before, waited) = (calls(&app), peer.cpu(), process::waited(peer.pid()));
     fleet.leave_all();
     let elapsed = fleet.connect_all(case.clients, PATIENCE);
     let cpu = peer.cpu().since(cpu_before);
+    let waited = process::waited(peer.pid()) - waited;
     let called = calls(&app) - calls_before;
     let figures = fleet.take_figures();
     let peak = peer.memory();
@@ -162,6 +163,8 @@ fn measure(
         "µs",
         figures.cpu.total().as_secs_f64() * 1e6 / clients,
     );
+    let share = waited.as_secs_f64() / elapsed.as_secs_f64();
+    say("server waited for a CPU, of the time", "ratio", share);
     tell_clients(&mut say, &figures);
     if let (Some(app), Some(alone)) = (&app, alone) {
         let rate = called as f64 / elapsed.as_secs_f64();
