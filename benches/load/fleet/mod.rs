@@ -5,6 +5,7 @@
 
 mod client;
 mod figures;
+mod listener;
 mod message;
 mod worker;
 

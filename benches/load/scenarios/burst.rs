@@ -80,9 +80,7 @@ fn measure_limit(options: &Options, report: &mut Report) -> f64 {
             gathered: batch > 1,
         };
         let window = (AHEAD_MAX / batch).min(8);
-        let outcome = drive.closed_loop(&mut outlet, (window, batch), time(options), &|| {
-            crate::process::cpu(pid)
-        });
+        let outcome = drive.closed_loop(&mut outlet, (window, batch), time(options), pid);
         outcome.tell(report, "limit", case, true);
         if batch == 1 {
             single = outcome.per_second();
@@ -128,9 +126,12 @@ fn measure_server(options: &Options, target: &Target, one_write_each: f64, repor
             ))
         };
         let before = counted();
-        let outcome = drive.closed_loop(outlet, (AHEAD_MAX / batch, batch), time(options), &|| {
-            peer.cpu()
-        });
+        let outcome = drive.closed_loop(
+            outlet,
+            (AHEAD_MAX / batch, batch),
+            time(options),
+            peer.pid(),
+        );
         outcome.tell(report, target.name, case, batch != PUBLISHERS);
         let mut say =
             |metric: &str, value: f64| report.sample(target.name, case, metric, "ratio", value);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::fleet::{Figures, Fleet, Mark};
 use crate::histogram::Histogram;
+use crate::process;
 use crate::publisher::Outlet;
 use crate::report::Report;
 use crate::sys::{Cpu, monotonic_nanos};
@@ -33,8 +34,9 @@ pub struct Outcome {
     pub missing: u64,
     /// Nanoseconds from handing a publication over to its answer.
     pub publish: Histogram,
-    /// CPU of the server.
+    /// CPU of the server, and how long its threads were ready and had none.
     pub cpu: Cpu,
+    waited: Duration,
     pub figures: Figures,
 }
 
@@ -64,10 +66,10 @@ impl<'a> Drive<'a> {
         outlet: &mut dyn Outlet,
         (window, batch): (usize, usize),
         time: Duration,
-        cpu: &dyn Fn() -> Cpu,
+        server: u32,
     ) -> Outcome {
         self.publish_for(outlet, (window, batch), WARM_UP);
-        self.measured(cpu, |drive| {
+        self.measured(server, |drive| {
             drive.publish_for(outlet, (window, batch), time)
         })
     }
@@ -101,10 +103,10 @@ impl<'a> Drive<'a> {
         outlet: &mut dyn Outlet,
         per_second: f64,
         time: Duration,
-        cpu: &dyn Fn() -> Cpu,
+        server: u32,
     ) -> Outcome {
         self.publish_for(outlet, (1, 1), WARM_UP);
-        self.measured(cpu, |drive| {
+        self.measured(server, |drive| {
             let mut publish = Histogram::default();
             let (begun, begun_nanos) = (Instant::now(), monotonic_nanos());
             for number in 0..(time.as_secs_f64() * per_second) as u64 {
@@ -125,21 +127,22 @@ impl<'a> Drive<'a> {
     }
 
     /// Begins when nothing is under way, and ends when everything has come.
-    fn measured(
-        &mut self,
-        cpu: &dyn Fn() -> Cpu,
-        publish: impl FnOnce(&mut Self) -> Histogram,
-    ) -> Outcome {
+    fn measured(&mut self, server: u32, publish: impl FnOnce(&mut Self) -> Histogram) -> Outcome {
         self.fleet.wait_delivered(self.expected, PATIENCE);
         self.fleet.take_figures();
-        let (begun, cpu_before) = (Instant::now(), cpu());
+        let (begun, cpu, waited) = (
+            Instant::now(),
+            process::cpu(server),
+            process::waited(server),
+        );
         let publish = publish(self);
         self.fleet.wait_delivered(self.expected, PATIENCE);
         Outcome {
             elapsed: begun.elapsed(),
             missing: self.expected.saturating_sub(self.fleet.delivered()),
             publish,
-            cpu: cpu().since(cpu_before),
+            cpu: process::cpu(server).since(cpu),
+            waited: process::waited(server).saturating_sub(waited),
             figures: self.fleet.take_figures(),
         }
     }
@@ -165,6 +168,11 @@ impl<'a> Drive<'a> {
 impl Outcome {
     pub fn per_second(&self) -> f64 {
         self.figures.deliveries as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// Microseconds of the server's CPU.
+    pub fn cpu_per_delivery(&self) -> f64 {
+        self.cpu.total().as_secs_f64() * 1e6 / self.figures.deliveries as f64
     }
 
     /// Puts every figure into the report. `ordered`: one publisher, so the order of deliveries is known.
@@ -193,6 +201,8 @@ impl Outcome {
             "µs",
             each(self.cpu.system),
         );
+        let waited = self.waited.as_secs_f64() / self.elapsed.as_secs_f64();
+        say("server waited for a CPU, of the time", "ratio", waited);
         say(
             "server CPU",
             "cores",

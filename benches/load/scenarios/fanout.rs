@@ -1,15 +1,16 @@
 //! One publication, many receivers: deliveries per second, latency and CPU, beside what the kernel allows.
 //!
-//! Each run measures the bare loop first, then each server, with the same clients, frames and windows.
+//! Each case of each run measures the bare loop first, then each server, with the same clients, frames and windows.
 
+use std::net::SocketAddrV4;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::fleet::{Clients, Fleet, Plan};
 use crate::limit::{Bare, Hold, Limit, LimitOutlet, Method, identifier};
 use crate::options::Options;
-use crate::peer::{Peer, Target, public_flags};
-use crate::publisher::Publisher;
+use crate::peer::{Peer, public_flags};
+use crate::publisher::{Outlet, Publisher};
 use crate::report::Report;
 
 use super::drive::{Drive, Outcome};
@@ -61,19 +62,16 @@ pub fn run(options: &Options) {
     let cases = cases(options);
     let mut report = Report::new("fanout", &options.shown);
     for run in 0..options.runs {
-        for group in cases
-            .chunk_by(|one, other| (one.clients, one.streams) == (other.clients, other.streams))
-        {
+        let together =
+            |one: &Case, other: &Case| (one.clients, one.streams) == (other.clients, other.streams);
+        for group in cases.chunk_by(together) {
             eprintln!(
                 "fanout: run {} of {}, {} and the like",
                 run + 1,
                 options.runs,
                 group[0].name
             );
-            let limits = measure_limit(options, group, &mut report);
-            for target in options.targets() {
-                measure_server(options, &target, group, &limits, &mut report);
-            }
+            measure(options, group, &mut report);
         }
     }
     report.finish();
@@ -146,90 +144,121 @@ fn cases(options: &Options) -> Vec<Case> {
     cases
 }
 
-/// Measures the bare loop both ways; gives its deliveries per second by write(2) and by the ring, for each case.
-fn measure_limit(options: &Options, group: &[Case], report: &mut Report) -> Vec<[f64; 2]> {
-    let (clients, streams) = (group[0].clients, group[0].streams);
+/// Measures cases with the same clients. All servers are there at once, idle but for one, so that what is compared is
+/// measured within seconds: the speed of a machine changes.
+fn measure(options: &Options, group: &[Case], report: &mut Report) {
     let mut limit = Limit::start(options.cores, Hold::Bare, None);
-    let spread = Arc::new(Bare(Arc::new(Spread { streams })));
-    let mut plan = Plan::new(limit.address, spread, options.threads_for(clients));
-    plan.cpus = options.client_cpus();
-    let mut fleet = Fleet::start(&plan);
-    fleet.connect_all(clients, PATIENCE);
-    let mut drive = Drive::new(&fleet, clients, streams);
-    let mut measure = |case: &Case, method: Method| {
-        drive.set_payload(case.payload_bytes);
-        let pid = limit.pid();
-        let cpu = || crate::process::cpu(pid);
-        let mut outlet = LimitOutlet {
-            limit: &mut limit,
-            method,
-            gathered: false,
-        };
-        let outcome = pace(&mut drive, case, &mut outlet, options, &cpu);
-        outcome.tell(report, method.name(), &case.name, true);
-        outcome.per_second()
+    let pid = limit.pid();
+    let spread = || {
+        Arc::new(Spread {
+            streams: group[0].streams,
+        })
     };
-    let both = |case: &Case| [measure(case, Method::Write), measure(case, Method::Ring)];
-    group.iter().map(both).collect()
-}
-
-fn measure_server(
-    options: &Options,
-    target: &Target,
-    group: &[Case],
-    limits: &[[f64; 2]],
-    report: &mut Report,
-) {
-    let (clients, streams) = (group[0].clients, group[0].streams);
-    let mut flags = public_flags();
-    // Pings would be among the deliveries' CPU.
-    flags.push("--ping_interval=3600".to_owned());
-    let peer = Peer::start(target, &flags, None);
-    report.server(target.name, &peer.flags);
-    let mut plan = Plan::new(
-        peer.address,
-        Arc::new(Spread { streams }),
-        options.threads_for(clients),
-    );
-    plan.cpus = target.client_cpus();
-    let mut fleet = Fleet::start(&plan);
-    fleet.connect_all(clients, PATIENCE);
-    let mut drive = Drive::new(&fleet, clients, streams);
-    let mut publisher = Publisher::connect(peer.broadcast_address);
-    for (case, [write, ring]) in group.iter().zip(limits) {
-        drive.set_payload(case.payload_bytes);
-        let outcome = pace(&mut drive, case, &mut publisher, options, &|| peer.cpu());
-        outcome.tell(report, target.name, &case.name, true);
-        if matches!(case.pace, Pace::Closed { .. }) {
-            let mut say = |metric: &str, of: f64| {
-                report.sample(
-                    target.name,
-                    &case.name,
-                    metric,
-                    "ratio",
-                    outcome.per_second() / of,
-                );
+    let bare_fleet = fleet_of(options, limit.address, Arc::new(Bare(spread())), group);
+    let mut bare_drive = drive_of(&bare_fleet, group);
+    let servers: Vec<(Peer, Fleet)> = options
+        .targets()
+        .iter()
+        .map(|target| {
+            let mut flags = public_flags();
+            // Pings would be among the deliveries' CPU.
+            flags.push("--ping_interval=3600".to_owned());
+            let peer = Peer::start(target, &flags, None);
+            report.server(target.name, &peer.flags);
+            let fleet = fleet_of(options, peer.address, spread(), group);
+            (peer, fleet)
+        })
+        .collect();
+    let mut driven: Vec<_> = servers
+        .iter()
+        .map(|(peer, fleet)| {
+            (
+                peer,
+                drive_of(fleet, group),
+                Publisher::connect(peer.broadcast_address),
+            )
+        })
+        .collect();
+    for case in group {
+        let limits = [Method::Write, Method::Ring].map(|method| {
+            let mut outlet = LimitOutlet {
+                limit: &mut limit,
+                method,
+                gathered: false,
             };
-            say("deliveries/s, of write(2)", *write);
-            say("deliveries/s, of io_uring SEND", *ring);
-            say("deliveries/s, of the better limit", write.max(*ring));
+            let outcome = pace(&mut bare_drive, case, &mut outlet, options, pid);
+            outcome.tell(report, method.name(), &case.name, true);
+            outcome
+        });
+        for (peer, drive, publisher) in &mut driven {
+            let outcome = pace(drive, case, publisher, options, peer.pid());
+            outcome.tell(report, peer.name, &case.name, true);
+            tell_ratios(report, peer.name, case, &outcome, &limits);
         }
     }
+}
+
+fn fleet_of(
+    options: &Options,
+    address: SocketAddrV4,
+    clients: Arc<dyn Clients>,
+    group: &[Case],
+) -> Fleet {
+    let count = group[0].clients;
+    let mut plan = Plan::new(address, clients, options.threads_for(count));
+    plan.cpus = options.client_cpus();
+    let mut fleet = Fleet::start(&plan);
+    fleet.connect_all(count, PATIENCE);
+    fleet
+}
+
+fn drive_of<'a>(fleet: &'a Fleet, group: &[Case]) -> Drive<'a> {
+    Drive::new(fleet, group[0].clients, group[0].streams)
+}
+
+fn tell_ratios(
+    report: &mut Report,
+    server: &str,
+    case: &Case,
+    outcome: &Outcome,
+    [write, ring]: &[Outcome; 2],
+) {
+    let mut say =
+        |metric: &str, value: f64| report.sample(server, &case.name, metric, "ratio", value);
+    if matches!(case.pace, Pace::Closed { .. }) {
+        let of = |limit: f64| outcome.per_second() / limit;
+        say("deliveries/s, of write(2)", of(write.per_second()));
+        say("deliveries/s, of io_uring SEND", of(ring.per_second()));
+        say(
+            "deliveries/s, of the better limit",
+            of(write.per_second().max(ring.per_second())),
+        );
+    }
+    let of = |limit: f64| outcome.cpu_per_delivery() / limit;
+    say(
+        "server CPU per delivery, of write(2)",
+        of(write.cpu_per_delivery()),
+    );
+    say(
+        "server CPU per delivery, of io_uring SEND",
+        of(ring.cpu_per_delivery()),
+    );
 }
 
 fn pace(
     drive: &mut Drive,
     case: &Case,
-    outlet: &mut dyn crate::publisher::Outlet,
+    outlet: &mut dyn Outlet,
     options: &Options,
-    cpu: &dyn Fn() -> crate::sys::Cpu,
+    server: u32,
 ) -> Outcome {
     let time = Duration::from_secs(options.seconds.unwrap_or(SECONDS));
+    drive.set_payload(case.payload_bytes);
     match case.pace {
-        Pace::Closed { window, batch } => drive.closed_loop(outlet, (window, batch), time, cpu),
+        Pace::Closed { window, batch } => drive.closed_loop(outlet, (window, batch), time, server),
         Pace::Fixed(deliveries) => {
             let each = case.clients as f64 / case.streams as f64;
-            drive.fixed_rate(outlet, deliveries / each, time, cpu)
+            drive.fixed_rate(outlet, deliveries / each, time, server)
         }
     }
 }

@@ -100,8 +100,7 @@ fn write_frames(options: &Options, threads: usize, report: &mut Report) {
             method: way.method,
             gathered: way.gathered > 1,
         };
-        let outcome =
-            drive.closed_loop(&mut outlet, (1, way.gathered), time, &|| process::cpu(pid));
+        let outcome = drive.closed_loop(&mut outlet, (1, way.gathered), time, pid);
         outcome.tell(report, SERVER, &way.name, true);
     }
 }
