@@ -122,6 +122,18 @@ impl App {
         &self.counts
     }
 
+    /// Waits until the app was told (by Disconnect calls) that so many clients left; false when the time is over.
+    pub fn wait_told(&self, left: usize, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        while self.counts.disconnects() < left as u64 {
+            if Instant::now() > deadline {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(20));
+        }
+        true
+    }
+
     /// User and system time of the app so far.
     pub fn cpu(&self) -> Duration {
         let path = format!("/proc/self/task/{}/schedstat", self.thread_id);

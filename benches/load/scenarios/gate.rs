@@ -1,7 +1,7 @@
 //! The memory gate: bytes per connection against what is written down in `benches/gates.toml`. Fails when they grow.
 //!
 //! Small and gentle, so that it can run everywhere and says the same each time: clients come a few at a time, so that nothing is left
-//! over of a rush, and the value is the median of several looks.
+//! over of a rush, and the value is the slope through several points.
 
 use std::process::exit;
 use std::sync::Arc;
@@ -15,21 +15,25 @@ use crate::fleet::{Clients, Fleet, Plan};
 use crate::options::Options;
 use crate::peer::{Driver, Peer, Target, public_flags};
 use crate::report::{Row, number};
-use crate::scenarios::profiles::{OneStream, RoomPage};
+use crate::scenarios::profiles::{OneChannel, OneStream, RoomPage};
 
 const CLIENTS: usize = 2_000;
+/// Steps in which they come; memory is read after each.
+const PARTS: usize = 4;
 const WARM_UP: usize = 200;
 const CORES: usize = 1;
+/// Per second, the most that servers take.
+const DISCONNECT_RATE: u32 = 1_000;
 /// Clients that are on their way in at a time.
 const UNFINISHED_MAX: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a server gets to finish what it does after the last client came or went.
-const REST: Duration = Duration::from_millis(500);
+const REST: Duration = Duration::from_millis(300);
 /// Small pages, given back at once: what counts here is what the server holds, not what the allocator keeps for later.
 const ALLOCATOR: [(&str, &str); 2] = [("MIMALLOC_ALLOW_THP", "0"), ("MIMALLOC_PURGE_DELAY", "0")];
 const TRIES_MAX: usize = 3;
-const LOOKS: usize = 5;
-const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+const LOOKS: usize = 3;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// `benches/gates.toml`.
 #[derive(Deserialize)]
@@ -115,17 +119,17 @@ fn judge(gate: &Gate, measured: f64) -> bool {
 }
 
 fn bytes_per_connection(profile: &str, target: &Target) -> f64 {
-    let (clients, app): (Arc<dyn Clients>, _) = match profile {
-        "1 subscription" => (Arc::new(OneStream), None),
-        "campfire" => {
-            let app = App::start(Duration::ZERO, target.client_cpus()).expect("the app starts");
-            (Arc::new(RoomPage), Some(app))
-        }
+    let (clients, has_app): (Arc<dyn Clients>, _) = match profile {
+        "1 subscription" => (Arc::new(OneChannel), true),
+        "campfire" => (Arc::new(RoomPage), true),
+        "1 public subscription" => (Arc::new(OneStream), false),
         other => panic!("benches/gates.toml names a profile {other:?} that is not known"),
     };
-    let flags = app
-        .as_ref()
-        .map_or_else(public_flags, |app| vec![app.flag()]);
+    let start = || App::start(Duration::ZERO, target.client_cpus()).expect("the app starts");
+    let app = has_app.then(start);
+    let flags = app.as_ref().map_or_else(public_flags, |app| {
+        vec![app.flag(), format!("--disconnect_rate={DISCONNECT_RATE}")]
+    });
     let peer = Peer::start(target, &flags, None);
     let mut plan = Plan::new(peer.address, clients, 1);
     plan.cpus = target.client_cpus();
@@ -133,9 +137,31 @@ fn bytes_per_connection(profile: &str, target: &Target) -> f64 {
     let mut fleet = Fleet::start(&plan);
     fleet.connect_all(WARM_UP, PATIENCE);
     fleet.leave_all();
-    let base = steady_bytes(&peer);
-    fleet.connect_all(CLIENTS, PATIENCE);
-    (steady_bytes(&peer) - base) / CLIENTS as f64
+    if let Some(app) = &app {
+        assert!(app.wait_told(WARM_UP, PATIENCE), "the app is told who left");
+    }
+    let mut points = vec![(0.0, steady_bytes(&peer))];
+    for part in 1..=PARTS {
+        fleet.connect_all(CLIENTS / PARTS, PATIENCE);
+        points.push(((part * CLIENTS / PARTS) as f64, steady_bytes(&peer)));
+    }
+    middle_slope(&points)
+}
+
+/// The median of the slopes between all pairs of points: one point that is off does not move it.
+fn middle_slope(points: &[(f64, f64)]) -> f64 {
+    let pairs = points
+        .iter()
+        .enumerate()
+        .flat_map(|(index, one)| points[..index].iter().map(move |other| (one, other)));
+    let values = pairs
+        .map(|(one, other)| (one.1 - other.1) / (one.0 - other.0))
+        .collect();
+    Row {
+        values,
+        ..Row::default()
+    }
+    .median()
 }
 
 /// Private memory: the median of several looks.

@@ -174,7 +174,9 @@ fn measure(options: &Options, target: &Target, case: &Case, floor: &Floor, repor
     let mut fleet = Fleet::start(&plan);
     fleet.connect_all(WARM_UP, PATIENCE);
     fleet.leave_all();
-    wait_told(app.as_ref(), WARM_UP);
+    if let Some(app) = &app {
+        app.wait_told(WARM_UP, PATIENCE);
+    }
     let look = || Bytes::settled(&peer, group.as_ref());
     let base = look();
 
@@ -213,19 +215,10 @@ fn measure(options: &Options, target: &Target, case: &Case, floor: &Floor, repor
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         tell_rest(&format!("{seconds} s after all left"));
     }
-    if app.is_some() {
-        wait_told(app.as_ref(), WARM_UP + clients);
+    if let Some(app) = &app {
+        app.wait_told(WARM_UP + clients, PATIENCE);
         peer.settled_memory();
         tell_rest("when the app knows that all left");
-    }
-}
-
-/// Waits until the app was told that so many clients left.
-fn wait_told(app: Option<&App>, left: usize) {
-    let Some(app) = app else { return };
-    let deadline = Instant::now() + PATIENCE;
-    while app.counts().disconnects() < left as u64 && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(20));
     }
 }
 

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::app::{App, bare_calls};
 use crate::fleet::{Clients, Figures, Fleet, Plan};
@@ -114,7 +114,7 @@ fn measure(
     let mut fleet = Fleet::start(&plan);
     fleet.connect_all(WARM_UP, PATIENCE);
     fleet.leave_all();
-    wait_for_disconnects(app.as_ref(), WARM_UP);
+    wait_told(app.as_ref(), WARM_UP);
     let start = peer.settled_memory();
 
     // No storm yet: they come one by one, so this is what so many clients cost.
@@ -136,10 +136,10 @@ fn measure(
     let called = calls(&app) - calls_before;
     let figures = fleet.take_figures();
     let peak = peer.memory();
-    wait_for_disconnects(app.as_ref(), WARM_UP + case.clients);
+    wait_told(app.as_ref(), WARM_UP + case.clients);
     let after = rested_memory(&peer);
     fleet.leave_all();
-    wait_for_disconnects(app.as_ref(), WARM_UP + 2 * case.clients);
+    wait_told(app.as_ref(), WARM_UP + 2 * case.clients);
     let end = rested_memory(&peer);
 
     let clients = case.clients as f64;
@@ -204,17 +204,9 @@ fn flags(app: Option<&App>) -> Vec<String> {
 }
 
 /// Waits until the server has told the app that so many clients left. Without an app nobody is told.
-fn wait_for_disconnects(app: Option<&App>, left: usize) {
-    let Some(app) = app else { return };
-    let deadline = Instant::now() + PATIENCE;
-    while app.counts().disconnects() < left as u64 {
-        if Instant::now() > deadline {
-            let told = app.counts().disconnects();
-            return eprintln!(
-                "the app was told of {told} of {left} leavers only, after {PATIENCE:?}"
-            );
-        }
-        thread::sleep(Duration::from_millis(20));
+fn wait_told(app: Option<&App>, left: usize) {
+    if app.is_some_and(|app| !app.wait_told(left, PATIENCE)) {
+        eprintln!("the app was not told of all {left} leavers after {PATIENCE:?}");
     }
 }
 
