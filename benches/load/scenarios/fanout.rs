@@ -171,13 +171,7 @@ fn measure(options: &Options, group: &[Case], report: &mut Report) {
         .collect();
     let mut driven: Vec<_> = servers
         .iter()
-        .map(|(peer, fleet)| {
-            (
-                peer,
-                drive_of(fleet, group),
-                Publisher::connect(peer.broadcast_address),
-            )
-        })
+        .map(|(peer, fleet)| (peer, drive_of(fleet, group)))
         .collect();
     for case in group {
         let limits = [Method::Write, Method::Ring].map(|method| {
@@ -190,8 +184,10 @@ fn measure(options: &Options, group: &[Case], report: &mut Report) {
             outcome.tell(report, method.name(), &case.name, true);
             outcome
         });
-        for (peer, drive, publisher) in &mut driven {
-            let outcome = pace(drive, case, publisher, options, peer.pid());
+        for (peer, drive) in &mut driven {
+            // A server may close a connection on which nothing comes.
+            let mut publisher = Publisher::connect(peer.broadcast_address);
+            let outcome = pace(drive, case, &mut publisher, options, peer.pid());
             outcome.tell(report, peer.name, &case.name, true);
             tell_ratios(report, peer.name, case, &outcome, &limits);
         }
