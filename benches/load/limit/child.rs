@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
 
 use rustix::event::{PollFd, PollFlags, epoll, poll};
-use rustix::fd::{AsFd, OwnedFd};
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 use socket2::{Domain, Socket, Type};
@@ -102,12 +102,12 @@ impl Holder {
     fn new(listener: TcpListener, control: TcpStream, hold: Hold) -> Self {
         control.set_nodelay(true).expect("TCP has the option");
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll");
-        let watch = |socket: &dyn AsRawFdAndFd, key| {
+        let watch = |socket: BorrowedFd<'_>, key| {
             let key = epoll::EventData::new_u64(key);
-            epoll::add(&epoll, socket.as_fd(), key, epoll::EventFlags::IN).expect("it is watched");
+            epoll::add(&epoll, socket, key, epoll::EventFlags::IN).expect("it is watched");
         };
-        watch(&listener, LISTENER_KEY);
-        watch(&control, CONTROL_KEY);
+        watch(listener.as_fd(), LISTENER_KEY);
+        watch(control.as_fd(), CONTROL_KEY);
         Self {
             listener,
             control,
@@ -250,7 +250,3 @@ fn stream_of(request: &[u8]) -> usize {
         .take_while(|byte| byte.is_ascii_digit());
     digits.fold(0, |number, digit| number * 10 + usize::from(digit - b'0'))
 }
-
-/// What is watched.
-trait AsRawFdAndFd: AsFd + AsRawFd {}
-impl<T: AsFd + AsRawFd> AsRawFdAndFd for T {}
