@@ -24,15 +24,11 @@ const SERVER: &str = "limit";
 pub fn run(options: &Options) {
     let mut report = Report::new("limit", &options.shown);
     for run in 0..options.runs {
-        for threads in [1, 2] {
-            if threads <= machine_cpus() {
-                eprintln!(
-                    "limit: run {} of {}, {threads} threads",
-                    run + 1,
-                    options.runs
-                );
-                write_frames(options, threads, &mut report);
-            }
+        for threads in [1, 2]
+            .into_iter()
+            .filter(|threads| *threads <= machine_cpus())
+        {
+            write_frames(options, threads, &mut report);
         }
         hold_all(options, run, &mut report);
     }
@@ -83,6 +79,7 @@ fn write_frames(options: &Options, threads: usize, report: &mut Report) {
     if ways.is_empty() {
         return;
     }
+    eprintln!("limit: {threads} threads");
     let clients = options.clients.unwrap_or(CLIENTS);
     let time = Duration::from_secs(options.seconds.unwrap_or(SECONDS));
     let mut limit = Limit::start(threads, Hold::Bare, None);
