@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use crate::report::{Stored, distinct, results_folder};
+use crate::scenarios::churn::WARM_UP_SHARE;
 use svg::{Chart, Series};
 
 /// Draws what there are results for, into `docs/images`.
@@ -136,15 +137,19 @@ fn churn_memory() -> Option<Chart> {
         let points: Vec<(f64, f64)> = own
             .map(|(_, seconds, mebibytes)| (seconds / 60.0, *mebibytes))
             .collect();
-        let (slope, start) = fitted_line(&points);
-        let end = points.last().map_or(0.0, |point| point.0);
+        let settled = &points[(points.len() as f64 * WARM_UP_SHARE) as usize..];
+        let (slope, start) = fitted_line(settled);
+        let ends = [settled.first(), settled.last()].into_iter().flatten();
+        let fitted = ends
+            .map(|(minutes, _)| (*minutes, start + slope * minutes))
+            .collect();
         series.push(Series {
             name: server.to_owned(),
             points,
         });
         series.push(Series {
-            name: format!("fitted: {:+.1} KiB/min", slope * 1024.0),
-            points: vec![(0.0, start), (end, start + slope * end)],
+            name: format!("fit: {:+.1} KiB/min", slope * 1024.0),
+            points: fitted,
         });
     }
     Some(Chart {

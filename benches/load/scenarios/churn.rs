@@ -27,7 +27,7 @@ const POPULATION: usize = 200;
 const BEAT: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// The first part of the time, in which a server still grows into its work, is not part of the fitted line.
-const WARM_UP_SHARE: f64 = 0.1;
+pub const WARM_UP_SHARE: f64 = 0.1;
 const MESSAGE_BYTES: u32 = 200;
 
 /// One second.

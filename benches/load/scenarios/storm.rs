@@ -30,7 +30,7 @@ const BARE_TIME: Duration = Duration::from_secs(2);
 /// How long a server gets to give memory back before it is read.
 const REST: Duration = Duration::from_secs(10);
 /// How fast the clients come where there is no storm.
-const ARRIVALS_PER_SECOND: f64 = 1_500.0;
+const ARRIVALS_PER_SECOND: f64 = 750.0;
 
 struct Case {
     name: &'static str,
