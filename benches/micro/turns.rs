@@ -152,10 +152,15 @@ impl Shard {
         self.clients.push(client);
     }
 
+    /// One turn, and those in which the shard goes on writing.
     fn turn<R>(&mut self, change: impl FnOnce(&mut Sessions) -> R) -> R {
         self.sessions.begin_turn(self.now);
         let result = change(&mut self.sessions);
         self.sessions.end_turn();
+        while self.sessions.has_unflushed() {
+            self.sessions.begin_turn(self.now);
+            self.sessions.end_turn();
+        }
         result
     }
 
