@@ -83,31 +83,6 @@ impl Close {
         code: 1000,
         reason: "",
     };
-    /// A message beyond the size limit.
-    pub const MESSAGE_TOO_BIG: Close = Close {
-        code: 1009,
-        reason: "",
-    };
-    /// The client closed its sending side without a close frame.
-    pub const READ_FAILED: Close = Close {
-        code: 1006,
-        reason: "Read failed",
-    };
-    /// A write failed or took too long; the frame is tried, nobody sees it.
-    pub const WRITE_FAILED: Close = Close {
-        code: 1006,
-        reason: "Write Failed",
-    };
-    /// The same for a ping.
-    pub const PING_FAILED: Close = Close {
-        code: 1006,
-        reason: "Ping failed",
-    };
-
-    /// The client broke RFC 6455; `reason` says how, for example `bad opcode 3`.
-    pub const fn protocol_error(reason: &'static str) -> Close {
-        Close { code: 1002, reason }
-    }
 }
 
 #[cfg(test)]
@@ -124,11 +99,6 @@ mod tests {
             Close::SERVER_RESTART,
             Close::NO_PONG,
             Close::SLOW,
-            Close::MESSAGE_TOO_BIG,
-            Close::READ_FAILED,
-            Close::WRITE_FAILED,
-            Close::PING_FAILED,
-            Close::protocol_error("invalid utf8 payload in close frame"),
         ];
         for close in closes {
             assert!(close.reason.len() <= 123, "{close:?}");
