@@ -52,20 +52,6 @@ impl Response {
             .with_headers(vec![("X-Content-Type-Options", Cow::Borrowed("nosniff"))])
     }
 
-    /// The request line, the headers or the framing of the body cannot be accepted: says so and closes.
-    ///
-    /// `status` is the verdict of the parser; one that is not known here is answered as 400.
-    pub fn malformed(status: u16) -> Response {
-        let (status, body) = match status {
-            413 => (413, "413 Request Entity Too Large"),
-            431 => (431, "431 Request Header Fields Too Large"),
-            501 => (501, "501 Not Implemented"),
-            505 => (505, "505 HTTP Version Not Supported"),
-            _ => (400, "400 Bad Request"),
-        };
-        Response::text(status, body).closing()
-    }
-
     /// Appends `headers`.
     pub fn with_headers(mut self, headers: Headers) -> Response {
         self.headers.extend(headers);
@@ -103,24 +89,5 @@ mod tests {
         );
         assert_eq!(response.header("X-Content-Type-Options"), Some("nosniff"));
         assert!(!response.close);
-    }
-
-    #[track_caller]
-    fn check_malformed(status: u16, expected_status: u16, expected_body: &str) {
-        let response = Response::malformed(status);
-        assert_eq!(response.status, expected_status);
-        assert_eq!(response.body.as_ref(), expected_body.as_bytes());
-        assert!(response.close);
-    }
-
-    #[test]
-    fn a_malformed_request_gets_a_4xx_or_5xx_and_a_closed_connection() {
-        check_malformed(400, 400, "400 Bad Request");
-        check_malformed(413, 413, "413 Request Entity Too Large");
-        check_malformed(431, 431, "431 Request Header Fields Too Large");
-        check_malformed(501, 501, "501 Not Implemented");
-        check_malformed(505, 505, "505 HTTP Version Not Supported");
-        check_malformed(200, 400, "400 Bad Request");
-        check_malformed(0, 400, "400 Bad Request");
     }
 }
