@@ -62,11 +62,6 @@ impl PathPatterns {
         self.specificity(path).is_some()
     }
 
-    /// True when `path` itself is in the list.
-    pub fn is_exact(&self, path: &str) -> bool {
-        self.specificity(path) == Some(Specificity::Exact)
-    }
-
     /// How closely the best of the patterns describes `path`; `None` when none does.
     pub fn specificity(&self, path: &str) -> Option<Specificity> {
         self.patterns
@@ -274,7 +269,6 @@ mod tests {
         assert_eq!(patterns.specificity("/a/b"), Some(Specificity::Exact));
         assert_eq!(patterns.specificity("/a/c"), Some(Specificity::Placeholder));
         assert_eq!(patterns.specificity("/a"), Some(Specificity::Wildcard));
-        assert!(patterns.is_exact("/a/b") && !patterns.is_exact("/a/c"));
         assert!(Specificity::Exact > Specificity::Placeholder);
         assert!(Specificity::Placeholder > Specificity::Wildcard);
     }
