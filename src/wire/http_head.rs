@@ -201,6 +201,13 @@ impl HeaderStore {
             .map(|(name, value)| (self.text(*name), self.text(*value)))
     }
 
+    /// The first value of the field called `name`, compared without case, blanks around it removed.
+    pub(super) fn first(&self, name: &str) -> Option<&str> {
+        self.fields()
+            .find(|(field, _)| field.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+    }
+
     /// Values of the fields called `name`, compared without case.
     pub(super) fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.fields()

@@ -82,10 +82,7 @@ impl RequestHead {
 
     /// The first value of the field called `name`, compared without case, blanks around it removed.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.store
-            .fields()
-            .find(|(field, _)| field.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
+        self.store.first(name)
     }
 
     /// All fields in the order they came, names as sent.

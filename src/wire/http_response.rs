@@ -166,10 +166,7 @@ impl ResponseHead {
 
     /// The first value of the field called `name`, compared without case, blanks around it removed.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.store
-            .fields()
-            .find(|(field, _)| field.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
+        self.store.first(name)
     }
 
     /// Whether the other side takes another request on this connection. A body that ends with the connection
