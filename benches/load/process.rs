@@ -6,11 +6,14 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::sys::{self, Cpu};
+
+/// How long a memory group may take to get empty.
+const REMOVE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// User memory of a process.
 #[derive(Clone, Copy, Debug, Default)]
@@ -135,7 +138,7 @@ impl KernelMemory {
             .into_iter()
             .find_map(|(root, version_2)| {
                 let folder = Path::new(root).join(&name);
-                let _ = fs::create_dir(&folder);
+                fs::create_dir(&folder).ok()?;
                 let group = Self { folder, version_2 };
                 if !version_2 {
                     // Socket buffers are counted only where they are limited.
@@ -179,6 +182,10 @@ impl KernelMemory {
 
 impl Drop for KernelMemory {
     fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.folder);
+        // The last tasks of a process may leave its group a moment after it was waited for.
+        let deadline = Instant::now() + REMOVE_PATIENCE;
+        while fs::remove_dir(&self.folder).is_err() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
