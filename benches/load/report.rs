@@ -64,6 +64,8 @@ impl Row {
 pub struct Report {
     scenario: String,
     options: String,
+    /// As it was when the measurement began.
+    host: Host,
     servers: Vec<(String, Vec<String>)>,
     rows: Vec<Row>,
 }
@@ -74,6 +76,7 @@ impl Report {
         Self {
             scenario: scenario.to_owned(),
             options: options_shown.into(),
+            host: Host::read(),
             servers: Vec::new(),
             rows: Vec::new(),
         }
@@ -164,7 +167,7 @@ impl Report {
     }
 
     fn json(&self) -> Value {
-        let host = Host::read();
+        let host = &self.host;
         let servers: serde_json::Map<String, Value> = self
             .servers
             .iter()
