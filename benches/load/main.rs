@@ -6,6 +6,7 @@
 
 mod app;
 mod bars;
+mod experiments;
 mod fleet;
 mod histogram;
 mod limit;

@@ -151,6 +151,22 @@ impl KernelMemory {
             })
     }
 
+    /// The group that a parent has put this process into; it is the parent's to remove.
+    pub fn of_this_process() -> Option<Self> {
+        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let name = groups
+            .lines()
+            .find_map(|line| line.rsplit_once("/ringcable-load-"))?
+            .1;
+        [("/sys/fs/cgroup/memory", false), ("/sys/fs/cgroup", true)]
+            .into_iter()
+            .map(|(root, version_2)| Self {
+                folder: Path::new(root).join(format!("ringcable-load-{name}")),
+                version_2,
+            })
+            .find(|group| group.read().is_some())
+    }
+
     /// Bytes of slabs, page tables, stacks and socket buffers now.
     pub fn bytes(&self) -> u64 {
         self.read().unwrap_or(0)

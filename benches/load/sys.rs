@@ -1,4 +1,4 @@
-//! The few system calls that have no safe wrapper, each behind one. All other unsafe code of this program is in `limit`.
+//! The few system calls that have no safe wrapper, each behind one. All other unsafe code of this program is in `limit` and `experiments`.
 
 use std::io;
 use std::mem::MaybeUninit;

@@ -54,6 +54,22 @@ pub const SCENARIOS: &[Scenario] = &[
         "what this kernel allows without a server: frames per second, bytes per socket",
         limit::run,
     ),
+    scenario(
+        "experiments",
+        "questions of design settled by bare loops: sending, reading, accepting, options, layouts",
+        crate::experiments::run,
+    ),
+    scenario(
+        "allocator",
+        "mimalloc with other options; as --peer, a build with the system's allocator",
+        crate::experiments::allocator::run,
+    ),
+    Scenario {
+        name: "experiments-child",
+        about: "the experiments themselves",
+        hidden: true,
+        run: crate::experiments::run_child,
+    },
     Scenario {
         name: "limit-child",
         about: "the bare loop",

@@ -49,12 +49,7 @@ pub fn run(options: &Options) {
             profile: Arc::new(LoadScript),
             delay: Some(Duration::from_millis(2)),
         },
-        Case {
-            name: CASE_FAST_APP,
-            clients: clients(5_000),
-            profile: Arc::new(OneChannel),
-            delay: Some(Duration::ZERO),
-        },
+        fast_app(options),
         Case {
             name: CASE_JWT,
             clients: clients(15_000),
@@ -79,6 +74,20 @@ pub fn run(options: &Options) {
         }
     }
     report.finish();
+}
+
+/// One run of the case in which the server is what takes time.
+pub fn measure_fast_app(options: &Options, target: &Target, report: &mut Report) {
+    measure(options, target, &fast_app(options), None, report);
+}
+
+fn fast_app(options: &Options) -> Case {
+    Case {
+        name: CASE_FAST_APP,
+        clients: options.clients.unwrap_or(5_000),
+        profile: Arc::new(OneChannel),
+        delay: Some(Duration::ZERO),
+    }
 }
 
 /// What the app answers per second when nothing stands between, on as many connections as the server uses.

@@ -1,0 +1,68 @@
+//! What an experiment counts: CPU of the thread that does the work, and the time that passed.
+
+use std::time::{Duration, Instant};
+
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::report::Report;
+use crate::sys;
+
+/// The name under which experiments stand in results: there is no server.
+const SERVER: &str = "bare loop";
+
+/// CPU of the calling thread, exact: user and system together.
+fn thread_time() -> Duration {
+    let now = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+/// CPU and time, added up over what is counted and not over what lies between.
+#[derive(Clone, Copy, Default)]
+pub struct Cost {
+    pub cpu: Duration,
+    pub elapsed: Duration,
+}
+
+impl Cost {
+    /// Counts what `work` costs the calling thread.
+    pub fn count<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let (cpu, begun) = (thread_time(), Instant::now());
+        let result = work();
+        self.cpu += thread_time().saturating_sub(cpu);
+        self.elapsed += begun.elapsed();
+        result
+    }
+
+    /// Microseconds of CPU for one of so many.
+    pub fn micros_each(&self, count: u64) -> f64 {
+        self.cpu.as_secs_f64() * 1e6 / count as f64
+    }
+
+    /// How many of them passed in a second.
+    pub fn rate(&self, count: u64) -> f64 {
+        count as f64 / self.elapsed.as_secs_f64()
+    }
+}
+
+/// Runs on a thread of its own, kept on one CPU; gives what it gives.
+pub fn on_cpu<T: Send>(cpu: usize, work: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|scope| {
+        let thread = scope.spawn(move || {
+            sys::pin(&[cpu]).expect("the CPU exists");
+            work()
+        });
+        thread.join().expect("an experiment does not panic")
+    })
+}
+
+/// Where the figures of one variant go.
+pub struct Notes<'a> {
+    pub report: &'a mut Report,
+    pub case: String,
+}
+
+impl Notes<'_> {
+    pub fn say(&mut self, metric: &str, unit: &str, value: f64) {
+        self.report.sample(SERVER, &self.case, metric, unit, value);
+    }
+}

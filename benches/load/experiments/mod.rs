@@ -1,0 +1,136 @@
+//! Questions that are settled by measurement, each with all its answers: a bare loop for every variant, no server.
+//!
+//! Variants take turns, run after run, so that a slow minute of the machine hits all of them. The far ends are a thread on
+//! another CPU with its own descriptor table ([`far`]); what is counted is the CPU of the thread that does the work
+//! ([`cost`]). `--case WORD` selects by question or variant, `--clients N` makes it smaller. `docs/performance/experiments.md`
+//! has the answers.
+
+mod accepting;
+pub mod allocator;
+mod cost;
+mod descriptors;
+mod far;
+mod layout;
+mod polling;
+mod reading;
+mod ring;
+mod sending;
+mod sockets;
+mod spread;
+
+use std::process::Command;
+use std::time::Duration;
+
+use crate::options::Options;
+use crate::process::{self, KernelMemory};
+use crate::report::Report;
+
+use cost::{Notes, on_cpu};
+
+/// The CPU of what is measured.
+const NEAR_CPU: usize = 0;
+/// The CPUs of the far ends.
+const FAR_CPU: &[usize] = &[1];
+/// How long one variant works in one run, unless `--seconds` says otherwise.
+const TIME: Duration = Duration::from_secs(2);
+
+/// The hidden scenario that does the work.
+const CHILD: &str = "experiments-child";
+
+const QUESTIONS: &[fn(&mut Bench)] = &[
+    sending::run,
+    reading::run,
+    accepting::run,
+    sockets::run,
+    spread::run,
+    polling::run,
+    descriptors::run,
+    layout::run,
+];
+
+/// Starts this program again inside a memory group, so that the kernel's memory for it can be told apart.
+pub fn run(options: &Options) {
+    let group = KernelMemory::new();
+    let program = std::env::current_exe().expect("this program has a path");
+    let mut command = Command::new(program);
+    command.args(std::env::args().skip(1).map(|word| {
+        if word == options.scenario {
+            CHILD.to_owned()
+        } else {
+            word
+        }
+    }));
+    process::enter(&mut command, Vec::new(), group.as_ref());
+    let status = command.status().expect("this program can be started again");
+    assert!(status.success(), "the experiments end early");
+}
+
+/// Puts all questions, `--runs` times.
+pub fn run_child(options: &Options) {
+    assert!(
+        process::machine_cpus() > 1,
+        "near and far ends need a CPU each"
+    );
+    let shown = options.shown.replacen(CHILD, "experiments", 1);
+    let mut bench = Bench {
+        options,
+        report: Report::new("experiments", shown),
+        group: KernelMemory::of_this_process(),
+        time: options.seconds.map_or(TIME, Duration::from_secs),
+    };
+    for run in 0..options.runs {
+        eprintln!("experiments: run {} of {}", run + 1, options.runs);
+        for question in QUESTIONS {
+            question(&mut bench);
+        }
+    }
+    bench.report.finish();
+}
+
+/// What the experiments share.
+pub struct Bench<'a> {
+    options: &'a Options,
+    report: Report,
+    /// The group that this process runs in.
+    group: Option<KernelMemory>,
+    time: Duration,
+}
+
+impl Bench<'_> {
+    /// Runs one variant, unless it was not selected, on the CPU of what is measured.
+    fn measure(&mut self, case: &str, variant: impl FnOnce(&Setting, &mut Notes) + Send) {
+        if !self.options.wants(case) {
+            return;
+        }
+        eprintln!("  {case}");
+        let setting = Setting {
+            clients: self.options.clients,
+            group: self.group.as_ref(),
+            time: self.time,
+        };
+        let mut notes = Notes {
+            report: &mut self.report,
+            case: case.to_owned(),
+        };
+        on_cpu(NEAR_CPU, || variant(&setting, &mut notes));
+    }
+}
+
+/// What a variant may know.
+pub struct Setting<'a> {
+    clients: Option<usize>,
+    group: Option<&'a KernelMemory>,
+    time: Duration,
+}
+
+impl Setting<'_> {
+    /// So many sockets, unless the command line says otherwise.
+    fn count(&self, usual: usize) -> usize {
+        self.clients.unwrap_or(usual)
+    }
+
+    /// Bytes that the kernel charges to this process; NaN, which no report keeps, where there is no group.
+    fn kernel_bytes(&self) -> f64 {
+        self.group.map_or(f64::NAN, |group| group.bytes() as f64)
+    }
+}
