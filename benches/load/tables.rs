@@ -1,25 +1,32 @@
-//! Renews the tables of `docs/PERFORMANCE.md` from the files of the results.
+//! Renews the tables of the pages in `docs` from the files of the results.
 //!
-//! In the page a table stands between `<!-- results: NAME -->` and `<!-- end -->`; all that is between is replaced. The name is that
-//! of a scenario, or `bars` for the summary.
+//! In a page a table stands between `<!-- results: NAME -->` and `<!-- end -->`; all that is between is replaced. The name is that
+//! of a scenario, `bars` for the summary, or a scenario and the beginning of its cases, whose table then has a row for each case.
 
 use std::fmt::Write as _;
 use std::path::Path;
 use std::{fs, io};
 
 use crate::bars;
-use crate::report::{Stored, distinct};
+use crate::report::{Row, Stored, distinct};
 
 const BEGIN: &str = "<!-- results: ";
 const BEGIN_END: &str = " -->\n";
 const END: &str = "<!-- end -->";
 
-/// Renews the page in place.
-pub fn renew_page() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/PERFORMANCE.md");
+const PAGES: [&str; 2] = ["docs/PERFORMANCE.md", "docs/performance/experiments.md"];
+
+/// Renews the pages in place.
+pub fn renew_pages() {
+    for page in PAGES {
+        renew_page(&Path::new(env!("CARGO_MANIFEST_DIR")).join(page));
+    }
+}
+
+fn renew_page(path: &Path) {
     let renew = || -> io::Result<()> {
-        let page = fs::read_to_string(&path)?;
-        fs::write(&path, renewed(&page, table_of))
+        let page = fs::read_to_string(path)?;
+        fs::write(path, renewed(&page, table_of))
     };
     match renew() {
         Ok(()) => println!("renewed: {}", path.display()),
@@ -56,14 +63,50 @@ fn table_of(name: &str) -> Option<String> {
     if name == "bars" {
         return Some(bars::markdown());
     }
-    Some(markdown(name, &Stored::read(name)?))
+    match name.split_once(' ') {
+        Some((scenario, begin)) => {
+            let stored = Stored::read(scenario)?;
+            Some(measured_on(scenario, &stored) + &by_case(&stored, &format!("{begin}: ")))
+        }
+        None => Some(markdown(name, &Stored::read(name)?)),
+    }
 }
 
-/// What was measured on what, and one table: a row for each figure, a column for each server.
-fn markdown(scenario: &str, stored: &Stored) -> String {
-    let servers = distinct(stored.rows.iter().map(|row| &row.server));
+/// A row for each case that begins so, a column for each figure.
+fn by_case(stored: &Stored, begin: &str) -> String {
+    let rows: Vec<(&str, &Row)> = stored
+        .rows
+        .iter()
+        .filter_map(|row| Some((row.case.strip_prefix(begin)?, row)))
+        .collect();
+    let named = |row: &Row| match row.unit.as_str() {
+        "" => row.metric.clone(),
+        unit => format!("{}, {unit}", row.metric),
+    };
+    let figures: Vec<String> = rows.iter().map(|(_, row)| named(row)).collect();
+    let figures = distinct(figures.iter());
+    let mut text = format!("\n| | {} |\n| --- |", figures.join(" | "));
+    let _ = writeln!(text, "{}", " --- |".repeat(figures.len()));
+    for group in rows.chunk_by(|one, other| one.0 == other.0) {
+        let _ = write!(text, "| {} |", group[0].0);
+        for figure in &figures {
+            let row = group.iter().find(|(_, row)| named(row) == *figure);
+            let _ = write!(
+                text,
+                " {} |",
+                row.map_or(String::new(), |(_, row)| row.spread())
+            );
+        }
+        text.push('\n');
+    }
+    text.push('\n');
+    text
+}
+
+/// What was measured on what.
+fn measured_on(scenario: &str, stored: &Stored) -> String {
     let commit = stored.field("commit");
-    let mut text = format!(
+    format!(
         "\n`cargo bench --bench load -- {}`, {}, commit {}{}, Linux {}, {}, {} cores.\n",
         if stored.field("options").is_empty() {
             scenario
@@ -80,12 +123,14 @@ fn markdown(scenario: &str, stored: &Stored) -> String {
         stored.field("kernel"),
         stored.field("cpu"),
         stored.document["cores"],
-    );
-    let _ = write!(
-        text,
-        "Median (min–max) of the runs.\n\n| case | figure | {} |\n",
-        servers.join(" | ")
-    );
+    ) + "Median (min–max) of the runs.\n"
+}
+
+/// What was measured on what, and one table: a row for each figure, a column for each server.
+fn markdown(scenario: &str, stored: &Stored) -> String {
+    let servers = distinct(stored.rows.iter().map(|row| &row.server));
+    let mut text = measured_on(scenario, stored);
+    let _ = write!(text, "\n| case | figure | {} |\n", servers.join(" | "));
     let _ = writeln!(text, "| --- | --- |{}", " --- |".repeat(servers.len()));
     for case in distinct(stored.rows.iter().map(|row| &row.case)) {
         let of_case = || stored.rows.iter().filter(|row| row.case == case);

@@ -1,5 +1,6 @@
 //! What an experiment counts: CPU of the thread that does the work, and the time that passed.
 
+use std::fs;
 use std::time::{Duration, Instant};
 
 use rustix::time::{ClockId, clock_gettime};
@@ -14,6 +15,13 @@ const SERVER: &str = "bare loop";
 fn thread_time() -> Duration {
     let now = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
+}
+
+/// How long the calling thread was ready to run and had to wait for its CPU: by this one sees whether the machine was quiet.
+pub fn waited() -> Duration {
+    let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let nanos = text.split_whitespace().nth(1);
+    Duration::from_nanos(nanos.and_then(|word| word.parse().ok()).unwrap_or(0))
 }
 
 /// CPU and time, added up over what is counted and not over what lies between.

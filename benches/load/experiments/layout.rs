@@ -1,4 +1,5 @@
-//! What a fan-out reads of a session: 16 bytes in an array of their own, or the same fields inside a larger slab entry.
+//! What a fan-out reads of a session: 16 bytes in an array of their own, or the same fields inside a larger slab entry, side
+//! by side or not.
 
 use std::hint::black_box;
 
@@ -27,7 +28,7 @@ struct Hot {
 /// A slab entry of 120 bytes: the fields of a delivery are at both ends, as they are when nobody arranges them.
 #[derive(Clone, Copy)]
 #[repr(C)]
-struct Entry {
+struct Apart {
     socket: u32,
     generation: u32,
     rest: [u64; 13],
@@ -35,25 +36,40 @@ struct Entry {
     outbox: u32,
 }
 
-const _: () = assert!(size_of::<Hot>() == 16 && size_of::<Entry>() == 120);
+/// The same entry, with the fields of a delivery side by side.
+#[derive(Clone, Copy)]
+#[repr(C)]
+struct Together {
+    hot: Hot,
+    rest: [u64; 13],
+}
+
+const _: () = assert!(size_of::<Hot>() == 16);
+const _: () = assert!(size_of::<Apart>() == 120 && size_of::<Together>() == 120);
+
+#[derive(Clone, Copy)]
+enum Layout {
+    Array,
+    Together,
+    Apart,
+}
+
+const LAYOUTS: [(&str, Layout); 3] = [
+    ("array of 16 bytes", Layout::Array),
+    ("entry of 120 bytes, fields together", Layout::Together),
+    ("entry of 120 bytes, fields apart", Layout::Apart),
+];
 
 pub fn run(bench: &mut Bench) {
     for sessions in SESSIONS {
         for (order_name, shuffled) in [("in order", false), ("shuffled", true)] {
-            for (layout_name, hot) in [("16 bytes apart", true), ("entry of 120 bytes", false)] {
-                for (work_name, sends) in [("look only", false), ("send(2)", true)] {
-                    let case = format!(
-                        "layout: {layout_name}, {sessions} sessions, {order_name}, {work_name}"
-                    );
+            for (work_name, sends) in [("look only", false), ("send(2)", true)] {
+                for (name, layout) in LAYOUTS {
+                    let case =
+                        format!("layout: {name}, {sessions} sessions, {order_name}, {work_name}");
                     bench.measure(&case, |setting, notes| {
                         let order = order(sessions, shuffled);
-                        let nanos = if hot {
-                            measure(setting, &hot_sessions(sessions), &order, sends, |session| {
-                                *session
-                            })
-                        } else {
-                            measure(setting, &entries(sessions), &order, sends, Entry::hot)
-                        };
+                        let nanos = measure_layout(setting, layout, &order, sends);
                         notes.say("CPU per session", "ns", nanos);
                     });
                 }
@@ -62,7 +78,41 @@ pub fn run(bench: &mut Bench) {
     }
 }
 
-impl Entry {
+fn measure_layout(setting: &Setting, layout: Layout, order: &[(u32, u32)], sends: bool) -> f64 {
+    let hot = (0..order.len() as u32).map(|socket| Hot {
+        socket,
+        generation: 1,
+        flags: 0,
+        outbox: u32::MAX,
+    });
+    match layout {
+        Layout::Array => {
+            let sessions: Vec<Hot> = hot.collect();
+            measure(setting, &sessions, order, sends, |session| *session)
+        }
+        Layout::Together => {
+            let entry = |hot| Together { hot, rest: [0; 13] };
+            let sessions: Vec<Together> = hot.map(entry).collect();
+            measure(setting, &sessions, order, sends, |session| session.hot)
+        }
+        Layout::Apart => {
+            let sessions: Vec<Apart> = hot.map(Apart::new).collect();
+            measure(setting, &sessions, order, sends, Apart::hot)
+        }
+    }
+}
+
+impl Apart {
+    fn new(hot: Hot) -> Self {
+        Self {
+            socket: hot.socket,
+            generation: hot.generation,
+            rest: [0; 13],
+            flags: hot.flags,
+            outbox: hot.outbox,
+        }
+    }
+
     fn hot(&self) -> Hot {
         Hot {
             socket: self.socket,
@@ -71,27 +121,6 @@ impl Entry {
             outbox: self.outbox,
         }
     }
-}
-
-fn hot_sessions(count: u32) -> Vec<Hot> {
-    let session = |number| Hot {
-        socket: number,
-        generation: 1,
-        flags: 0,
-        outbox: u32::MAX,
-    };
-    (0..count).map(session).collect()
-}
-
-fn entries(count: u32) -> Vec<Entry> {
-    let entry = |number| Entry {
-        socket: number,
-        generation: 1,
-        rest: [0; 13],
-        flags: 0,
-        outbox: u32::MAX,
-    };
-    (0..count).map(entry).collect()
 }
 
 /// Session and generation, as a hub names its subscribers.

@@ -10,6 +10,7 @@ pub mod allocator;
 mod cost;
 mod descriptors;
 mod far;
+mod interning;
 mod layout;
 mod polling;
 mod reading;
@@ -25,7 +26,7 @@ use crate::options::Options;
 use crate::process::{self, KernelMemory};
 use crate::report::Report;
 
-use cost::{Notes, on_cpu};
+use cost::{Notes, on_cpu, waited};
 
 /// The CPU of what is measured.
 const NEAR_CPU: usize = 0;
@@ -46,6 +47,7 @@ const QUESTIONS: &[fn(&mut Bench)] = &[
     polling::run,
     descriptors::run,
     layout::run,
+    interning::run,
 ];
 
 /// Starts this program again inside a memory group, so that the kernel's memory for it can be told apart.
@@ -112,7 +114,12 @@ impl Bench<'_> {
             report: &mut self.report,
             case: case.to_owned(),
         };
-        on_cpu(NEAR_CPU, || variant(&setting, &mut notes));
+        on_cpu(NEAR_CPU, || {
+            let waited = waited();
+            variant(&setting, &mut notes);
+            let waited = self::waited().saturating_sub(waited);
+            notes.say("waited for a CPU", "ms", waited.as_secs_f64() * 1e3);
+        });
     }
 }
 

@@ -111,7 +111,7 @@ pub const SCENARIOS: &[Scenario] = &[
     }),
     scenario(
         "tables",
-        "renews the tables of docs/PERFORMANCE.md from the results",
-        |_| crate::tables::renew_page(),
+        "renews the tables of the pages in docs from the results",
+        |_| crate::tables::renew_pages(),
     ),
 ];
