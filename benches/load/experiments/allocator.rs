@@ -14,14 +14,9 @@ const CLIENTS: usize = 4_000;
 /// Names, and what the environment says to mimalloc.
 const WAYS: [(&str, &[(&str, &str)]); 8] = [
     ("as shipped", &[]),
-    ("PAGE_FULL_RETAIN=0", &[("MIMALLOC_PAGE_FULL_RETAIN", "0")]),
+    ("ALLOW_THP=1", &[("MIMALLOC_ALLOW_THP", "1")]),
     ("PURGE_DELAY=0", &[("MIMALLOC_PURGE_DELAY", "0")]),
     ("PURGE_DELAY=10", &[("MIMALLOC_PURGE_DELAY", "10")]),
-    (
-        "PAGE_RECLAIM_ON_FREE=1",
-        &[("MIMALLOC_PAGE_RECLAIM_ON_FREE", "1")],
-    ),
-    ("ALLOW_THP=0", &[("MIMALLOC_ALLOW_THP", "0")]),
     (
         "ARENA_EAGER_COMMIT=0",
         &[("MIMALLOC_ARENA_EAGER_COMMIT", "0")],
@@ -30,6 +25,11 @@ const WAYS: [(&str, &[(&str, &str)]); 8] = [
         "PAGE_COMMIT_ON_DEMAND=1",
         &[("MIMALLOC_PAGE_COMMIT_ON_DEMAND", "1")],
     ),
+    (
+        "PAGE_RECLAIM_ON_FREE=1",
+        &[("MIMALLOC_PAGE_RECLAIM_ON_FREE", "1")],
+    ),
+    ("PAGE_FULL_RETAIN=0", &[("MIMALLOC_PAGE_FULL_RETAIN", "0")]),
 ];
 
 pub fn run(options: &Options) {
