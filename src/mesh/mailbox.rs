@@ -210,7 +210,7 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::mesh::DisconnectJob;
+    use crate::protocol::publication::RemoteDisconnect;
 
     struct Unpark(thread::Thread);
 
@@ -232,16 +232,19 @@ mod tests {
         }
     }
 
-    fn job(number: u32, body_bytes: usize) -> ShardMessage {
-        ShardMessage::Disconnect(DisconnectJob {
-            sid: number.to_string().into(),
-            body: vec![0; body_bytes].into(),
-        })
+    /// A message that weighs about `bytes`.
+    fn job(number: u32, bytes: usize) -> ShardMessage {
+        ShardMessage::RemoteDisconnect(Arc::new(RemoteDisconnect {
+            identifiers: format!("{number}{}", " ".repeat(bytes)).into(),
+            reconnect: false,
+        }))
     }
 
     fn number(message: ShardMessage) -> u32 {
         match message {
-            ShardMessage::Disconnect(job) => job.sid.parse().expect("a number"),
+            ShardMessage::RemoteDisconnect(command) => {
+                command.identifiers.trim().parse().expect("a number")
+            }
             other => panic!("unexpected {other:?}"),
         }
     }

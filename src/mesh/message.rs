@@ -5,6 +5,7 @@ use std::sync::mpsc;
 use std::time::Instant;
 
 use crate::protocol::publication::{Publication, RemoteDisconnect};
+use crate::session::Farewell;
 
 /// Index of a shard, 0 to number of shards − 1.
 pub type ShardId = usize;
@@ -16,14 +17,6 @@ pub struct SessionRef {
     pub shard: ShardId,
     pub slot: u32,
     pub generation: u32,
-}
-
-/// A Disconnect call that has to be made for a session that is gone.
-#[derive(Debug)]
-pub struct DisconnectJob {
-    pub sid: Box<str>,
-    /// The whole RPC body.
-    pub body: Box<[u8]>,
 }
 
 /// Hashes of what one shard has; equal things have equal hashes on all shards.
@@ -43,7 +36,7 @@ pub enum ShardMessage {
     /// From the shard that took the POST, to every shard. Must not be lost: the sender waits for room.
     RemoteDisconnect(Arc<RemoteDisconnect>),
     /// From any shard to shard 0, which makes the Disconnect calls. A loss would leave a user "present" in the app.
-    Disconnect(DisconnectJob),
+    Disconnect(Farewell),
     /// From the control thread, for the gauges that count distinct things over all shards. A loss leaves them as they were.
     Survey(mpsc::Sender<Survey>),
     /// From the control thread at shutdown: accept nothing more. A second one changes nothing.
@@ -67,7 +60,7 @@ impl ShardMessage {
                 .iter()
                 .map(|publication| publication.message.len() + publication.stream.len())
                 .sum(),
-            Self::Disconnect(job) => job.body.len() + job.sid.len(),
+            Self::Disconnect(farewell) => farewell.bytes_held(),
             Self::RemoteDisconnect(command) => command.identifiers.len(),
             _ => 0,
         }

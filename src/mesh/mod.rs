@@ -7,5 +7,5 @@ mod message;
 mod permits;
 
 pub use mailbox::{INBOX_BYTES_MAX, INBOX_MESSAGES_MAX, Inbox, Mailbox, Mesh};
-pub use message::{DisconnectJob, SessionRef, ShardId, ShardMessage, Survey};
+pub use message::{SessionRef, ShardId, ShardMessage, Survey};
 pub use permits::{ConnectionLimit, Permit};

@@ -61,13 +61,28 @@ pub fn command_body(
     })
 }
 
+/// The identifiers of a session's subscriptions for [`disconnect_body`]; nothing when there are none.
+pub fn encode_subscriptions(identifiers: &[&str]) -> Box<[u8]> {
+    let mut out = Vec::new();
+    for identifier in identifiers {
+        out.push(if out.is_empty() { b'[' } else { b',' });
+        escape_into(&mut out, identifier);
+    }
+    if !out.is_empty() {
+        out.push(b']');
+    }
+    out.into()
+}
+
 /// The body of a disconnect call.
 ///
 /// `istates` names every subscription that ever had state, also those whose state is empty now. Here, unlike in a
 /// command, the value of each is JSON *text*.
+///
+/// `subscriptions` comes from [`encode_subscriptions`].
 pub fn disconnect_body(
     identifiers: &str,
-    subscriptions: &[&str],
+    subscriptions: &[u8],
     env_prefix: &str,
     cstate: &State,
     istates: &[(&str, &State)],
@@ -78,7 +93,7 @@ pub fn disconnect_body(
         .collect();
     encode_body(|body| {
         body.text("identifiers", identifiers);
-        body.texts("subscriptions", subscriptions);
+        body.encoded("subscriptions", subscriptions);
         body.env(env_prefix, cstate, |env| env.state("istate", &istates));
     })
 }
@@ -383,19 +398,12 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// A list of texts, left out when it is empty.
-    fn texts(&mut self, name: &str, values: &[&str]) {
-        let Some((first, others)) = values.split_first() else {
-            return;
-        };
-        self.name(name);
-        self.out.push(b'[');
-        escape_into(self.out, first);
-        for value in others {
-            self.out.push(b',');
-            escape_into(self.out, value);
+    /// A member that is JSON already, left out when it is empty.
+    fn encoded(&mut self, name: &str, json: &[u8]) {
+        if !json.is_empty() {
+            self.name(name);
+            self.out.extend_from_slice(json);
         }
-        self.out.push(b']');
     }
 
     /// A map, left out when it is empty.
@@ -599,7 +607,7 @@ mod tests {
         check_body(
             disconnect_body(
                 USER,
-                &[TYPING],
+                &encode_subscriptions(&[TYPING]),
                 &recorded_env(),
                 &recorded_cstate(),
                 &[(TYPING, &istate)],
@@ -608,7 +616,13 @@ mod tests {
             r#"{"identifiers":"{\"current_user\":\"Z2lkOi8vY2FtcGZpcmUvVXNlci8x\"}","subscriptions":["{\"channel\":\"TypingChannel\",\"room_id\":1}"],"env":{"url":"http://localhost:18080/cable","headers":{"REMOTE_ADDR":"127.0.0.1","cookie":"session_token=abc","origin":"http://localhost:3000"},"cstate":{"__ltags__":"[\"x\"]"},"istate":{"{\"channel\":\"TypingChannel\",\"room_id\":1}":"{\"$w\":\"typing:1\",\"count\":\"2\"}"}}}"#,
         );
         check_body(
-            disconnect_body(USER, &[ROOM], &recorded_env(), &State::default(), &[]),
+            disconnect_body(
+                USER,
+                &encode_subscriptions(&[ROOM]),
+                &recorded_env(),
+                &State::default(),
+                &[],
+            ),
             278,
             r#"{"identifiers":"{\"current_user\":\"Z2lkOi8vY2FtcGZpcmUvVXNlci8x\"}","subscriptions":["{\"channel\":\"RoomChannel\",\"room_id\":1}"],"env":{"url":"http://localhost:18080/cable","headers":{"REMOTE_ADDR":"127.0.0.1","cookie":"session_token=abc","origin":"http://localhost:3000"}}}"#,
         );
@@ -639,11 +653,17 @@ mod tests {
             r#"{"command":"subscribe","env":{"url":"u"}}"#,
         );
         check(
-            disconnect_body("", &[], env, &none, &[]),
+            disconnect_body("", &encode_subscriptions(&[]), env, &none, &[]),
             r#"{"env":{"url":"u"}}"#,
         );
         check(
-            disconnect_body("u", &["B", "A"], env, &none, &[("B", &none), ("A", &one)]),
+            disconnect_body(
+                "u",
+                &encode_subscriptions(&["B", "A"]),
+                env,
+                &none,
+                &[("B", &none), ("A", &one)],
+            ),
             r#"{"identifiers":"u","subscriptions":["B","A"],"env":{"url":"u","istate":{"A":"{\"k\":\"\\u003c\"}","B":"{}"}}}"#,
         );
     }

@@ -88,6 +88,11 @@ impl RpcShared {
         }))
     }
 
+    /// Calls that may have a slot at a time, over all shards.
+    pub fn concurrency(&self) -> usize {
+        self.concurrency
+    }
+
     /// Calls that have a slot now, over all shards (the shutdown waits for them).
     pub fn running(&self) -> usize {
         self.limiter.running()
@@ -142,17 +147,34 @@ impl RpcClient {
     /// # Cancel safety
     /// Dropping the future is how a call is cancelled: it gives the slot back, closes the connection if a request was on its
     /// way, and counts as canceled.
-    pub async fn call(
+    pub fn call(
         &self,
         method: Method,
         sid: &str,
         body: Vec<u8>,
         priority: Priority,
+    ) -> impl Future<Output = Result<Vec<u8>, RpcError>> {
+        self.call_queued(method, sid, body, priority, Instant::now())
+    }
+
+    /// As [`Self::call`], for one that has waited elsewhere since `queued`; that counts as waiting for a slot.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    ///
+    /// # Cancel safety
+    /// As [`Self::call`].
+    pub async fn call_queued(
+        &self,
+        method: Method,
+        sid: &str,
+        body: Vec<u8>,
+        priority: Priority,
+        queued: Instant,
     ) -> Result<Vec<u8>, RpcError> {
         let unfinished = Unfinished {
             observer: &*self.observer,
         };
-        let queued = Instant::now();
         let permit = self.slot(priority).await;
         let started = Instant::now();
         self.observer.waited(started - queued);

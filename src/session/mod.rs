@@ -8,10 +8,8 @@ mod state;
 mod step;
 
 pub use deadlines::{Deadlines, DueNow, Tick};
-pub use state::{SESSION_BYTES_MAX, Session, SessionSettings};
-pub use step::{
-    CallPurpose, CommandRefusal, Context, Credentials, RpcCall, SUBSCRIPTIONS_MAX, Step,
-};
+pub use state::{Farewell, SESSION_BYTES_MAX, Session, SessionSettings};
+pub use step::{CallPurpose, CommandRefusal, Context, Credentials, SUBSCRIPTIONS_MAX, Step};
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use crate::protocol::rpc;
 use crate::protocol::state::State;
 use crate::session::Deadlines;
 
@@ -24,6 +25,7 @@ pub struct SessionSettings<'a> {
 /// The streams that a locally confirmed subscription whispers to or is present in are not here: the hub keeps them as two
 /// bits ([`crate::hub::Marks`]).
 #[derive(Debug, Default)]
+#[cfg_attr(test, derive(Clone))]
 pub(super) struct AppState {
     /// Connection state.
     pub cstate: State,
@@ -62,6 +64,7 @@ impl AppState {
 
 /// One client's protocol state.
 #[derive(Debug)]
+#[cfg_attr(test, derive(Clone))]
 pub struct Session {
     /// sid, connection identifiers and RPC env, one after the other: one allocation of the exact size.
     text: Box<str>,
@@ -89,17 +92,21 @@ impl Session {
     }
 
     pub fn sid(&self) -> &str {
-        &self.text[..self.sid_bytes as usize]
+        self.texts().0
     }
 
     /// Who the user is, as Connect has said; empty before that.
     pub fn identifiers(&self) -> &str {
-        &self.text[self.sid_bytes as usize..][..self.identifiers_bytes as usize]
+        self.texts().1
     }
 
     /// The pre-encoded url and headers of the RPC env.
     pub fn env(&self) -> &str {
-        &self.text[(self.sid_bytes + self.identifiers_bytes) as usize..]
+        self.texts().2
+    }
+
+    fn texts(&self) -> (&str, &str, &str) {
+        split(&self.text, self.sid_bytes, self.identifiers_bytes)
     }
 
     pub fn is_authenticated(&self) -> bool {
@@ -118,22 +125,23 @@ impl Session {
     }
 
     pub(super) fn cstate(&self) -> &State {
-        static EMPTY: LazyLock<State> = LazyLock::new(State::default);
-        self.app_state
-            .as_ref()
-            .map_or(&EMPTY, |state| &state.cstate)
+        cstate(&self.app_state)
     }
 
     pub(super) fn istate(&self, identifier: &str) -> Option<&State> {
         self.app_state.as_ref()?.istate(identifier)
     }
 
-    /// Every identifier that ever had state, with what it has now.
-    pub(super) fn istates(&self) -> impl Iterator<Item = (&str, &State)> {
-        self.app_state
-            .iter()
-            .flat_map(|state| &state.istates)
-            .map(|(identifier, state)| (&**identifier, state))
+    /// Hands the texts and the state over; the sid stays for the log.
+    pub(super) fn part(&mut self, subscriptions: Box<[u8]>) -> Farewell {
+        let sid = self.sid().into();
+        Farewell {
+            text: std::mem::replace(&mut self.text, sid),
+            sid_bytes: self.sid_bytes,
+            identifiers_bytes: std::mem::take(&mut self.identifiers_bytes),
+            subscriptions,
+            app_state: self.app_state.take(),
+        }
     }
 
     pub(super) fn merge_cstate(&mut self, changes: &[(String, String)]) {
@@ -161,4 +169,61 @@ impl Session {
     fn app_state_mut(&mut self) -> &mut AppState {
         self.app_state.get_or_insert_default()
     }
+}
+
+/// What is left of a session until the app has been told that it is gone. It takes the session's own memory along: a copy
+/// beside the texts of the sessions that live would leave holes between them when the call has been made.
+#[derive(Debug)]
+pub struct Farewell {
+    text: Box<str>,
+    sid_bytes: u32,
+    identifiers_bytes: u32,
+    /// JSON; empty without subscriptions.
+    subscriptions: Box<[u8]>,
+    app_state: Option<Box<AppState>>,
+}
+
+impl Farewell {
+    pub fn sid(&self) -> &str {
+        self.texts().0
+    }
+
+    /// Bytes that are kept for it, without the app's state.
+    pub fn bytes_held(&self) -> usize {
+        self.text.len() + self.subscriptions.len()
+    }
+
+    /// The whole body of the Disconnect call.
+    pub fn body(&self) -> Vec<u8> {
+        let (_, identifiers, env) = self.texts();
+        let istates: Vec<(&str, &State)> = self
+            .app_state
+            .iter()
+            .flat_map(|state| &state.istates)
+            .map(|(identifier, state)| (&**identifier, state))
+            .collect();
+        rpc::disconnect_body(
+            identifiers,
+            &self.subscriptions,
+            env,
+            cstate(&self.app_state),
+            &istates,
+        )
+    }
+
+    fn texts(&self) -> (&str, &str, &str) {
+        split(&self.text, self.sid_bytes, self.identifiers_bytes)
+    }
+}
+
+/// sid, connection identifiers, env.
+fn split(text: &str, sid_bytes: u32, identifiers_bytes: u32) -> (&str, &str, &str) {
+    let (sid, rest) = text.split_at(sid_bytes as usize);
+    let (identifiers, env) = rest.split_at(identifiers_bytes as usize);
+    (sid, identifiers, env)
+}
+
+fn cstate(app_state: &Option<Box<AppState>>) -> &State {
+    static EMPTY: LazyLock<State> = LazyLock::new(State::default);
+    app_state.as_ref().map_or(&EMPTY, |state| &state.cstate)
 }

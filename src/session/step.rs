@@ -12,7 +12,7 @@ use crate::protocol::publication::{self, Publication};
 use crate::protocol::reply;
 use crate::protocol::rpc::{self, CommandResponse, ConnectResponse, RpcStatus};
 use crate::protocol::state::State;
-use crate::session::Session;
+use crate::session::{Farewell, Session};
 
 /// Channel state key of the stream that whispers go to.
 const WHISPER_KEY: &str = "$w";
@@ -27,8 +27,9 @@ pub const SUBSCRIPTIONS_MAX: usize = 4096;
 pub enum Step {
     /// Queue this text message.
     Send(Vec<u8>),
-    /// Ask the app, then feed the answer to the function that [`RpcCall::purpose`] names. Always the last step.
-    Call(RpcCall),
+    /// Ask the app what [`Session::call_body`] writes, then feed the answer to the function for this purpose. Always the last
+    /// step.
+    Call(CallPurpose),
     /// Hand this to every shard.
     Publish(Publication),
     /// The session is authenticated: it counts, it can be reached by a remote disconnect.
@@ -37,15 +38,8 @@ pub enum Step {
     Close(Close),
 }
 
-/// One request to the app.
-#[derive(Debug)]
-pub struct RpcCall {
-    pub purpose: CallPurpose,
-    /// The whole request body.
-    pub body: Vec<u8>,
-}
-
-/// What an answer is for.
+/// What the app is asked, and what its answer is for. A call that waits is no more than this: its body, most of which the
+/// session has anyway, is written when it is sent.
 #[derive(Debug)]
 pub enum CallPurpose {
     Connect,
@@ -58,6 +52,7 @@ pub enum CallPurpose {
     },
     Message {
         identifier: Box<str>,
+        data: Box<str>,
     },
 }
 
@@ -128,8 +123,7 @@ impl Session {
             let identifiers = reply::sid_identifiers(self.sid());
             self.accept_locally(context, &identifiers, steps);
         } else if context.has_rpc {
-            let body = rpc::connect_body(self.env());
-            self.call(CallPurpose::Connect, body, steps);
+            self.call(CallPurpose::Connect, steps);
         } else {
             refuse(DisconnectReason::Unauthorized, steps);
         }
@@ -273,12 +267,11 @@ impl Session {
                 steps.push(Step::Send(reply::reject_subscription(&command.identifier)));
             }
             Route::Rpc => {
-                let body = self.command_body(context, "subscribe", &command.identifier, None);
                 let purpose = CallPurpose::Subscribe {
                     identifier: command.identifier.into(),
                     history: command.history,
                 };
-                self.call(purpose, body, steps);
+                self.call(purpose, steps);
             }
         }
         Ok(())
@@ -313,11 +306,10 @@ impl Session {
         if !context.has_rpc {
             return Err(CommandRefusal::NoRpc);
         }
-        let body = self.command_body(context, "unsubscribe", &command.identifier, None);
         let purpose = CallPurpose::Unsubscribe {
             identifier: command.identifier.into(),
         };
-        self.call(purpose, body, steps);
+        self.call(purpose, steps);
         Ok(())
     }
 
@@ -333,11 +325,11 @@ impl Session {
         if !context.has_rpc {
             return Err(CommandRefusal::NoRpc);
         }
-        let body = self.command_body(context, "message", &command.identifier, Some(data));
         let purpose = CallPurpose::Message {
             identifier: command.identifier.into(),
+            data: data.as_ref().into(),
         };
-        self.call(purpose, body, steps);
+        self.call(purpose, steps);
         Ok(())
     }
 
@@ -387,7 +379,7 @@ impl Session {
                 self.merge_cstate(&response.cstate);
                 send_all(response.transmissions, steps);
             }
-            CallPurpose::Message { identifier } => {
+            CallPurpose::Message { identifier, .. } => {
                 self.apply(context, &identifier, response, steps)
             }
             CallPurpose::Connect => {}
@@ -434,55 +426,36 @@ impl Session {
     /// Turns marks into ordinary channel state, before the app changes that state or the streams.
     fn write_marks_out(&mut self, context: &mut Context<'_>, identifier: &str) {
         if let Some((marks, stream)) = context.hub.take_marks(context.slot, identifier) {
-            let changes: Vec<_> = reserved_entries(marks, &stream)
-                .map(|(key, value)| (key.to_string(), value.to_string()))
-                .collect();
-            self.merge_istate(identifier, &changes);
+            self.merge_istate(identifier, &changes(marks, &stream));
         }
     }
 
-    /// The body of the Disconnect call that is owed for this session, if one is. Source: contract/rpc.md §8.
-    pub fn disconnect_body(&self, hub: &Hub, slot: u32) -> Option<Vec<u8>> {
+    /// Ends the session: what the app must be told about it, if a Disconnect call is owed. Source: contract/rpc.md §8.
+    pub fn take_farewell(&mut self, hub: &Hub, slot: u32) -> Option<Farewell> {
         if !(self.authenticated && self.wants_disconnect) {
             return None;
         }
-        let marked: Vec<(&str, State)> = hub
-            .marked(slot)
-            .map(|(identifier, marks, stream)| {
-                (identifier, reserved_entries(marks, stream).collect())
-            })
-            .collect();
-        let istates: Vec<(&str, &State)> = self
-            .istates()
-            .chain(
-                marked
-                    .iter()
-                    .map(|(identifier, state)| (*identifier, state)),
-            )
-            .collect();
-        let subscriptions = hub.identifiers(slot);
-        Some(rpc::disconnect_body(
-            self.identifiers(),
-            &subscriptions,
-            self.env(),
-            self.cstate(),
-            &istates,
-        ))
+        for (identifier, marks, stream) in hub.marked(slot) {
+            self.merge_istate(identifier, &changes(marks, stream));
+        }
+        let subscriptions = rpc::encode_subscriptions(&hub.identifiers(slot));
+        Some(self.part(subscriptions))
     }
 
     /// Asks the app. Until the answer is there nothing is read from the client.
-    fn call(&mut self, purpose: CallPurpose, body: Vec<u8>, steps: &mut Vec<Step>) {
+    fn call(&mut self, purpose: CallPurpose, steps: &mut Vec<Step>) {
         self.deadlines.command_started();
-        steps.push(Step::Call(RpcCall { purpose, body }));
+        steps.push(Step::Call(purpose));
     }
 
-    fn command_body(
-        &self,
-        context: &Context<'_>,
-        command: &str,
-        identifier: &str,
-        data: Option<&str>,
-    ) -> Vec<u8> {
+    /// The whole request body of a call. Nothing that it is made of changes while the call is under way.
+    pub fn call_body(&self, hub: &Hub, slot: u32, purpose: &CallPurpose) -> Vec<u8> {
+        let (command, identifier, data) = match purpose {
+            CallPurpose::Connect => return rpc::connect_body(self.env()),
+            CallPurpose::Subscribe { identifier, .. } => ("subscribe", identifier, None),
+            CallPurpose::Unsubscribe { identifier } => ("unsubscribe", identifier, None),
+            CallPurpose::Message { identifier, data } => ("message", identifier, Some(&**data)),
+        };
         rpc::command_body(
             command,
             identifier,
@@ -490,7 +463,7 @@ impl Session {
             data,
             self.env(),
             self.cstate(),
-            self.channel_state(context, identifier).as_deref(),
+            self.channel_state(hub, slot, identifier).as_deref(),
         )
     }
 
@@ -500,11 +473,11 @@ impl Session {
     }
 
     /// What the app sees again of a subscription.
-    fn channel_state(&self, context: &Context<'_>, identifier: &str) -> Option<Cow<'_, State>> {
+    fn channel_state(&self, hub: &Hub, slot: u32, identifier: &str) -> Option<Cow<'_, State>> {
         if let Some(state) = self.istate(identifier) {
             return Some(Cow::Borrowed(state));
         }
-        let (marks, stream) = context.hub.marks(context.slot, identifier)?;
+        let (marks, stream) = hub.marks(slot, identifier)?;
         Some(Cow::Owned(reserved_entries(marks, stream).collect()))
     }
 
@@ -531,6 +504,13 @@ fn reserved_entries(marks: Marks, stream: &str) -> impl Iterator<Item = (&'stati
         .into_iter()
         .filter(|(_, set)| *set)
         .map(move |(key, _)| (key, stream))
+}
+
+/// Marks as the changes that turn them into channel state.
+fn changes(marks: Marks, stream: &str) -> Vec<(String, String)> {
+    reserved_entries(marks, stream)
+        .map(|(key, value)| (key.to_string(), value.to_string()))
+        .collect()
 }
 
 fn refuse(reason: DisconnectReason, steps: &mut Vec<Step>) {

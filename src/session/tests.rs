@@ -114,12 +114,10 @@ impl Scene {
                 let (stream, message) = (&whisper.stream, text(&whisper.message));
                 format!("publish {message} on {stream} except {excluded}")
             }
-            Step::Call(call) => {
-                assert!(
-                    self.call.replace(call.purpose).is_none(),
-                    "one call at a time"
-                );
-                format!("call {}", text(&call.body))
+            Step::Call(purpose) => {
+                let body = self.session.call_body(&self.hub, SLOT, &purpose);
+                assert!(self.call.replace(purpose).is_none(), "one call at a time");
+                format!("call {}", text(&body))
             }
         }
     }
@@ -174,8 +172,9 @@ impl Scene {
     }
 
     fn disconnect_body(&self) -> Option<String> {
-        let body = self.session.disconnect_body(&self.hub, SLOT)?;
-        Some(String::from_utf8(body).expect("UTF-8"))
+        let farewell = self.session.clone().take_farewell(&self.hub, SLOT)?;
+        assert_eq!(farewell.sid(), SID);
+        Some(String::from_utf8(farewell.body()).expect("UTF-8"))
     }
 
     fn disconnect_json(&self) -> Value {

@@ -11,20 +11,21 @@ use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use crate::mesh::{DisconnectJob, ShardId};
+use crate::mesh::ShardId;
 use crate::protocol::rpc::{RpcStatus, decode_disconnect_response};
 use crate::rpc::{Method, Priority};
+use crate::session::Farewell;
 use crate::shard::Shard;
 use crate::shard::signal::Signal;
 
 /// Calls that may wait, beyond `--disconnect_backlog_size`: there the sessions of the reference wait with all their
-/// memory; here it is the call's body alone. At this bound a call is given up, counted and logged.
+/// memory; here it is their texts alone. At this bound a call is given up, counted and logged.
 pub const DISCONNECT_JOBS_MAX: usize = 1 << 18;
 
 /// Calls that wait to be made.
 #[derive(Default)]
 pub struct DisconnectQueue {
-    jobs: RefCell<VecDeque<DisconnectJob>>,
+    jobs: RefCell<VecDeque<Farewell>>,
     /// Calls whose answer has not come.
     running: Cell<usize>,
     /// Something was queued, or a call has ended.
@@ -40,7 +41,7 @@ struct Drain {
 
 impl DisconnectQueue {
     /// Adds a call. At [`DISCONNECT_JOBS_MAX`] it is given up.
-    pub fn push(&self, shard: &Shard, job: DisconnectJob) {
+    pub fn push(&self, shard: &Shard, job: Farewell) {
         let counters = shard.counters();
         let mut jobs = self.jobs.borrow_mut();
         if jobs.len() >= DISCONNECT_JOBS_MAX {
@@ -48,7 +49,7 @@ impl DisconnectQueue {
             tracing::error!(
                 context = "disconnector",
                 shard = shard.id,
-                sid = &*job.sid,
+                sid = job.sid(),
                 waiting = jobs.len(),
                 "the disconnect queue is full, the app is not told that this session is gone"
             );
@@ -73,7 +74,7 @@ impl DisconnectQueue {
         self.changed.notify();
     }
 
-    fn pop(&self, shard: &Shard) -> Option<DisconnectJob> {
+    fn pop(&self, shard: &Shard) -> Option<Farewell> {
         let mut jobs = self.jobs.borrow_mut();
         let job = jobs.pop_front()?;
         shard
@@ -169,19 +170,19 @@ async fn drain(shard: &Rc<Shard>) {
     let _ = done.send(shard.id);
 }
 
-fn start(shard: &Rc<Shard>, job: DisconnectJob, priority: Priority) {
+fn start(shard: &Rc<Shard>, job: Farewell, priority: Priority) {
     let running = &shard.disconnects.running;
     running.set(running.get() + 1);
     monoio::spawn(call(Rc::clone(shard), job, priority));
 }
 
-async fn call(shard: Rc<Shard>, job: DisconnectJob, priority: Priority) {
+async fn call(shard: Rc<Shard>, job: Farewell, priority: Priority) {
     let queue = &shard.disconnects;
     let counters = shard.counters();
     counters.rpc_call_total.add(1);
     if let Some(rpc) = &shard.rpc {
         let result = rpc
-            .call(Method::Disconnect, &job.sid, job.body.into_vec(), priority)
+            .call(Method::Disconnect, job.sid(), job.body(), priority)
             .await;
         let failure = match result {
             Ok(body) => match decode_disconnect_response(&body) {
@@ -200,14 +201,14 @@ async fn call(shard: Rc<Shard>, job: DisconnectJob, priority: Priority) {
         match failure {
             Some(error) => tracing::error!(
                 context = "node",
-                sid = &*job.sid,
+                sid = job.sid(),
                 shard = shard.id,
                 error,
                 "controller disconnect failed"
             ),
             None => tracing::debug!(
                 context = "node",
-                sid = &*job.sid,
+                sid = job.sid(),
                 shard = shard.id,
                 "controller disconnect succeeded"
             ),

@@ -3,6 +3,7 @@
 //! The tasks of a shard share it as `Rc<Shard>`. State is borrowed for one turn and never across an await.
 
 mod accept;
+mod calls;
 mod disconnects;
 pub mod front;
 mod http_phase;
@@ -20,7 +21,6 @@ mod timers;
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -32,19 +32,19 @@ use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder};
 use rustls::ServerConfig;
 
 use crate::config::Config;
-use crate::mesh::{Inbox, Mesh, SessionRef, ShardId, ShardMessage};
+use crate::mesh::{Inbox, Mesh, ShardId, ShardMessage};
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::net::{Driver, Listener, ReactorWake, Timeouts};
 use crate::os;
 use crate::reactor::Reactor;
-use crate::rpc::{Method, Priority, RpcClient, RpcError, RpcObserver, RpcShared};
-use crate::session::{CallPurpose, RpcCall};
+use crate::rpc::{RpcClient, RpcObserver, RpcShared};
+use crate::shard::calls::CallQueue;
 use crate::shard::disconnects::DisconnectQueue;
 use crate::shard::front::{Front, ListenerSetup};
 use crate::shard::publishing::Whispers;
 use crate::shard::reclaim::Reclaim;
 use crate::shard::sessions::{Action, Sessions};
-use crate::shard::signal::{Signal, unless};
+use crate::shard::signal::Signal;
 
 /// Everything a shard is given when its thread starts.
 pub struct ShardSetup {
@@ -79,6 +79,7 @@ pub struct Shard {
     pub timeouts: Rc<Timeouts>,
     inbox: Inbox,
     sessions: RefCell<Sessions>,
+    calls: CallQueue,
     disconnects: DisconnectQueue,
     whispers: Whispers,
     /// HTTP requests whose head has come and whose answer has not been written.
@@ -149,6 +150,7 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
         metrics: Arc::clone(&setup.metrics),
         shard: setup.id,
     });
+    let concurrency = setup.rpc.as_ref().map_or(1, |rpc| rpc.concurrency());
     let shard = Rc::new(Shard {
         id: setup.id,
         sessions: RefCell::new(Sessions::new(
@@ -168,6 +170,7 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
         tls: setup.tls,
         timeouts,
         inbox: setup.inbox,
+        calls: CallQueue::new(concurrency),
         disconnects: DisconnectQueue::default(),
         whispers: Whispers::default(),
         requests: Cell::new(0),
@@ -295,12 +298,8 @@ impl Shard {
     fn perform(self: &Rc<Self>, action: Action) {
         let shard = Rc::clone(self);
         match action {
-            Action::Call {
-                session,
-                call: asked,
-                sid,
-                canceled,
-            } => drop(monoio::spawn(call(shard, session, asked, sid, canceled))),
+            Action::Call(call) => self.calls.push(self, call),
+            Action::Canceled(handle) => self.calls.on_canceled(self, &handle),
             Action::Publish(publication) => self.whispers.send(self, publication),
             Action::Disconnect(job) if self.id == 0 => self.disconnects.push(self, job),
             Action::Disconnect(job) => {
@@ -317,31 +316,6 @@ impl Shard {
             }
         }
     }
-}
-
-/// Asks the app for a session, unless that goes away first, and brings the answer back to it.
-async fn call(
-    shard: Rc<Shard>,
-    session: SessionRef,
-    call: RpcCall,
-    sid: Box<str>,
-    canceled: Rc<Signal>,
-) {
-    let RpcCall { purpose, body } = call;
-    let method = match purpose {
-        CallPurpose::Connect => Method::Connect,
-        _ => Method::Command,
-    };
-    let result = match &shard.rpc {
-        Some(rpc) => {
-            let answer = pin!(rpc.call(method, &sid, body, Priority::Live));
-            unless(pin!(canceled.notified()), answer).await
-        }
-        // A session asks for a call only when RPC is configured.
-        None => None,
-    };
-    let result = result.unwrap_or(Err(RpcError::Canceled));
-    shard.turn(|sessions| sessions.on_call_result(session, purpose, result));
 }
 
 /// An HTTP request under way.
@@ -450,8 +424,8 @@ mod tests {
 
     /// Thousands of these wait at once when everybody reconnects.
     #[test]
-    fn tasks_that_wait_are_small() {
-        assert!(future_bytes(call) <= 576);
+    fn what_waits_is_small() {
+        assert!(size_of::<calls::Call>() <= 112);
         assert!(future_bytes(http_phase::serve) <= 1152);
     }
 }

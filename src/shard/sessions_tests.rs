@@ -3,9 +3,7 @@
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::pin::pin;
 use std::sync::{Arc, mpsc};
-use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use ahash::RandomState;
@@ -20,10 +18,10 @@ use crate::protocol::publication::{Publication, RemoteDisconnect};
 use crate::reactor::Reactor;
 use crate::rpc::RpcError;
 use crate::session::{CallPurpose, Credentials};
+use crate::shard::calls;
 use crate::shard::outbox::{BATCH_DELIVERIES_MAX, BATCH_FRAME_BYTES_MAX};
 use crate::shard::sessions::FLUSHES_PER_TURN_MAX;
 use crate::shard::sessions::{Action, NewConnection, Sessions};
-use crate::shard::signal::Signal;
 use crate::shard::timers::TICK;
 use crate::wire::deflate::Inflater;
 
@@ -233,21 +231,29 @@ impl Bench {
 
     /// The next call to the app; waits for the client's command when there is none yet.
     fn call(&mut self) -> Call {
-        self.until("action", |bench| !bench.actions.is_empty());
+        self.until("action", |bench| {
+            let told = |action: &Action| !matches!(action, Action::Canceled(_));
+            bench.actions.iter().any(told)
+        });
+        self.actions
+            .retain(|action| !matches!(action, Action::Canceled(_)));
         match self.actions.pop_front() {
-            Some(Action::Call {
-                session,
-                call,
-                sid,
-                canceled,
-            }) => Call {
-                session,
-                purpose: call.purpose,
-                body: serde_json::from_slice(&call.body).expect("JSON"),
-                sid,
-                canceled,
-            },
+            Some(Action::Call(call)) => self.asked(call),
             _ => panic!("{}: the next action is no call", self.driver),
+        }
+    }
+
+    fn asked(&self, call: calls::Call) -> Call {
+        let (sid, body) = self
+            .sessions
+            .call_request(call.session, &call.purpose)
+            .expect("the session lives");
+        Call {
+            session: call.session,
+            purpose: call.purpose,
+            body: serde_json::from_slice(&body).expect("JSON"),
+            sid,
+            handle: call.handle,
         }
     }
 
@@ -261,9 +267,10 @@ impl Bench {
 
     /// The sids that a Disconnect call is owed for.
     fn disconnect_jobs(&mut self) -> Vec<String> {
-        let sids = self.actions.drain(..).map(|action| match action {
-            Action::Disconnect(job) => job.sid.to_string(),
-            Action::Call { .. } => panic!("a call"),
+        let sids = self.actions.drain(..).filter_map(|action| match action {
+            Action::Disconnect(farewell) => Some(farewell.sid().to_string()),
+            Action::Canceled(_) => None,
+            Action::Call(_) => panic!("a call"),
             Action::Publish(_) => panic!("a publication"),
         });
         sids.collect()
@@ -299,16 +306,12 @@ struct Call {
     purpose: CallPurpose,
     body: Value,
     sid: Box<str>,
-    canceled: std::rc::Rc<Signal>,
+    handle: std::rc::Rc<calls::CallHandle>,
 }
 
 impl Call {
     fn is_canceled(&self) -> bool {
-        let mut context = Context::from_waker(Waker::noop());
-        pin!(self.canceled.notified())
-            .as_mut()
-            .poll(&mut context)
-            .is_ready()
+        self.handle.is_canceled()
     }
 }
 
@@ -1611,18 +1614,14 @@ impl Crowd {
     fn sort(&mut self, bench: &mut Bench) {
         for action in bench.actions.drain(..) {
             match action {
-                Action::Call {
-                    session,
-                    call,
-                    sid,
-                    canceled,
-                } => self.calls.push(Call {
-                    session,
+                Action::Call(call) => self.calls.push(Call {
+                    session: call.session,
                     purpose: call.purpose,
                     body: Value::Null,
-                    sid,
-                    canceled,
+                    sid: Box::default(),
+                    handle: call.handle,
                 }),
+                Action::Canceled(_) => {}
                 Action::Disconnect(_) => self.disconnect_calls += 1,
                 Action::Publish(_) => panic!("nobody whispers"),
             }

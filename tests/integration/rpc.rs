@@ -307,6 +307,25 @@ on_both_drivers! {
         stage.server.wait_for_metric("rpc_pending_num", 0);
     }
 
+    fn calls_whose_clients_have_left_are_not_made(driver: Driver) {
+        const LEAVE: usize = 150;
+        let stage = Stage::with(driver, &["--rpc_concurrency=1", "--cores=1"]);
+        let gate = Gate::new();
+        stage.rails.on_connect(Answer::welcome(CURRENT_USER, &[WELCOME]).behind(&gate));
+        let mut clients: Vec<Cable> = (0..LEAVE + 10).map(|_| Cable::to(&stage.server).open()).collect();
+        stage.server.wait_for_metric("rpc_pending_num", LEAVE as i64 + 9);
+        drop(clients.drain(5..LEAVE + 5));
+        stage.server.wait_for_metric("rpc_pending_num", 9);
+        assert_eq!(stage.server.metric("rpc_canceled_total"), LEAVE as i64);
+        gate.open();
+        for client in &mut clients {
+            assert_eq!(client.next_text(), WELCOME);
+        }
+        assert_eq!(stage.rails.calls_to("connect").len(), 10);
+        assert_eq!(stage.rails.parallel_calls_max(), 1);
+        stage.server.wait_for_metric("rpc_pending_num", 0);
+    }
+
     fn non_positive_concurrency_falls_back_to_the_default_with_a_warning(driver: Driver) {
         let stage = Stage::with(driver, &["--rpc_concurrency=0"]);
         stage.server.wait_for_log(&["WRN", "RPC concurrency must be positive, reverted to the default value"]);

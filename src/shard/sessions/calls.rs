@@ -2,6 +2,7 @@
 
 use std::fmt::Debug;
 use std::rc::Rc;
+use std::time::Instant;
 
 use super::{Action, Cause, PendingCall, Sessions, identity_hash};
 use crate::config::RpcEndpoint;
@@ -12,8 +13,8 @@ use crate::protocol::rpc::{
     decode_connect_response,
 };
 use crate::rpc::RpcError;
-use crate::session::{CallPurpose, Context, RpcCall, Session, Step};
-use crate::shard::signal::Signal;
+use crate::session::{CallPurpose, Context, Session, Step};
+use crate::shard::calls::{Call, CallHandle};
 
 impl Sessions {
     /// Lets the session decide, then obeys its steps.
@@ -42,7 +43,7 @@ impl Sessions {
     pub(super) fn obey(&mut self, slot: u32, step: Step) {
         match step {
             Step::Send(text) => self.send_text(slot, text),
-            Step::Call(call) => self.start_call(slot, call),
+            Step::Call(purpose) => self.start_call(slot, purpose),
             Step::Publish(publication) => self.actions.push(Action::Publish(publication)),
             Step::Register => self.register(slot),
             Step::Close(close) => {
@@ -69,23 +70,37 @@ impl Sessions {
         self.counters().clients_num.add(1);
     }
 
-    pub(super) fn start_call(&mut self, slot: u32, call: RpcCall) {
-        if matches!(call.purpose, CallPurpose::Connect) {
+    pub(super) fn start_call(&mut self, slot: u32, purpose: CallPurpose) {
+        if matches!(purpose, CallPurpose::Connect) {
             self.counters().rpc_call_total.add(1);
         }
         let session = self.session_ref(slot);
-        let connection = &mut self.connections[slot as usize];
-        let canceled = Rc::new(Signal::default());
-        connection.call = Some(Box::new(PendingCall {
-            canceled: Rc::clone(&canceled),
+        let handle = Rc::new(CallHandle::default());
+        self.connections[slot as usize].call = Some(Box::new(PendingCall {
+            handle: Rc::clone(&handle),
             unread: Vec::new(),
         }));
-        self.actions.push(Action::Call {
+        self.actions.push(Action::Call(Call {
             session,
-            call,
-            sid: connection.session.sid().into(),
-            canceled,
-        });
+            purpose,
+            handle,
+            queued: Instant::now(),
+        }));
+    }
+
+    /// What to send for a call: the sid and the whole body; `None` when its session has ended.
+    pub fn call_request(
+        &self,
+        session: SessionRef,
+        purpose: &CallPurpose,
+    ) -> Option<(Box<str>, Vec<u8>)> {
+        let connection = self.connections.get(session.slot as usize)?;
+        if connection.generation != session.generation || !connection.is_open() {
+            return None;
+        }
+        let protocol = &connection.session;
+        let body = protocol.call_body(&self.hub, session.slot, purpose);
+        Some((protocol.sid().into(), body))
     }
 
     /// The answer of a call, or why there is none.

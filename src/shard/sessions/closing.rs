@@ -7,7 +7,7 @@ use std::sync::mpsc;
 
 use super::frames::message_frame;
 use super::{Action, Cause, Life, Sessions, identity_hash};
-use crate::mesh::{DisconnectJob, ShardId};
+use crate::mesh::ShardId;
 use crate::metrics::{Counter, ShardMetrics};
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::publication::RemoteDisconnect;
@@ -114,13 +114,11 @@ impl Sessions {
         let connection = &mut self.connections[slot as usize];
         connection.life = Life::Closing;
         if let Some(call) = connection.call.take() {
-            call.canceled.notify();
+            call.handle.cancel();
+            self.actions.push(Action::Canceled(call.handle));
         }
-        if let Some(body) = connection.session.disconnect_body(&self.hub, slot) {
-            self.actions.push(Action::Disconnect(DisconnectJob {
-                sid: connection.session.sid().into(),
-                body: body.into(),
-            }));
+        if let Some(farewell) = connection.session.take_farewell(&self.hub, slot) {
+            self.actions.push(Action::Disconnect(farewell));
         }
         let registered = std::mem::take(&mut connection.registered);
         self.hub.remove_session(slot);

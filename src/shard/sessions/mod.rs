@@ -29,14 +29,14 @@ use slab::Slab;
 
 use crate::config::{Config, PingPrecision};
 use crate::hub::Hub;
-use crate::mesh::{DisconnectJob, Permit, SessionRef, ShardId, Survey};
+use crate::mesh::{Permit, SessionRef, ShardId, Survey};
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::net::tls::TlsSession;
 use crate::protocol::publication::Publication;
 use crate::reactor::{Reactor, Readiness, Token};
-use crate::session::{Credentials, RpcCall, Session, Step, Tick};
+use crate::session::{Credentials, Farewell, Session, Step, Tick};
+use crate::shard::calls::{Call, CallHandle};
 use crate::shard::outbox::{Batch, BatchList, Outbox};
-use crate::shard::signal::Signal;
 use crate::shard::timers::{TICK, TimerWheel};
 use crate::wire::deflate::Deflater;
 use crate::wire::message::{MessageDecoder, MessageLimits};
@@ -74,21 +74,18 @@ pub struct NewConnection {
 /// What the shard has to do after a turn, in order.
 pub enum Action {
     /// Make this call, then bring the answer to [`Sessions::on_call_result`].
-    Call {
-        session: SessionRef,
-        call: RpcCall,
-        sid: Box<str>,
-        canceled: Rc<Signal>,
-    },
+    Call(Call),
+    /// The session of this call has ended.
+    Canceled(Rc<CallHandle>),
     /// Hand this to every shard.
     Publish(Publication),
     /// Put this into the disconnect queue.
-    Disconnect(DisconnectJob),
+    Disconnect(Farewell),
 }
 
 /// A call under way, and what the client has sent behind the command that made it.
 struct PendingCall {
-    canceled: Rc<Signal>,
+    handle: Rc<CallHandle>,
     unread: Vec<u8>,
 }
 

@@ -1,0 +1,152 @@
+//! The calls to the app that sessions of this shard wait for.
+//!
+//! Twice as many as the app's limit allows are tasks, each with its body and its timers: those that have a slot of the limiter
+//! of the process, and as many that stand in its queue, so that a slot that becomes free always finds a live call waiting
+//! before it goes to a Disconnect call. The others wait here, first come, first served, and are no more than what they ask: after a restart of the
+//! app everybody's calls wait at once, and the memory of so many tasks would stay as holes between what lives longer.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Instant;
+
+use crate::mesh::SessionRef;
+use crate::rpc::{Method, Priority, RpcError};
+use crate::session::CallPurpose;
+use crate::shard::Shard;
+use crate::shard::signal::{Signal, unless};
+
+/// Cancelled calls that may lie among the waiting ones before they are looked for; beyond that they are at most half.
+const CANCELED_KEPT: usize = 64;
+
+/// What a session and its call know of each other.
+#[derive(Default)]
+pub struct CallHandle {
+    canceled: Cell<bool>,
+    cancellation: Signal,
+    /// The call is in the queue and no task yet.
+    waits: Cell<bool>,
+}
+
+impl CallHandle {
+    /// The session has ended: nobody waits for the answer.
+    pub fn cancel(&self) {
+        self.canceled.set(true);
+        self.cancellation.notify();
+    }
+
+    pub fn is_canceled(&self) -> bool {
+        self.canceled.get()
+    }
+}
+
+/// A call that has to be made.
+pub struct Call {
+    pub session: SessionRef,
+    pub purpose: CallPurpose,
+    pub handle: Rc<CallHandle>,
+    pub queued: Instant,
+}
+
+/// One shard's calls.
+pub struct CallQueue {
+    waiting: RefCell<VecDeque<Call>>,
+    /// Cancelled ones among the waiting.
+    canceled: Cell<usize>,
+    /// Tasks that make calls.
+    tasks: Cell<usize>,
+    tasks_max: usize,
+}
+
+/// Tasks for each slot of the limiter: one call that has it and one that waits for it.
+const TASKS_PER_SLOT: usize = 2;
+
+impl CallQueue {
+    /// For a limit of `slots` calls at a time.
+    pub fn new(slots: usize) -> Self {
+        Self {
+            waiting: RefCell::default(),
+            canceled: Cell::new(0),
+            tasks: Cell::new(0),
+            tasks_max: slots * TASKS_PER_SLOT,
+        }
+    }
+
+    /// Makes a call as soon as its turn comes.
+    pub fn push(&self, shard: &Rc<Shard>, call: Call) {
+        if self.tasks.get() < self.tasks_max {
+            self.tasks.set(self.tasks.get() + 1);
+            monoio::spawn(work(Rc::clone(shard), call));
+            return;
+        }
+        call.handle.waits.set(true);
+        shard.counters().rpc_pending_num.add(1);
+        self.waiting.borrow_mut().push_back(call);
+    }
+
+    /// Notes that a call's session has ended.
+    pub fn on_canceled(&self, shard: &Shard, handle: &CallHandle) {
+        if !handle.waits.take() {
+            return;
+        }
+        let counters = shard.counters();
+        counters.rpc_pending_num.sub(1);
+        counters.rpc_canceled_total.add(1);
+        self.canceled.set(self.canceled.get() + 1);
+        let mut waiting = self.waiting.borrow_mut();
+        if self.canceled.get() > CANCELED_KEPT.max(waiting.len() / 2) {
+            waiting.retain(|call| !call.handle.is_canceled());
+            self.canceled.set(0);
+        }
+    }
+
+    fn pop(&self, shard: &Shard) -> Option<Call> {
+        let mut waiting = self.waiting.borrow_mut();
+        while let Some(call) = waiting.pop_front() {
+            if waiting.is_empty() {
+                waiting.shrink_to_fit();
+            }
+            if call.handle.is_canceled() {
+                self.canceled.set(self.canceled.get() - 1);
+                continue;
+            }
+            call.handle.waits.set(false);
+            shard.counters().rpc_pending_num.sub(1);
+            return Some(call);
+        }
+        None
+    }
+}
+
+/// Makes one call after the other while some wait.
+async fn work(shard: Rc<Shard>, first: Call) {
+    let mut next = Some(first);
+    while let Some(call) = next {
+        make(&shard, call).await;
+        next = shard.calls.pop(&shard);
+    }
+    shard.calls.tasks.set(shard.calls.tasks.get() - 1);
+}
+
+async fn make(shard: &Rc<Shard>, call: Call) {
+    let Call {
+        session,
+        purpose,
+        handle,
+        queued,
+    } = call;
+    let asked = shard.sessions.borrow().call_request(session, &purpose);
+    // A session asks for a call only when RPC is configured; one that has ended meanwhile waits for nothing.
+    let (Some(rpc), Some((sid, body))) = (&shard.rpc, asked) else {
+        return;
+    };
+    let method = match purpose {
+        CallPurpose::Connect => Method::Connect,
+        _ => Method::Command,
+    };
+    let answer = pin!(rpc.call_queued(method, &sid, body, Priority::Live, queued));
+    let result = unless(pin!(handle.cancellation.notified()), answer).await;
+    let result = result.unwrap_or(Err(RpcError::Canceled));
+    shard.turn(|sessions| sessions.on_call_result(session, purpose, result));
+}
