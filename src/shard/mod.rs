@@ -345,12 +345,21 @@ impl Stop {
         }
     }
 
+    /// A task that waits for something else as well comes by here for each of its wake-ups, for months: it has one place.
     async fn wait(&self) {
+        let mut place = None;
         poll_fn(|context| {
             if self.stopped.get() {
                 return Poll::Ready(());
             }
-            self.wakers.borrow_mut().push(context.waker().clone());
+            let mut wakers = self.wakers.borrow_mut();
+            match place {
+                Some(place) => wakers[place] = context.waker().clone(),
+                None => {
+                    place = Some(wakers.len());
+                    wakers.push(context.waker().clone());
+                }
+            }
             Poll::Pending
         })
         .await;
@@ -415,7 +424,23 @@ impl RpcObserver for RpcMetrics {
 
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+    use std::task::Context;
+
     use super::*;
+
+    #[test]
+    fn a_task_that_waits_to_be_stopped_is_noted_once() {
+        let stop = Stop::default();
+        let mut waiting = pin!(stop.wait());
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..100 {
+            assert!(waiting.as_mut().poll(&mut context).is_pending());
+        }
+        assert_eq!(stop.wakers.borrow().len(), 1);
+        stop.stop();
+        assert!(waiting.as_mut().poll(&mut context).is_ready());
+    }
 
     /// Of the future that a function of five arguments returns.
     fn future_bytes<A, B, C, D, E, F>(_: fn(A, B, C, D, E) -> F) -> usize {
