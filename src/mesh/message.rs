@@ -36,7 +36,7 @@ pub enum ShardMessage {
     /// From the shard that took the POST, to every shard. Must not be lost: the sender waits for room.
     RemoteDisconnect(Arc<RemoteDisconnect>),
     /// From any shard to shard 0, which makes the Disconnect calls. A loss would leave a user "present" in the app.
-    Disconnect(Farewell),
+    Disconnect(Box<Farewell>),
     /// From the control thread, for the gauges that count distinct things over all shards. A loss leaves them as they were.
     Survey(mpsc::Sender<Survey>),
     /// From the control thread at shutdown: accept nothing more. A second one changes nothing.

@@ -48,7 +48,7 @@ fn take(shard: &Rc<Shard>, sessions: &mut Sessions, message: ShardMessage) {
             }
         }
         ShardMessage::RemoteDisconnect(command) => sessions.remote_disconnect(&command),
-        ShardMessage::Disconnect(job) => shard.disconnects.push(shard, job),
+        ShardMessage::Disconnect(job) => shard.disconnects.push(shard, *job),
         // The control thread may have given up waiting for either.
         ShardMessage::Survey(reply) => drop(reply.send(sessions.survey())),
         ShardMessage::StopAccepting => shard.accept_stop.stop(),

@@ -303,7 +303,7 @@ impl Shard {
             Action::Publish(publication) => self.whispers.send(self, publication),
             Action::Disconnect(job) if self.id == 0 => self.disconnects.push(self, job),
             Action::Disconnect(job) => {
-                let message = ShardMessage::Disconnect(job);
+                let message = ShardMessage::Disconnect(Box::new(job));
                 if let Err(message) = self.mesh.mailbox(0).try_send(message) {
                     self.forwarding.set(self.forwarding.get() + 1);
                     monoio::spawn(async move {
