@@ -793,7 +793,7 @@ mod tests {
             Verdict::Ok,
             "unlimited (CAP_IPC_LOCK)",
         );
-        // A million pings of 6.1 µs every 3 s keep 2.03 CPUs busy.
+        // A million pings of 9.7 µs every 3 s keep 3.23 CPUs busy.
         check("cpus", |facts| facts.cpus = 3, Warn, "3");
         check("cpus", |facts| facts.cpus = 4, Verdict::Ok, "4");
     }
