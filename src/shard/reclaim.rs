@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::metrics::ShardMetrics;
 
 /// How often a shard looks whether something may have been freed.
-pub const RECLAIM_INTERVAL: Duration = Duration::from_secs(5);
+pub const RECLAIM_INTERVAL: Duration = Duration::from_secs(2);
 /// Looks after the last event: one marks what is free, the next one gives it back.
 const LOOKS: u32 = 2;
 
