@@ -5,12 +5,14 @@
 //! kernel says it would block or the read was short. The shard owns the reactor; nobody else calls it.
 
 mod epoll;
+mod sender;
 mod uring;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 pub use epoll::EpollReactor;
+pub use sender::Outgoing;
 pub use uring::{UringReactor, probe};
 
 /// Names one life of one slot of the session table; packed into the kernel's user data.
@@ -110,6 +112,23 @@ impl Reactor {
         match self {
             Self::Uring(reactor) => reactor.remove(token, write_watched),
             Self::Epoll(reactor) => reactor.remove(socket),
+        }
+    }
+
+    /// True when [`Self::send_all`] is there: many messages cost less that way than by send(2).
+    pub fn sends_in_bulk(&self) -> bool {
+        matches!(self, Self::Uring(reactor) if reactor.sender().is_some())
+    }
+
+    /// Sends each message as far as its socket takes it now; see [`sender::Sender::send_all`] for `results`. Without
+    /// [`Self::sends_in_bulk`] nothing is sent and every result says `-ECANCELED`.
+    pub fn send_all(&mut self, messages: &[Outgoing<'_>], results: &mut Vec<i32>) {
+        let sent = match self {
+            Self::Uring(reactor) => reactor.send_all(messages, results),
+            Self::Epoll(_) => false,
+        };
+        if !sent {
+            results.resize(messages.len(), -libc::ECANCELED);
         }
     }
 

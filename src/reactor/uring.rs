@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
+use super::sender::{Outgoing, Sender};
 use super::{GENERATION_MASK, HARVEST_EVENTS_MAX, ReactorCounts, Readiness, Token};
 
 /// Requests that can wait to be handed to the kernel; a full queue is flushed at once.
@@ -29,6 +30,8 @@ const KIND_CANCEL: u64 = 2;
 /// One ring and what came out of it that is not readiness.
 pub struct UringReactor {
     ring: IoUring,
+    /// `None`: memory for one more ring was refused, or the ring has broken.
+    sender: Option<Sender>,
     ended: Vec<Token>,
     counts: ReactorCounts,
 }
@@ -72,6 +75,7 @@ impl UringReactor {
             })?;
         Ok(Self {
             ring,
+            sender: Sender::new().ok(),
             ended: Vec::new(),
             counts: ReactorCounts::default(),
         })
@@ -176,6 +180,22 @@ impl UringReactor {
                 _ => Err(error),
             },
         }
+    }
+
+    pub(super) fn sender(&self) -> Option<&Sender> {
+        self.sender.as_ref()
+    }
+
+    /// False: nothing more can be sent in bulk, and `results` may be short.
+    pub(super) fn send_all(&mut self, messages: &[Outgoing<'_>], results: &mut Vec<i32>) -> bool {
+        let Some(sender) = &mut self.sender else {
+            results.clear();
+            return false;
+        };
+        if sender.send_all(messages, results).is_err() {
+            self.sender = None;
+        }
+        true
     }
 
     pub(super) fn take_ended(&mut self) -> Vec<Token> {

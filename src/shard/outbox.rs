@@ -278,6 +278,11 @@ impl Batch {
         self.dirty.is_empty()
     }
 
+    /// Slots that wait for a write.
+    pub fn dirty_len(&self) -> usize {
+        self.dirty.len()
+    }
+
     /// The next slot to write. It may have been emptied, or used by another session, since it was noted.
     pub fn next_dirty(&mut self) -> Option<u32> {
         self.dirty.pop_front()
@@ -331,6 +336,28 @@ impl Batch {
         } else {
             self.write_many(list, socket)?
         };
+        Ok(self.account(list, bytes, offered, more))
+    }
+
+    /// The only frame of a list; `None` when there are more, or none.
+    pub fn single(&self, list: BatchList) -> Option<&Frame> {
+        let node = self.nodes.get(list.first as usize)?;
+        (list.first == list.last).then(|| &self.frames[node.frame as usize])
+    }
+
+    /// What became of a [`Self::single`] frame of which the kernel took `bytes`.
+    pub fn account_single(&self, list: BatchList, bytes: usize) -> (Written, Option<Outbox>) {
+        let offered = self.single(list).map_or(0, |frame| frame.bytes.len());
+        self.account(list, bytes, offered, false)
+    }
+
+    fn account(
+        &self,
+        list: BatchList,
+        bytes: usize,
+        offered: usize,
+        more: bool,
+    ) -> (Written, Option<Outbox>) {
         let mut written = Written {
             bytes,
             blocked: bytes < offered,
@@ -338,13 +365,13 @@ impl Batch {
         };
         if !written.blocked && !more {
             self.frames_of(list).for_each(|frame| written.count(frame));
-            return Ok((written, None));
+            return (written, None);
         }
         let mut outbox = Outbox::default();
         self.frames_of(list)
             .for_each(|frame| outbox.push(frame.clone()));
         outbox.consume(bytes, &mut written);
-        Ok((written, Some(outbox)))
+        (written, Some(outbox))
     }
 
     /// The usual case, without an array to be filled. Returns bytes written, bytes offered, and that there is no more.

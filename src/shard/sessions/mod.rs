@@ -181,6 +181,9 @@ pub struct Sessions {
     plain_buffer: Vec<u8>,
     inflate_buffer: Vec<u8>,
     deflater: Deflater,
+    /// Sessions that get one frame in this turn, and what the kernel said.
+    singles: Vec<(u32, BatchList)>,
+    send_results: Vec<i32>,
     due: Vec<u32>,
     slow: Vec<u32>,
     steps: Vec<Step>,
@@ -227,6 +230,8 @@ impl Sessions {
             plain_buffer: Vec::new(),
             inflate_buffer: Vec::new(),
             deflater: Deflater::new(),
+            singles: Vec::new(),
+            send_results: Vec::new(),
             due: Vec::new(),
             slow: Vec::new(),
             steps: Vec::new(),

@@ -1,5 +1,6 @@
 //! From a text or a publication to the socket: queueing, fan-out, flushing, slow clients.
 
+use std::io;
 use std::os::fd::AsFd;
 
 use super::frames::{GroupFrames, message_frame};
@@ -7,10 +8,13 @@ use super::{Cause, Connection, Life, Sessions};
 use crate::metrics::ShardMetrics;
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::publication::Publication;
+use crate::reactor::Outgoing;
 use crate::shard::outbox::{BatchList, Frame, FrameKind, Outbox, Written};
 
 /// Sessions written in one turn at most: about 3 ms of writes.
 pub const FLUSHES_PER_TURN_MAX: usize = 512;
+/// Waiting sessions from which on a bulk of sends is worth its set-up.
+const BULK_SENDS_MIN: usize = 8;
 
 impl Sessions {
     pub(super) fn send_text(&mut self, slot: u32, text: Vec<u8>) {
@@ -82,12 +86,25 @@ impl Sessions {
     /// Writes what the batch has for some sessions: a turn stays short however many wait. The others keep their place, and
     /// what is published until their turn comes is gathered into the same write.
     pub(super) fn flush_some(&mut self) {
+        let mut singles = std::mem::take(&mut self.singles);
+        let in_bulk = self.reactor.sends_in_bulk() && self.batch.dirty_len() >= BULK_SENDS_MIN;
         for _ in 0..FLUSHES_PER_TURN_MAX {
-            match self.batch.next_dirty() {
-                Some(slot) => self.flush_slot(slot),
-                None => break,
+            let Some(slot) = self.batch.next_dirty() else {
+                break;
+            };
+            let single = if in_bulk {
+                self.take_single(slot)
+            } else {
+                None
+            };
+            match single {
+                Some(list) => singles.push((slot, list)),
+                None => self.flush_slot(slot),
             }
         }
+        self.send_singles(&singles);
+        singles.clear();
+        self.singles = singles;
         if self.batch.is_empty() {
             self.batch.finish();
         }
@@ -95,10 +112,48 @@ impl Sessions {
 
     /// Writes what the batch has for each session.
     fn flush_all(&mut self) {
-        while let Some(slot) = self.batch.next_dirty() {
-            self.flush_slot(slot);
+        while !self.batch.is_empty() {
+            self.flush_some();
         }
-        self.batch.finish();
+    }
+
+    /// The list of a session that gets one frame, which nothing stands before.
+    fn take_single(&mut self, slot: u32) -> Option<BatchList> {
+        let connection = self.connections.get_mut(slot as usize)?;
+        let plain = connection.tls.is_none() && connection.outbox.is_none();
+        if !plain || self.batch.single(connection.deliveries).is_none() {
+            return None;
+        }
+        Some(std::mem::take(&mut connection.deliveries))
+    }
+
+    /// Sends one frame to each of many sessions with few system calls.
+    fn send_singles(&mut self, singles: &[(u32, BatchList)]) {
+        if singles.is_empty() {
+            return;
+        }
+        let messages: Vec<Outgoing> = singles
+            .iter()
+            .filter_map(|&(slot, list)| {
+                Some(Outgoing {
+                    socket: self.connections[slot as usize].socket.as_fd(),
+                    bytes: &self.batch.single(list)?.bytes,
+                })
+            })
+            .collect();
+        let mut results = std::mem::take(&mut self.send_results);
+        self.reactor.send_all(&messages, &mut results);
+        self.counters().writes_total.add(messages.len() as u64);
+        for (&(slot, list), &result) in singles.iter().zip(&results) {
+            let taken = match result {
+                0.. => Ok(result as usize),
+                _ if [libc::EAGAIN, libc::EINTR].contains(&-result) => Ok(0),
+                _ => Err(io::Error::from_raw_os_error(-result)),
+            };
+            let written = taken.map(|bytes| self.batch.account_single(list, bytes));
+            self.on_written(slot, written);
+        }
+        self.send_results = results;
     }
 
     /// True while sessions wait for [`Self::flush_some`].
@@ -107,7 +162,6 @@ impl Sessions {
     }
 
     pub(super) fn flush_slot(&mut self, slot: u32) {
-        let deadline = self.write_deadline;
         let Some(connection) = self.connections.get_mut(slot as usize) else {
             return;
         };
@@ -130,10 +184,18 @@ impl Sessions {
             return;
         }
         counters.writes_total.add(1);
-        match self
+        let written = self
             .batch
-            .write(&mut connection.deliveries, &connection.socket)
-        {
+            .write(&mut connection.deliveries, &connection.socket);
+        self.on_written(slot, written);
+    }
+
+    /// The first write of a session's deliveries is done; what the kernel did not take becomes its outbox.
+    fn on_written(&mut self, slot: u32, written: io::Result<(Written, Option<Outbox>)>) {
+        let deadline = self.write_deadline;
+        let counters = &self.metrics.shards[self.shard];
+        let connection = &mut self.connections[slot as usize];
+        match written {
             Ok((written, None)) => {
                 count_written(counters, &written);
                 if connection.life == Life::Closing {
