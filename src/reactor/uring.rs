@@ -41,7 +41,7 @@ pub struct UringReactor {
 /// # Errors
 /// The kernel's refusal: EPERM (seccomp, sysctl), ENOSYS (podman, emulation), ENOMEM (memlock).
 pub fn probe() -> io::Result<()> {
-    let mut reactor = UringReactor::new()?;
+    let mut reactor = UringReactor::without_sender()?;
     // SAFETY: a no-op refers to no memory.
     unsafe {
         reactor.push(
@@ -62,6 +62,13 @@ impl UringReactor {
     /// # Errors
     /// The kernel's refusal.
     pub fn new() -> io::Result<Self> {
+        let mut reactor = Self::without_sender()?;
+        reactor.sender = Sender::new().ok();
+        Ok(reactor)
+    }
+
+    /// A reactor that sends nothing.
+    fn without_sender() -> io::Result<Self> {
         let ring = IoUring::builder()
             .setup_cqsize(COMPLETION_ENTRIES)
             .setup_single_issuer()
@@ -75,7 +82,7 @@ impl UringReactor {
             })?;
         Ok(Self {
             ring,
-            sender: Sender::new().ok(),
+            sender: None,
             ended: Vec::new(),
             counts: ReactorCounts::default(),
         })

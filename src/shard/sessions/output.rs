@@ -156,7 +156,7 @@ impl Sessions {
         self.send_results = results;
     }
 
-    /// True while sessions wait for [`Self::flush_some`].
+    /// True while sessions wait for a write that a turn had no time for.
     pub fn has_unflushed(&self) -> bool {
         !self.batch.is_empty()
     }
