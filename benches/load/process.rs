@@ -34,7 +34,7 @@ pub fn memory(pid: u32) -> Memory {
             * 1024
     };
     Memory {
-        private_bytes: bytes("Private_Clean:") + bytes("Private_Dirty:"),
+        private_bytes: bytes("Private_Dirty:"),
         rss_bytes: bytes("Rss:"),
     }
 }
