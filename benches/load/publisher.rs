@@ -25,8 +25,8 @@ pub fn stream_name(stream: u32) -> String {
 
 /// One connection to the broadcast endpoint.
 pub struct Publisher {
-    socket: TcpStream,
-    host: String,
+    address: SocketAddrV4,
+    socket: Option<TcpStream>,
     /// The request that is sent, built anew each time without a new allocation.
     request: Vec<u8>,
     body: String,
@@ -34,15 +34,11 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    pub fn connect(address: SocketAddrV4) -> Self {
-        let socket = TcpStream::connect(address).expect("the broadcast endpoint takes connections");
-        socket.set_nodelay(true).expect("TCP has the option");
-        socket
-            .set_read_timeout(Some(ANSWER_PATIENCE))
-            .expect("a timeout above 0");
+    /// Connects with the first publication: a server closes a connection that sends nothing for some seconds.
+    pub fn new(address: SocketAddrV4) -> Self {
         Self {
-            socket,
-            host: address.to_string(),
+            address,
+            socket: None,
             request: Vec::new(),
             body: String::new(),
             message: String::new(),
@@ -74,11 +70,13 @@ impl Publisher {
         let _ = write!(
             self.request,
             "POST /_broadcast HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{}",
-            self.host,
+            self.address,
             self.body.len(),
             self.body
         );
+        let address = self.address;
         self.socket
+            .get_or_insert_with(|| connect(address))
             .write_all(&self.request)
             .expect("the broadcast endpoint takes the request");
     }
@@ -88,11 +86,11 @@ impl Publisher {
     /// # Panics
     /// When it is not 201: what was published is not known then.
     pub fn wait_taken(&mut self) {
+        let socket = self.socket.as_mut().expect("a publication was sent");
         let mut answer = [0; 1024];
         let mut filled = 0;
         while !answer[..filled].ends_with(b"\r\n\r\n") {
-            let bytes = self
-                .socket
+            let bytes = socket
                 .read(&mut answer[filled..])
                 .expect("an answer in time");
             assert!(bytes > 0, "the broadcast endpoint closed the connection");
@@ -104,6 +102,15 @@ impl Publisher {
             "a publication was answered with {head}"
         );
     }
+}
+
+fn connect(address: SocketAddrV4) -> TcpStream {
+    let socket = TcpStream::connect(address).expect("the broadcast endpoint takes connections");
+    socket.set_nodelay(true).expect("TCP has the option");
+    socket
+        .set_read_timeout(Some(ANSWER_PATIENCE))
+        .expect("a timeout above 0");
+    socket
 }
 
 impl Outlet for Publisher {

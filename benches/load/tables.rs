@@ -126,11 +126,12 @@ fn measured_on(scenario: &str, stored: &Stored) -> String {
     ) + "Median (min–max) of the runs.\n"
 }
 
-/// What was measured on what, and one table: a row for each figure, a column for each server.
+/// What was measured on what, and one table that folds away: a row for each figure, a column for each server.
 fn markdown(scenario: &str, stored: &Stored) -> String {
     let servers = distinct(stored.rows.iter().map(|row| &row.server));
     let mut text = measured_on(scenario, stored);
-    let _ = write!(text, "\n| case | figure | {} |\n", servers.join(" | "));
+    text.push_str("\n<details><summary>All figures</summary>\n\n");
+    let _ = writeln!(text, "| case | figure | {} |", servers.join(" | "));
     let _ = writeln!(text, "| --- | --- |{}", " --- |".repeat(servers.len()));
     for case in distinct(stored.rows.iter().map(|row| &row.case)) {
         let of_case = || stored.rows.iter().filter(|row| row.case == case);
@@ -158,6 +159,6 @@ fn markdown(scenario: &str, stored: &Stored) -> String {
             text.push('\n');
         }
     }
-    text.push('\n');
+    text.push_str("\n</details>\n\n");
     text
 }

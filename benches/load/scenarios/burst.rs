@@ -107,10 +107,10 @@ fn measure_server(options: &Options, target: &Target, one_write_each: f64, repor
     drive.set_payload(options.payload_bytes.unwrap_or(PAYLOAD_BYTES));
     let mut crowd = Crowd(
         (0..PUBLISHERS)
-            .map(|_| Publisher::connect(peer.broadcast_address))
+            .map(|_| Publisher::new(peer.broadcast_address))
             .collect(),
     );
-    let mut single = Publisher::connect(peer.broadcast_address);
+    let mut single = Publisher::new(peer.broadcast_address);
     let outlets: [(&str, &mut dyn Outlet, usize); 2] = [
         (CASE_PUBLISHERS, &mut crowd, PUBLISHERS),
         (CASE_BATCHES, &mut single, BATCH),

@@ -81,7 +81,7 @@ fn measure(options: &Options, target: &Target, report: &mut Report) -> Vec<Sampl
     plan.cpus = target.client_cpus();
     plan.joins_late = true;
     let mut fleet = Fleet::start(&plan);
-    let mut publisher = Publisher::connect(peer.broadcast_address);
+    let mut publisher = Publisher::new(peer.broadcast_address);
     fleet.connect_all(POPULATION, PATIENCE);
 
     let begun = Instant::now();

@@ -186,7 +186,7 @@ fn measure(options: &Options, group: &[Case], report: &mut Report) {
         });
         for (peer, drive) in &mut driven {
             // A server may close a connection on which nothing comes.
-            let mut publisher = Publisher::connect(peer.broadcast_address);
+            let mut publisher = Publisher::new(peer.broadcast_address);
             let outcome = pace(drive, case, &mut publisher, options, peer.pid());
             outcome.tell(report, peer.name, &case.name, true);
             tell_ratios(report, peer.name, case, &outcome, &limits);

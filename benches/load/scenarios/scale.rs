@@ -147,7 +147,7 @@ fn measure_cores(options: &Options, target: &Target, case: &str, report: &mut Re
     fleet.connect_all(listeners, PATIENCE);
     let mut drive = Drive::new(&fleet, listeners, 1);
     drive.set_payload(MESSAGE_BYTES);
-    let mut publisher = Publisher::connect(peer.broadcast_address);
+    let mut publisher = Publisher::new(peer.broadcast_address);
     let outcome = drive.closed_loop(&mut publisher, (WINDOW, 1), time, peer.pid());
     outcome.tell(report, target.name, case, true);
 }

@@ -90,7 +90,7 @@ fn measure(options: &Options, target: &Target, report: &mut Report) {
     let (fleet, stalled) = (fleet_of(clients), fleet_of(STALLED));
     let mut drive = Drive::new(&fleet, clients, 1);
     drive.set_payload(options.payload_bytes.unwrap_or(PAYLOAD_BYTES));
-    let mut publisher = Publisher::connect(peer.broadcast_address);
+    let mut publisher = Publisher::new(peer.broadcast_address);
     let mut publish = |time: Duration| {
         publish_for(
             time,
