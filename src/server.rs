@@ -157,6 +157,10 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
         elapsed_ms = started.elapsed().as_millis() as u64,
         "ringcable is ready"
     );
+    // The app may well start after this server: nothing waits for it. The demo's own app is there for sure.
+    if rpc.is_some() && demo.is_none() {
+        mesh.mailbox(0).send_blocking(ShardMessage::CheckRpc);
+    }
     control_loop(&config, &metrics, &mesh, &control)
 }
 

@@ -276,6 +276,50 @@ fn a_large_answer_is_read_whole_and_one_over_the_limit_is_refused() {
 }
 
 #[test]
+fn the_check_is_a_connect_without_a_body_that_leaves_no_trace() {
+    on_both_drivers(async || {
+        let app = App::start(|request| match request.number {
+            0 if request.text.ends_with("\r\n\r\n") => {
+                Reply::Send("HTTP/1.1 422 X\r\nContent-Length: 18\r\n\r\nEmpty request body".into())
+            }
+            _ => Reply::Send(OK.into()),
+        });
+        let shard = Shard::new(&config(&format!("{}/_anycable", app.url())));
+        // Many more than the breaker takes before it opens would count.
+        for _ in 0..20 {
+            shard.client.check().await;
+        }
+        assert_eq!(shard.counts(), Counts::default());
+        let request = &app.requests()[0].text;
+        assert!(
+            request.starts_with("POST /_anycable/connect HTTP/1.1\r\n")
+                && request.contains("\r\nContent-Length: 0\r\n")
+                && request.contains("\r\nX-Anycable-Meta-Sid: ringcable-check\r\n")
+                && request.ends_with("\r\n\r\n"),
+            "{request}"
+        );
+        // Each had a connection of its own, and none is kept for calls.
+        shard.call().await.expect("an answer");
+        assert_eq!(app.connections(), (0..21).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_failed_check_fails_no_call() {
+    on_both_drivers(async || {
+        let app = App::start(|request| match request.text.ends_with("\r\n\r\n") {
+            true => Reply::SendAndClose(String::new()),
+            false => Reply::Send(OK.into()),
+        });
+        let shard = Shard::new(&config(&app.url()));
+        for _ in 0..20 {
+            shard.client.check().await;
+        }
+        assert_eq!(shard.call().await.expect("no breaker is open"), STATUS_1);
+    });
+}
+
+#[test]
 fn only_status_200_is_a_success_and_no_other_is_tried_again() {
     on_both_drivers(async || {
         for expected in [201, 204, 302, 400, 401, 404, 422, 500, 503] {
@@ -306,6 +350,7 @@ fn only_status_200_is_a_success_and_no_other_is_tried_again() {
                 shard.counts(),
                 Counts {
                     errors: 2,
+                    unauthorized: if expected == 401 { 2 } else { 0 },
                     ran: 2,
                     ..Counts::default()
                 }
@@ -673,6 +718,7 @@ struct Counts {
     retries: u32,
     timeouts: u32,
     errors: u32,
+    unauthorized: u32,
     canceled: u32,
     pending_max: i64,
     ran: u32,
@@ -693,6 +739,9 @@ impl RpcObserver for Observer {
     }
     fn error(&self) {
         self.counts.borrow_mut().errors += 1;
+    }
+    fn unauthorized(&self) {
+        self.counts.borrow_mut().unauthorized += 1;
     }
     fn canceled(&self) {
         self.counts.borrow_mut().canceled += 1;

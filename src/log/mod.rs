@@ -6,6 +6,7 @@
 
 mod local_time;
 mod record;
+mod sparse;
 
 use std::io::{IsTerminal, Write};
 use std::sync::LazyLock;
@@ -16,6 +17,7 @@ use tracing::span;
 use tracing::{Event, Level, Metadata, Subscriber};
 
 pub use local_time::{LocalTime, local_time};
+pub use sparse::{Admitted, SPARSE_INTERVAL, Sparse};
 
 use crate::config::{LogConfig, LogFormat, LogLevel};
 use record::{Header, JsonRecord, TextRecord};

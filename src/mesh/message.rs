@@ -39,6 +39,8 @@ pub enum ShardMessage {
     Disconnect(Box<Farewell>),
     /// From the control thread, for the gauges that count distinct things over all shards. A loss leaves them as they were.
     Survey(mpsc::Sender<Survey>),
+    /// From the control thread, to shard 0 when all shards serve: ask the app once whether calls can work, and log it.
+    CheckRpc,
     /// From the control thread at shutdown: accept nothing more. A second one changes nothing.
     StopAccepting,
     /// From the control thread at shutdown: tell every session, close it, answer when the last socket is closed.

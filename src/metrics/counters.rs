@@ -129,6 +129,8 @@ pub struct ShardMetrics {
     pub upgrades_total: Counter,
     /// Upgrade requests that got a 4xx.
     pub upgrade_refused_total: Counter,
+    /// Calls that the app answered with 401.
+    pub rpc_unauthorized_total: Counter,
 
     /// Sessions closed because the client left (close frame, end of stream or reset).
     pub closed_client_total: Counter,

@@ -261,6 +261,11 @@ const OWN: &[Family] = &[
         &m.upgrade_refused_total
     }),
     counter(
+        "rpc_unauthorized_total",
+        "RPC calls whose token the app refused",
+        |m| &m.rpc_unauthorized_total,
+    ),
+    counter(
         "deliveries_total",
         "Frames of publications put into outboxes",
         |m| &m.deliveries_total,

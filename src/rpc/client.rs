@@ -17,11 +17,14 @@ use rustls::{ClientConfig, pki_types::ServerName};
 
 use super::{
     Method, Priority, RpcObserver,
+    advice::{TokenSource, Trouble, diagnose},
     breaker::{Admission, Breaker, BreakerChange},
     connection::{Connection, ExchangeError},
     error::{ConnectFailure, RpcError, StartError, TlsFailure, TransportError},
+    health::Health,
     limiter::{Limiter, Permit},
     pool::Pool,
+    probe::{Finding, PROBE_SID, judge},
     resolver::Resolver,
     response::Response,
     target::{RpcTarget, UrlError, without_secrets},
@@ -36,12 +39,16 @@ use crate::{
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 /// Longest pause, reached only when the command limit is switched off.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(60);
+/// Longest time for the check at the start; less where calls have less.
+const PROBE_TIMEOUT_MAX: Duration = Duration::from_secs(10);
 
 /// What all shards have in common.
 pub struct RpcShared {
     target: RpcTarget,
     limiter: Arc<Limiter>,
     breaker: Breaker,
+    health: Health,
+    token_source: TokenSource,
     resolver: Arc<Resolver>,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     concurrency: usize,
@@ -79,6 +86,12 @@ impl RpcShared {
         Ok(Arc::new(RpcShared {
             limiter: Limiter::new(config.concurrency),
             breaker: Breaker::new(Instant::now()),
+            health: Health::default(),
+            token_source: match (token, config.token_derived) {
+                (None, _) => TokenSource::Absent,
+                (Some(_), true) => TokenSource::Secret,
+                (Some(_), false) => TokenSource::Own,
+            },
             resolver: Resolver::new(&target.host, target.port),
             tls,
             concurrency: config.concurrency.max(1),
@@ -185,10 +198,100 @@ impl RpcClient {
         drop(permit);
         unfinished.finish();
         self.observer.ran(started.elapsed());
-        if result.is_err() {
-            self.observer.error();
+        match &result {
+            Ok(_) => self.note_success(method),
+            Err(error) => self.note_failure(method, error),
         }
         result
+    }
+
+    /// Asks the app once whether calls can work, and logs what it finds. One request on a connection of its own, outside of the
+    /// limiter and the breaker: it keeps no client waiting, and no client's call fails because of it.
+    pub async fn check(&self) {
+        let result = self.probe().await;
+        let url = self.shared.display_url(Method::Connect);
+        match judge(&result, &url, self.shared.token_source) {
+            Finding::Good(text) | Finding::Answers(text) => {
+                tracing::info!(context = "rpc", "RPC check: {text}");
+            }
+            Finding::Trouble(diagnosis) => {
+                let health = &self.shared.health;
+                health.check_failed(diagnosis.trouble, Instant::now());
+                let hope = if diagnosis.may_pass {
+                    "; every call of a client tries again"
+                } else {
+                    ""
+                };
+                tracing::warn!(context = "rpc", "RPC check: {}{hope}", diagnosis.text);
+            }
+        }
+    }
+
+    /// The status of the app's answer to the check.
+    async fn probe(&self) -> Result<u16, RpcError> {
+        let shared = &self.shared;
+        let request = shared.target.request(Method::Connect, PROBE_SID, b"");
+        let limits = [shared.request_timeout, shared.command_timeout];
+        let limit = limits
+            .into_iter()
+            .flatten()
+            .fold(PROBE_TIMEOUT_MAX, Duration::min);
+        let exchange = pin!(async {
+            let deadline = Instant::now() + limit;
+            let mut connection = self.open(Some(deadline)).await?;
+            connection.exchange(&request).await
+        });
+        let url = || shared.display_url(Method::Connect);
+        Err(match self.timeouts.within(limit, exchange).await {
+            Some(Ok(response)) => return Ok(response.status),
+            Some(Err(ExchangeError::Bad(cause))) => RpcError::BadResponse { url: url(), cause },
+            Some(Err(ExchangeError::Tls(cause))) => RpcError::Tls { url: url(), cause },
+            Some(Err(ExchangeError::NothingReceived(cause) | ExchangeError::Transport(cause))) => {
+                RpcError::Unreachable {
+                    url: url(),
+                    attempts: 1,
+                    cause,
+                }
+            }
+            None => RpcError::Timeout { url: url(), limit },
+        })
+    }
+
+    fn note_success(&self, method: Method) {
+        let health = &self.shared.health;
+        if !health.is_troubled() {
+            return;
+        }
+        if let Some(recovery) = health.call_succeeded(Instant::now()) {
+            tracing::info!(
+                context = "rpc",
+                failed_calls = recovery.failed_calls,
+                seconds = recovery.lasted.as_secs(),
+                "RPC calls work: {} answers",
+                self.shared.display_url(method)
+            );
+        }
+    }
+
+    fn note_failure(&self, method: Method, error: &RpcError) {
+        self.observer.error();
+        let shared = &self.shared;
+        let url = shared.display_url(method);
+        let Some(diagnosis) = diagnose(error, &url, shared.token_source) else {
+            return;
+        };
+        if diagnosis.trouble == Trouble::Unauthorized {
+            self.observer.unauthorized();
+        }
+        let health = &shared.health;
+        if let Some(admitted) = health.call_failed(diagnosis.trouble, Instant::now()) {
+            tracing::warn!(
+                context = "rpc",
+                left_out = admitted.left_out(),
+                "RPC calls fail: {}",
+                diagnosis.text
+            );
+        }
     }
 
     async fn slot(&self, priority: Priority) -> Permit {

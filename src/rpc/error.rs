@@ -14,7 +14,7 @@ use super::{response::RPC_RESPONSE_BYTES_MAX, target::UrlError};
 #[derive(Debug, Error)]
 pub enum RpcError {
     /// No HTTP answer came back, in any attempt.
-    #[error("could not reach {url}: {cause} ({attempts} attempts)")]
+    #[error("could not reach {url}: {cause}{}", attempts_made(*.attempts))]
     Unreachable {
         /// The request URL.
         url: String,
@@ -61,11 +61,19 @@ pub enum RpcError {
     },
 }
 
-/// Tells the operator where to look for the three answers that mean a wrong setting.
+fn attempts_made(attempts: u32) -> String {
+    match attempts {
+        1 => String::new(),
+        _ => format!(" ({attempts} attempts)"),
+    }
+}
+
+/// Tells the operator where to look for the answers that mean a wrong setting; [`super::advice`] says more, once for many
+/// calls.
 fn status_hint(status: u16) -> &'static str {
     match status {
         300..=399 => " (redirects are not followed: check rpc_host)",
-        401 => " (check that the app has the same http_rpc_secret or secret)",
+        401 => " (the secrets differ: the app must have the same secret or http_rpc_secret)",
         404 => " (check the path of rpc_host)",
         _ => "",
     }

@@ -7,12 +7,15 @@
 //!
 //! Source: `contract/rpc.md` §1–§3, §5, §7.
 
+mod advice;
 mod breaker;
 mod client;
 mod connection;
 mod error;
+mod health;
 mod limiter;
 mod pool;
+mod probe;
 mod resolver;
 mod response;
 mod target;
@@ -57,6 +60,8 @@ pub trait RpcObserver {
     fn timeout(&self);
     /// A call ended with an [`RpcError`] (`rpc_error_total`). A timeout is reported here too.
     fn error(&self);
+    /// The app refused the token of a call (`ringcable_rpc_unauthorized_total`). Reported beside [`Self::error`].
+    fn unauthorized(&self);
     /// A call was dropped before it ended (`rpc_canceled_total`).
     fn canceled(&self);
     /// The number of calls that wait for a slot changed by `delta` (`rpc_pending_num`).

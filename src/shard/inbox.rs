@@ -51,6 +51,11 @@ fn take(shard: &Rc<Shard>, sessions: &mut Sessions, message: ShardMessage) {
         ShardMessage::Disconnect(job) => shard.disconnects.push(shard, *job),
         // The control thread may have given up waiting for either.
         ShardMessage::Survey(reply) => drop(reply.send(sessions.survey())),
+        ShardMessage::CheckRpc => {
+            if let Some(rpc) = shard.rpc.clone() {
+                monoio::spawn(async move { rpc.check().await });
+            }
+        }
         ShardMessage::StopAccepting => shard.accept_stop.stop(),
         ShardMessage::CloseSessions(done) => sessions.close_all(done),
         ShardMessage::FinishDisconnects {

@@ -405,6 +405,10 @@ impl RpcObserver for RpcMetrics {
         self.counters().rpc_error_total.add(1);
     }
 
+    fn unauthorized(&self) {
+        self.counters().rpc_unauthorized_total.add(1);
+    }
+
     fn canceled(&self) {
         self.counters().rpc_canceled_total.add(1);
     }

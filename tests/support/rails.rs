@@ -284,8 +284,12 @@ struct Shared {
     token: Option<String>,
     authority: String,
     rules: Mutex<Vec<Arc<Rule>>>,
+    check_answer: Mutex<Answer>,
     state: Mutex<State>,
     changed: Condvar,
+    /// Accepted; names them in `State::open`.
+    sockets: AtomicUsize,
+    /// Those that carried a call.
     connections_opened: AtomicUsize,
 }
 
@@ -296,6 +300,8 @@ struct State {
     running: usize,
     running_max: usize,
     open: HashMap<usize, TcpStream>,
+    /// Checks that servers made at their start; they are no calls.
+    checks: usize,
     /// Calls are checked and counted but not kept: for load tests.
     forgetful: bool,
     begun: usize,
@@ -319,8 +325,10 @@ impl Rails {
             token: token.map(str::to_owned),
             authority: address.to_string(),
             rules: Mutex::new(Vec::new()),
+            check_answer: Mutex::new(Answer::status(422, "Empty request body")),
             state: Mutex::default(),
             changed: Condvar::new(),
+            sockets: AtomicUsize::new(0),
             connections_opened: AtomicUsize::new(0),
         });
         let rails = Self {
@@ -348,6 +356,11 @@ impl Rails {
 
     pub fn on_connect(&self, answer: Answer) {
         self.on(move |call| (call.method == "connect").then(|| answer.clone()));
+    }
+
+    /// The answer to the check at the start of a server. By default that of the Ruby side when path and token are right.
+    pub fn on_check(&self, answer: Answer) {
+        *self.shared.check_answer.lock().expect("not poisoned") = answer;
     }
 
     pub fn on_disconnect(&self, answer: Answer) {
@@ -458,6 +471,12 @@ impl Rails {
         self.shared.state().running
     }
 
+    /// How many servers have checked this app at their start.
+    pub fn checks(&self) -> usize {
+        self.shared.state().checks
+    }
+
+    /// Connections that carried a call.
     pub fn connections_opened(&self) -> usize {
         self.shared.connections_opened.load(Ordering::SeqCst)
     }
@@ -537,22 +556,35 @@ fn bind(address: SocketAddr) -> Socket {
 fn accept(listener: &Socket, shared: &Arc<Shared>) {
     while let Ok((socket, _)) = listener.accept() {
         let stream = TcpStream::from(socket);
-        let number = shared.connections_opened.fetch_add(1, Ordering::SeqCst);
+        let number = shared.sockets.fetch_add(1, Ordering::SeqCst);
         let shared = Arc::clone(shared);
         thread::spawn(move || {
             let Ok(copy) = stream.try_clone() else { return };
             shared.state().open.insert(number, copy);
             // An error here is the far end's end of the connection.
-            let _ended = serve(&stream, number, &shared);
+            let _ended = serve(&stream, &shared);
             shared.state().open.remove(&number);
         });
     }
 }
 
-fn serve(stream: &TcpStream, connection: usize, shared: &Shared) -> io::Result<()> {
+fn serve(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream);
+    let mut connection = None;
     while let Some(request) = read_request(&mut reader)? {
+        if request.is_check() {
+            let answer = shared.note_check(&request);
+            hold(stream, &answer)?;
+            let (bytes, keep) = answer.reply.encode();
+            (&*stream).write_all(&bytes)?;
+            if !keep {
+                return stream.shutdown(Shutdown::Both);
+            }
+            continue;
+        }
+        let connection = *connection
+            .get_or_insert_with(|| shared.connections_opened.fetch_add(1, Ordering::SeqCst));
         let call = shared.begin(request, connection);
         let answer = shared.answer(&call);
         let aborted = !hold(stream, &answer)?;
@@ -606,6 +638,11 @@ impl Request {
             .iter()
             .find(|(key, _)| key.eq_ignore_ascii_case(name))
             .map(|(_, value)| value.as_str())
+    }
+
+    /// The check that a server makes at its start: a Connect without a body.
+    fn is_check(&self) -> bool {
+        self.body.is_empty() && self.header("x-anycable-meta-sid") == Some("ringcable-check")
     }
 }
 
@@ -710,6 +747,17 @@ impl Shared {
         self.state
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// A check must be like a call in everything but its body.
+    fn note_check(&self, request: &Request) -> Answer {
+        let violations = self.check_request(request, "connect");
+        let mut state = self.state();
+        state.violations.extend(violations);
+        state.checks += 1;
+        drop(state);
+        self.changed.notify_all();
+        self.check_answer.lock().expect("not poisoned").clone()
     }
 
     fn begin(&self, request: Request, connection: usize) -> Call {

@@ -61,6 +61,8 @@ pub enum Call<'a> {
     Connect(&'a str),
     Command(&'a str),
     Disconnect,
+    /// A Connect without a body: ringcable's check at its start.
+    Check,
 }
 
 /// Whether a call has arrived.
@@ -100,6 +102,7 @@ impl<'a> Call<'a> {
         }
         match path {
             _ if body.len() > length => Parsed::Wrong,
+            "/connect" if body.is_empty() => Parsed::Whole(Self::Check),
             "/connect" => Parsed::Whole(Self::Connect(body)),
             "/command" => Parsed::Whole(Self::Command(body)),
             "/disconnect" => Parsed::Whole(Self::Disconnect),
@@ -109,13 +112,18 @@ impl<'a> Call<'a> {
 
     /// Writes the whole HTTP answer.
     pub fn answer_into(&self, answer: &mut Vec<u8>) {
-        let body = match self {
-            Self::Connect(body) => connect_answer(body),
-            Self::Command(body) => command_answer(body),
-            Self::Disconnect => r#"{"status":1}"#.to_owned(),
+        let (status, body) = match self {
+            Self::Connect(body) => ("200 OK", connect_answer(body)),
+            Self::Command(body) => ("200 OK", command_answer(body)),
+            Self::Disconnect => ("200 OK", r#"{"status":1}"#.to_owned()),
+            Self::Check => ("422 Unprocessable Content", "Empty request body".to_owned()),
         };
-        let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length:";
-        let _ = write!(answer, "{head} {}\r\n\r\n{body}", body.len());
+        let head = "Content-Type: application/json\r\nContent-Length:";
+        let _ = write!(
+            answer,
+            "HTTP/1.1 {status}\r\n{head} {}\r\n\r\n{body}",
+            body.len()
+        );
     }
 }
 

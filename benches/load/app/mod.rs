@@ -278,12 +278,15 @@ impl Desk {
                 return self.close(slot);
             }
         };
-        match call {
-            Call::Connect(_) => &self.counts.connects,
-            Call::Command(_) => &self.counts.commands,
-            Call::Disconnect => &self.counts.disconnects,
+        let count = match call {
+            Call::Connect(_) => Some(&self.counts.connects),
+            Call::Command(_) => Some(&self.counts.commands),
+            Call::Disconnect => Some(&self.counts.disconnects),
+            Call::Check => None,
+        };
+        if let Some(count) = count {
+            count.fetch_add(1, Relaxed);
         }
-        .fetch_add(1, Relaxed);
         caller.answer.clear();
         call.answer_into(&mut caller.answer);
         caller.unfinished.clear();

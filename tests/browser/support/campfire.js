@@ -159,6 +159,10 @@ export class Campfire {
 
   async #answerRpc(request, response, kind) {
     const text = await bodyOf(request);
+    // ringcable's check at its start: a Connect without a body, to which the Ruby side says this.
+    if (kind === "connect" && text === "" && request.headers.authorization === `Bearer ${derivedKey("rpc-cable")}`) {
+      return response.writeHead(422).end("Empty request body");
+    }
     const refusal = this.#refusal(request, kind, text);
     if (refusal) {
       this.violations.push(`${request.method} ${request.url}: ${refusal.why}`);
