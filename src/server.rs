@@ -200,9 +200,10 @@ fn listen(config: &mut Config, shards: usize) -> Result<Vec<Vec<ListenerSetup>>,
 
 fn refused(tls: bool, endpoint: &Endpoint, features: Features, source: io::Error) -> StartError {
     let hint = match source.kind() {
-        io::ErrorKind::AddrInUse => format!(
-            "; another process listens on port {}: stop it or choose another port",
-            endpoint.port
+        io::ErrorKind::AddrInUse => startup::port_taken(
+            endpoint.port,
+            startup::port_option(features),
+            os::port_owner::find(&endpoint.host, endpoint.port).as_ref(),
         ),
         io::ErrorKind::PermissionDenied => {
             "; ports below 1024 need the capability CAP_NET_BIND_SERVICE".to_string()

@@ -6,7 +6,8 @@ use std::process;
 use crate::config::{Config, RpcEndpoint};
 use crate::demo::DemoApp;
 use crate::driver::Choice;
-use crate::os::limits::DESCRIPTORS_RESERVED;
+use crate::os::limits::{DESCRIPTORS_RESERVED, HOW_TO_RAISE};
+use crate::os::port_owner::PortOwner;
 use crate::shard::front::Features;
 
 /// What a URL in the log looks like: the host as configured.
@@ -24,6 +25,31 @@ pub fn listener_name(features: Features) -> &'static str {
         } => "broadcasting HTTP",
         Features { api: true, .. } => "API HTTP",
         _ => "metrics HTTP",
+    }
+}
+
+/// The option that moves a listener to another port.
+pub fn port_option(features: Features) -> &'static str {
+    match features {
+        Features { main: true, .. } => "--port",
+        Features {
+            broadcast: true, ..
+        } => "--http_broadcast_port",
+        Features { api: true, .. } => "--api_port",
+        _ => "--metrics_port",
+    }
+}
+
+/// What to add to "address already in use": by whom, if that can be known, and what to do.
+pub fn port_taken(port: u16, option: &str, owner: Option<&PortOwner>) -> String {
+    match owner {
+        Some(PortOwner { pid, program }) => format!(
+            "; port {port} belongs to {program} (pid {pid}): stop it, or choose another port with {option}"
+        ),
+        None => format!(
+            "; another process listens on port {port} (sudo ss -ltnp 'sport = :{port}' says which): stop it, or choose \
+             another port with {option}"
+        ),
     }
 }
 
@@ -53,7 +79,7 @@ pub fn banner(config: &Config, open_files: u64, shards: usize) {
 }
 
 /// A server that cannot hold this many connections deserves a warning.
-const CONNECTIONS_EXPECTED: usize = 1000;
+const CONNECTIONS_EXPECTED: u64 = 1000;
 
 /// What is served where, and how.
 pub fn configuration(config: &Config, choice: &Choice, open_files: u64) {
@@ -64,18 +90,34 @@ pub fn configuration(config: &Config, choice: &Choice, open_files: u64) {
         choice.driver.as_str(),
         choice.reason,
     );
-    let wanted = config.server.connections_max.max(CONNECTIONS_EXPECTED) as u64;
-    if connections < wanted {
-        tracing::warn!(
-            "the limit on open files ({open_files}) allows {connections} connections, fewer than {wanted}: raise it \
-             (ulimit -n, LimitNOFILE= in systemd, --ulimit nofile= in Docker)"
-        );
+    if let Some(warning) = too_few_files(open_files, config.server.connections_max as u64) {
+        tracing::warn!("{warning}");
     }
     authentication(config);
     tracing::info!("Using no-op (legacy) broker");
     broadcasting(config);
     rpc(config);
     endpoints(config);
+}
+
+/// What to say when the limit on open files is lower than `connections_max` (`--max-conn`, 0 = no limit) needs.
+fn too_few_files(open_files: u64, connections_max: u64) -> Option<String> {
+    let connections = open_files.saturating_sub(DESCRIPTORS_RESERVED);
+    let wanted = match connections_max {
+        0 => CONNECTIONS_EXPECTED,
+        max => max,
+    };
+    if connections >= wanted {
+        return None;
+    }
+    let needed = wanted.saturating_add(DESCRIPTORS_RESERVED);
+    let asked_for = match connections_max {
+        0 => format!("{wanted} need {needed}"),
+        max => format!("--max-conn={max} needs {needed}"),
+    };
+    Some(format!(
+        "the limit on open files ({open_files}) allows {connections} connections, {asked_for}: {HOW_TO_RAISE}"
+    ))
 }
 
 fn authentication(config: &Config) {
@@ -207,4 +249,62 @@ pub fn demo(config: &Config, demo: &DemoApp) {
         "Demo: open {} in two browser windows",
         url(false, host, config.server.port, "/")
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_limit_on_open_files_that_is_too_low_is_explained_with_figures() {
+        fn check(open_files: u64, connections_max: u64, expected: Option<&str>) {
+            let warning = too_few_files(open_files, connections_max);
+            let start = warning
+                .as_deref()
+                .and_then(|text| text.split(": raise").next());
+            assert_eq!(start, expected);
+        }
+        check(1128, 0, None);
+        check(
+            1127,
+            0,
+            Some("the limit on open files (1127) allows 999 connections, 1000 need 1128"),
+        );
+        check(
+            1024,
+            5000,
+            Some(
+                "the limit on open files (1024) allows 896 connections, --max-conn=5000 needs 5128",
+            ),
+        );
+        // Whoever asks for few connections needs few files.
+        check(328, 200, None);
+        check(
+            64,
+            200,
+            Some("the limit on open files (64) allows 0 connections, --max-conn=200 needs 328"),
+        );
+        check(
+            1024,
+            u64::MAX,
+            Some(
+                "the limit on open files (1024) allows 896 connections, --max-conn=18446744073709551615 needs 18446744073709551615",
+            ),
+        );
+    }
+
+    #[test]
+    fn a_port_in_use_is_named_with_its_owner_or_with_a_way_to_find_it() {
+        let owner = PortOwner {
+            pid: 7,
+            program: "puma".to_owned(),
+        };
+        assert_eq!(
+            port_taken(8080, "--port", Some(&owner)),
+            "; port 8080 belongs to puma (pid 7): stop it, or choose another port with --port"
+        );
+        let unknown = port_taken(8090, "--http_broadcast_port", None);
+        assert!(unknown.contains("ss -ltnp 'sport = :8090'"), "{unknown}");
+        assert!(unknown.ends_with("--http_broadcast_port"), "{unknown}");
+    }
 }

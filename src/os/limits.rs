@@ -5,6 +5,10 @@ use std::io;
 /// Descriptors that the server needs beside client sockets: listeners, rings, RPC connections, log, DNS.
 pub const DESCRIPTORS_RESERVED: u64 = 128;
 
+/// For messages about too low a limit on open files.
+pub const HOW_TO_RAISE: &str = "raise it (LimitNOFILE= in systemd, --ulimit nofile= or ulimits: in Docker, ulimit -n in a shell, \
+     /etc/security/limits.conf for logins)";
+
 /// A limit of this process; `u64::MAX` stands for none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {

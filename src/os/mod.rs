@@ -7,4 +7,5 @@ pub mod cpu;
 pub mod host;
 pub mod limits;
 pub mod memory;
+pub mod port_owner;
 pub mod sockets;
