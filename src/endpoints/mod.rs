@@ -7,6 +7,7 @@ pub mod api;
 mod bearer;
 pub mod broadcast;
 pub mod health;
+pub mod hints;
 pub mod metrics;
 pub mod response;
 pub mod routes;

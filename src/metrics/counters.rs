@@ -129,6 +129,10 @@ pub struct ShardMetrics {
     pub upgrades_total: Counter,
     /// Upgrade requests that got a 4xx.
     pub upgrade_refused_total: Counter,
+    /// Broadcasts and API requests that got a 401.
+    pub http_unauthorized_total: Counter,
+    /// Requests of a path that is not served.
+    pub http_not_found_total: Counter,
     /// Calls that the app answered with 401.
     pub rpc_unauthorized_total: Counter,
 

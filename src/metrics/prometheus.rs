@@ -261,6 +261,16 @@ const OWN: &[Family] = &[
         &m.upgrade_refused_total
     }),
     counter(
+        "http_unauthorized_total",
+        "Broadcasts and API requests refused for their token",
+        |m| &m.http_unauthorized_total,
+    ),
+    counter(
+        "http_not_found_total",
+        "HTTP requests of a path that is not served",
+        |m| &m.http_not_found_total,
+    ),
+    counter(
         "rpc_unauthorized_total",
         "RPC calls whose token the app refused",
         |m| &m.rpc_unauthorized_total,

@@ -9,7 +9,9 @@ mod step;
 
 pub use deadlines::{Deadlines, DueNow, Tick};
 pub use state::{Farewell, SESSION_BYTES_MAX, Session, SessionSettings};
-pub use step::{CallPurpose, CommandRefusal, Context, Credentials, SUBSCRIPTIONS_MAX, Step};
+pub use step::{
+    AuthRefusal, CallPurpose, CommandRefusal, Context, Credentials, SUBSCRIPTIONS_MAX, Step,
+};
 
 #[cfg(test)]
 mod tests;

@@ -73,6 +73,31 @@ pub enum CommandRefusal {
     TooManySubscriptions,
 }
 
+/// Why this server lets a client in no further, without having asked the app. The client reads a reason of the protocol; this
+/// is for the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AuthRefusal {
+    #[error(
+        "its signature does not fit, or it is no token at all: the app must sign with the secret of this server \
+         (ANYCABLE_SECRET, or ANYCABLE_JWT_SECRET) and HS256, HS384 or HS512"
+    )]
+    TokenInvalid,
+    #[error(
+        "it has expired: the client is told to fetch a new one; if new ones are refused too, compare the clocks of app and \
+         server"
+    )]
+    TokenExpired,
+    #[error("it has no \"ext\" with the connection identifiers: make it with AnyCable's helpers")]
+    TokenWithoutIdentifiers,
+    #[error(
+        "--enforce_jwt is on: the token must come in the query, in the header x-<jwt_param> or as subprotocol \
+         anycable-token.<token>"
+    )]
+    TokenMissing,
+    #[error("no RPC is configured (--norpc), so only a token or --noauth could let it in")]
+    NobodyToAsk,
+}
+
 /// What all sessions of a shard look things up in.
 pub struct Context<'a> {
     pub auth: &'a AuthConfig,
@@ -95,16 +120,19 @@ pub struct Credentials {
 
 impl Session {
     /// Decides who authenticates the client. Source: contract/auth_streams.md §1.
+    ///
+    /// # Errors
+    /// Why it was refused here and now; the steps say so to the client.
     pub fn authenticate(
         &mut self,
         context: &Context<'_>,
         credentials: &Credentials,
         now_unix_secs: f64,
         steps: &mut Vec<Step>,
-    ) {
+    ) -> Result<(), AuthRefusal> {
         if credentials.bad_query {
             steps.push(Step::Close(Close::AUTH_ERROR));
-            return;
+            return Ok(());
         }
         if let Some(config) = &context.auth.jwt {
             match &credentials.token {
@@ -115,7 +143,10 @@ impl Session {
                         steps,
                     );
                 }
-                None if config.enforce => return refuse(DisconnectReason::Unauthorized, steps),
+                None if config.enforce => {
+                    refuse(DisconnectReason::Unauthorized, steps);
+                    return Err(AuthRefusal::TokenMissing);
+                }
                 None => {}
             }
         }
@@ -126,7 +157,9 @@ impl Session {
             self.call(CallPurpose::Connect, steps);
         } else {
             refuse(DisconnectReason::Unauthorized, steps);
+            return Err(AuthRefusal::NobodyToAsk);
         }
+        Ok(())
     }
 
     fn authenticate_by_jwt(
@@ -134,12 +167,24 @@ impl Session {
         context: &Context<'_>,
         verdict: JwtVerdict,
         steps: &mut Vec<Step>,
-    ) {
+    ) -> Result<(), AuthRefusal> {
         match verdict {
-            JwtVerdict::Valid { identifiers } => self.accept_locally(context, &identifiers, steps),
-            JwtVerdict::Expired => refuse(DisconnectReason::TokenExpired, steps),
-            JwtVerdict::Unauthorized => refuse(DisconnectReason::Unauthorized, steps),
-            JwtVerdict::MissingExt => steps.push(Step::Close(Close::AUTH_ERROR)),
+            JwtVerdict::Valid { identifiers } => {
+                self.accept_locally(context, &identifiers, steps);
+                Ok(())
+            }
+            JwtVerdict::Expired => {
+                refuse(DisconnectReason::TokenExpired, steps);
+                Err(AuthRefusal::TokenExpired)
+            }
+            JwtVerdict::Unauthorized => {
+                refuse(DisconnectReason::Unauthorized, steps);
+                Err(AuthRefusal::TokenInvalid)
+            }
+            JwtVerdict::MissingExt => {
+                steps.push(Step::Close(Close::AUTH_ERROR));
+                Err(AuthRefusal::TokenWithoutIdentifiers)
+            }
         }
     }
 

@@ -123,10 +123,16 @@ impl Scene {
     }
 
     fn authenticate(&mut self, credentials: &Credentials) -> Vec<String> {
+        self.try_authenticate(credentials).1
+    }
+
+    fn try_authenticate(
+        &mut self,
+        credentials: &Credentials,
+    ) -> (Result<(), AuthRefusal>, Vec<String>) {
         self.step(|session, context, steps| {
-            session.authenticate(context, credentials, NOW_UNIX_SECS, steps);
+            session.authenticate(context, credentials, NOW_UNIX_SECS, steps)
         })
-        .1
     }
 
     fn connect_answer(&mut self, answer: &Value) -> Vec<String> {
@@ -253,6 +259,34 @@ fn an_expired_token_says_so_and_one_without_identity_is_an_error() {
         bad_query: true,
     };
     check(&bad_query, &["close 1011 Auth Error"]);
+}
+
+#[test]
+fn whoever_is_refused_here_is_refused_for_a_reason_that_the_log_can_tell() {
+    const SECRET: &str = "--jwt_secret=s3Krit";
+    fn check(args: &[&str], credentials: &Credentials, expected: Result<(), AuthRefusal>) {
+        let (result, _) = Scene::new(args).try_authenticate(credentials);
+        assert_eq!(result, expected, "{args:?} {credentials:?}");
+    }
+    let jwt = &[SECRET, "--norpc"];
+    check(jwt, &token(GOOD_TOKEN), Ok(()));
+    check(jwt, &token(BAD_TOKEN), Err(AuthRefusal::TokenInvalid));
+    check(jwt, &token("no token"), Err(AuthRefusal::TokenInvalid));
+    check(jwt, &token(EXPIRED_TOKEN), Err(AuthRefusal::TokenExpired));
+    check(
+        jwt,
+        &token(TOKEN_WITHOUT_EXT),
+        Err(AuthRefusal::TokenWithoutIdentifiers),
+    );
+    let nobody = Credentials::default();
+    check(jwt, &nobody, Err(AuthRefusal::NobodyToAsk));
+    check(
+        &[SECRET, "--enforce_jwt", "--norpc"],
+        &nobody,
+        Err(AuthRefusal::TokenMissing),
+    );
+    check(&["--noauth", "--norpc"], &nobody, Ok(()));
+    check(WITH_RPC, &nobody, Ok(()));
 }
 
 /// Source: contract/rpc.md §6.1, E1, E10 and E11.

@@ -6,11 +6,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::mesh::ConnectionLimit;
+use crate::mesh::{ConnectionLimit, Permit};
 use crate::net::Listener;
+use crate::os::limits;
 use crate::shard::Shard;
 use crate::shard::front::Front;
 use crate::shard::http_phase;
+use crate::shard::notices::Notice;
 use crate::shard::signal::unless;
 
 /// Connections taken in one go before other tasks run.
@@ -43,7 +45,7 @@ async fn accept_loop(
         };
         if let Err(error) = result {
             shard.counters().accept_errors_total.add(1);
-            tracing::warn!(context = "http", shard = shard.id, %error, "cannot accept a connection");
+            warn_failed(shard, &error);
             shard.timeouts.sleep(ERROR_PAUSE).await;
         }
     }
@@ -57,7 +59,7 @@ async fn accept_waiting(
 ) -> io::Result<()> {
     for _ in 0..ACCEPTS_PER_TURN_MAX {
         let permit = match limit {
-            Some(limit) => Some(limit.acquire().await),
+            Some(limit) => Some(acquire(shard, limit).await),
             None => None,
         };
         match listener.accept() {
@@ -79,4 +81,44 @@ async fn accept_waiting(
         }
     }
     Ok(())
+}
+
+/// The right to take one more connection. While there is none, clients wait in the kernel's queue and see nothing happen.
+async fn acquire(shard: &Shard, limit: &Arc<ConnectionLimit>) -> Permit {
+    if let Some(permit) = limit.try_acquire() {
+        return permit;
+    }
+    if let Some(admitted) = shard.notices.admit(Notice::ConnectionLimit) {
+        tracing::warn!(
+            context = "http",
+            shard = shard.id,
+            left_out = admitted.left_out(),
+            "--max-conn={} is reached: new clients wait without an answer until others leave, and so do health checks",
+            shard.config.server.connections_max
+        );
+    }
+    limit.acquire().await
+}
+
+fn warn_failed(shard: &Shard, error: &io::Error) {
+    let Some(admitted) = shard.notices.admit(Notice::AcceptFailed) else {
+        return;
+    };
+    let advice = match error.raw_os_error() {
+        Some(libc::EMFILE) => format!(
+            "the limit on open files of this process is reached, clients wait; {}",
+            limits::HOW_TO_RAISE
+        ),
+        Some(libc::ENFILE) => {
+            "the limit on open files of the system is reached, clients wait; raise fs.file-max (sysctl)".to_owned()
+        }
+        _ => "trying again".to_owned(),
+    };
+    tracing::warn!(
+        context = "http",
+        shard = shard.id,
+        %error,
+        left_out = admitted.left_out(),
+        "cannot accept a connection: {advice}"
+    );
 }

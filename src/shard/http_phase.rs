@@ -24,6 +24,7 @@ use crate::protocol::rpc::encode_env_prefix;
 use crate::protocol::sid::random_sid;
 use crate::session::Credentials;
 use crate::shard::front::Front;
+use crate::shard::refusals::{self, Secured};
 use crate::shard::sessions::NewConnection;
 use crate::shard::{Shard, publishing};
 use crate::wire::handshake::{self, Subprotocol, Upgrade};
@@ -132,20 +133,25 @@ impl Client {
             }
             Endpoint::Broadcast => {
                 let front = Rc::clone(&self.front);
-                self.publish(&head, &front.broadcast).await
+                self.publish(&head, &front.broadcast, Secured::Broadcast)
+                    .await
             }
             Endpoint::ApiPublish => {
                 let front = Rc::clone(&self.front);
-                self.publish(&head, &front.publish).await
+                self.publish(&head, &front.publish, Secured::Api).await
             }
             Endpoint::ApiPresence { stream } => {
                 let token = self.front.api_token.as_deref();
                 let authorization = head.header("authorization");
                 let response =
                     api::presence(head.method(), authorization, token, stream.as_deref());
+                self.note_refusal(&head, &response, Secured::Api);
                 self.answer(&head, response).await
             }
-            Endpoint::NotFound => self.answer(&head, Response::not_found()).await,
+            Endpoint::NotFound => {
+                refusals::not_found(&self.shard, &self.front, &head, self.peer);
+                self.answer(&head, Response::not_found()).await
+            }
         }
     }
 
@@ -327,10 +333,18 @@ impl Client {
 
     // ---- publishing ----------------------------------------------------------------------------------------------
 
-    async fn publish(&mut self, head: &RequestHead, policy: &BroadcastPolicy) -> Next {
+    async fn publish(
+        &mut self,
+        head: &RequestHead,
+        policy: &BroadcastPolicy,
+        secured: Secured,
+    ) -> Next {
         let origin = head.header("origin");
         match broadcast::check(head.method(), head.header("authorization"), origin, policy) {
-            BroadcastVerdict::Refuse(response) => self.answer(head, response).await,
+            BroadcastVerdict::Refuse(response) => {
+                self.note_refusal(head, &response, secured);
+                self.answer(head, response).await
+            }
             BroadcastVerdict::ReadBody => {
                 if head.expects_continue() && self.socket.write_all(CONTINUE).await.is_err() {
                     return Next::End;
@@ -348,6 +362,12 @@ impl Client {
         }
     }
 
+    fn note_refusal(&self, head: &RequestHead, response: &Response, secured: Secured) {
+        if response.status == 401 {
+            refusals::unauthorized(&self.shard, secured, head, self.peer);
+        }
+    }
+
     // ---- upgrading -----------------------------------------------------------------------------------------------
 
     async fn upgrade(&mut self, head: RequestHead) -> Next {
@@ -358,8 +378,7 @@ impl Client {
         ) {
             Ok(upgrade) => Next::Upgrade(Box::new(head), Box::new(upgrade)),
             Err(error) => {
-                self.shard.counters().upgrade_refused_total.add(1);
-                tracing::debug!(context = "ws", shard = self.shard.id, peer = %self.peer, %error, "refused an upgrade");
+                refusals::upgrade(&self.shard, &head, self.peer, error);
                 let body_skipped = self.read_body(&head, SKIPPED_BODY_BYTES_MAX).await.is_ok();
                 let mut out = Vec::new();
                 if head.method() == "HEAD" {
@@ -380,6 +399,9 @@ impl Client {
             return;
         }
         self.shard.counters().upgrades_total.add(1);
+        if upgrade.subprotocol.is_none() {
+            refusals::subprotocol(&self.shard, head, self.peer);
+        }
         let Ok(released) = self.socket.release() else {
             return;
         };
@@ -411,12 +433,7 @@ fn describe(
     let ping_interval_secs = query_param_last(query, "pi").and_then(|text| match text.parse() {
         Ok(secs) => Some(secs),
         Err(_) => {
-            tracing::warn!(
-                context = "ws",
-                sid,
-                pi = &*text,
-                "pi is not a whole number of seconds, the default is kept"
-            );
+            refusals::ping_interval(shard, &sid, &text);
             None
         }
     });
@@ -488,7 +505,7 @@ fn credentials(shard: &Shard, head: &RequestHead) -> Credentials {
             bad_query: false,
         },
         Err(error) => {
-            tracing::warn!(context = "jwt", shard = shard.id, %error, "cannot look for a token in the query");
+            refusals::bad_query(shard, &error);
             Credentials {
                 token: None,
                 bad_query: true,

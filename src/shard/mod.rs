@@ -8,9 +8,11 @@ mod disconnects;
 pub mod front;
 mod http_phase;
 mod inbox;
+mod notices;
 mod outbox;
 mod publishing;
 mod reclaim;
+mod refusals;
 /// Public for the benches, which make its turns themselves.
 pub mod sessions;
 #[cfg(test)]
@@ -41,6 +43,7 @@ use crate::rpc::{RpcClient, RpcObserver, RpcShared};
 use crate::shard::calls::CallQueue;
 use crate::shard::disconnects::DisconnectQueue;
 use crate::shard::front::{Front, ListenerSetup};
+use crate::shard::notices::Notices;
 use crate::shard::publishing::Whispers;
 use crate::shard::reclaim::Reclaim;
 use crate::shard::sessions::{Action, Sessions};
@@ -82,6 +85,8 @@ pub struct Shard {
     calls: CallQueue,
     disconnects: DisconnectQueue,
     whispers: Whispers,
+    /// Of warnings about clients that have no session yet.
+    notices: Notices,
     /// HTTP requests whose head has come and whose answer has not been written.
     requests: Cell<usize>,
     /// Disconnect calls that wait for room in the inbox of shard 0.
@@ -173,6 +178,7 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
         calls: CallQueue::new(concurrency),
         disconnects: DisconnectQueue::default(),
         whispers: Whispers::default(),
+        notices: Notices::default(),
         requests: Cell::new(0),
         forwarding: Cell::new(0),
         unflushed: Signal::default(),

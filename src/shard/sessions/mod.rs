@@ -36,6 +36,7 @@ use crate::protocol::publication::Publication;
 use crate::reactor::{Reactor, Readiness, Token};
 use crate::session::{Credentials, Farewell, Session, Step, Tick};
 use crate::shard::calls::{Call, CallHandle};
+use crate::shard::notices::Notices;
 use crate::shard::outbox::{Batch, BatchList, Outbox};
 use crate::shard::timers::{TICK, TimerWheel};
 use crate::wire::deflate::Deflater;
@@ -188,6 +189,8 @@ pub struct Sessions {
     slow: Vec<u32>,
     steps: Vec<Step>,
     actions: Vec<Action>,
+    /// Of warnings about clients that are refused as sessions.
+    notices: Notices,
     limits: MessageLimits,
     /// The drain has begun: whoever still gets in is told to leave.
     draining: bool,
@@ -236,6 +239,7 @@ impl Sessions {
             slow: Vec::new(),
             steps: Vec::new(),
             actions: Vec::new(),
+            notices: Notices::default(),
             limits,
             draining: false,
             drained: None,

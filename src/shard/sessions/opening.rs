@@ -6,7 +6,8 @@ use std::time::Duration;
 use super::frames::unix_time;
 use super::{Cause, Connection, Life, NewConnection, Sessions};
 use crate::reactor::GENERATION_MASK;
-use crate::session::{Credentials, Deadlines, Session, SessionSettings, Tick};
+use crate::session::{AuthRefusal, Credentials, Deadlines, Session, SessionSettings, Tick};
+use crate::shard::notices::Notice;
 use crate::shard::outbox::BatchList;
 use crate::shard::timers::TICK;
 use crate::wire::message::MessageDecoder;
@@ -58,7 +59,9 @@ impl Sessions {
             return self.close_for_shutdown(slot);
         }
         self.set_timer(slot);
-        self.authenticate(slot, &new.credentials);
+        if let Err(refusal) = self.authenticate(slot, &new.credentials) {
+            self.note_refusal(&new.sid, refusal);
+        }
         let mut early_input = new.early_input;
         if !early_input.is_empty() {
             self.process_input(slot, &mut early_input);
@@ -83,11 +86,45 @@ impl Sessions {
         Deadlines::new(self.now_tick, first, ping_ticks, pong_ticks)
     }
 
-    pub(super) fn authenticate(&mut self, slot: u32, credentials: &Credentials) {
+    fn authenticate(&mut self, slot: u32, credentials: &Credentials) -> Result<(), AuthRefusal> {
         let now_unix_secs = unix_time().as_secs_f64();
         self.with_session(slot, |session, context, steps| {
-            session.authenticate(context, credentials, now_unix_secs, steps);
-        });
+            session.authenticate(context, credentials, now_unix_secs, steps)
+        })
+    }
+
+    /// The counters have every refusal, the log a few of each kind.
+    fn note_refusal(&self, sid: &str, refusal: AuthRefusal) {
+        let (notice, what) = match refusal {
+            AuthRefusal::TokenInvalid => (Notice::TokenInvalid, "a JWT"),
+            AuthRefusal::TokenExpired => (Notice::TokenExpired, "a JWT"),
+            AuthRefusal::TokenWithoutIdentifiers => (Notice::TokenWithoutIdentifiers, "a JWT"),
+            AuthRefusal::TokenMissing => (Notice::TokenMissing, "a client without a JWT"),
+            AuthRefusal::NobodyToAsk => (Notice::NobodyToAsk, "a client"),
+        };
+        let Some(admitted) = self.notices.admit(notice) else {
+            return;
+        };
+        let left_out = admitted.left_out();
+        let shard = self.shard;
+        if refusal == AuthRefusal::TokenExpired {
+            // In normal operation, too: clients come back with an old token and fetch a new one.
+            tracing::info!(
+                context = "jwt",
+                sid,
+                shard,
+                left_out,
+                "refused {what}: {refusal}"
+            );
+        } else {
+            tracing::warn!(
+                context = "jwt",
+                sid,
+                shard,
+                left_out,
+                "refused {what}: {refusal}"
+            );
+        }
     }
 }
 

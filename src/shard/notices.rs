@@ -1,0 +1,58 @@
+//! Warnings that clients and the app can cause at any rate: each kind is written at once the first time, then rarely.
+
+use std::cell::RefCell;
+use std::time::Instant;
+
+use crate::log::{Admitted, Sparse};
+
+/// The kinds of warnings, each with a rate of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// An upgrade of a path that is not served.
+    UnknownPath,
+    /// A WebSocket request whose upgrade a proxy has eaten.
+    UpgradeLost,
+    OriginRefused,
+    UnknownSubprotocol,
+    BadPingInterval,
+    /// A query that cannot be searched for a token.
+    BadQuery,
+    BroadcastUnauthorized,
+    ApiUnauthorized,
+    /// A broadcast to a port or path that takes none.
+    BroadcastMisplaced,
+    AcceptFailed,
+    ConnectionLimit,
+    TokenInvalid,
+    TokenExpired,
+    TokenWithoutIdentifiers,
+    TokenMissing,
+    NobodyToAsk,
+}
+
+const NOTICES: usize = Notice::NobodyToAsk as usize + 1;
+
+/// The rates of one shard.
+#[derive(Debug, Default)]
+pub struct Notices([RefCell<Sparse>; NOTICES]);
+
+impl Notices {
+    /// Asks for one record of this kind. `None`: it is left out.
+    pub fn admit(&self, notice: Notice) -> Option<Admitted> {
+        self.0[notice as usize].borrow_mut().admit(Instant::now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_kind_has_a_rate_of_its_own() {
+        let notices = Notices::default();
+        assert!(notices.admit(Notice::OriginRefused).is_some());
+        assert!(notices.admit(Notice::OriginRefused).is_none());
+        assert!(notices.admit(Notice::UnknownPath).is_some());
+        assert!(notices.admit(Notice::NobodyToAsk).is_some());
+    }
+}

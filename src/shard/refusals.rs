@@ -1,0 +1,219 @@
+//! The log records about refused requests. An operator reads them at the default level, so they name what to change; a client
+//! can cause them at any rate, so each kind is written rarely ([`Notices`](crate::shard::notices::Notices)). Tokens and keys
+//! are never shown.
+
+use std::net::IpAddr;
+
+use crate::auth::jwt::BadQuery;
+use crate::endpoints::hints;
+use crate::log::cut;
+use crate::shard::Shard;
+use crate::shard::front::Front;
+use crate::shard::notices::Notice;
+use crate::wire::handshake::{Subprotocol, UpgradeError};
+use crate::wire::http_request::RequestHead;
+
+/// Which endpoint a token was wrong for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Secured {
+    Broadcast,
+    Api,
+}
+
+/// A request that became no WebSocket.
+pub fn upgrade(shard: &Shard, head: &RequestHead, peer: IpAddr, error: UpgradeError) {
+    shard.counters().upgrade_refused_total.add(1);
+    tracing::debug!(context = "ws", shard = shard.id, %peer, %error, "refused an upgrade");
+    match error {
+        UpgradeError::OriginNotAllowed => origin(shard, head, peer),
+        UpgradeError::NoConnectionUpgrade | UpgradeError::NoWebSocketUpgrade
+            if wants_websocket(head) =>
+        {
+            upgrade_lost(shard, head, peer);
+        }
+        _ => {}
+    }
+}
+
+fn origin(shard: &Shard, head: &RequestHead, peer: IpAddr) {
+    let Some(admitted) = shard.notices.admit(Notice::OriginRefused) else {
+        return;
+    };
+    let origin = match head.header("origin") {
+        None | Some("") => "without an Origin header".to_owned(),
+        Some(origin) => format!("of the origin {}", cut(origin)),
+    };
+    tracing::warn!(
+        context = "ws",
+        shard = shard.id,
+        %peer,
+        left_out = admitted.left_out(),
+        "refused a WebSocket {origin}: --allowed_origins (ANYCABLE_ALLOWED_ORIGINS) has {}; add the host, with its port if \
+         the URL has one",
+        shard.config.server.allowed_origins.join(",")
+    );
+}
+
+/// Proxies that do not know WebSockets drop `Upgrade` and `Connection`, and pass the other headers on.
+fn upgrade_lost(shard: &Shard, head: &RequestHead, peer: IpAddr) {
+    let Some(admitted) = shard.notices.admit(Notice::UpgradeLost) else {
+        return;
+    };
+    tracing::warn!(
+        context = "ws",
+        shard = shard.id,
+        %peer,
+        left_out = admitted.left_out(),
+        "refused a WebSocket of {}: its Upgrade header is missing, a proxy in front does not pass it on (nginx needs \
+         proxy_http_version 1.1 and proxy_set_header for Upgrade and Connection)",
+        cut(head.path())
+    );
+}
+
+/// A request of a path that is not served.
+pub fn not_found(shard: &Shard, front: &Front, head: &RequestHead, peer: IpAddr) {
+    shard.counters().http_not_found_total.add(1);
+    tracing::debug!(context = "http", shard = shard.id, %peer, path = %cut(head.path()), "no such path");
+    if wants_websocket(head) {
+        unknown_path(shard, front, head, peer);
+    } else if head.method() == "POST" {
+        misplaced_broadcast(shard, head, peer);
+    }
+}
+
+fn unknown_path(shard: &Shard, front: &Front, head: &RequestHead, peer: IpAddr) {
+    let Some(admitted) = shard.notices.admit(Notice::UnknownPath) else {
+        return;
+    };
+    let server = &shard.config.server;
+    let hint = if front.features.main {
+        hints::unknown_path(&cut(head.path()), &server.paths)
+    } else {
+        format!("WebSockets are served on port {}", server.port)
+    };
+    tracing::warn!(
+        context = "ws",
+        shard = shard.id,
+        %peer,
+        left_out = admitted.left_out(),
+        "refused a WebSocket of {}: {hint}",
+        cut(head.path())
+    );
+}
+
+fn misplaced_broadcast(shard: &Shard, head: &RequestHead, peer: IpAddr) {
+    let Some(http) = &shard.config.broadcast.http else {
+        return;
+    };
+    if !hints::is_meant_for(head.path(), &http.path) {
+        return;
+    }
+    let Some(admitted) = shard.notices.admit(Notice::BroadcastMisplaced) else {
+        return;
+    };
+    tracing::warn!(
+        context = "broadcast",
+        shard = shard.id,
+        %peer,
+        left_out = admitted.left_out(),
+        "no broadcasts are taken at {} of the host {}: they are taken at {} on port {}; set http_broadcast_url in the app to \
+         that",
+        cut(head.path()),
+        cut(head.host()),
+        http.path,
+        http.port
+    );
+}
+
+/// A broadcast or a request to the API that got a 401.
+pub fn unauthorized(shard: &Shard, secured: Secured, head: &RequestHead, peer: IpAddr) {
+    shard.counters().http_unauthorized_total.add(1);
+    let config = &shard.config;
+    let (notice, context, what, option, derived) = match secured {
+        Secured::Broadcast => (
+            Notice::BroadcastUnauthorized,
+            "broadcast",
+            "a broadcast",
+            "broadcast_key",
+            config
+                .broadcast
+                .http
+                .as_ref()
+                .map(|http| http.token_derived),
+        ),
+        Secured::Api => (
+            Notice::ApiUnauthorized,
+            "api",
+            "an API request",
+            "api_secret",
+            config.api.as_ref().map(|api| api.token_derived),
+        ),
+    };
+    let Some(admitted) = shard.notices.admit(notice) else {
+        return;
+    };
+    tracing::warn!(
+        context,
+        shard = shard.id,
+        %peer,
+        left_out = admitted.left_out(),
+        "refused {what} with 401, {}: {}",
+        hints::bad_authorization(head.header("authorization")),
+        hints::shared_secret(option, derived.unwrap_or_default())
+    );
+}
+
+/// A client that offers subprotocols, but none that is spoken here. It is served all the same, as the reference does.
+pub fn subprotocol(shard: &Shard, head: &RequestHead, peer: IpAddr) {
+    let Some(offered) = head
+        .header("sec-websocket-protocol")
+        .and_then(hints::offered_subprotocols)
+    else {
+        return;
+    };
+    let Some(admitted) = shard.notices.admit(Notice::UnknownSubprotocol) else {
+        return;
+    };
+    tracing::warn!(
+        context = "ws",
+        shard = shard.id,
+        %peer,
+        left_out = admitted.left_out(),
+        "a client offers only subprotocols that are not spoken here ({}), browsers then close at once: it must offer {} or {}",
+        cut(&offered),
+        Subprotocol::V1Json.as_str(),
+        Subprotocol::V1ExtJson.as_str()
+    );
+}
+
+/// `?pi=` with something that is no number. The client is served with the default.
+pub fn ping_interval(shard: &Shard, sid: &str, pi: &str) {
+    if let Some(admitted) = shard.notices.admit(Notice::BadPingInterval) {
+        tracing::warn!(
+            context = "ws",
+            sid,
+            shard = shard.id,
+            pi = %cut(pi),
+            left_out = admitted.left_out(),
+            "pi is not a whole number of seconds, the default is kept"
+        );
+    }
+}
+
+/// A query in which no token can be looked for.
+pub fn bad_query(shard: &Shard, error: &BadQuery) {
+    if let Some(admitted) = shard.notices.admit(Notice::BadQuery) {
+        tracing::warn!(
+            context = "jwt",
+            shard = shard.id,
+            %error,
+            left_out = admitted.left_out(),
+            "cannot look for a token in the query"
+        );
+    }
+}
+
+/// Whether a request was made as a WebSocket, whatever a proxy left of it.
+fn wants_websocket(head: &RequestHead) -> bool {
+    head.header_has_token("upgrade", "websocket") || head.header("sec-websocket-key").is_some()
+}
