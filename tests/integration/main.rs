@@ -70,4 +70,5 @@ mod rpc;
 mod shutdown;
 mod slow_clients;
 mod tls;
+mod troubleshooting;
 mod websocket_frames;
