@@ -73,6 +73,9 @@ pub fn banner(config: &Config, open_files: u64, shards: usize) {
     if let Some(file) = &config.config_file {
         tracing::info!("Using configuration from file: {file}");
     }
+    for remark in &config.remarks {
+        tracing::info!("{remark}");
+    }
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }

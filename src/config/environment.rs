@@ -49,7 +49,7 @@ pub fn likely_typos(env: &[(String, String)]) -> Vec<String> {
     let known: Vec<String> = OPTIONS.iter().flat_map(OptionSpec::env_names).collect();
     env.iter()
         .map(|(variable, _)| variable)
-        .filter(|variable| variable.starts_with("ANYCABLE_"))
+        .filter(|variable| variable.starts_with("ANY") || variable.contains("CABLE_"))
         .filter(|variable| {
             !known.contains(variable) && !OTHER_VARIABLES.contains(&variable.as_str())
         })

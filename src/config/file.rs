@@ -1,6 +1,7 @@
 //! The TOML file: where it is looked for and how its keys become option values. The only reading of files here.
 //!
-//! Unknown keys are ignored; keys match without regard to case when none matches exactly; a wrong type is an error.
+//! Unknown keys are ignored with a warning; keys match without regard to case when none matches exactly; a wrong type is
+//! an error.
 //! Source: `contract/operations.md` §3.
 
 use std::path::Path;
@@ -9,6 +10,7 @@ use super::error::ConfigError;
 use super::flags::Flags;
 use super::options::OPTIONS;
 use super::settings::{Settings, Source};
+use super::suggest;
 use super::value::Value;
 
 /// Looked for in this order when no `--config-path` is given.
@@ -28,11 +30,11 @@ pub fn locate(flags: &Flags) -> Option<String> {
     }
 }
 
-/// Reads the file at `path` and lays it over the defaults.
+/// Reads the file at `path` and lays it over the defaults. Returns log lines about keys that no option has.
 ///
 /// # Errors
 /// The file variants of [`ConfigError`].
-pub fn apply(path: &str, settings: &mut Settings) -> Result<(), ConfigError> {
+pub fn apply(path: &str, settings: &mut Settings) -> Result<Vec<String>, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::FileRead {
         path: path.to_owned(),
         cause,
@@ -41,7 +43,11 @@ pub fn apply(path: &str, settings: &mut Settings) -> Result<(), ConfigError> {
 }
 
 /// Lays the text of a file over the defaults; `path` is for messages.
-pub fn apply_text(path: &str, text: &str, settings: &mut Settings) -> Result<(), ConfigError> {
+pub fn apply_text(
+    path: &str,
+    text: &str,
+    settings: &mut Settings,
+) -> Result<Vec<String>, ConfigError> {
     let file: toml::Table = text
         .parse()
         .map_err(|error| syntax_error(path, text, &error))?;
@@ -63,7 +69,54 @@ pub fn apply_text(path: &str, text: &str, settings: &mut Settings) -> Result<(),
             })?;
         settings.set_at(index, value, Source::File);
     }
-    Ok(())
+    let mut unknown = Vec::new();
+    collect_unknown(&file, "", &mut unknown);
+    Ok(unknown
+        .iter()
+        .map(|key| {
+            let hint = suggest::file_key_like(key)
+                .map(|meant| format!(" (did you mean {meant}?)"))
+                .unwrap_or_default();
+            format!(
+                "Unknown key {} in {path} is ignored{hint}",
+                key.escape_debug()
+            )
+        })
+        .collect())
+}
+
+/// Dotted paths of what no option has; a table without any known key is named once, as a whole.
+fn collect_unknown(table: &toml::Table, parent: &str, unknown: &mut Vec<String>) {
+    for (name, value) in table {
+        let path = if parent.is_empty() {
+            name.clone()
+        } else {
+            format!("{parent}.{name}")
+        };
+        if is_key(&path) {
+            continue;
+        }
+        match value.as_table() {
+            Some(inner) if is_table(&path) => collect_unknown(inner, &path, unknown),
+            _ => unknown.push(path),
+        }
+    }
+}
+
+fn is_key(path: &str) -> bool {
+    OPTIONS
+        .iter()
+        .any(|option| option.file_key.eq_ignore_ascii_case(path))
+}
+
+fn is_table(path: &str) -> bool {
+    OPTIONS.iter().any(|option| {
+        option
+            .file_key
+            .get(..path.len())
+            .is_some_and(|start| start.eq_ignore_ascii_case(path))
+            && option.file_key.as_bytes().get(path.len()) == Some(&b'.')
+    })
 }
 
 /// Follows a dotted key.
@@ -188,6 +241,38 @@ mod tests {
     }
 
     #[test]
+    fn unknown_keys_are_named_and_the_rest_counts() {
+        let check = |text: &str, expected: &[&str]| {
+            let mut settings = Settings::defaults();
+            let found = apply_text("a.toml", text, &mut settings).expect("a good file");
+            assert_eq!(found, expected, "{text}");
+        };
+        check(
+            "public = true\n[server]\nport = 1\n[server.ssl]\ncert_path = 'c'",
+            &[],
+        );
+        check("Public = true\n[SERVER.SSL]\nCERT_PATH = 'c'", &[]);
+        check("[metrics.tags]\nenv = 'dev'\nanything = 'x'", &[]);
+        check(
+            "[server]\nprot = 1",
+            &["Unknown key server.prot in a.toml is ignored (did you mean server.port?)"],
+        );
+        check(
+            "[metrics]\nhttp = '/metrics'",
+            &["Unknown key metrics.http in a.toml is ignored (did you mean metrics.http_path?)"],
+        );
+        check(
+            "rpc_host = 'http://web'\n[nowhere]\nx = 1\ny = 2",
+            &[
+                "Unknown key nowhere in a.toml is ignored",
+                "Unknown key rpc_host in a.toml is ignored (did you mean rpc.host?)",
+            ],
+        );
+        check("\"a\\nb\" = 1", &["Unknown key a\\nb in a.toml is ignored"]);
+        check("server = 3", &["Unknown key server in a.toml is ignored"]);
+    }
+
+    #[test]
     fn bad_files_are_named_in_one_line() {
         let check = |text: &str, expected: &str| {
             let message = read(text).map(|_| ()).expect_err("bad file");
@@ -229,8 +314,13 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_read_or_refused_in_one_line(text in "[a-z\\[\\]=.\"'#\n 0-9é]{0,60}") {
-            if let Err(message) = read(&text) {
-                prop_assert!(!message.contains('\n'), "{}", message);
+            match apply_text("a.toml", &text, &mut Settings::defaults()) {
+                Err(error) => prop_assert_eq!(error.to_string().lines().count(), 1),
+                Ok(unknown) => {
+                    for line in unknown {
+                        prop_assert_eq!(line.lines().count(), 1, "{}", line);
+                    }
+                }
             }
         }
     }

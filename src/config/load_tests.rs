@@ -410,7 +410,7 @@ fn the_variables_of_campfire_give_its_configuration() {
         ("ANYCABLE_RPC_HOST", "http://campfire-web:3000/_anycable"),
         ("ANYCABLE_BROADCAST_ADAPTER", "http"),
         ("ANYCABLE_HTTP_BROADCAST_PORT", "8080"),
-        ("ANYCABLE_SECRET", "test-secret"),
+        ("ANYCABLE_SECRET", "0123456789abcdef"),
         ("ANYCABLE_PATH", "/"),
         ("ANYCABLE_LOG_LEVEL", "debug"),
         ("ANYCABLE_DEBUG", "true"),
@@ -444,6 +444,10 @@ fn the_variables_of_campfire_give_its_configuration() {
         }
     );
     assert!(config.auth.jwt.is_some() && config.api.is_some() && config.warnings.is_empty());
+    assert_eq!(
+        config.remarks,
+        ["option REDIS_URL is not in use (Redis support is planned)"]
+    );
 }
 
 #[test]
@@ -564,6 +568,24 @@ fn settings_without_effect_are_warned_about() {
     );
     let typo = run(&[("ANYCABLE_RPC_HOTS", "x")], &["--norpc"]);
     assert_eq!(typo.warnings.len(), 1);
+}
+
+#[test]
+fn certificates_of_the_app_are_verified_unless_its_tls_options_are_on() {
+    let tls = |args: &[&str]| {
+        let config = config(args);
+        (config.rpc.tls.verify, config.warnings.len())
+    };
+    assert_eq!(tls(&[]), (true, 0));
+    assert_eq!(tls(&["--rpc_tls_verify=false"]), (true, 1));
+    assert_eq!(
+        tls(&["--rpc_tls_verify=false", "--rpc_enable_tls"]),
+        (false, 0)
+    );
+    assert_eq!(
+        tls(&["--rpc_tls_verify=false", "--rpc_tls_root_ca=ca.pem"]),
+        (false, 0)
+    );
 }
 
 #[test]

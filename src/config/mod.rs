@@ -21,6 +21,8 @@ mod value;
 
 #[cfg(test)]
 mod load_tests;
+#[cfg(test)]
+mod reference_tests;
 
 use std::time::Duration;
 
@@ -61,9 +63,11 @@ pub fn load(args: &[String], env: &[(String, String)]) -> Result<Startup, Config
     let prints_config = flags.on("print-config");
     let connections = connections_to_check(&flags)?;
     let mut settings = Settings::defaults();
+    let mut unknown_names = Vec::new();
     if let Some(path) = &config_file {
-        file::apply(path, &mut settings)?;
+        unknown_names.extend(file::apply(path, &mut settings)?);
     }
+    unknown_names.extend(environment::likely_typos(env));
     environment::apply(env, &mut settings)?;
     flags.apply(&mut settings);
 
@@ -88,7 +92,7 @@ pub fn load(args: &[String], env: &[(String, String)]) -> Result<Startup, Config
         config_file,
         presets,
         notices,
-        warnings: environment::likely_typos(env),
+        warnings: unknown_names,
     };
     Ok(Startup::Run(Box::new(resolve::config(&settings, origin)?)))
 }
@@ -175,6 +179,8 @@ pub struct Config {
     pub presets: Vec<String>,
     /// Lines for the log at WARN level, found while resolving (for example a non-positive `rpc_concurrency`).
     pub warnings: Vec<String>,
+    /// The same at INFO level: what was given and may be meant for another program.
+    pub remarks: Vec<String>,
     /// Deprecation notices, printed as they are on stdout before the log, even when the log is JSON.
     pub notices: Vec<String>,
 }

@@ -31,6 +31,8 @@ const TABLES: &[&str] = &[
     "redis_stream_broadcast",
     "redis_pubsub_broadcast",
     "nats_broadcast",
+    "redis_pubsub",
+    "nats_pubsub",
     "metrics",
     "metrics.statsd",
     "app",
@@ -82,16 +84,20 @@ fn is_comment(settings: &Settings, option: &OptionSpec, value: &Value) -> bool {
     settings.is_default(option.name) && (value.is_empty() || option.support != Support::Works)
 }
 
-fn toml_value(kind: Kind, value: &Value) -> toml::Value {
+/// `value` as the file has it.
+pub fn toml_value(kind: Kind, value: &Value) -> toml::Value {
     match value {
         Value::Bool(on) => toml::Value::Boolean(*on),
         Value::Int(number) => toml::Value::Integer(*number),
         Value::Text(text) => toml::Value::String(text.clone()),
         Value::List(items) => match kind {
+            // An item that holds the separator can only have come from an array.
             Kind::List {
                 array_in_file: false,
                 separator,
-            } => toml::Value::String(items.join(&separator.to_string())),
+            } if !items.iter().any(|item| item.contains(separator)) => {
+                toml::Value::String(items.join(&separator.to_string()))
+            }
             _ => toml::Value::Array(items.iter().cloned().map(toml::Value::String).collect()),
         },
         Value::Tags(tags) => toml::Value::Table(
@@ -105,8 +111,10 @@ fn toml_value(kind: Kind, value: &Value) -> toml::Value {
 #[cfg(test)]
 mod tests {
     use super::super::options::OPTIONS;
-    use super::super::{Config, Startup, load};
+    use super::super::settings::Source;
+    use super::super::{Config, Startup, file, load};
     use super::*;
+    use proptest::prelude::*;
 
     /// Loads words separated by spaces.
     fn loaded(command_line: &str) -> Startup {
@@ -204,6 +212,51 @@ mod tests {
             let reading = format!("--config-path={}", file.path().display());
             let original = run(&format!("--ignore-config-path {command_line}"));
             assert_eq!(run(&reading), original, "{command_line}\n{text}");
+        }
+    }
+
+    /// Any value that a word or a file can give an option.
+    fn values_of(kind: Kind) -> BoxedStrategy<Value> {
+        let text = "[a-z0-9/:'\"\\\\\n\r\t\u{1}#=\\[\\]{}, é☃]{0,12}";
+        let item = "[a-z0-9/:'\"\\\\\n#=é]([a-z \\n]{0,6}[a-z])?"
+            .prop_map(|item| item.trim().to_owned())
+            .prop_filter("an item", |item| !item.is_empty());
+        match kind {
+            Kind::Bool => any::<bool>().prop_map(Value::Bool).boxed(),
+            Kind::Int { .. } => any::<i64>().prop_map(Value::Int).boxed(),
+            Kind::Paths | Kind::List { .. } => prop::collection::vec(item, 0..4)
+                .prop_map(Value::List)
+                .boxed(),
+            Kind::Tags => prop::collection::btree_map(text, text, 0..4)
+                .prop_map(|tags| Value::Tags(tags.into_iter().collect()))
+                .boxed(),
+            _ => text.prop_map(Value::Text).boxed(),
+        }
+    }
+
+    fn all_values() -> impl Strategy<Value = Vec<Value>> {
+        OPTIONS
+            .iter()
+            .map(|option| values_of(option.kind))
+            .collect::<Vec<_>>()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn any_values_read_back_to_the_same(values in all_values()) {
+            let mut settings = Settings::defaults();
+            for (index, value) in values.into_iter().enumerate() {
+                settings.set_at(index, value, Source::Flag);
+            }
+            let printed = text(&settings);
+            let mut read = Settings::defaults();
+            file::apply_text("a.toml", &printed, &mut read).expect("a file that can be read");
+            for (option, value, _) in settings.iter() {
+                if !option.file_key.is_empty() && option.support != Support::Deprecated {
+                    prop_assert_eq!(read.value(option.name), value, "{}", option.name);
+                }
+            }
         }
     }
 

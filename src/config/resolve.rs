@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::error::ConfigError;
 use super::secrets::{self, Token};
 use super::settings::Settings;
-use super::support::not_allowed;
+use super::support::{self, not_allowed};
 use super::value::Value;
 use super::{
     ApiConfig, AuthConfig, BroadcastConfig, CheckRequest, Config, DisconnectConfig, DisconnectMode,
@@ -61,6 +61,8 @@ pub fn config(settings: &Settings, origin: Origin) -> Result<Config, ConfigError
         given => given.to_owned(),
     };
     let mut warnings = warnings(settings);
+    warnings.extend(secrets::doubts(settings));
+    warnings.extend(support::without_effect(settings));
     warnings.extend(origin.warnings);
     Ok(Config {
         node_id,
@@ -80,6 +82,7 @@ pub fn config(settings: &Settings, origin: Origin) -> Result<Config, ConfigError
         config_file: origin.config_file,
         presets: origin.presets,
         warnings,
+        remarks: support::not_in_use(settings),
         notices: origin.notices,
     })
 }
@@ -112,6 +115,10 @@ fn warnings(settings: &Settings) -> Vec<String> {
         (
             settings.int("rpc_concurrency") <= 0,
             "RPC concurrency must be positive, reverted to the default value",
+        ),
+        (
+            !settings.on("rpc_tls_verify") && !rpc_tls_options_count(settings),
+            "rpc_tls_verify=false has no effect without rpc_enable_tls or rpc_tls_root_ca",
         ),
         (
             delay > 0 && delay >= settings.int("shutdown_timeout"),
@@ -222,6 +229,7 @@ fn rpc(settings: &Settings) -> Result<RpcConfig, ConfigError> {
         derived: token_derived,
     } = secrets::rpc_token(settings);
     let root_ca = settings.text("rpc_tls_root_ca").to_owned();
+    let has_tls_options = rpc_tls_options_count(settings);
     let request_timeout = millis(settings, "rpc_request_timeout");
     Ok(RpcConfig {
         endpoint: rpc_endpoint(settings)?,
@@ -237,11 +245,17 @@ fn rpc(settings: &Settings) -> Result<RpcConfig, ConfigError> {
         token,
         token_derived,
         tls: RpcTlsConfig {
-            enabled: settings.on("rpc_enable_tls") || !root_ca.is_empty(),
-            verify: settings.on("rpc_tls_verify"),
+            enabled: has_tls_options,
+            verify: settings.on("rpc_tls_verify") || !has_tls_options,
             root_ca,
         },
     })
+}
+
+/// Without one of these two, https is checked as a browser would do it, whatever the other TLS options say.
+/// Source: `contract/options.tsv`.
+fn rpc_tls_options_count(settings: &Settings) -> bool {
+    settings.on("rpc_enable_tls") || !settings.text("rpc_tls_root_ca").is_empty()
 }
 
 fn rpc_concurrency(settings: &Settings) -> usize {

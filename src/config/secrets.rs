@@ -4,10 +4,14 @@
 //! The word `none` clears a secret. The application secret fills what is empty: streams and JWT get it as it is,
 //! broadcasts, RPC and API a token that is derived from it.
 
+use std::net::IpAddr;
+
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
 
+use super::options::{OptionSpec, Support};
 use super::settings::Settings;
+use super::value::Kind;
 
 const NONE: &str = "none";
 
@@ -94,6 +98,65 @@ pub fn application_secret(settings: &Settings) -> Option<&str> {
     Some(settings.text("secret")).filter(|secret| !secret.is_empty() && *secret != NONE)
 }
 
+/// A shorter secret can be found by trial: clients see names that were signed with it.
+const SECRET_CHARS_MIN: usize = 16;
+
+/// Lines for the log about secrets that are hardly meant as they are. None shows a secret.
+pub fn doubts(settings: &Settings) -> Vec<String> {
+    let is_secret = |option: &OptionSpec| {
+        option.sensitive && option.kind == Kind::Text && option.support == Support::Works
+    };
+    settings
+        .iter()
+        .filter(|(option, _, _)| is_secret(option))
+        .map(|(option, _, _)| (option.name, settings.text(option.name)))
+        .filter(|(_, secret)| !secret.is_empty() && *secret != NONE)
+        .filter_map(|(name, secret)| {
+            let doubt = doubt(secret, is_loopback(settings.text("host")))?;
+            Some(format!("{} {doubt}", settings.as_given(name)))
+        })
+        .collect()
+}
+
+fn doubt(secret: &str, only_this_machine: bool) -> Option<String> {
+    let chars = secret.chars().count();
+    if secret.trim() != secret || secret.chars().any(char::is_control) {
+        Some("has white space at an end or a control character in it: was a line break copied with it?".to_owned())
+    } else if is_unreplaced_variable(secret) {
+        Some("looks like the name of a variable that was not replaced by its value".to_owned())
+    } else if chars < SECRET_CHARS_MIN && !only_this_machine {
+        Some(format!(
+            "is short ({chars} characters) and can be guessed: take {SECRET_CHARS_MIN} random ones or more, as from \
+             `openssl rand -hex 32`"
+        ))
+    } else {
+        None
+    }
+}
+
+/// `$NAME` or `${NAME}`.
+fn is_unreplaced_variable(text: &str) -> bool {
+    let Some(rest) = text.strip_prefix('$') else {
+        return false;
+    };
+    let name = rest
+        .strip_prefix('{')
+        .and_then(|rest| rest.strip_suffix('}'))
+        .unwrap_or(rest);
+    name.starts_with(|c: char| c.is_ascii_uppercase())
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost"
+        || host
+            .trim_matches(['[', ']'])
+            .parse()
+            .is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
 /// Lower-case hex of HMAC-SHA256 with the application secret as key and the label as message.
 pub fn derive(secret: &str, label: &str) -> String {
     let mut mac =
@@ -131,7 +194,65 @@ fn own_or(own: &str, secret: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::value::Value;
     use super::*;
+
+    #[test]
+    fn secrets_that_are_hardly_meant_are_doubted() {
+        let check = |secret: &str, host: &str, expected: Option<&str>| {
+            let mut settings = Settings::defaults();
+            settings.derive("secret", Value::Text(secret.to_owned()));
+            settings.derive("host", Value::Text(host.to_owned()));
+            let doubts = doubts(&settings);
+            let found = doubts
+                .iter()
+                .any(|doubt| expected.is_some_and(|part| doubt.contains(part)));
+            assert_eq!(doubts.len(), usize::from(expected.is_some()), "{doubts:?}");
+            assert_eq!(found, expected.is_some(), "{doubts:?}");
+            assert!(
+                doubts.iter().all(|doubt| doubt.starts_with("--secret ")),
+                "{doubts:?}"
+            );
+        };
+        let long = "0123456789abcdef";
+        check("", "", None);
+        check("none", "", None);
+        check(long, "", None);
+        check(&long[1..], "", Some("short (15 characters)"));
+        check("qwerty", "0.0.0.0", Some("short (6 characters)"));
+        for host in ["localhost", "127.0.0.1", "127.9.9.9", "::1", "[::1]"] {
+            check("qwerty", host, None);
+        }
+        check("0123456789abcdef\n", "localhost", Some("a line break"));
+        check(" 0123456789abcdef", "localhost", Some("white space"));
+        check("01234567\t89abcdef", "localhost", Some("control character"));
+        check("01234567 89abcdef", "", None);
+        check("$SECRET", "localhost", Some("not replaced"));
+        check("${ANYCABLE_SECRET_1}", "localhost", Some("not replaced"));
+        check("$2a$10$abcdefghij", "localhost", None);
+        check("${}", "localhost", None);
+    }
+
+    #[test]
+    fn every_secret_is_looked_at_and_none_is_shown() {
+        let mut settings = Settings::defaults();
+        let names = [
+            "secret",
+            "broadcast_key",
+            "http_rpc_secret",
+            "jwt_secret",
+            "streams_secret",
+            "turbo_streams_secret",
+            "cable_ready_secret",
+            "api_secret",
+        ];
+        for name in names {
+            settings.derive(name, Value::Text("open sesame ".to_owned()));
+        }
+        let doubts = doubts(&settings);
+        assert_eq!(doubts.len(), names.len(), "{doubts:?}");
+        assert!(doubts.iter().all(|doubt| !doubt.contains("sesame")));
+    }
 
     #[test]
     fn derived_tokens_are_those_of_the_reference() {

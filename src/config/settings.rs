@@ -132,9 +132,22 @@ impl Settings {
         if option.sensitive {
             spelling
         } else {
-            format!("{spelling}{equals}{value}")
+            format!("{spelling}{equals}{}", in_one_line(&value.to_string()))
         }
     }
+}
+
+/// With escapes in place of control characters: a message is one line.
+fn in_one_line(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 fn index(name: &str) -> usize {
@@ -165,6 +178,8 @@ mod tests {
             "ANYCABLE_REDIS_URL",
         );
         check("redis_url", url, Source::File, "redis.url");
+        let lines = Value::Text("it's\r\n2".to_owned());
+        check("host", lines, Source::Flag, "--host=it's\\r\\n2");
     }
 
     #[test]

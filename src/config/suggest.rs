@@ -4,8 +4,10 @@ use super::options::OPTIONS;
 
 /// Typing errors that a flag may be away from a known one.
 const FLAG_DISTANCE_MAX: usize = 2;
-/// Fewer for variables: other programs have `ANYCABLE_*` variables too, with names not far from ours.
-const VARIABLE_DISTANCE_MAX: usize = 1;
+/// The same for variables, but fewer for short names: the app has `ANYCABLE_*` variables too, with names not far from ours.
+const VARIABLE_DISTANCE_MAX: usize = 2;
+const VARIABLE_CHARS_PER_ERROR: usize = 5;
+const VARIABLE_PREFIX: &str = "ANYCABLE_";
 
 /// The flag closest to `name`, if one is close.
 pub fn flag_like(name: &str) -> Option<String> {
@@ -19,11 +21,40 @@ pub fn flag_like(name: &str) -> Option<String> {
 
 /// The variable closest to `name`, if one is close.
 pub fn variable_like(name: &str) -> Option<String> {
+    let chars = name.chars().count().saturating_sub(VARIABLE_PREFIX.len());
     closest(
         name,
-        OPTIONS.iter().flat_map(|option| option.env_names()),
-        VARIABLE_DISTANCE_MAX,
+        OPTIONS
+            .iter()
+            .flat_map(|option| option.env_names())
+            .filter(|variable| variable.starts_with(VARIABLE_PREFIX)),
+        (chars / VARIABLE_CHARS_PER_ERROR).clamp(1, VARIABLE_DISTANCE_MAX),
     )
+}
+
+/// The file key that `key` may stand for: a close one, the key of the flag of this name, or the only one that goes on
+/// where `key` ends.
+pub fn file_key_like(key: &str) -> Option<String> {
+    let keys = || {
+        OPTIONS
+            .iter()
+            .map(|option| option.file_key)
+            .filter(|key| !key.is_empty())
+    };
+    let of_flag = OPTIONS
+        .iter()
+        .find(|option| option.has_flag && option.name == key && !option.file_key.is_empty())
+        .map(|option| option.file_key.to_owned());
+    of_flag
+        .or_else(|| closest(key, keys().map(str::to_owned), FLAG_DISTANCE_MAX))
+        .or_else(|| {
+            let start = format!("{key}_");
+            let mut longer = keys().filter(|key| key.starts_with(&start));
+            longer
+                .next()
+                .filter(|_| longer.next().is_none())
+                .map(str::to_owned)
+        })
 }
 
 fn closest(
@@ -86,13 +117,66 @@ mod tests {
         };
         check("ANYCABLE_RPC_HOTS", Some("ANYCABLE_RPC_HOST"));
         check("ANYCABLE_SECRETS", Some("ANYCABLE_SECRET"));
-        for name in [
-            "ANYCABLE_RPC_PORT",
-            "ANYCABLE_ENABLED",
-            "ANYCABLE_WEBSOCKET_URL",
-            "ANYCABLE_BROADCAST_URL",
-        ] {
+        check("ANYCABLE_PROT", Some("ANYCABLE_PORT"));
+        check("ANYCABLE_RPC_CONCURENY", Some("ANYCABLE_RPC_CONCURRENCY"));
+        check("ANYCABEL_SECRET", Some("ANYCABLE_SECRET"));
+        check("ANY_CABLE_HOST", Some("ANYCABLE_HOST"));
+        for name in ["ANYCABLE_RPC_PORT", "ANYCABLE_ENABLED", "PORTS", ""] {
             check(name, None);
         }
+    }
+
+    /// What the app's side of AnyCable reads and the server does not. Both are often given the same variables.
+    #[test]
+    fn variables_of_the_app_are_not_taken_for_mistakes() {
+        for name in [
+            "ACCESS_LOGS_DISABLED",
+            "BATCH_BROADCASTS",
+            "BROADCAST_URL",
+            "DISABLE_RPC_POOL_SIZE_WARNING",
+            "EMBEDDED",
+            "FLY_WS_APP_NAME",
+            "HTTP_BROADCAST_URL",
+            "HTTP_HEALTH_PATH",
+            "HTTP_HEALTH_PORT",
+            "HTTP_RPC_MOUNT_PATH",
+            "JWT_TTL",
+            "LOG_FILE",
+            "LOG_GRPC",
+            "NATS_OPTIONS",
+            "PERSISTENT_SESSION_ENABLED",
+            "POSTGRES_BROADCASTS_TABLE",
+            "POSTGRES_CONTRACT_TABLE",
+            "POSTGRES_URL",
+            "POSTGRES_VALIDATE_CONTRACT",
+            "RPC_MAX_CONNECTION_AGE",
+            "RPC_MAX_WAITING_REQUESTS",
+            "RPC_POLL_PERIOD",
+            "RPC_POOL_KEEP_ALIVE",
+            "RPC_POOL_SIZE",
+            "RPC_SERVER_ARGS",
+            "RPC_TLS_CERT",
+            "RPC_TLS_KEY",
+            "SID_HEADER_ENABLED",
+            "SOCKET_ID_HEADER",
+            "VERSION_CHECK_ENABLED",
+            "WEBSOCKET_URL",
+        ] {
+            assert_eq!(variable_like(&format!("ANYCABLE_{name}")), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn close_file_keys_are_found() {
+        let check = |key: &str, expected: Option<&str>| {
+            assert_eq!(file_key_like(key).as_deref(), expected, "{key}")
+        };
+        check("server.prot", Some("server.port"));
+        check("port", Some("server.port"));
+        check("rpc_host", Some("rpc.host"));
+        check("metrics.http", Some("metrics.http_path"));
+        check("norpc", None);
+        check("nowhere", None);
+        check("", None);
     }
 }

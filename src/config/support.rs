@@ -34,6 +34,34 @@ pub fn check(settings: &Settings) -> Result<(), ConfigError> {
     check_tls_files(settings)
 }
 
+/// Lines for the log about options that were given and that nothing reads: what they tune is not there.
+pub fn without_effect(settings: &Settings) -> Vec<String> {
+    settings
+        .iter()
+        .filter_map(|(option, _, _)| match option.support {
+            Support::NoEffect(why) if is_asked_for(settings, option.name) => Some(format!(
+                "option {} has no effect: {why}",
+                settings.as_given(option.name)
+            )),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The same about options of an absent feature that is not switched on by them, such as the Redis of the app itself.
+pub fn not_in_use(settings: &Settings) -> Vec<String> {
+    settings
+        .iter()
+        .filter_map(|(option, _, _)| match option.support {
+            Support::Refused(why) if is_asked_for(settings, option.name) => Some(format!(
+                "option {} is not in use ({why})",
+                settings.as_given(option.name)
+            )),
+            _ => None,
+        })
+        .collect()
+}
+
 /// An option whose value is not among what it takes.
 pub fn not_allowed(settings: &Settings, name: &str, expected: String) -> ConfigError {
     ConfigError::NotAllowed {
@@ -42,9 +70,14 @@ pub fn not_allowed(settings: &Settings, name: &str, expected: String) -> ConfigE
     }
 }
 
-fn is_switched_off(settings: &Settings, name: &str) -> bool {
+/// Neither the default nor one of the ways to say "nothing".
+fn is_asked_for(settings: &Settings, name: &str) -> bool {
     let value = settings.value(name);
-    if settings.is_default(name) || value.is_empty() || *value == Value::Text("none".to_owned()) {
+    !settings.is_default(name) && !value.is_empty() && *value != Value::Text("none".to_owned())
+}
+
+fn is_switched_off(settings: &Settings, name: &str) -> bool {
+    if !is_asked_for(settings, name) {
         return true;
     }
     match name {

@@ -64,6 +64,7 @@ mod lifecycle;
 mod load;
 mod logs;
 mod metrics;
+mod options;
 mod pings;
 mod pubsub;
 mod rpc;

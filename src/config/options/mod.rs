@@ -40,8 +40,8 @@ pub struct OptionSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Support {
     Works,
-    /// Accepted without a word: it tunes something that is not there, so that ignoring it changes nothing.
-    NoEffect,
+    /// Accepted with a warning: it tunes something that is not there, so that ignoring it changes nothing. The text says why.
+    NoEffect(&'static str),
     /// Replaced by another option, works with a notice.
     Deprecated,
     /// Refused by name when it is switched on; the text says why.
@@ -175,9 +175,13 @@ impl OptionSpec {
         self
     }
 
-    const fn no_effect(mut self) -> Self {
-        self.support = Support::NoEffect;
+    const fn unused(mut self, why: &'static str) -> Self {
+        self.support = Support::NoEffect(why);
         self
+    }
+
+    const fn no_effect(self) -> Self {
+        self.unused("what it tunes is planned")
     }
 
     const fn refused(mut self, why: &'static str) -> Self {

@@ -112,9 +112,9 @@ options! {
             "Port of the main listener; 0 lets the kernel choose";
         "allowed_origins", "server.allowed_origins", CSV, "",
             "Hosts accepted in the Origin header, comma-separated; a leading * matches any prefix; empty = no check";
-        "secret", "secret", TEXT, "",
+        "secret", "secret", TEXT, "", sensitive(),
             "Application secret: the JWT, stream, broadcast, RPC and API secrets come from it when unset";
-        "broadcast_key", "broadcast_key", TEXT, "",
+        "broadcast_key", "broadcast_key", TEXT, "", sensitive(),
             "Token that broadcast requests must carry; none switches the check off and moves the default broadcast port to 8090";
         "public", "public", BOOL, "false",
             "Open mode: noauth, public streams and broadcasts without authorization";
@@ -158,17 +158,17 @@ options! {
             "Redis channel of the plain redis broadcast adapter";
         "nats_channel", "nats_broadcast.channel", TEXT, "__anycable__", refused("NATS support is planned"),
             "NATS subject of the nats broadcast adapter";
-        "hub_gopool_size", "app.broadcast_gopool_size", COUNT, "16", hidden() no_effect(),
-            "Fan-out workers of anycable-go; without effect";
+        "hub_gopool_size", "app.broadcast_gopool_size", COUNT, "16", hidden() unused("every shard fans out by itself; cores says how many there are"),
+            "Fan-out workers of anycable-go";
     }
     Broker {
-        "history_limit", "broker.history_limit", COUNT, "100", no_effect(),
+        "history_limit", "broker.history_limit", COUNT, "100", unused("there is no broker yet"),
             "Messages kept per stream";
-        "history_ttl", "broker.history_ttl", SECS, "300", no_effect(),
+        "history_ttl", "broker.history_ttl", SECS, "300", unused("there is no broker yet"),
             "Age limit of stream history";
-        "sessions_ttl", "broker.sessions_ttl", SECS, "300", no_effect(),
+        "sessions_ttl", "broker.sessions_ttl", SECS, "300", unused("there is no broker yet"),
             "How long a closed session can be resumed";
-        "presence_ttl", "broker.presence_ttl", SECS, "15", no_effect(),
+        "presence_ttl", "broker.presence_ttl", SECS, "15", unused("there is no broker yet"),
             "How long presence survives without a touch after disconnect";
     }
     Redis {
@@ -176,8 +176,8 @@ options! {
             "Redis URL, comma list for cluster; host part = master name in Sentinel mode";
         "redis_sentinels", "redis.sentinels", CSV, "", refused("Redis support is planned"),
             "Sentinel addresses; non-empty switches to Sentinel mode";
-        "redis_sentinel_discovery_interval", "redis.sentinel_discovery_interval", SECS, "30", hidden() no_effect(),
-            "Sentinel re-discovery period; without effect";
+        "redis_sentinel_discovery_interval", "redis.sentinel_discovery_interval", SECS, "30", hidden() unused("anycable-go does not read it either"),
+            "Sentinel re-discovery period";
         "redis_keepalive_interval", "redis.keepalive_ping_interval", SECS, "30", hidden() refused("Redis support is planned"),
             "TCP keepalive period of Redis connections";
         "redis_tls_verify", "redis.tls_verify", BOOL, "false", hidden() refused("Redis support is planned"),
@@ -190,6 +190,10 @@ options! {
             "Client key for mutual TLS with Redis";
         "redis_disable_cache", "redis.disable_cache", BOOL, "false", hidden() refused("Redis support is planned"),
             "Do not use CLIENT TRACKING (for managed Redis that forbids it)";
+        "redis.max_reconnect_attempts", "redis.max_reconnect_attempts", NUMBER, "5", only_in_file() refused("Redis support is planned"),
+            "Attempts to reach Redis again before the server gives up";
+        "redis_pubsub.channel", "redis_pubsub.channel", TEXT, "__anycable_internal__", only_in_file() refused("Redis support is planned"),
+            "Redis channel between nodes";
     }
     RedisX {
         "redisx_stream", "redis_stream_broadcast.stream", TEXT, "__anycable__", refused("Redis support is planned"),
@@ -204,16 +208,22 @@ options! {
             "Port of the HTTP broadcast endpoint; 0 = the main port when a broadcast secret exists, else 8090";
         "http_broadcast_path", "http_broadcast.path", PATH, "/_broadcast",
             "Path of the HTTP broadcast endpoint";
-        "http_broadcast_secret", "http_broadcast.secret", TEXT, "", hidden() deprecated(),
+        "http_broadcast_secret", "http_broadcast.secret", TEXT, "", hidden() sensitive() deprecated(),
             "Deprecated name of broadcast_key; wins over it when both are set";
         "http_broadcast_cors", "http_broadcast.cors_headers", BOOL, "false", hidden(),
             "Answer OPTIONS and add CORS headers on the broadcast endpoint";
+        "http_broadcast.cors_hosts", "http_broadcast.cors_hosts", CSV, "", only_in_file() unused("allowed_origins counts, as in anycable-go"),
+            "Hosts for the CORS headers of the broadcast endpoint";
     }
     Nats {
         "nats_servers", "nats.servers", CSV, "nats://127.0.0.1:4222", sensitive() refused("NATS support is planned"),
             "NATS URLs for pub/sub, broadcast and broker";
         "nats_dont_randomize_servers", "nats.dont_randomize_servers", BOOL, "false", hidden() refused("NATS support is planned"),
             "Try NATS servers in the given order";
+        "nats.max_reconnect_attempts", "nats.max_reconnect_attempts", NUMBER, "5", only_in_file() refused("NATS support is planned"),
+            "Attempts to reach NATS again before the server gives up";
+        "nats_pubsub.channel", "nats_pubsub.channel", TEXT, "__anycable_internal__", only_in_file() refused("NATS support is planned"),
+            "NATS subject between nodes";
     }
     EmbeddedNats {
         "embed_nats", "embedded_nats.enabled", BOOL, "false", refused("there is no embedded NATS server"),
@@ -242,6 +252,10 @@ options! {
             "Show NATS protocol traces";
         "enats_max_payload", "embedded_nats.max_payload", BYTES, "0", refused("there is no embedded NATS server"),
             "Largest NATS message";
+        "embedded_nats.jetstream", "embedded_nats.jetstream", BOOL, "false", only_in_file() refused("there is no embedded NATS server"),
+            "Run JetStream in the embedded NATS";
+        "embedded_nats.jetstream_ready_timeout", "embedded_nats.jetstream_ready_timeout", SECS, "30", only_in_file() refused("there is no embedded NATS server"),
+            "Seconds to wait for JetStream";
     }
     Rpc {
         "rpc_host", "rpc.host", TEXT, "localhost:50051", empty_is_unset(),
@@ -256,9 +270,9 @@ options! {
             "Verify the certificate of the RPC server; read when rpc_enable_tls or rpc_tls_root_ca is set";
         "rpc_tls_root_ca", "rpc.tls_root_ca_path", TEXT, "", hidden(),
             "CA of the RPC server, a path or PEM text; implies rpc_enable_tls";
-        "rpc_max_call_recv_size", "rpc.max_recv_size", BYTES, "0", hidden() no_effect(),
+        "rpc_max_call_recv_size", "rpc.max_recv_size", BYTES, "0", hidden() unused("only gRPC has such a limit"),
             "gRPC receive size cap";
-        "rpc_max_call_send_size", "rpc.max_send_size", BYTES, "0", hidden() no_effect(),
+        "rpc_max_call_send_size", "rpc.max_send_size", BYTES, "0", hidden() unused("only gRPC has such a limit"),
             "gRPC send size cap";
         "rpc_request_timeout", "rpc.request_timeout", MILLIS, "0",
             "Time limit of one RPC request in milliseconds; 0 = 3000";
@@ -270,7 +284,7 @@ options! {
             "Cookies kept in the forwarded Cookie header, comma-separated; empty = all";
         "rpc_impl", "rpc.implementation", RPC_IMPL, "", hidden(),
             "RPC implementation: http or none; empty = from the scheme of rpc_host";
-        "http_rpc_secret", "rpc.secret", TEXT, "",
+        "http_rpc_secret", "rpc.secret", TEXT, "", sensitive(),
             "Token sent with RPC requests; none = send none even when secret is set";
         "http_rpc_timeout", "rpc.http_request_timeout", MILLIS, "0", hidden() deprecated(),
             "Deprecated name of rpc_request_timeout; wins over it when both are set";
@@ -318,10 +332,10 @@ options! {
             "Seconds between refreshes of the polled gauges; 0 = never";
     }
     WebSockets {
-        "read_buffer_size", "ws.read_buffer_size", BYTES, "1024", hidden() no_effect(),
-            "Read buffer of anycable-go; without effect";
-        "write_buffer_size", "ws.write_buffer_size", BYTES, "1024", hidden() no_effect(),
-            "Write buffer of anycable-go; without effect";
+        "read_buffer_size", "ws.read_buffer_size", BYTES, "1024", hidden() unused("connections have no buffers of their own"),
+            "Read buffer of a connection in anycable-go";
+        "write_buffer_size", "ws.write_buffer_size", BYTES, "1024", hidden() unused("connections have no buffers of their own"),
+            "Write buffer of a connection in anycable-go";
         "max_message_size", "ws.max_message_size", BYTES, "65536", hidden(),
             "Largest accepted client message in bytes; 0 = no limit";
         "ws_write_timeout", "ws.write_timeout", POSITIVE, "2",
@@ -340,9 +354,9 @@ options! {
             "Also send WebSocket PING frames at ping_interval";
     }
     Jwt {
-        "jwt_id_key", "", TEXT, "", hidden() deprecated(),
+        "jwt_id_key", "", TEXT, "", hidden() sensitive() deprecated(),
             "Deprecated name of jwt_secret";
-        "jwt_secret", "jwt.secret", TEXT, "",
+        "jwt_secret", "jwt.secret", TEXT, "", sensitive(),
             "Key of JWT authentication; empty = the application secret, none = no JWT";
         "jwt_id_param", "", TEXT, "", hidden() deprecated(),
             "Deprecated, without effect";
@@ -354,7 +368,7 @@ options! {
             "Refuse connections without a token instead of asking the app";
     }
     SignedStreams {
-        "streams_secret", "streams.secret", TEXT, "",
+        "streams_secret", "streams.secret", TEXT, "", sensitive(),
             "Key of signed stream names; empty = the application secret, none = none";
         "public_streams", "streams.public", BOOL, "false",
             "Allow subscribing to $pubsub streams by plain name";
@@ -366,15 +380,15 @@ options! {
             "Serve Turbo::StreamsChannel in the server itself (needs a secret)";
         "cable_ready", "streams.cable_ready", BOOL, "false",
             "Serve CableReady::Stream in the server itself (needs a secret)";
-        "turbo_rails_key", "", TEXT, "", hidden() deprecated(),
+        "turbo_rails_key", "", TEXT, "", hidden() sensitive() deprecated(),
             "Deprecated form of turbo_streams_secret with turbo_streams";
-        "turbo_streams_secret", "streams.turbo_secret", TEXT, "",
+        "turbo_streams_secret", "streams.turbo_secret", TEXT, "", sensitive(),
             "Key of Turbo stream names; empty = streams_secret";
         "turbo_rails_cleartext", "", BOOL, "false", hidden() deprecated(),
             "Deprecated, without effect";
-        "cable_ready_key", "", TEXT, "", hidden() deprecated(),
+        "cable_ready_key", "", TEXT, "", hidden() sensitive() deprecated(),
             "Deprecated form of cable_ready_secret with cable_ready";
-        "cable_ready_secret", "streams.cable_ready_secret", TEXT, "",
+        "cable_ready_secret", "streams.cable_ready_secret", TEXT, "", sensitive(),
             "Key of CableReady stream names; empty = streams_secret";
         "cable_ready_cleartext", "", BOOL, "false", hidden() deprecated(),
             "Deprecated, without effect";
@@ -384,11 +398,11 @@ options! {
     Pusher {
         "pusher_app_id", "pusher.app_id", TEXT, "", refused("the Pusher protocol is not served"),
             "Pusher application id; Pusher mode is on when id and key are both set";
-        "pusher_secret", "pusher.secret", TEXT, "", no_effect(),
+        "pusher_secret", "pusher.secret", TEXT, "", sensitive() unused("the Pusher protocol is not served"),
             "Pusher signing secret";
         "pusher_app_key", "pusher.app_key", TEXT, "", refused("the Pusher protocol is not served"),
             "Pusher application key (part of the WebSocket path)";
-        "pusher_api_port", "pusher.api_port", PORT, "0", no_effect(),
+        "pusher_api_port", "pusher.api_port", PORT, "0", unused("the Pusher protocol is not served"),
             "Port of the Pusher REST API";
     }
     Statsd {
@@ -404,19 +418,19 @@ options! {
     Sse {
         "sse", "sse.enabled", BOOL, "false", refused("server-sent events are planned"),
             "Enable the SSE endpoint";
-        "sse_path", "sse.path", TEXT, "/events", no_effect(),
+        "sse_path", "sse.path", TEXT, "/events", unused("server-sent events are planned"),
             "URL path of the SSE endpoint";
     }
     DurableStreams {
         "ds", "ds.enabled", BOOL, "false", refused("durable streams are not served"),
             "Enable the durable-streams endpoint";
-        "ds_path", "ds.path", TEXT, "/ds", no_effect(),
+        "ds_path", "ds.path", TEXT, "/ds", unused("durable streams are not served"),
             "Base path of durable streams (mounted as <path>/*)";
-        "ds_skip_auth", "ds.skip_auth", BOOL, "false", no_effect(),
+        "ds_skip_auth", "ds.skip_auth", BOOL, "false", unused("durable streams are not served"),
             "Do not authenticate durable-stream clients, only check stream access";
-        "ds_poll_interval", "ds.poll_interval", SECS, "10", no_effect(),
+        "ds_poll_interval", "ds.poll_interval", SECS, "10", unused("durable streams are not served"),
             "Long-poll wait of durable streams";
-        "ds_sse_ttl", "ds.sse_ttl", SECS, "60", no_effect(),
+        "ds_sse_ttl", "ds.sse_ttl", SECS, "60", unused("durable streams are not served"),
             "Lifetime of a durable-streams SSE response";
     }
     Api {
@@ -424,12 +438,14 @@ options! {
             "Port of the REST API; a value enables it, 0 = the main port";
         "api_path", "api.path", PATH, "/api",
             "Base path of the REST API";
-        "api_secret", "api.secret", TEXT, "",
+        "api_secret", "api.secret", TEXT, "", sensitive(),
             "Token of the REST API; a value enables it; empty = derived from secret";
         "api.host", "api.host", TEXT, "", only_in_file() refused("a separate host of the API is planned"),
             "Bind address of the REST API";
         "api.cors_headers", "api.cors_headers", BOOL, "false", only_in_file() refused("CORS headers of the API are planned"),
             "Answer OPTIONS and add CORS headers on the REST API";
+        "api.cors_hosts", "api.cors_hosts", CSV, "", only_in_file() unused("CORS headers of the API are planned"),
+            "Hosts for the CORS headers of the REST API";
     }
     Misc {
         "presets", "presets", LIST, "", empty_is_unset(),

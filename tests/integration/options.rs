@@ -1,0 +1,148 @@
+//! Options as an operator meets them at the real binary: presets, `PORT`, suggestions, and
+//! options that nothing reads. Source: `contract/operations.md` §2–§5.
+
+use std::fs;
+
+use crate::support::server::Finished;
+use crate::support::{Launch, Rails, Stage, ports};
+
+const RPC: &str = "--rpc_host=http://localhost:1/_anycable";
+
+fn exited(finished: Finished, code: i32) -> Finished {
+    assert_eq!(finished.status.code(), Some(code), "{finished}");
+    finished
+}
+
+/// Standard error without its date.
+fn message(finished: &Finished) -> &str {
+    assert_eq!(finished.stderr.lines().count(), 1, "{finished}");
+    finished
+        .stderr
+        .get("2026/11/26 07:00:00 ".len()..)
+        .expect("a date and a message")
+}
+
+#[test]
+fn presets_that_cannot_work_are_refused_with_the_reason() {
+    let fly = |launch: Launch| {
+        launch
+            .env("FLY_APP_NAME", "cable")
+            .env("FLY_ALLOC_ID", "1")
+            .env("FLY_REGION", "ams")
+    };
+    let refused = |launch: Launch, expected: &str| {
+        let finished = exited(launch.run(), 1);
+        assert_eq!(message(&finished), expected, "{finished}");
+    };
+    refused(
+        Launch::bare().args([RPC, "--presets=fly"]),
+        "failed to load configuration presets, cause: FLY_REGION env is missing",
+    );
+    refused(
+        fly(Launch::bare()).arg(RPC),
+        "option --pubsub=nats of the fly preset is not supported yet by ringcable (node-to-node fan-out is planned); \
+         set ANYCABLE_PUBSUB=none to run on one machine",
+    );
+    refused(
+        fly(Launch::bare())
+            .env("ANYCABLE_PUBSUB", "none")
+            .env("ANYCABLE_FLY_RPC_APP_NAME", "web"),
+        "option --rpc_host=dns:///ams.web.internal:50051 is not supported yet by ringcable (RPC over gRPC is planned); \
+         set --rpc_host to the http:// or https:// URL of the app's /_anycable",
+    );
+    refused(
+        Launch::bare().args([RPC, "--presets=broker"]),
+        "option --broker=memory of the broker preset is not supported yet by ringcable (stream history is planned); \
+         remove the preset",
+    );
+}
+
+/// Listens where the preset says and serves there; `port` is among its variables or flags.
+fn listens_everywhere(launch: Launch, presets: &str, port: u16) {
+    let server = launch.start();
+    server.wait_for_log(&[
+        "load presets",
+        "context=config",
+        &format!("presets={presets}"),
+    ]);
+    server.wait_for_log(&[&format!(
+        "Handle WebSocket connections at http://0.0.0.0:{port}/cable"
+    )]);
+    assert_eq!(server.port(), port);
+}
+
+on_both_drivers! {
+    fn fly_and_heroku_listen_on_every_interface(driver: Driver) {
+        let rails = Rails::start();
+        let rpc = format!("--rpc_host={}", rails.url());
+        let launch = || Launch::bare().args(["--cores=2", driver.flag(), &rpc, "--http_broadcast_port=0", "--secret=0123456789abcdef"]);
+        let fly = launch()
+            .env("FLY_APP_NAME", "cable")
+            .env("FLY_ALLOC_ID", "1")
+            .env("FLY_REGION", "ams")
+            .env("ANYCABLE_PUBSUB", "none");
+        let port = ports::free_port();
+        listens_everywhere(fly.env("PORT", port.to_string()), "fly", port);
+        let heroku = |launch: Launch| launch.env("HEROKU_APP_ID", "a").env("HEROKU_DYNO_ID", "d");
+        let port = ports::free_port();
+        listens_everywhere(heroku(launch()).env("PORT", port.to_string()), "heroku", port);
+        let port = ports::free_port();
+        listens_everywhere(launch().env("ANYCABLE_PRESETS", "heroku").arg(format!("--port={port}")), "heroku", port);
+        // Not where something else was said, and not where detection is switched off.
+        let elsewhere = heroku(launch()).args(["--host=127.0.0.1", "--port=0"]).start();
+        elsewhere.wait_for_log(&["Handle WebSocket connections at http://127.0.0.1:"]);
+        let off = heroku(launch()).env("ANYCABLE_PRESETS", "none").arg("--port=0").start();
+        off.wait_for_log(&["Handle WebSocket connections at http://localhost:"]);
+    }
+
+    fn port_is_taken_from_the_first_variable_that_is_there(driver: Driver) {
+        let rails = Rails::start();
+        let launch = || Launch::bare().args(["--cores=2", driver.flag(), "--host=127.0.0.1", "--http_broadcast_port=0", "--secret=s"]).arg(format!("--rpc_host={}", rails.url()));
+        let (first, second) = (ports::free_port(), ports::free_port());
+        assert_eq!(launch().env("PORT", first.to_string()).start().port(), first);
+        let both = launch().env("PORT", first.to_string()).env("ANYCABLE_PORT", second.to_string());
+        assert_eq!(both.start().port(), second);
+        let flag = launch().env("PORT", first.to_string()).arg(format!("--port={second}"));
+        assert_eq!(flag.start().port(), second);
+    }
+
+    fn what_nothing_reads_is_mentioned_at_the_start(driver: Driver) {
+        let rails = Rails::start();
+        let directory = tempfile::tempdir().expect("a directory");
+        fs::write(directory.path().join("anycable.toml"), "[metrics]\nhttp = '/metrics'\n").expect("a file");
+        let server = Stage::launch(driver, &rails)
+            .directory(directory.path())
+            .arg("--read_buffer_size=4096")
+            .env("ANYCABLE_HISTORY_TTL", "60")
+            .env("ANYCABLE_HISTORY_LIMIT", "100")
+            .env("ANYCABLE_PUSHER_SECRET", "open sesame")
+            .env("ANYCABLE_RPC_HOTS", "x")
+            .env("REDIS_URL", "redis://:sesame@app")
+            .start();
+        for parts in [
+            ["WRN", "option --read_buffer_size=4096 has no effect: connections have no buffers of their own"],
+            ["WRN", "option ANYCABLE_HISTORY_TTL=60 has no effect: there is no broker yet"],
+            ["WRN", "option ANYCABLE_PUSHER_SECRET has no effect: the Pusher protocol is not served"],
+            ["WRN", "Unknown environment variable ANYCABLE_RPC_HOTS is ignored (did you mean ANYCABLE_RPC_HOST?)"],
+            ["WRN", "Unknown key metrics.http in ./anycable.toml is ignored (did you mean metrics.http_path?)"],
+            ["INF", "option REDIS_URL is not in use (Redis support is planned)"],
+        ] {
+            server.wait_for_log(&parts);
+        }
+        let log = server.log().join("\n");
+        // A default that is said aloud promises nothing.
+        assert!(!log.contains("HISTORY_LIMIT") && !log.contains("sesame"), "{log}");
+    }
+
+    fn secrets_that_are_hardly_meant_are_mentioned_and_not_shown(driver: Driver) {
+        let rails = Rails::start();
+        let server = Stage::launch(driver, &rails)
+            .env("ANYCABLE_JWT_SECRET", "${SESAME}")
+            .env("ANYCABLE_STREAMS_SECRET", "sesame open sesame ")
+            .start();
+        server.wait_for_log(&["WRN", "ANYCABLE_JWT_SECRET looks like the name of a variable that was not replaced by its value"]);
+        server.wait_for_log(&["WRN", "ANYCABLE_STREAMS_SECRET has white space at an end"]);
+        let log = server.log().join("\n");
+        assert!(!log.contains("SESAME") && !log.contains("sesame"), "{log}");
+    }
+}
