@@ -2,10 +2,11 @@
 //!
 //! The layers, lower ones never name higher ones (`docs/ARCHITECTURE.md` has the whole map):
 //! L0 `protocol wire config metrics auth os log` · L1 `session hub endpoints` · L2 `reactor rpc mesh net` · L3 `shard` ·
-//! L4 `server` and `check`, and `demo`, which is an application beside the server.
+//! L4 `server`, `check` and `check_config`, and `demo`, which is an application beside the server.
 
 pub mod auth;
 pub mod check;
+pub mod check_config;
 pub mod config;
 pub mod demo;
 pub mod driver;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use mimalloc::MiMalloc;
 use ringcable::check::Report;
 use ringcable::config::{self, CheckRequest, Config, Startup};
-use ringcable::{log, os, server};
+use ringcable::{check_config, log, os, server};
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
@@ -33,6 +33,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Startup::Check(request)) => check(&request),
+        Ok(Startup::CheckConfig(config)) => check_config(&config),
         Ok(Startup::Run(config)) => start(*config),
         Err(error) => {
             if error.usage() {
@@ -51,6 +52,18 @@ fn check(request: &CheckRequest) -> ExitCode {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
+    }
+}
+
+fn check_config(config: &Config) -> ExitCode {
+    // A closed standard output is the reader's choice, here and below.
+    let _ = write!(std::io::stdout(), "{}", check_config::remarks(config));
+    match check_config::verdict(config) {
+        Ok(line) => {
+            let _ = writeln!(std::io::stdout(), "{line}");
+            ExitCode::SUCCESS
+        }
+        Err(error) => fail(&error, 1),
     }
 }
 

@@ -88,28 +88,13 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
         .unwrap_or_else(os::cpu::default_cores)
         .max(1);
     startup::banner(&config, open_files, shards);
-    let tls = config
-        .server
-        .tls
-        .as_ref()
-        .map(ServerTls::load)
-        .transpose()?;
-    if config.demo && tls.is_some() {
-        return Err(StartError::DemoWithTls);
-    }
+    let Prepared { tls, rpc } = prepare(&config)?;
     let demo = start_demo(&mut config)?;
     let listeners = listen(&mut config, shards)?;
-    Front::new(
-        &config,
-        Features {
-            main: true,
-            ..Features::default()
-        },
-    )?;
     let choice = driver::choose(config.runtime.driver)?;
-    let rpc = match config.rpc.endpoint {
-        RpcEndpoint::Http(_) => Some(RpcShared::new(&config.rpc)?),
-        RpcEndpoint::None => None,
+    let rpc = match &demo {
+        Some(_) => Some(RpcShared::new(&config.rpc)?),
+        None => rpc,
     };
     let mut metrics = Metrics::new(shards);
     metrics.rpc_configured = rpc.is_some();
@@ -162,6 +147,40 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
         mesh.mailbox(0).send_blocking(ShardMessage::CheckRpc);
     }
     control_loop(&config, &metrics, &mesh, &control)
+}
+
+/// What a start makes of settings and files before it listens.
+pub struct Prepared {
+    tls: Option<Arc<rustls::ServerConfig>>,
+    /// `None` without RPC, and with `--demo`, whose app has no address yet.
+    rpc: Option<Arc<RpcShared>>,
+}
+
+/// Everything that can be found wrong without a listener and without a word to anybody. The whole of `--check-config`.
+///
+/// # Errors
+/// TLS files or a certificate authority that cannot be used, a path that is no pattern, an RPC URL or token that cannot
+/// work.
+pub fn prepare(config: &Config) -> Result<Prepared, StartError> {
+    let tls = config
+        .server
+        .tls
+        .as_ref()
+        .map(ServerTls::load)
+        .transpose()?;
+    if config.demo && tls.is_some() {
+        return Err(StartError::DemoWithTls);
+    }
+    let main = Features {
+        main: true,
+        ..Features::default()
+    };
+    Front::new(config, main)?;
+    let rpc = match config.rpc.endpoint {
+        RpcEndpoint::Http(_) if !config.demo => Some(RpcShared::new(&config.rpc)?),
+        _ => None,
+    };
+    Ok(Prepared { tls, rpc })
 }
 
 fn start_demo(config: &mut Config) -> Result<Option<DemoApp>, StartError> {

@@ -589,6 +589,20 @@ fn certificates_of_the_app_are_verified_unless_its_tls_options_are_on() {
 }
 
 #[test]
+fn check_config_resolves_as_a_start_does() {
+    let args = [
+        "--node_id=n",
+        "--rpc_host=http://web",
+        "--hub_gopool_size=3",
+    ];
+    let checked = startup(&[], &[&args[..], &["--check-config"]].concat());
+    let Ok(Startup::CheckConfig(checked)) = checked else {
+        panic!("a check was asked for: {checked:?}");
+    };
+    assert_eq!(*checked, run(&[], &args));
+}
+
+#[test]
 fn help_and_version_print_and_win_over_everything_that_can_be_read() {
     assert_eq!(
         printed_text(&[("ANYCABLE_PORT", "x")], &["-v"]),

@@ -39,6 +39,8 @@ pub enum Startup {
     Run(Box<Config>),
     /// `--check`: say what would stop this host, and exit.
     Check(CheckRequest),
+    /// `--check-config`: say what a start with this configuration would find wrong before it listens, and exit.
+    CheckConfig(Box<Config>),
     /// Help, version or `--print-config`: this text goes to stdout as it is, and the process exits with 0.
     Print(String),
 }
@@ -61,6 +63,7 @@ pub fn load(args: &[String], env: &[(String, String)]) -> Result<Startup, Config
     }
     let config_file = file::locate(&flags);
     let prints_config = flags.on("print-config");
+    let checks_config = flags.on("check-config");
     let connections = connections_to_check(&flags)?;
     let mut settings = Settings::defaults();
     let mut unknown_names = Vec::new();
@@ -94,7 +97,12 @@ pub fn load(args: &[String], env: &[(String, String)]) -> Result<Startup, Config
         notices,
         warnings: unknown_names,
     };
-    Ok(Startup::Run(Box::new(resolve::config(&settings, origin)?)))
+    let config = Box::new(resolve::config(&settings, origin)?);
+    Ok(if checks_config {
+        Startup::CheckConfig(config)
+    } else {
+        Startup::Run(config)
+    })
 }
 
 /// The text of `--help`.

@@ -1,12 +1,42 @@
-//! Options as an operator meets them at the real binary: presets, `PORT`, suggestions, and
+//! Options as an operator meets them at the real binary: `--check-config`, presets, `PORT`, suggestions, and
 //! options that nothing reads. Source: `contract/operations.md` §2–§5.
 
 use std::fs;
+use std::net::TcpListener;
+use std::path::Path;
+
+use tempfile::TempDir;
 
 use crate::support::server::Finished;
 use crate::support::{Launch, Rails, Stage, ports};
 
 const RPC: &str = "--rpc_host=http://localhost:1/_anycable";
+
+/// Files that a configuration may name.
+struct Files {
+    directory: TempDir,
+}
+
+impl Files {
+    /// Two certificates with their keys, and files that are neither.
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let write = |name: &str, text: &str| {
+            fs::write(directory.path().join(name), text).expect("a file");
+        };
+        for name in ["a", "b"] {
+            let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a key");
+            write(&format!("{name}.pem"), &made.cert.pem());
+            write(&format!("{name}.key"), &made.signing_key.serialize_pem());
+        }
+        write("text.pem", "no certificate\n");
+        Self { directory }
+    }
+
+    fn path(&self) -> &Path {
+        self.directory.path()
+    }
+}
 
 fn exited(finished: Finished, code: i32) -> Finished {
     assert_eq!(finished.status.code(), Some(code), "{finished}");
@@ -20,6 +50,115 @@ fn message(finished: &Finished) -> &str {
         .stderr
         .get("2026/11/26 07:00:00 ".len()..)
         .expect("a date and a message")
+}
+
+/// What a start refuses, `--check-config` refuses in the same words, and nothing has been served before.
+#[test]
+fn check_config_finds_what_a_start_finds() {
+    let files = Files::new();
+    fs::write(files.path().join("broken.toml"), "[server\n").expect("a file");
+    let table: [(&[&str], &str); 17] = [
+        (&["--nope"], "flag provided but not defined: -nope"),
+        (&["--port=x"], "invalid value \"x\" for flag -port"),
+        (&["--disconnect_rate=0"], "--disconnect_rate=0"),
+        (&["--broker=memory"], "--broker=memory is not supported yet"),
+        (&["--config-path=none.toml"], "open none.toml: no such file"),
+        (&["--config-path=broken.toml"], "broken.toml line 1"),
+        (&["--ssl_cert=a.pem"], "needs --ssl_key too"),
+        (
+            &["--ssl_cert=none.pem", "--ssl_key=a.key"],
+            "cannot read ssl_cert \"none.pem\"",
+        ),
+        (
+            &["--ssl_cert=text.pem", "--ssl_key=a.key"],
+            "ssl_cert \"text.pem\" holds no usable PEM certificate",
+        ),
+        (
+            &["--ssl_cert=a.pem", "--ssl_key=text.pem"],
+            "ssl_key \"text.pem\" holds no usable PEM private key",
+        ),
+        (
+            &["--ssl_cert=a.pem", "--ssl_key=b.key"],
+            "cannot be used together",
+        ),
+        (&["--path=/{a}/{a}"], "two placeholders called \"a\""),
+        (&["--path=/{a:[}"], "a bad regular expression"),
+        (&["--rpc_host=http://web:99999/"], "invalid port \"99999\""),
+        (
+            &["--http_rpc_secret=a\u{1}b"],
+            "the RPC secret contains characters",
+        ),
+        (
+            &["--rpc_host=https://web/", "--rpc_tls_root_ca=none.pem"],
+            "cannot read rpc_tls_root_ca \"none.pem\"",
+        ),
+        (
+            &["--rpc_host=https://web/", "--rpc_tls_root_ca=text.pem"],
+            "rpc_tls_root_ca contains no usable PEM certificate",
+        ),
+    ];
+    for (args, part) in table {
+        let launch = || {
+            Launch::bare()
+                .directory(files.path())
+                .args(["--host=127.0.0.1", "--port=0", RPC])
+                .args(args.iter().copied())
+        };
+        let checked = exited(launch().arg("--check-config").run(), 1);
+        assert!(message(&checked).contains(part), "{args:?}: {checked}");
+        assert!(!checked.stdout.contains("is ok"), "{checked}");
+        let started = exited(launch().run(), 1);
+        assert_eq!(message(&checked), message(&started), "{args:?}");
+        assert!(!started.stdout.contains("Handle WebSocket"), "{started}");
+    }
+}
+
+#[test]
+fn check_config_says_which_file_and_where_a_start_would_listen() {
+    let files = Files::new();
+    let toml = "[server]\nprot = 1\n[rpc]\nhost = 'http://localhost:1/'\n[server.ssl]\ncert_path = 'a.pem'\nkey_path = 'a.key'\n";
+    fs::write(files.path().join("anycable.toml"), toml).expect("a file");
+    // Somebody has the port: a check does not want it.
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port();
+    let launch = Launch::bare().directory(files.path()).args([
+        "--check-config",
+        "--metrics_http=/metrics",
+        "--metrics_port=9",
+        "--jwt_id_key=0123456789abcdef",
+        "--hub_gopool_size=3",
+        &format!("--port={port}"),
+    ]);
+    let finished = exited(launch.env("REDIS_URL", "redis://:pass@app").run(), 0);
+    assert!(finished.stderr.is_empty(), "{finished}");
+    let lines: Vec<&str> = finished.stdout.lines().collect();
+    assert_eq!(
+        lines,
+        [
+            "DEPRECATION WARNING: jwt_id_key option is deprecated",
+            "and will be removed in a future version of ringcable.",
+            "Use jwt_secret instead.",
+            "note: option REDIS_URL is not in use (Redis support is planned)",
+            "warning: option --hub_gopool_size=3 has no effect: every shard fans out by itself; cores says how many there are",
+            "warning: Unknown key server.prot in ./anycable.toml is ignored (did you mean server.port?)",
+            &format!(
+                "configuration is ok: file ./anycable.toml, would listen on https://localhost:{port} (WebSocket, health), \
+                 https://localhost:8090 (broadcasts), https://localhost:9 (metrics)"
+            ),
+        ]
+    );
+    let bare = exited(
+        Launch::bare()
+            .args(["--check-config", "--noauth", "--secret=0123456789abcdef"])
+            .run(),
+        0,
+    );
+    assert_eq!(
+        bare.stdout,
+        "configuration is ok: no file, would listen on http://localhost:8080 (WebSocket, health, broadcasts, API)"
+    );
+    let demo = exited(Launch::bare().args(["--check-config", "--demo"]).run(), 0);
+    assert!(demo.stdout.starts_with("configuration is ok: "), "{demo}");
 }
 
 #[test]

@@ -98,6 +98,8 @@ options! {
             "TOML file to read instead of ./anycable.toml or /etc/anycable/anycable.toml";
         "print-config", "", BOOL, "false", no_env(),
             "Print the merged configuration as TOML and exit (presets are not applied, secrets are in clear)";
+        "check-config", "", BOOL, "false", no_env(),
+            "Look at everything that a start looks at before it listens, say what is wrong, and exit with 0 or 1";
         "check", "", COUNT, "0", no_env(),
             "Say what would stop this host from holding that many connections, and exit with 0 if nothing does";
         "ws_max_pending_size", "ws.max_pending_size", BYTES, "1048576",
