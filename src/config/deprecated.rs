@@ -44,8 +44,12 @@ pub fn normalize(settings: &mut Settings) -> Vec<String> {
     notices
 }
 
-/// Old name and what to use instead, in the order of the notices. `http_rpc_timeout` has none in the reference either.
-const NOTICES: [(&str, &str); 11] = [
+/// Used without a notice, as in the reference.
+const WITHOUT_NOTICE: &str = "http_rpc_timeout";
+
+/// Old name and what to use instead, in the order of the notices.
+const SUCCESSORS: [(&str, &str); 12] = [
+    (WITHOUT_NOTICE, "Use rpc_request_timeout instead."),
     (
         "metrics_log_interval",
         "Use metrics_rotate_interval instead.",
@@ -74,10 +78,18 @@ const NOTICES: [(&str, &str); 11] = [
     ("http_broadcast_secret", "Use broadcast_key instead."),
 ];
 
-fn notices(settings: &Settings) -> Vec<String> {
-    NOTICES
+/// What to use instead of a deprecated option, as a sentence.
+pub fn instead_of(name: &str) -> Option<&'static str> {
+    SUCCESSORS
         .iter()
-        .filter(|(name, _)| !settings.is_default(name))
+        .find(|(old, _)| *old == name)
+        .map(|(_, instead)| *instead)
+}
+
+fn notices(settings: &Settings) -> Vec<String> {
+    SUCCESSORS
+        .iter()
+        .filter(|(name, _)| *name != WITHOUT_NOTICE && !settings.is_default(name))
         .map(|(name, instead)| {
             format!(
                 "DEPRECATION WARNING: {name} option is deprecated\n\
@@ -105,6 +117,7 @@ fn switch_on_with_key(settings: &mut Settings, old: &str, secret: &str, switch: 
 #[cfg(test)]
 mod tests {
     use super::super::flags::Flags;
+    use super::super::options::{OPTIONS, Support};
     use super::*;
 
     fn normalized(args: &[&str]) -> (Settings, Vec<String>) {
@@ -157,6 +170,18 @@ mod tests {
             "metrics_rotate_interval",
             "7",
         );
+    }
+
+    #[test]
+    fn every_deprecated_option_has_a_successor_or_says_that_it_has_none() {
+        for option in OPTIONS {
+            assert_eq!(
+                option.support == Support::Deprecated,
+                instead_of(option.name).is_some(),
+                "{}",
+                option.name
+            );
+        }
     }
 
     #[test]

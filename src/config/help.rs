@@ -5,6 +5,9 @@ use std::fmt::Write;
 use super::options::{OPTIONS, OptionSpec, Section, Support};
 use super::value::Kind;
 
+const MORE: &str = "\nMORE:\n   Every option, with its file key: man ringcable, or ringcable --generate=options\n   \
+                    What comes of yours: ringcable --print-config; whether a start would like it: ringcable --check-config\n";
+
 /// The whole help text, with a final newline. Values that the environment gives do not change the printed defaults.
 pub fn text() -> String {
     let mut out = format!(
@@ -17,6 +20,7 @@ pub fn text() -> String {
     for block in shown.chunk_by(|left, right| left.section == right.section) {
         write_block(&mut out, block);
     }
+    out.push_str(MORE);
     out
 }
 
@@ -91,6 +95,7 @@ mod tests {
         for block in blocks {
             assert!(text.contains(block), "{block}");
         }
+        assert!(text.ends_with(MORE) && MORE.contains("--generate=options"));
         let titles: Vec<&str> = text
             .lines()
             .filter(|line| line.starts_with("   ") && line.ends_with(':'))

@@ -8,6 +8,7 @@ mod environment;
 mod error;
 mod file;
 mod flags;
+mod generate;
 mod help;
 mod options;
 mod presets;
@@ -41,7 +42,7 @@ pub enum Startup {
     Check(CheckRequest),
     /// `--check-config`: say what a start with this configuration would find wrong before it listens, and exit.
     CheckConfig(Box<Config>),
-    /// Help, version or `--print-config`: this text goes to stdout as it is, and the process exits with 0.
+    /// Help, version, `--generate` or `--print-config`: this text goes to stdout as it is, and the process exits with 0.
     Print(String),
 }
 
@@ -60,6 +61,9 @@ pub fn load(args: &[String], env: &[(String, String)]) -> Result<Startup, Config
     }
     if flags.on("version") {
         return Ok(Startup::Print(format!("{}\n", env!("CARGO_PKG_VERSION"))));
+    }
+    if let Some(word) = flags.last("generate").filter(|word| !word.is_empty()) {
+        return generated(word).map(Startup::Print);
     }
     let config_file = file::locate(&flags);
     let prints_config = flags.on("print-config");
@@ -129,6 +133,14 @@ fn connections_to_check(flags: &Flags) -> Result<Option<u64>, ConfigError> {
             given: format!("--check={count}"),
             expected: format!("a number of connections from 1 to {CHECKED_MAX}"),
         })
+}
+
+fn generated(word: &Value) -> Result<String, ConfigError> {
+    let word = word.to_string();
+    generate::text(&word).ok_or_else(|| ConfigError::NotAllowed {
+        given: format!("--generate={word}"),
+        expected: format!("one of {}", generate::WORDS.join(", ")),
+    })
 }
 
 fn printed(settings: &mut Settings, notices: &[String]) -> String {

@@ -28,6 +28,8 @@ pub enum Kind {
     Text,
     /// A text that may not be empty.
     Name,
+    /// The path of a file of this machine; may be empty.
+    File,
     /// One of these words.
     Word(&'static [&'static str]),
     /// A URL path.
@@ -106,7 +108,7 @@ impl Kind {
         match self {
             Self::Bool => parse_bool(text).map(Value::Bool),
             Self::Int { .. } => parse_int(text).map(Value::Int),
-            Self::Text | Self::Name | Self::Word(_) | Self::Path { .. } => {
+            Self::Text | Self::Name | Self::File | Self::Word(_) | Self::Path { .. } => {
                 Ok(Value::Text(text.to_owned()))
             }
             Self::Paths => Ok(Value::List(split(text, ','))),
@@ -127,7 +129,7 @@ impl Kind {
             (Self::Bool, toml::Value::Boolean(on)) => Some(Value::Bool(*on)),
             (Self::Int { .. }, toml::Value::Integer(number)) => Some(Value::Int(*number)),
             (
-                Self::Text | Self::Name | Self::Word(_) | Self::Path { .. },
+                Self::Text | Self::Name | Self::File | Self::Word(_) | Self::Path { .. },
                 toml::Value::String(text),
             ) => Some(Value::Text(text.clone())),
             (Self::Paths | Self::List { .. }, toml::Value::Array(items)) => {
@@ -149,7 +151,7 @@ impl Kind {
         match self {
             Self::Bool => "a boolean",
             Self::Int { .. } => "an integer",
-            Self::Text | Self::Name | Self::Word(_) | Self::Path { .. } => "a string",
+            Self::Text | Self::Name | Self::File | Self::Word(_) | Self::Path { .. } => "a string",
             Self::Paths | Self::List { .. } => "an array of strings",
             Self::Tags => "a table of strings",
         }

@@ -63,7 +63,14 @@ fn help_lists_the_options_with_defaults_and_variables() {
         ] {
             assert!(finished.stdout.contains(part), "no {part} in {finished}");
         }
-        for own in ["--cores", "--driver", "--demo", "--check"] {
+        for own in [
+            "--cores",
+            "--driver",
+            "--demo",
+            "--check",
+            "--check-config",
+            "--generate",
+        ] {
             assert!(finished.stdout.contains(own), "no {own} in {finished}");
         }
     }

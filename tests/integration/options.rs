@@ -1,9 +1,10 @@
-//! Options as an operator meets them at the real binary: `--check-config`, presets, `PORT`, suggestions, and
+//! Options as an operator meets them at the real binary: `--check-config`, `--generate`, presets, `PORT`, suggestions, and
 //! options that nothing reads. Source: `contract/operations.md` §2–§5.
 
 use std::fs;
 use std::net::TcpListener;
 use std::path::Path;
+use std::process::Command;
 
 use tempfile::TempDir;
 
@@ -159,6 +160,116 @@ fn check_config_says_which_file_and_where_a_start_would_listen() {
     );
     let demo = exited(Launch::bare().args(["--check-config", "--demo"]).run(), 0);
     assert!(demo.stdout.starts_with("configuration is ok: "), "{demo}");
+}
+
+#[test]
+fn every_text_is_generated_whatever_else_is_given() {
+    let table = [
+        ("man", ".TH RINGCABLE 1 "),
+        ("complete-bash", "complete -F _ringcable ringcable"),
+        ("complete-zsh", "#compdef ringcable"),
+        ("complete-fish", "complete -c ringcable -f"),
+        ("options", "# Options"),
+    ];
+    for (word, part) in table {
+        let launch = Launch::bare()
+            .args(["--generate", word])
+            .env("ANYCABLE_PORT", "x");
+        let finished = exited(launch.run(), 0);
+        assert!(finished.stderr.is_empty(), "{finished}");
+        assert!(finished.stdout.contains(part), "{word}: {finished}");
+        assert!(finished.stdout.contains("rpc_host"), "{word}: {finished}");
+    }
+    let finished = exited(Launch::bare().arg("--generate=html").run(), 1);
+    assert_eq!(
+        message(&finished),
+        "invalid option --generate=html: expected one of man, complete-bash, complete-zsh, complete-fish, options"
+    );
+}
+
+/// A real bash with the completions of the binary, asked as readline asks.
+struct Bash {
+    directory: TempDir,
+}
+
+impl Bash {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let made = exited(Launch::bare().arg("--generate=complete-bash").run(), 0);
+        fs::write(directory.path().join("ringcable.bash"), made.stdout).expect("a file");
+        for name in ["one.pem", "one.key", "two.pem"] {
+            fs::write(directory.path().join(name), "").expect("a file");
+        }
+        Self { directory }
+    }
+
+    fn run(&self, script: &str) -> Vec<String> {
+        let output = Command::new("bash")
+            .args(["--norc", "--noprofile", "-c"])
+            .arg(format!("set -u; source ./ringcable.bash && {script}"))
+            .current_dir(self.directory.path())
+            .env_clear()
+            .env("PATH", "/usr/bin:/bin")
+            .output()
+            .expect("bash is there");
+        assert!(
+            output.status.success() && output.stderr.is_empty(),
+            "{output:?}"
+        );
+        let text = String::from_utf8(output.stdout).expect("UTF-8");
+        text.lines().map(str::to_owned).collect()
+    }
+
+    /// What is offered for the last of `words`.
+    fn offers(&self, words: &[&str]) -> Vec<String> {
+        let words: Vec<String> = words.iter().map(|word| format!("'{word}'")).collect();
+        let words = words.join(" ");
+        let script = format!(
+            "COMP_WORDS=(ringcable {words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); _ringcable; \
+             ((${{#COMPREPLY[@]}} == 0)) || printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        );
+        let mut offers = self.run(&script);
+        offers.sort();
+        offers
+    }
+}
+
+#[test]
+fn bash_completes_flags_words_and_files() {
+    let bash = Bash::new();
+    assert_eq!(
+        bash.run("complete -p ringcable"),
+        ["complete -F _ringcable ringcable"]
+    );
+    let check = |words: &[&str], expected: &[&str]| {
+        assert_eq!(bash.offers(words), expected, "{words:?}");
+    };
+    check(&["--rpc_ho"], &["--rpc_host"]);
+    check(&["--log_"], &["--log_format", "--log_level"]);
+    check(&["--nothing_like_it"], &[]);
+    check(&["--driver", ""], &["auto", "epoll", "io_uring"]);
+    check(&["--driver", "e"], &["epoll"]);
+    check(&["-driver", "e"], &["epoll"]);
+    // As readline splits it, and as it is where = is no word break.
+    check(&["--driver", "="], &["auto", "epoll", "io_uring"]);
+    check(&["--driver", "=", "e"], &["epoll"]);
+    check(&["--driver=e"], &["--driver=epoll"]);
+    check(&["--rpc_impl", "h"], &["http"]);
+    check(&["--ssl_cert", "o"], &["one.key", "one.pem"]);
+    check(&["--ssl_cert", "=", "t"], &["two.pem"]);
+    check(&["--ssl_key=two"], &["--ssl_key=two.pem"]);
+    check(&["--debug", "="], &["false", "true"]);
+    check(&["--debug", "--driv"], &["--driver"]);
+    check(&["--port", ""], &[]);
+    check(&["--port", "=", ""], &[]);
+    check(&["--port=8"], &[]);
+    let all = bash.offers(&[""]);
+    for flag in ["--help", "--rpc_host", "--check-config", "--driver"] {
+        assert!(all.iter().any(|offer| offer == flag), "{flag} in {all:?}");
+    }
+    for flag in ["--broker", "--jwt_id_key", "--history_ttl"] {
+        assert!(all.iter().all(|offer| offer != flag), "{flag} in {all:?}");
+    }
 }
 
 #[test]

@@ -10,6 +10,8 @@ const BOOL: Kind = Kind::Bool;
 const TEXT: Kind = Kind::Text;
 /// A text that may not be empty.
 const NAME: Kind = Kind::Name;
+/// The path of a file of this machine.
+const FILE: Kind = Kind::File;
 /// A URL path.
 const PATH: Kind = Kind::Path {
     may_be_empty: false,
@@ -66,6 +68,15 @@ const BYTES: Kind = Kind::Int {
 const RATE: Kind = Kind::Int { min: 1, max: 1000 };
 const CORES: Kind = Kind::Int { min: 0, max: 1024 };
 
+/// Empty = nothing is asked for.
+const GENERATED: Kind = Kind::Word(&[
+    "",
+    "man",
+    "complete-bash",
+    "complete-zsh",
+    "complete-fish",
+    "options",
+]);
 const DRIVER: Kind = Kind::Word(&["auto", "io_uring", "epoll"]);
 const BROKER_WORD: Kind = Kind::Word(&["", "memory", "nats", "none"]);
 const PUBSUB_WORD: Kind = Kind::Word(&["", "redis", "nats", "none"]);
@@ -94,12 +105,14 @@ options! {
             "Print the version number and exit";
         "ignore-config-path", "", BOOL, "false", no_env(),
             "Read no TOML file, not even the one --config-path names";
-        "config-path", "", TEXT, "", no_env(),
+        "config-path", "", FILE, "", no_env(),
             "TOML file to read instead of ./anycable.toml or /etc/anycable/anycable.toml";
         "print-config", "", BOOL, "false", no_env(),
             "Print the merged configuration as TOML and exit (presets are not applied, secrets are in clear)";
         "check-config", "", BOOL, "false", no_env(),
             "Look at everything that a start looks at before it listens, say what is wrong, and exit with 0 or 1";
+        "generate", "", GENERATED, "", no_env(),
+            "Print a text made from the options and exit: man, complete-bash, complete-zsh, complete-fish, options";
         "check", "", COUNT, "0", no_env(),
             "Say what would stop this host from holding that many connections, and exit with 0 if nothing does";
         "ws_max_pending_size", "ws.max_pending_size", BYTES, "1048576",
@@ -144,9 +157,9 @@ options! {
             "How to wait for sockets: io_uring, epoll, auto = io_uring where the kernel allows it";
     }
     Ssl {
-        "ssl_cert", "server.ssl.cert_path", TEXT, "",
+        "ssl_cert", "server.ssl.cert_path", FILE, "",
             "PEM certificate file; TLS serves every listener";
-        "ssl_key", "server.ssl.key_path", TEXT, "",
+        "ssl_key", "server.ssl.key_path", FILE, "",
             "PEM private key file of ssl_cert";
     }
     Broadcasting {
@@ -184,11 +197,11 @@ options! {
             "TCP keepalive period of Redis connections";
         "redis_tls_verify", "redis.tls_verify", BOOL, "false", hidden() refused("Redis support is planned"),
             "Check the server certificate for rediss:// URLs";
-        "redis_tls_ca_cert_path", "redis.tls_ca_cert_path", TEXT, "", refused("Redis support is planned"),
+        "redis_tls_ca_cert_path", "redis.tls_ca_cert_path", FILE, "", refused("Redis support is planned"),
             "CA bundle for the Redis server certificate";
-        "redis_tls_client_cert_path", "redis.tls_client_cert_path", TEXT, "", refused("Redis support is planned"),
+        "redis_tls_client_cert_path", "redis.tls_client_cert_path", FILE, "", refused("Redis support is planned"),
             "Client certificate for mutual TLS with Redis (needs the key too)";
-        "redis_tls_client_key_path", "redis.tls_client_key_path", TEXT, "", refused("Redis support is planned"),
+        "redis_tls_client_key_path", "redis.tls_client_key_path", FILE, "", refused("Redis support is planned"),
             "Client key for mutual TLS with Redis";
         "redis_disable_cache", "redis.disable_cache", BOOL, "false", hidden() refused("Redis support is planned"),
             "Do not use CLIENT TRACKING (for managed Redis that forbids it)";
@@ -244,7 +257,7 @@ options! {
             "Known gateways, each as name:addr,addr";
         "enats_gateway_advertise", "embedded_nats.gateway_advertise", TEXT, "", refused("there is no embedded NATS server"),
             "Gateway address announced to peers";
-        "enats_store_dir", "embedded_nats.jetstream_store_dir", TEXT, "", hidden() refused("there is no embedded NATS server"),
+        "enats_store_dir", "embedded_nats.jetstream_store_dir", FILE, "", hidden() refused("there is no embedded NATS server"),
             "JetStream storage folder";
         "enats_server_name", "embedded_nats.name", TEXT, "", refused("there is no embedded NATS server"),
             "NATS server name";
@@ -270,7 +283,7 @@ options! {
             "Use the TLS options below for https RPC";
         "rpc_tls_verify", "rpc.tls_verify", BOOL, "true", hidden(),
             "Verify the certificate of the RPC server; read when rpc_enable_tls or rpc_tls_root_ca is set";
-        "rpc_tls_root_ca", "rpc.tls_root_ca_path", TEXT, "", hidden(),
+        "rpc_tls_root_ca", "rpc.tls_root_ca_path", FILE, "", hidden(),
             "CA of the RPC server, a path or PEM text; implies rpc_enable_tls";
         "rpc_max_call_recv_size", "rpc.max_recv_size", BYTES, "0", hidden() unused("only gRPC has such a limit"),
             "gRPC receive size cap";

@@ -1,0 +1,114 @@
+//! Texts that follow from the option table: the man page, completions for shells, the page with all options.
+//!
+//! Pure: the table in, text out. Asked for with `--generate=WORD`, so that a package is built with the very binary it holds
+//! and nothing of this can fall behind the options.
+
+mod bash;
+mod fish;
+mod man;
+mod page;
+mod zsh;
+
+use super::options::{OPTIONS, OptionSpec, Support};
+use super::value::Kind;
+
+/// What can be asked for.
+pub const WORDS: [&str; 5] = [
+    "man",
+    "complete-bash",
+    "complete-zsh",
+    "complete-fish",
+    "options",
+];
+
+/// The text that is called `word`, with a final newline; `None` for a word that is not in [`WORDS`].
+pub fn text(word: &str) -> Option<String> {
+    match word {
+        "man" => Some(man::text()),
+        "complete-bash" => Some(bash::text()),
+        "complete-zsh" => Some(zsh::text()),
+        "complete-fish" => Some(fish::text()),
+        "options" => Some(page::text()),
+        _ => None,
+    }
+}
+
+/// What comes behind a flag, as far as a shell can help with it.
+#[derive(Debug, PartialEq, Eq)]
+enum Argument {
+    /// A flag that stands for itself; a value is possible only in the same word.
+    Switch,
+    /// One of a few words.
+    Words(Vec<&'static str>),
+    /// A file of this machine.
+    File,
+    /// Anything else.
+    Text,
+}
+
+impl Argument {
+    fn of(option: &OptionSpec) -> Self {
+        match option.kind {
+            Kind::Bool => Self::Switch,
+            Kind::Word(words) => Self::Words(
+                words
+                    .iter()
+                    .copied()
+                    .filter(|word| !word.is_empty())
+                    .collect(),
+            ),
+            Kind::File => Self::File,
+            _ => Self::Text,
+        }
+    }
+}
+
+/// The flags that shells offer: what `--help` shows, without what would be refused or change nothing.
+fn offered() -> impl Iterator<Item = &'static OptionSpec> {
+    OPTIONS
+        .iter()
+        .filter(|option| option.has_flag && !option.hidden && option.support == Support::Works)
+}
+
+/// `h` for `--help`: two flags have a short form.
+fn short_form(option: &OptionSpec) -> Option<char> {
+    match option.name {
+        "help" => Some('h'),
+        "version" => Some('v'),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::options::index_of;
+    use super::*;
+
+    #[test]
+    fn every_word_of_the_option_has_its_text() {
+        let option = &OPTIONS[index_of("generate").expect("in the table")];
+        assert_eq!(Argument::of(option), Argument::Words(WORDS.to_vec()));
+        for word in WORDS {
+            let text = text(word).expect("a text");
+            assert!(text.ends_with('\n') && text.len() > 1000, "{word}");
+        }
+        assert_eq!(text(""), None);
+    }
+
+    #[test]
+    fn shells_offer_what_works() {
+        let offers = |name: &str| offered().any(|option| option.name == name);
+        for name in ["help", "port", "rpc_host", "driver", "ssl_cert", "generate"] {
+            assert!(offers(name), "{name}");
+        }
+        for name in [
+            "broker",
+            "history_ttl",
+            "jwt_id_key",
+            "rpc_impl",
+            "streams.pubsub_channel",
+        ] {
+            assert!(!offers(name), "{name}");
+        }
+    }
+}
