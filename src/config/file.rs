@@ -9,7 +9,7 @@ use std::path::Path;
 use super::error::ConfigError;
 use super::flags::Flags;
 use super::options::OPTIONS;
-use super::settings::{Settings, Source};
+use super::settings::{self, Settings, Source};
 use super::suggest;
 use super::value::Value;
 
@@ -77,10 +77,8 @@ pub fn apply_text(
             let hint = suggest::file_key_like(key)
                 .map(|meant| format!(" (did you mean {meant}?)"))
                 .unwrap_or_default();
-            format!(
-                "Unknown key {} in {path} is ignored{hint}",
-                key.escape_debug()
-            )
+            let key = settings::in_one_line(key);
+            format!("Unknown key {key} in {path} is ignored{hint}")
         })
         .collect())
 }
@@ -88,8 +86,14 @@ pub fn apply_text(
 /// Dotted paths of what no option has; a table without any known key is named once, as a whole.
 fn collect_unknown(table: &toml::Table, parent: &str, unknown: &mut Vec<String>) {
     for (name, value) in table {
-        let path = if parent.is_empty() {
+        // A name with a dot in it is not a path.
+        let name = if name.is_empty() || name.contains('.') {
+            format!("\"{name}\"")
+        } else {
             name.clone()
+        };
+        let path = if parent.is_empty() {
+            name
         } else {
             format!("{parent}.{name}")
         };
@@ -269,6 +273,11 @@ mod tests {
             ],
         );
         check("\"a\\nb\" = 1", &["Unknown key a\\nb in a.toml is ignored"]);
+        check(
+            "\"server.port\" = 1",
+            &["Unknown key \"server.port\" in a.toml is ignored (did you mean server.port?)"],
+        );
+        check("\"\" = 1", &["Unknown key \"\" in a.toml is ignored"]);
         check("server = 3", &["Unknown key server in a.toml is ignored"]);
     }
 

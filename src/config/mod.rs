@@ -83,6 +83,7 @@ pub fn load(args: &[String], env: &[(String, String)]) -> Result<Startup, Config
         return Ok(Startup::Print(printed(&mut settings, &notices)));
     }
     let presets = presets::apply(&mut settings, env)?;
+    unknown_names.extend(presets::unknown(&presets));
     support::check(&settings)?;
     if let Some(connections) = connections {
         return Ok(Startup::Check(resolve::check_request(

@@ -8,6 +8,8 @@ use super::error::ConfigError;
 use super::settings::Settings;
 use super::value::Value;
 
+const PRESETS: [&str; 3] = ["fly", "heroku", "broker"];
+
 /// Applies the presets and returns their names for the start-up line.
 ///
 /// # Errors
@@ -30,6 +32,20 @@ pub fn apply(
         }
     }
     Ok(names)
+}
+
+/// Log lines about words that are no preset, other than `none`, which is how detection is switched off.
+pub fn unknown(names: &[String]) -> Vec<String> {
+    names
+        .iter()
+        .filter(|name| !PRESETS.contains(&name.as_str()) && *name != "none")
+        .map(|name| {
+            format!(
+                "Unknown preset {name} changes nothing (there are {})",
+                PRESETS.join(", ")
+            )
+        })
+        .collect()
 }
 
 fn detected(env: &[(String, String)]) -> Vec<String> {
@@ -145,6 +161,15 @@ mod tests {
         check(&[&[("ANYCABLE_PRESETS", "heroku")]], &["heroku"], "0.0.0.0");
         check(&[&FLY, single], &["fly"], "0.0.0.0");
         check(&[&FLY, &HEROKU, single], &["fly", "heroku"], "0.0.0.0");
+    }
+
+    #[test]
+    fn words_that_are_no_preset_are_mentioned() {
+        let names = ["heroku", "herku", "none"].map(str::to_owned);
+        assert_eq!(
+            unknown(&names),
+            ["Unknown preset herku changes nothing (there are fly, heroku, broker)"]
+        );
     }
 
     #[test]

@@ -138,7 +138,7 @@ impl Settings {
 }
 
 /// With escapes in place of control characters: a message is one line.
-fn in_one_line(text: &str) -> String {
+pub fn in_one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         if c.is_control() {

@@ -139,6 +139,7 @@ mod tests {
             "HTTP_BROADCAST_URL",
             "HTTP_HEALTH_PATH",
             "HTTP_HEALTH_PORT",
+            "HTTP_RPC",
             "HTTP_RPC_MOUNT_PATH",
             "JWT_TTL",
             "LOG_FILE",
@@ -159,6 +160,7 @@ mod tests {
             "RPC_TLS_KEY",
             "SID_HEADER_ENABLED",
             "SOCKET_ID_HEADER",
+            "USE_WARDEN_MANAGER",
             "VERSION_CHECK_ENABLED",
             "WEBSOCKET_URL",
         ] {

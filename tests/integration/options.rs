@@ -325,7 +325,7 @@ on_both_drivers! {
     fn fly_and_heroku_listen_on_every_interface(driver: Driver) {
         let rails = Rails::start();
         let rpc = format!("--rpc_host={}", rails.url());
-        let launch = || Launch::bare().args(["--cores=2", driver.flag(), &rpc, "--http_broadcast_port=0", "--secret=0123456789abcdef"]);
+        let launch = || Launch::bare().args(["--cores=2", driver.flag(), &rpc, "--secret=0123456789abcdef"]);
         let fly = launch()
             .env("FLY_APP_NAME", "cable")
             .env("FLY_ALLOC_ID", "1")
@@ -347,7 +347,8 @@ on_both_drivers! {
 
     fn port_is_taken_from_the_first_variable_that_is_there(driver: Driver) {
         let rails = Rails::start();
-        let launch = || Launch::bare().args(["--cores=2", driver.flag(), "--host=127.0.0.1", "--http_broadcast_port=0", "--secret=s"]).arg(format!("--rpc_host={}", rails.url()));
+        let rpc = format!("--rpc_host={}", rails.url());
+        let launch = || Launch::bare().args(["--cores=2", driver.flag(), "--host=127.0.0.1", "--secret=s", &rpc]);
         let (first, second) = (ports::free_port(), ports::free_port());
         assert_eq!(launch().env("PORT", first.to_string()).start().port(), first);
         let both = launch().env("PORT", first.to_string()).env("ANYCABLE_PORT", second.to_string());
@@ -367,6 +368,7 @@ on_both_drivers! {
             .env("ANYCABLE_HISTORY_LIMIT", "100")
             .env("ANYCABLE_PUSHER_SECRET", "open sesame")
             .env("ANYCABLE_RPC_HOTS", "x")
+            .env("ANYCABLE_PRESETS", "herku")
             .env("REDIS_URL", "redis://:sesame@app")
             .start();
         for parts in [
@@ -375,6 +377,7 @@ on_both_drivers! {
             ["WRN", "option ANYCABLE_PUSHER_SECRET has no effect: the Pusher protocol is not served"],
             ["WRN", "Unknown environment variable ANYCABLE_RPC_HOTS is ignored (did you mean ANYCABLE_RPC_HOST?)"],
             ["WRN", "Unknown key metrics.http in ./anycable.toml is ignored (did you mean metrics.http_path?)"],
+            ["WRN", "Unknown preset herku changes nothing (there are fly, heroku, broker)"],
             ["INF", "option REDIS_URL is not in use (Redis support is planned)"],
         ] {
             server.wait_for_log(&parts);
