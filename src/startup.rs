@@ -2,6 +2,7 @@
 //! scripts look for these. Source: contract/operations.md §7, contract/campfire.md §11.2.
 
 use std::process;
+use std::time::Duration;
 
 use crate::config::{Config, RpcEndpoint};
 use crate::demo::DemoApp;
@@ -84,6 +85,12 @@ pub fn banner(config: &Config, open_files: u64, shards: usize) {
 /// A server that cannot hold this many connections deserves a warning.
 const CONNECTIONS_EXPECTED: u64 = 1000;
 
+/// The reference's pace of Disconnect calls, a debug line.
+fn disconnects(config: &Config) {
+    let pace = Duration::from_secs(1) / config.disconnect.rate.max(1);
+    tracing::debug!(context = "disconnector", rate = ?pace, "calls rate");
+}
+
 /// What is served where, and how.
 pub fn configuration(config: &Config, choice: &Choice, open_files: u64) {
     let connections = open_files.saturating_sub(DESCRIPTORS_RESERVED);
@@ -98,6 +105,7 @@ pub fn configuration(config: &Config, choice: &Choice, open_files: u64) {
     }
     authentication(config);
     tracing::info!("Using no-op (legacy) broker");
+    disconnects(config);
     broadcasting(config);
     rpc(config);
     endpoints(config);

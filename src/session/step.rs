@@ -56,6 +56,18 @@ pub enum CallPurpose {
     },
 }
 
+impl CallPurpose {
+    /// The client's command and its identifier; `None` for Connect.
+    pub fn command(&self) -> Option<(&'static str, &str)> {
+        match self {
+            Self::Connect => None,
+            Self::Subscribe { identifier, .. } => Some(("subscribe", identifier)),
+            Self::Unsubscribe { identifier } => Some(("unsubscribe", identifier)),
+            Self::Message { identifier, .. } => Some(("message", identifier)),
+        }
+    }
+}
+
 /// Why a client's command had no effect. The client is not told; the shard logs and counts it.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CommandRefusal {
@@ -77,6 +89,8 @@ pub enum CommandRefusal {
 /// is for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AuthRefusal {
+    #[error("the query of the URL cannot be parsed, there may be a token in it")]
+    BadQuery,
     #[error(
         "its signature does not fit, or it is no token at all: the app must sign with the secret of this server \
          (ANYCABLE_SECRET, or ANYCABLE_JWT_SECRET) and HS256, HS384 or HS512"
@@ -132,7 +146,7 @@ impl Session {
     ) -> Result<(), AuthRefusal> {
         if credentials.bad_query {
             steps.push(Step::Close(Close::AUTH_ERROR));
-            return Ok(());
+            return Err(AuthRefusal::BadQuery);
         }
         if let Some(config) = &context.auth.jwt {
             match &credentials.token {

@@ -441,7 +441,7 @@ fn describe(
         socket,
         tls: None,
         env: encode_env(shard, head, upgrade, peer),
-        credentials: credentials(shard, head),
+        credentials: credentials(shard, head, &sid),
         sid,
         extended: upgrade.subprotocol == Some(Subprotocol::V1ExtJson),
         deflate: upgrade.deflate,
@@ -493,7 +493,7 @@ fn encode_env(shard: &Shard, head: &RequestHead, upgrade: &Upgrade, peer: IpAddr
 }
 
 /// The token that the client brings, if JWT is on. Source: contract/auth_streams.md §3.
-fn credentials(shard: &Shard, head: &RequestHead) -> Credentials {
+fn credentials(shard: &Shard, head: &RequestHead, sid: &str) -> Credentials {
     let Some(config) = &shard.config.auth.jwt else {
         return Credentials::default();
     };
@@ -505,7 +505,7 @@ fn credentials(shard: &Shard, head: &RequestHead) -> Credentials {
             bad_query: false,
         },
         Err(error) => {
-            refusals::bad_query(shard, &error);
+            refusals::bad_query(shard, sid, &error);
             Credentials {
                 token: None,
                 bad_query: true,

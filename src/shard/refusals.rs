@@ -201,10 +201,11 @@ pub fn ping_interval(shard: &Shard, sid: &str, pi: &str) {
 }
 
 /// A query in which no token can be looked for.
-pub fn bad_query(shard: &Shard, error: &BadQuery) {
+pub fn bad_query(shard: &Shard, sid: &str, error: &BadQuery) {
     if let Some(admitted) = shard.notices.admit(Notice::BadQuery) {
         tracing::warn!(
             context = "jwt",
+            sid,
             shard = shard.id,
             %error,
             left_out = admitted.left_out(),

@@ -138,6 +138,83 @@ on_both_drivers! {
         stage.server.wait_for_log(&["DBG", "incoming broadcast message"]);
     }
 
+    fn every_record_of_a_session_says_which_session_and_shard(driver: Driver) {
+        let stage = Stage::new(driver);
+        let mut client = crate::support::Cable::to(&stage.server).header("X-Request-ID", "mine").welcomed();
+        client.subscribe("A");
+        client.perform("A", "x");
+        client.next_text();
+        client.command("subscribe", "A");
+        client.send("nope");
+        client.command("unsubscribe", "A");
+        stage.rails.wait_for_command("unsubscribe", "A");
+        client.close();
+        stage.server.wait_for_log(&["controller disconnect succeeded"]);
+        let texts = [
+            "DBG WebSocket session established", "DBG controller authenticate", "DBG incoming message", "DBG controller subscribe",
+            "DBG controller perform", "WRN failed to handle incoming message", "DBG controller unsubscribe",
+            "DBG WebSocket session completed", "DBG controller disconnect succeeded",
+        ];
+        let log = stage.server.log();
+        for text in texts {
+            let lines: Vec<&String> = log.iter().filter(|line| line.contains(&format!("{text} nodeid="))).collect();
+            assert!(!lines.is_empty(), "no {text:?} in\n{}", log.join("\n"));
+            for line in lines {
+                assert!(line.contains(" sid=mine") && line.contains(" shard="), "{line}");
+            }
+        }
+        let completed = stage.server.wait_for_log(&["WebSocket session completed"]);
+        assert!(completed.contains(" cause=client"), "{completed}");
+    }
+
+    fn answers_of_the_app_and_their_absence_are_debug_records(driver: Driver) {
+        let stage = Stage::new(driver);
+        stage.rails.on_command("subscribe", "B", crate::support::Answer::status(500, ""));
+        let mut client = stage.client();
+        client.subscribe("A");
+        client.command("subscribe", "B");
+        stage.server.wait_for_log(&["DBG controller authenticate", "context=node", "response=\"ConnectResponse {"]);
+        stage.server.wait_for_log(&["DBG controller subscribe", "context=node", "response=\"CommandResponse {"]);
+        let failed = stage.server.wait_for_log(&["DBG controller subscribe", " err="]);
+        assert!(!failed.contains("response="), "{failed}");
+        let warning = stage.server.wait_for_log(&["WRN failed to handle incoming message", " error="]);
+        let data = r#" data="{\"command\":\"subscribe\",\"identifier\":\"B\"}""#;
+        assert!(warning.contains(data), "{warning}");
+    }
+
+    fn an_app_that_is_not_told_of_the_end_is_an_error(driver: Driver) {
+        let stage = Stage::new(driver);
+        stage.server.wait_for_log(&["DBG calls rate", "context=disconnector", "rate=10ms"]);
+        stage.rails.on_disconnect(crate::support::Answer::status(500, ""));
+        crate::support::Cable::to(&stage.server).header("X-Request-ID", "me").welcomed().close();
+        stage.server.wait_for_log(&["ERR controller disconnect failed", "context=node", "sid=me", "shard=0", "error="]);
+    }
+
+    fn publications_and_their_way_are_debug_records(driver: Driver) {
+        let stage = Stage::new(driver);
+        stage.publish("nobody", "1");
+        stage.server.wait_for_log(&["DBG handle broadcast message", "context=node", "payload=", "nobody"]);
+        stage.server.wait_for_log(&["DBG incoming broadcast message", "context=node", "payload=1"]);
+        stage.server.wait_for_log(&["DBG no sessions", "component=hub", "stream=nobody"]);
+    }
+
+    fn a_session_that_no_token_can_open_is_an_error_with_its_reason(driver: Driver) {
+        let stage = Stage::new(driver);
+        let mut raw = Raw::upgrade(stage.server.address(), "/cable?jid=%zz");
+        raw.expect_close(1011, "Auth Error");
+        stage.server.wait_for_log(&["ERR WebSocket session failed", "context=ws", "sid=", "shard=", "query of the URL cannot be parsed"]);
+    }
+
+    fn missing_pongs_are_told_in_the_words_of_the_reference(driver: Driver) {
+        let stage = Stage::with(driver, &["--pong_timeout=1", "--ping_interval=1"]);
+        let silent = crate::support::Cable::to(&stage.server)
+            .subprotocols("actioncable-v1-ext-json")
+            .header("X-Request-ID", "silent")
+            .welcomed();
+        stage.server.wait_for_log(&["WRN disconnecting session due to no pongs", "context=node", "sid=silent", "shard="]);
+        drop(silent);
+    }
+
     fn failures_are_warnings_with_sid(driver: Driver) {
         let stage = Stage::new(driver);
         let mut client = crate::support::Cable::to(&stage.server).header("X-Request-ID", "me").welcomed();

@@ -73,6 +73,7 @@ on_both_drivers! {
         stuck.expect_close(1000, "");
         fast.expect_nothing_before_pong();
         assert_eq!(stage.server.metric("disconnected_slow_clients_total"), 1);
+        stage.server.wait_for_log(&["DBG slow client detected, disconnecting", "context=node", "sid=", "shard=", "max=100000"]);
     }
 
     fn deliveries_before_the_overflow_are_in_order_and_whole(driver: Driver) {

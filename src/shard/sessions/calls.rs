@@ -1,13 +1,15 @@
 //! Obeys what a session decides, and brings the app's answers back to it.
 
-use std::fmt::Debug;
+use std::fmt::{Debug, Display};
 use std::rc::Rc;
 use std::time::Instant;
 
 use super::{Action, Cause, PendingCall, Sessions, identity_hash};
 use crate::config::RpcEndpoint;
+use crate::log::cut;
 use crate::mesh::SessionRef;
 use crate::protocol::disconnect::Close;
+use crate::protocol::json;
 use crate::protocol::rpc::{
     CommandResponse, ConnectResponse, RpcDecodeError, RpcStatus, decode_command_response,
     decode_connect_response,
@@ -130,21 +132,57 @@ impl Sessions {
     }
 
     fn apply_result(&mut self, slot: u32, purpose: CallPurpose, result: Result<Vec<u8>, RpcError>) {
-        let record = controller_record(&purpose);
-        let answered = match (&purpose, result) {
-            (_, Err(error)) => Err(error.to_string()),
-            (CallPurpose::Connect, Ok(body)) => self.apply_connect(slot, &body),
-            (_, Ok(body)) => self.apply_command(slot, purpose, &body),
-        };
-        match (answered, record) {
-            (Ok(()), _) => {}
-            (Err(error), CONNECT_RECORD) => self.fail_connect(slot, &error),
-            (Err(error), _) => {
+        match (purpose, result) {
+            (CallPurpose::Connect, result) => self.apply_connect(slot, result),
+            (purpose, result) => self.apply_command(slot, purpose, result),
+        }
+    }
+
+    fn apply_connect(&mut self, slot: u32, result: Result<Vec<u8>, RpcError>) {
+        let response: Result<ConnectResponse, String> =
+            self.decoded(result, decode_connect_response);
+        self.log_response(slot, &CallPurpose::Connect, &response);
+        match response {
+            Ok(response) if response.status != RpcStatus::Error => {
+                self.with_session(slot, |session, context, steps| {
+                    session.on_connect_response(context, response, steps);
+                });
+            }
+            Ok(ConnectResponse {
+                error_msg: error, ..
+            })
+            | Err(error) => {
+                self.log_failed_session(slot, &error);
+                self.begin_close(slot, Some(Close::AUTH_ERROR), Cause::Error);
+            }
+        }
+    }
+
+    fn apply_command(
+        &mut self,
+        slot: u32,
+        purpose: CallPurpose,
+        result: Result<Vec<u8>, RpcError>,
+    ) {
+        let response: Result<CommandResponse, String> =
+            self.decoded(result, decode_command_response);
+        self.log_response(slot, &purpose, &response);
+        match response {
+            Ok(response) if response.status != RpcStatus::Error => {
+                self.with_session(slot, |session, context, steps| {
+                    session.on_command_response(context, purpose, response, steps);
+                });
+            }
+            Ok(CommandResponse {
+                error_msg: error, ..
+            })
+            | Err(error) => {
                 self.counters().failed_client_msg_total.add(1);
                 tracing::warn!(
                     context = "node",
                     sid = self.sid(slot),
                     shard = self.shard,
+                    data = %cut(&message_text(&purpose)),
                     error,
                     "failed to handle incoming message"
                 );
@@ -152,72 +190,59 @@ impl Sessions {
         }
     }
 
-    /// `Err`: what to log when the answer says ERROR or cannot be read.
-    fn apply_connect(&mut self, slot: u32, body: &[u8]) -> Result<(), String> {
-        let response: ConnectResponse = self.decoded(decode_connect_response(body))?;
-        self.log_response(slot, CONNECT_RECORD, &response);
-        if response.status == RpcStatus::Error {
-            return Err(response.error_msg);
-        }
-        self.with_session(slot, |session, context, steps| {
-            session.on_connect_response(context, response, steps);
-        });
-        Ok(())
-    }
-
-    fn apply_command(
-        &mut self,
-        slot: u32,
-        purpose: CallPurpose,
-        body: &[u8],
-    ) -> Result<(), String> {
-        let response: CommandResponse = self.decoded(decode_command_response(body))?;
-        self.log_response(slot, controller_record(&purpose), &response);
-        if response.status == RpcStatus::Error {
-            return Err(response.error_msg);
-        }
-        self.with_session(slot, |session, context, steps| {
-            session.on_command_response(context, purpose, response, steps);
-        });
-        Ok(())
-    }
-
-    /// A 200 that cannot be read is an RPC error too.
-    fn decoded<T>(&self, decoded: Result<T, RpcDecodeError>) -> Result<T, String> {
-        decoded.map_err(|error| {
+    /// The answer, or what to log in place of it. A 200 that cannot be read is an RPC error too.
+    fn decoded<T>(
+        &self,
+        result: Result<Vec<u8>, RpcError>,
+        decode: impl FnOnce(&[u8]) -> Result<T, RpcDecodeError>,
+    ) -> Result<T, String> {
+        let body = result.map_err(|error| error.to_string())?;
+        decode(&body).map_err(|error| {
             self.counters().rpc_error_total.add(1);
             error.to_string()
         })
     }
 
-    fn fail_connect(&mut self, slot: u32, error: &str) {
+    /// The session gets no welcome, for no fault of the client.
+    pub(super) fn log_failed_session(&self, slot: u32, error: &dyn Display) {
         tracing::error!(
             context = "ws",
             sid = self.sid(slot),
             shard = self.shard,
-            error,
+            %error,
             "WebSocket session failed"
         );
-        self.begin_close(slot, Some(Close::AUTH_ERROR), Cause::Error);
     }
 
-    fn log_response(&self, slot: u32, record: &'static str, response: &dyn Debug) {
+    fn log_response<T: Debug>(&self, slot: u32, purpose: &CallPurpose, result: &Result<T, String>) {
         tracing::debug!(
             context = "node",
             sid = self.sid(slot),
             shard = self.shard,
-            ?response,
-            "{record}"
+            response = result.as_ref().ok().map(tracing::field::debug),
+            err = result.as_ref().err(),
+            "{}",
+            controller_record(purpose)
         );
     }
 }
 
-/// The log record of an answer to Connect.
-const CONNECT_RECORD: &str = "controller authenticate";
+/// The client's message, near enough for the log: what was read is gone when the answer comes.
+fn message_text(purpose: &CallPurpose) -> String {
+    let (command, identifier) = purpose.command().unwrap_or_default();
+    let mut text = format!("{{\"command\":\"{command}\",\"identifier\":").into_bytes();
+    json::escape_into(&mut text, identifier);
+    if let CallPurpose::Message { data, .. } = purpose {
+        text.extend_from_slice(b",\"data\":");
+        json::escape_into(&mut text, data);
+    }
+    text.push(b'}');
+    String::from_utf8_lossy(&text).into_owned()
+}
 
 fn controller_record(purpose: &CallPurpose) -> &'static str {
     match purpose {
-        CallPurpose::Connect => CONNECT_RECORD,
+        CallPurpose::Connect => "controller authenticate",
         CallPurpose::Subscribe { .. } => "controller subscribe",
         CallPurpose::Unsubscribe { .. } => "controller unsubscribe",
         CallPurpose::Message { .. } => "controller perform",

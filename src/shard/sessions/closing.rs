@@ -125,10 +125,12 @@ impl Sessions {
         self.identity_hashes[slot as usize] = 0;
         let counters = self.counters();
         counters.clients_num.sub(i64::from(registered));
-        close_counter(counters, cause).add(1);
+        let (reason, counter) = close_reason(counters, cause);
+        counter.add(1);
         tracing::debug!(
             sid = self.sid(slot),
             shard = self.shard,
+            cause = reason,
             "WebSocket session completed"
         );
     }
@@ -188,17 +190,18 @@ impl Sessions {
     }
 }
 
-fn close_counter(counters: &ShardMetrics, cause: Cause) -> &Counter {
+/// The word of the metric `closed_total`, and its counter.
+fn close_reason(counters: &ShardMetrics, cause: Cause) -> (&'static str, &Counter) {
     match cause {
-        Cause::Client => &counters.closed_client_total,
-        Cause::Remote => &counters.closed_remote_total,
-        Cause::NoPong => &counters.closed_no_pong_total,
-        Cause::TooSlow => &counters.closed_too_slow_total,
-        Cause::WriteTimeout => &counters.closed_write_timeout_total,
-        Cause::ProtocolError => &counters.closed_protocol_error_total,
-        Cause::Auth => &counters.closed_auth_total,
-        Cause::Shutdown => &counters.closed_shutdown_total,
-        Cause::Error => &counters.closed_error_total,
+        Cause::Client => ("client", &counters.closed_client_total),
+        Cause::Remote => ("remote", &counters.closed_remote_total),
+        Cause::NoPong => ("no_pong", &counters.closed_no_pong_total),
+        Cause::TooSlow => ("too_slow", &counters.closed_too_slow_total),
+        Cause::WriteTimeout => ("write_timeout", &counters.closed_write_timeout_total),
+        Cause::ProtocolError => ("protocol_error", &counters.closed_protocol_error_total),
+        Cause::Auth => ("auth", &counters.closed_auth_total),
+        Cause::Shutdown => ("shutdown", &counters.closed_shutdown_total),
+        Cause::Error => ("error", &counters.closed_error_total),
     }
 }
 

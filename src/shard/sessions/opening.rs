@@ -60,7 +60,7 @@ impl Sessions {
         }
         self.set_timer(slot);
         if let Err(refusal) = self.authenticate(slot, &new.credentials) {
-            self.note_refusal(&new.sid, refusal);
+            self.note_refusal(slot, refusal);
         }
         let mut early_input = new.early_input;
         if !early_input.is_empty() {
@@ -93,12 +93,16 @@ impl Sessions {
         })
     }
 
-    /// The counters have every refusal, the log a few of each kind.
-    fn note_refusal(&self, sid: &str, refusal: AuthRefusal) {
+    /// The counters have every refusal, the log a few of each kind, and each that is no verdict about the client.
+    fn note_refusal(&self, slot: u32, refusal: AuthRefusal) {
         let (notice, what) = match refusal {
+            AuthRefusal::BadQuery => return self.log_failed_session(slot, &refusal),
             AuthRefusal::TokenInvalid => (Notice::TokenInvalid, "a JWT"),
             AuthRefusal::TokenExpired => (Notice::TokenExpired, "a JWT"),
-            AuthRefusal::TokenWithoutIdentifiers => (Notice::TokenWithoutIdentifiers, "a JWT"),
+            AuthRefusal::TokenWithoutIdentifiers => {
+                self.log_failed_session(slot, &refusal);
+                (Notice::TokenWithoutIdentifiers, "a JWT")
+            }
             AuthRefusal::TokenMissing => (Notice::TokenMissing, "a client without a JWT"),
             AuthRefusal::NobodyToAsk => (Notice::NobodyToAsk, "a client"),
         };
@@ -106,7 +110,7 @@ impl Sessions {
             return;
         };
         let left_out = admitted.left_out();
-        let shard = self.shard;
+        let (sid, shard) = (self.sid(slot), self.shard);
         if refusal == AuthRefusal::TokenExpired {
             // In normal operation, too: clients come back with an old token and fetch a new one.
             tracing::info!(
