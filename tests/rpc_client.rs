@@ -824,6 +824,7 @@ fn config(url: &str) -> RpcConfig {
         concurrency: 28,
         request_timeout: Duration::from_secs(3),
         command_timeout: Duration::from_secs(3),
+        slow_call: Duration::ZERO,
         headers: vec!["cookie".to_owned()],
         cookies: Vec::new(),
         token: None,

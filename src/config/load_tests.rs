@@ -534,6 +534,14 @@ fn everything_else_lands_in_its_place() {
 }
 
 #[test]
+fn slow_calls_have_a_limit_that_can_be_switched_off() {
+    let limit = |args: &[&str]| config(args).rpc.slow_call;
+    assert_eq!(limit(&[]), Duration::from_secs(1));
+    assert_eq!(limit(&["--rpc_slow_call=250"]), Duration::from_millis(250));
+    assert_eq!(limit(&["--rpc_slow_call=0"]), Duration::ZERO);
+}
+
+#[test]
 fn an_empty_host_means_every_interface() {
     assert_eq!(run(&[("ANYCABLE_HOST", "")], &["--norpc"]).server.host, "");
 }

@@ -312,6 +312,8 @@ pub struct RpcConfig {
     pub request_timeout: Duration,
     /// Time limit of one call with all its retries; zero = none.
     pub command_timeout: Duration,
+    /// A call that takes longer, the wait for its slot included, is logged; zero = none is.
+    pub slow_call: Duration,
     /// Lower-cased names of the request headers that are copied into the RPC env, trimmed.
     pub headers: Vec<String>,
     /// Names of the cookies kept in the forwarded header; empty = all.

@@ -240,6 +240,7 @@ fn rpc(settings: &Settings) -> Result<RpcConfig, ConfigError> {
             request_timeout
         },
         command_timeout: millis(settings, "rpc_command_timeout"),
+        slow_call: millis(settings, "rpc_slow_call"),
         headers: lower_cased(settings.list("headers")),
         cookies: settings.list("proxy-cookies").to_vec(),
         token,

@@ -183,6 +183,8 @@ pub struct ShardMetrics {
     pub disconnect_calls_dropped_total: Counter,
     /// Closed sessions that had to wait for room in the disconnect queue.
     pub disconnect_queue_waits: Counter,
+    /// Calls that took longer than `--rpc_slow_call`, the wait for a slot included.
+    pub rpc_slow_calls_total: Counter,
     /// From asking for a concurrency slot to getting it.
     pub rpc_slot_wait_seconds: Histogram,
     /// From getting the slot to the final outcome, retries included.

@@ -333,6 +333,11 @@ const OWN: &[Family] = &[
         "Closed sessions that waited for room in the disconnect queue",
         |m| &m.disconnect_queue_waits,
     ),
+    counter(
+        "rpc_slow_calls_total",
+        "RPC calls that took longer than rpc_slow_call, the wait for a slot included",
+        |m| &m.rpc_slow_calls_total,
+    ),
     gauge("clients_num", "Authenticated sessions of the shard", |m| {
         &m.clients_num
     }),

@@ -16,7 +16,7 @@ use std::{
 use rustls::{ClientConfig, pki_types::ServerName};
 
 use super::{
-    Method, Priority, RpcObserver,
+    CallTimes, Method, Priority, RpcObserver,
     advice::{TokenSource, Trouble, diagnose},
     breaker::{Admission, Breaker, BreakerChange},
     connection::{Connection, ExchangeError},
@@ -167,37 +167,43 @@ impl RpcClient {
         body: Vec<u8>,
         priority: Priority,
     ) -> impl Future<Output = Result<Vec<u8>, RpcError>> {
-        self.call_queued(method, sid, body, priority, Instant::now())
+        let times = CallTimes::since(Instant::now());
+        async move { self.call_timed(method, sid, body, priority, &times).await }
     }
 
-    /// As [`Self::call`], for one that has waited elsewhere since `queued`; that counts as waiting for a slot.
+    /// As [`Self::call`], for one that may have waited elsewhere before; that counts as waiting for a slot. `times` is complete
+    /// when the call has come to its end.
     ///
     /// # Errors
     /// As [`Self::call`].
     ///
     /// # Cancel safety
     /// As [`Self::call`].
-    pub async fn call_queued(
+    pub async fn call_timed(
         &self,
         method: Method,
         sid: &str,
         body: Vec<u8>,
         priority: Priority,
-        queued: Instant,
+        times: &CallTimes,
     ) -> Result<Vec<u8>, RpcError> {
         let unfinished = Unfinished {
             observer: &*self.observer,
         };
         let permit = self.slot(priority).await;
         let started = Instant::now();
-        self.observer.waited(started - queued);
+        let waited = started.saturating_duration_since(times.queued);
+        times.waited.set(Some(waited));
+        self.observer.waited(waited);
         let request = self.shared.target.request(method, sid, &body);
         drop(body);
         // In a box of its own: a call that waits for its slot holds little more than its body.
         let result = Box::pin(self.attempts(method, request, started)).await;
         drop(permit);
         unfinished.finish();
-        self.observer.ran(started.elapsed());
+        let ran = started.elapsed();
+        times.ran.set(Some(ran));
+        self.observer.ran(ran);
         match &result {
             Ok(_) => self.note_success(method),
             Err(error) => self.note_failure(method, error),

@@ -21,7 +21,8 @@ mod response;
 mod target;
 mod tls;
 
-use std::time::Duration;
+use std::cell::Cell;
+use std::time::{Duration, Instant};
 
 pub use breaker::{Admission, Breaker, BreakerChange, BreakerRefusal};
 pub use client::{RpcClient, RpcShared};
@@ -48,6 +49,30 @@ pub enum Priority {
     Live,
     /// Nobody is waiting for the answer: runs when no live call waits, or when it has waited long enough.
     Disconnect,
+}
+
+/// When a call was asked for, and how long it then took.
+#[derive(Debug)]
+pub struct CallTimes {
+    queued: Instant,
+    waited: Cell<Option<Duration>>,
+    ran: Cell<Option<Duration>>,
+}
+
+impl CallTimes {
+    /// For a call that was asked for at `queued`.
+    pub fn since(queued: Instant) -> Self {
+        Self {
+            queued,
+            waited: Cell::new(None),
+            ran: Cell::new(None),
+        }
+    }
+
+    /// How long it waited for its slot, and how long it ran; `None` for one that was cancelled or has not ended.
+    pub fn finished(&self) -> Option<(Duration, Duration)> {
+        Some((self.waited.get()?, self.ran.get()?))
+    }
 }
 
 /// Where the client reports what the metrics count. The shard implements it on its own counters.

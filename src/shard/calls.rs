@@ -12,10 +12,11 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use crate::mesh::SessionRef;
-use crate::rpc::{Method, Priority, RpcError};
+use crate::rpc::{CallTimes, Method, Priority, RpcError};
 use crate::session::CallPurpose;
 use crate::shard::Shard;
 use crate::shard::signal::{Signal, unless};
+use crate::shard::slow_calls::FinishedCall;
 
 /// Cancelled calls that may lie among the waiting ones before they are looked for; beyond that they are at most half.
 const CANCELED_KEPT: usize = 64;
@@ -145,8 +146,18 @@ async fn make(shard: &Rc<Shard>, call: Call) {
         CallPurpose::Connect => Method::Connect,
         _ => Method::Command,
     };
-    let answer = pin!(rpc.call_queued(method, &sid, body, Priority::Live, queued));
+    let times = CallTimes::since(queued);
+    let answer = pin!(rpc.call_timed(method, &sid, body, Priority::Live, &times));
     let result = unless(pin!(handle.cancellation.notified()), answer).await;
+    shard.slow_calls.note(
+        shard,
+        &FinishedCall {
+            times: &times,
+            method,
+            sid: &sid,
+            command: purpose.command(),
+        },
+    );
     let result = result.unwrap_or(Err(RpcError::Canceled));
     shard.turn(|sessions| sessions.on_call_result(session, purpose, result));
 }

@@ -11,12 +11,14 @@ use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
+use crate::log::cut;
 use crate::mesh::ShardId;
 use crate::protocol::rpc::{RpcStatus, decode_disconnect_response};
-use crate::rpc::{Method, Priority};
+use crate::rpc::{CallTimes, Method, Priority};
 use crate::session::Farewell;
 use crate::shard::Shard;
 use crate::shard::signal::Signal;
+use crate::shard::slow_calls::FinishedCall;
 
 /// Calls that may wait, beyond `--disconnect_backlog_size`: there the sessions of the reference wait with all their
 /// memory; here it is their texts alone. At this bound a call is given up, counted and logged.
@@ -181,9 +183,27 @@ async fn call(shard: Rc<Shard>, job: Farewell, priority: Priority) {
     let counters = shard.counters();
     counters.rpc_call_total.add(1);
     if let Some(rpc) = &shard.rpc {
+        let (method, body) = (Method::Disconnect, job.body());
+        tracing::debug!(
+            context = "node",
+            sid = job.sid(),
+            shard = shard.id,
+            data = %cut(&String::from_utf8_lossy(&body)),
+            "disconnect"
+        );
+        let times = CallTimes::since(Instant::now());
         let result = rpc
-            .call(Method::Disconnect, job.sid(), job.body(), priority)
+            .call_timed(method, job.sid(), body, priority, &times)
             .await;
+        shard.slow_calls.note(
+            &shard,
+            &FinishedCall {
+                times: &times,
+                method,
+                sid: job.sid(),
+                command: None,
+            },
+        );
         let failure = match result {
             Ok(body) => match decode_disconnect_response(&body) {
                 Ok(response) if response.status == RpcStatus::Error => {

@@ -18,6 +18,7 @@ pub mod sessions;
 #[cfg(test)]
 mod sessions_tests;
 mod signal;
+mod slow_calls;
 mod timers;
 
 use std::cell::{Cell, RefCell};
@@ -48,6 +49,7 @@ use crate::shard::publishing::Whispers;
 use crate::shard::reclaim::Reclaim;
 use crate::shard::sessions::{Action, Sessions};
 use crate::shard::signal::Signal;
+use crate::shard::slow_calls::SlowCalls;
 
 /// Everything a shard is given when its thread starts.
 pub struct ShardSetup {
@@ -87,6 +89,7 @@ pub struct Shard {
     whispers: Whispers,
     /// Of warnings about clients that have no session yet.
     notices: Notices,
+    slow_calls: SlowCalls,
     /// HTTP requests whose head has come and whose answer has not been written.
     requests: Cell<usize>,
     /// Disconnect calls that wait for room in the inbox of shard 0.
@@ -155,6 +158,7 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
         metrics: Arc::clone(&setup.metrics),
         shard: setup.id,
     });
+    let slow_calls = SlowCalls::new(setup.config.rpc.slow_call);
     let concurrency = setup.rpc.as_ref().map_or(1, |rpc| rpc.concurrency());
     let shard = Rc::new(Shard {
         id: setup.id,
@@ -179,6 +183,7 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
         disconnects: DisconnectQueue::default(),
         whispers: Whispers::default(),
         notices: Notices::default(),
+        slow_calls,
         requests: Cell::new(0),
         forwarding: Cell::new(0),
         unflushed: Signal::default(),

@@ -153,7 +153,7 @@ on_both_drivers! {
         let texts = [
             "DBG WebSocket session established", "DBG controller authenticate", "DBG incoming message", "DBG controller subscribe",
             "DBG controller perform", "WRN failed to handle incoming message", "DBG controller unsubscribe",
-            "DBG WebSocket session completed", "DBG controller disconnect succeeded",
+            "DBG WebSocket session completed", "DBG disconnect", "DBG controller disconnect succeeded",
         ];
         let log = stage.server.log();
         for text in texts {
@@ -213,6 +213,37 @@ on_both_drivers! {
             .welcomed();
         stage.server.wait_for_log(&["WRN disconnecting session due to no pongs", "context=node", "sid=silent", "shard="]);
         drop(silent);
+    }
+
+    fn slow_calls_are_told_once_in_a_while_and_all_are_counted(driver: Driver) {
+        let stage = Stage::with(driver, &["--rpc_slow_call=50", "--cores=1"]);
+        let slow = std::time::Duration::from_millis(120);
+        for identifier in ["A", "B", "C"] {
+            stage.rails.on_command("subscribe", identifier, crate::support::Answer::confirm(identifier, &[]).after(slow));
+        }
+        let mut client = crate::support::Cable::to(&stage.server).header("X-Request-ID", "me").welcomed();
+        for identifier in ["A", "B", "C"] {
+            client.subscribe(identifier);
+        }
+        let line = stage.server.wait_for_log(&["WRN slow RPC call", "context=rpc", "sid=me", "shard=0", "suppressed=0"]);
+        for part in [" method=command", " command=subscribe", " identifier=A", " waited_ms="] {
+            assert!(line.contains(part), "{line}");
+        }
+        let (_, ran) = line.split_once(" ran_ms=").unwrap_or_else(|| panic!("{line}"));
+        let ran: u64 = ran.split(' ').next().expect("a number").parse().expect("a number");
+        assert!((100..10_000).contains(&ran), "{line}");
+        let page = stage.server.get("/metrics").text();
+        assert!(page.contains("ringcable_rpc_slow_calls_total{shard=\"0\"} 3\n"), "{page}");
+        let lines = stage.server.log().iter().filter(|line| line.contains("slow RPC call")).count();
+        assert_eq!(lines, 1, "one line in ten seconds");
+    }
+
+    fn slow_calls_can_be_ignored(driver: Driver) {
+        let stage = Stage::with(driver, &["--rpc_slow_call=0"]);
+        let slow = crate::support::Answer::confirm("A", &[]).after(std::time::Duration::from_millis(1200));
+        stage.rails.on_command("subscribe", "A", slow);
+        stage.client().subscribe("A");
+        assert!(!stage.server.log().iter().any(|line| line.contains("slow RPC call")));
     }
 
     fn failures_are_warnings_with_sid(driver: Driver) {

@@ -293,6 +293,8 @@ options! {
             "Time limit of one RPC request in milliseconds; 0 = 3000";
         "rpc_command_timeout", "rpc.command_timeout", MILLIS, "3000", hidden(),
             "Time limit of one RPC call with all its retries in milliseconds; 0 = none";
+        "rpc_slow_call", "rpc.slow_call", MILLIS, "1000",
+            "Milliseconds beyond which an RPC call, its wait for a slot included, is logged as slow; 0 = never";
         "headers", "rpc.proxy_headers", LIST, "cookie",
             "Request headers that are passed on to the app, comma-separated";
         "proxy-cookies", "rpc.proxy_cookies", LIST, "",
