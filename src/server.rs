@@ -7,7 +7,7 @@ use std::process;
 use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ahash::RandomState;
 use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
@@ -28,6 +28,8 @@ use crate::{driver, startup};
 
 /// Stack of a shard's thread. Parsers are not recursive and futures live on the heap.
 const SHARD_STACK_BYTES: usize = 1 << 20;
+/// A shard's thread is called so, and its number.
+const SHARD_THREAD_PREFIX: &str = "shard-";
 /// How often the drain looks for a second signal while it waits.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 /// How long a survey of the shards may take before the gauges stay as they were.
@@ -98,6 +100,7 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
     };
     let mut metrics = Metrics::new(shards);
     metrics.rpc_configured = rpc.is_some();
+    set_constants(&metrics, open_files, rpc.as_deref());
     let config = Arc::new(config);
     let metrics = Arc::new(metrics);
     let (mesh, inboxes) = Mesh::new(shards);
@@ -181,6 +184,16 @@ pub fn prepare(config: &Config) -> Result<Prepared, StartError> {
         _ => None,
     };
     Ok(Prepared { tls, rpc })
+}
+
+/// The gauges that never change.
+fn set_constants(metrics: &Metrics, open_files: u64, rpc: Option<&RpcShared>) {
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
+    let start = since_1970.unwrap_or_default().as_secs();
+    metrics.start_time_seconds.set(start as i64);
+    metrics.open_files_limit.set(open_files as i64);
+    let slots = rpc.map_or(0, RpcShared::concurrency);
+    metrics.rpc_slots_num.set(slots as i64);
 }
 
 fn start_demo(config: &mut Config) -> Result<Option<DemoApp>, StartError> {
@@ -267,7 +280,7 @@ fn note_port(config: &mut Config, features: Features, listener: &TcpListener) {
 fn spawn_shard(setup: ShardSetup, events: Sender<ControlEvent>) -> Result<(), StartError> {
     let id = setup.id;
     thread::Builder::new()
-        .name(format!("shard-{id}"))
+        .name(format!("{SHARD_THREAD_PREFIX}{id}"))
         .stack_size(SHARD_STACK_BYTES)
         .spawn(move || {
             let error = match shard::run(setup) {
@@ -361,12 +374,19 @@ fn control_loop(
     }
 }
 
-/// The gauges that count over all shards.
+/// The gauges that are looked up every `--stats_refresh_interval`.
 fn refresh_gauges(metrics: &Metrics, mesh: &Mesh) {
     metrics
         .mem_sys_bytes
         .set(os::memory::resident_bytes() as i64);
-    metrics.threads.set(os::memory::threads() as i64);
+    let status = os::memory::status();
+    metrics.threads.set(status.threads as i64);
+    metrics.private_bytes.set(status.private_bytes as i64);
+    for (shard, time) in os::cpu::times_of_threads(SHARD_THREAD_PREFIX) {
+        if let Some(gauge) = metrics.cpu_millis.get(shard) {
+            gauge.set(time.as_millis() as i64);
+        }
+    }
     let (reply, replies) = mpsc::channel::<Survey>();
     for mailbox in mesh.mailboxes() {
         // A shard that is too busy for a question keeps the old figures.

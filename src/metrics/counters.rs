@@ -2,6 +2,9 @@
 //!
 //! A shard writes only its own [`ShardMetrics`]; the control thread writes the gauges of [`Metrics`]. Everybody may read
 //! at any time. Nothing here sums or formats: that is `metrics::prometheus`.
+//!
+//! A few gauges are *samples*: what they show is kept by somebody else, and whoever is about to read all numbers looks it up
+//! first (`shard::sampling`). Two readers at once both store what is true.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -73,6 +76,8 @@ impl Gauge {
 pub struct ShardMetrics {
     /// Authenticated and not closed; live.
     pub clients_num: Gauge,
+    /// Established WebSocket connections, whatever their state: in authentication, serving, closing; live.
+    pub sessions_num: Gauge,
     /// RPC disconnects that wait in this shard's queue; live.
     pub disconnect_queue_size: Gauge,
     /// Authentication ended in FAILURE; errors and timeouts do not count.
@@ -163,7 +168,7 @@ pub struct ShardMetrics {
     pub write_blocked_total: Counter,
     /// Bytes in all outboxes now; a frame shared by many sessions counts once per session.
     pub outbox_bytes: Gauge,
-    /// Messages in the inbox now.
+    /// Messages in the inbox. A sample.
     pub inbox_depth: Gauge,
     /// Times this shard, as a sender, found an inbox full and waited.
     pub inbox_waits_total: Counter,
@@ -179,7 +184,7 @@ pub struct ShardMetrics {
     pub poll_rearms_total: Counter,
     /// Completion queue overflows reported by the kernel.
     pub cq_overflows_total: Counter,
-    /// Disconnect calls given up at shutdown.
+    /// Disconnect calls given up: at the bound of their queue, or because the drain ran out of time.
     pub disconnect_calls_dropped_total: Counter,
     /// Closed sessions that had to wait for room in the disconnect queue.
     pub disconnect_queue_waits: Counter,
@@ -200,9 +205,24 @@ pub struct Metrics {
     pub clients_uniq_num: Gauge,
     /// Distinct streams with a subscriber, over all shards. Written by the control thread.
     pub broadcast_streams_num: Gauge,
-    /// Memory of the process in bytes; divided by `clients_num` it gives bytes per connection. Written by the control
-    /// thread.
+    /// Resident memory of the process in bytes. Written by the control thread.
     pub mem_sys_bytes: Gauge,
+    /// Memory of the process that it shares with nobody, in bytes. Written by the control thread.
+    pub private_bytes: Gauge,
+    /// CPU time of each shard's thread, in the order of the shard ids, in milliseconds. Written by the control thread.
+    pub cpu_millis: Vec<Gauge>,
+    /// The limit on open files. Set at the start.
+    pub open_files_limit: Gauge,
+    /// When the process started, in seconds since 1970. Set at the start.
+    pub start_time_seconds: Gauge,
+    /// Calls to the app that may run at a time, over all shards. Set at the start.
+    pub rpc_slots_num: Gauge,
+    /// Calls to the app that have a slot. A sample.
+    pub rpc_running_num: Gauge,
+    /// 1 while the circuit breaker refuses calls. A sample.
+    pub rpc_breaker_open: Gauge,
+    /// Times the circuit breaker has opened. A sample of a number that only grows.
+    pub rpc_breaker_opened: Gauge,
     /// Threads of the process, exposed under the reference's name `goroutines_num`. Written by the control thread.
     pub threads: Gauge,
     /// The driver in use, `io_uring` or `epoll`; empty until it has been probed.
@@ -220,6 +240,14 @@ impl Metrics {
             clients_uniq_num: Gauge::default(),
             broadcast_streams_num: Gauge::default(),
             mem_sys_bytes: Gauge::default(),
+            private_bytes: Gauge::default(),
+            cpu_millis: (0..shards).map(|_| Gauge::default()).collect(),
+            open_files_limit: Gauge::default(),
+            start_time_seconds: Gauge::default(),
+            rpc_slots_num: Gauge::default(),
+            rpc_running_num: Gauge::default(),
+            rpc_breaker_open: Gauge::default(),
+            rpc_breaker_opened: Gauge::default(),
             threads: Gauge::default(),
             driver: OnceLock::new(),
             rpc_configured: true,

@@ -40,32 +40,8 @@ fn render_reference(metrics: &Metrics, text: &mut Text<'_>) {
             text.sum(metrics, family);
         }
     }
-    let process = [
-        (
-            "clients_uniq_num",
-            "The number of unique clients (with respect to connection identifiers)",
-            &metrics.clients_uniq_num,
-        ),
-        (
-            "broadcast_streams_num",
-            "The number of active broadcasting streams",
-            &metrics.broadcast_streams_num,
-        ),
-        (
-            "mem_sys_bytes",
-            "The total bytes of memory obtained from the OS",
-            &metrics.mem_sys_bytes,
-        ),
-        (
-            "goroutines_num",
-            "The number of Go routines",
-            &metrics.threads,
-        ),
-    ];
-    for (name, help, gauge) in process {
-        let name = format!("{REFERENCE_PREFIX}{name}");
-        text.head(&name, "gauge", help);
-        text.sample(&name, &[], gauge.value());
+    for family in REFERENCE_PROCESS {
+        text.process(metrics, REFERENCE_PREFIX, family);
     }
 }
 
@@ -78,9 +54,13 @@ fn render_own(metrics: &Metrics, text: &mut Text<'_>) {
         &[("version", env!("CARGO_PKG_VERSION")), ("driver", driver)],
         1,
     );
+    for family in OWN_PROCESS {
+        text.process(metrics, OWN_PREFIX, family);
+    }
     for family in OWN {
         text.per_shard(metrics, family);
     }
+    text.cpu(metrics);
     text.closed(metrics);
     for family in OWN_HISTOGRAMS {
         text.histogram(metrics, family);
@@ -88,13 +68,37 @@ fn render_own(metrics: &Metrics, text: &mut Text<'_>) {
 }
 
 /// A metric without a prefix and how to find it in a shard's block.
-struct Family {
-    name: &'static str,
+pub(super) struct Family {
+    pub(super) name: &'static str,
     help: &'static str,
-    read: Read,
+    pub(super) read: Read,
 }
 
-enum Read {
+/// A metric of the whole process, without a prefix.
+pub(super) struct ProcessFamily {
+    pub(super) name: &'static str,
+    help: &'static str,
+    pub(super) kind: Kind,
+    pub(super) read: fn(&Metrics) -> i64,
+}
+
+/// Whether a number only grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    Counter,
+    Gauge,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Kind::Counter => "counter",
+            Kind::Gauge => "gauge",
+        }
+    }
+}
+
+pub(super) enum Read {
     Counter(ReadCounter),
     Gauge(ReadGauge),
 }
@@ -121,6 +125,51 @@ const fn gauge(name: &'static str, help: &'static str, read: ReadGauge) -> Famil
         name,
         help,
         read: Read::Gauge(read),
+    }
+}
+
+impl Read {
+    pub(super) fn kind(&self) -> Kind {
+        match self {
+            Read::Counter(_) => Kind::Counter,
+            Read::Gauge(_) => Kind::Gauge,
+        }
+    }
+
+    /// Over all shards. A counter's bits are those of a `u64`.
+    pub(super) fn sum(&self, metrics: &Metrics) -> i64 {
+        metrics.shards.iter().fold(0, |sum: i64, shard| {
+            sum.wrapping_add(match self {
+                Read::Counter(read) => read(shard).value() as i64,
+                Read::Gauge(read) => read(shard).value(),
+            })
+        })
+    }
+}
+
+const fn process_gauge(
+    name: &'static str,
+    help: &'static str,
+    read: fn(&Metrics) -> i64,
+) -> ProcessFamily {
+    ProcessFamily {
+        name,
+        help,
+        kind: Kind::Gauge,
+        read,
+    }
+}
+
+const fn process_counter(
+    name: &'static str,
+    help: &'static str,
+    read: fn(&Metrics) -> i64,
+) -> ProcessFamily {
+    ProcessFamily {
+        name,
+        help,
+        kind: Kind::Counter,
+        read,
     }
 }
 
@@ -201,6 +250,28 @@ const REFERENCE: &[Family] = &[
     ),
 ];
 
+/// The reference's names that no shard counts.
+pub(super) const REFERENCE_PROCESS: &[ProcessFamily] = &[
+    process_gauge(
+        "clients_uniq_num",
+        "The number of unique clients (with respect to connection identifiers)",
+        |m| m.clients_uniq_num.value(),
+    ),
+    process_gauge(
+        "broadcast_streams_num",
+        "The number of active broadcasting streams",
+        |m| m.broadcast_streams_num.value(),
+    ),
+    process_gauge(
+        "mem_sys_bytes",
+        "The total bytes of memory obtained from the OS",
+        |m| m.mem_sys_bytes.value(),
+    ),
+    process_gauge("goroutines_num", "The number of Go routines", |m| {
+        m.threads.value()
+    }),
+];
+
 /// The reference's names that exist only with RPC.
 const REFERENCE_RPC: &[Family] = &[
     counter("rpc_call_total", "The total number of RPC calls", |m| {
@@ -230,6 +301,59 @@ const REFERENCE_RPC: &[Family] = &[
         &m.rpc_pending_num
     }),
 ];
+
+/// ringcable's own, one sample for the process.
+pub(super) const OWN_PROCESS: &[ProcessFamily] = &[
+    process_gauge(
+        "start_time_seconds",
+        "When the process started, in seconds since 1970",
+        |m| m.start_time_seconds.value(),
+    ),
+    process_gauge(
+        "private_bytes",
+        "Memory of the process that it shares with nobody, swapped out or not",
+        |m| m.private_bytes.value(),
+    ),
+    process_gauge(
+        "bytes_per_connection",
+        "Private memory divided by the number of sessions, 0 without sessions; the share of the process itself is in it",
+        bytes_per_connection,
+    ),
+    process_gauge("open_files_limit", "The limit on open files", |m| {
+        m.open_files_limit.value()
+    }),
+    process_gauge(
+        "rpc_slots_num",
+        "RPC calls that may run at a time (rpc_concurrency), 0 without RPC",
+        |m| m.rpc_slots_num.value(),
+    ),
+    process_gauge("rpc_running_num", "RPC calls that have a slot", |m| {
+        m.rpc_running_num.value()
+    }),
+    process_gauge(
+        "rpc_breaker_open",
+        "1 while the circuit breaker refuses RPC calls",
+        |m| m.rpc_breaker_open.value(),
+    ),
+    process_counter(
+        "rpc_breaker_opened_total",
+        "Times the circuit breaker has opened",
+        |m| m.rpc_breaker_opened.value(),
+    ),
+];
+
+fn bytes_per_connection(metrics: &Metrics) -> i64 {
+    let sessions: i64 = metrics
+        .shards
+        .iter()
+        .map(|shard| shard.sessions_num.value())
+        .sum();
+    metrics
+        .private_bytes
+        .value()
+        .checked_div(sessions.max(0))
+        .unwrap_or(0)
+}
 
 /// ringcable's own, one sample per shard.
 const OWN: &[Family] = &[
@@ -310,7 +434,7 @@ const OWN: &[Family] = &[
     ),
     counter(
         "stale_events_total",
-        "Readiness events for slots that had been reused",
+        "Readiness events for sessions that were gone",
         |m| &m.stale_events_total,
     ),
     counter(
@@ -325,7 +449,7 @@ const OWN: &[Family] = &[
     ),
     counter(
         "disconnect_calls_dropped_total",
-        "Disconnect calls given up at shutdown",
+        "Disconnect calls given up, at the bound of their queue or at shutdown",
         |m| &m.disconnect_calls_dropped_total,
     ),
     counter(
@@ -341,6 +465,11 @@ const OWN: &[Family] = &[
     gauge("clients_num", "Authenticated sessions of the shard", |m| {
         &m.clients_num
     }),
+    gauge(
+        "sessions_num",
+        "Established WebSocket connections of the shard, those in authentication and closing ones too",
+        |m| &m.sessions_num,
+    ),
     gauge("outbox_bytes", "Bytes waiting in outboxes", |m| {
         &m.outbox_bytes
     }),
@@ -388,32 +517,37 @@ struct Text<'a> {
 impl Text<'_> {
     fn sum(&mut self, metrics: &Metrics, family: &Family) {
         let name = format!("{REFERENCE_PREFIX}{}", family.name);
-        match family.read {
-            Read::Counter(read) => {
-                self.head(&name, "counter", family.help);
-                let sum = metrics
-                    .shards
-                    .iter()
-                    .fold(0u64, |sum, shard| sum.wrapping_add(read(shard).value()));
-                self.sample(&name, &[], sum);
-            }
-            Read::Gauge(read) => {
-                self.head(&name, "gauge", family.help);
-                let sum = metrics
-                    .shards
-                    .iter()
-                    .fold(0i64, |sum, shard| sum.wrapping_add(read(shard).value()));
-                self.sample(&name, &[], sum);
-            }
+        let kind = family.read.kind();
+        self.head(&name, kind.word(), family.help);
+        self.number(&name, kind, family.read.sum(metrics));
+    }
+
+    fn process(&mut self, metrics: &Metrics, prefix: &str, family: &ProcessFamily) {
+        let name = format!("{prefix}{}", family.name);
+        self.head(&name, family.kind.word(), family.help);
+        self.number(&name, family.kind, (family.read)(metrics));
+    }
+
+    fn number(&mut self, name: &str, kind: Kind, value: i64) {
+        match kind {
+            Kind::Counter => self.sample(name, &[], value as u64),
+            Kind::Gauge => self.sample(name, &[], value),
+        }
+    }
+
+    fn cpu(&mut self, metrics: &Metrics) {
+        let name = format!("{OWN_PREFIX}cpu_seconds_total");
+        self.head(&name, "counter", "CPU time of the shard's thread");
+        for (id, gauge) in metrics.cpu_millis.iter().enumerate() {
+            let millis = gauge.value();
+            let seconds = format!("{}.{:03}", millis / 1000, millis % 1000);
+            self.sample(&name, &[("shard", &id.to_string())], seconds);
         }
     }
 
     fn per_shard(&mut self, metrics: &Metrics, family: &Family) {
         let name = format!("{OWN_PREFIX}{}", family.name);
-        match family.read {
-            Read::Counter(_) => self.head(&name, "counter", family.help),
-            Read::Gauge(_) => self.head(&name, "gauge", family.help),
-        }
+        self.head(&name, family.read.kind().word(), family.help);
         for (id, shard) in metrics.shards.iter().enumerate() {
             let labels = [("shard", &*id.to_string())];
             match family.read {
@@ -791,6 +925,37 @@ mod tests {
             "ringcable_rpc_duration_seconds_sum 11.042000000",
         );
         check(&metrics, &[], "ringcable_rpc_duration_seconds_count 3");
+    }
+
+    #[test]
+    fn process_metrics_have_one_sample() {
+        let metrics = Metrics::new(2);
+        metrics.private_bytes.set(10_000_000);
+        check(&metrics, &[], "ringcable_bytes_per_connection 0");
+        metrics.shards[0].sessions_num.set(3);
+        metrics.shards[1].sessions_num.set(1);
+        check(&metrics, &[], "ringcable_bytes_per_connection 2500000");
+        check(&metrics, &[], "ringcable_private_bytes 10000000");
+        metrics.rpc_breaker_opened.set(2);
+        check(&metrics, &[], "ringcable_rpc_breaker_opened_total 2");
+        metrics.cpu_millis[1].set(61_020);
+        check(
+            &metrics,
+            &[],
+            r#"ringcable_cpu_seconds_total{shard="1"} 61.020"#,
+        );
+    }
+
+    #[test]
+    fn a_counter_beyond_what_is_signed_is_still_positive() {
+        let metrics = Metrics::new(2);
+        metrics.shards[0].data_sent_total.add(1 << 63);
+        metrics.shards[1].data_sent_total.add(1);
+        check(
+            &metrics,
+            &[],
+            "anycable_go_data_sent_total 9223372036854775809",
+        );
     }
 
     #[test]

@@ -1,8 +1,9 @@
-//! Which CPUs this process may use, and pinning a thread to one of them.
+//! Which CPUs this process may use, pinning a thread to one of them, and how much time the threads have used.
 
 use std::fs;
 use std::io;
 use std::mem;
+use std::time::Duration;
 
 use super::cgroup;
 
@@ -48,6 +49,34 @@ pub fn default_cores() -> usize {
     quota().map_or(allowed, |quota| allowed.min(quota.max(1)))
 }
 
+/// CPU time, user and kernel, of each thread of this process whose name is `prefix` and a number. The kernel tells it in
+/// hundredths of a second.
+pub fn times_of_threads(prefix: &str) -> Vec<(usize, Duration)> {
+    let tasks = fs::read_dir("/proc/self/task")
+        .into_iter()
+        .flatten()
+        .flatten();
+    tasks
+        .filter_map(|task| {
+            // A thread may end meanwhile.
+            let stat = fs::read_to_string(task.path().join("stat")).ok()?;
+            let (name, time) = parse_stat(&stat)?;
+            Some((name.strip_prefix(prefix)?.parse().ok()?, time))
+        })
+        .collect()
+}
+
+/// Name and CPU time in a line of `/proc/<pid>/stat`: `42 (shard-0) S 1 …`, where utime and stime are the 14th and 15th field.
+fn parse_stat(line: &str) -> Option<(&str, Duration)> {
+    const TICK_MILLIS: u64 = 10;
+    let (head, rest) = line.rsplit_once(") ")?;
+    let (_, name) = head.split_once('(')?;
+    let mut times = rest.split(' ').skip(11);
+    let mut ticks = || times.next()?.parse::<u64>().ok();
+    let sum = ticks()?.saturating_add(ticks()?);
+    Some((name, Duration::from_millis(sum.saturating_mul(TICK_MILLIS))))
+}
+
 /// Whole CPUs that the cgroup grants, rounded down; `None` without a quota.
 fn quota() -> Option<usize> {
     smallest_quota(
@@ -84,6 +113,38 @@ fn cgroup_quota(line: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_of_a_thread_are_found_by_its_name() {
+        let work = || {
+            let started = std::time::Instant::now();
+            while started.elapsed() < Duration::from_millis(60) {
+                std::hint::black_box(0);
+            }
+            times_of_threads("worker-")
+        };
+        let thread = std::thread::Builder::new().name("worker-7".to_owned());
+        let times = thread
+            .spawn(work)
+            .expect("a thread")
+            .join()
+            .expect("no panic");
+        let [(7, time)] = times[..] else {
+            panic!("{times:?}");
+        };
+        assert!(time < Duration::from_secs(10), "{time:?}");
+    }
+
+    #[test]
+    fn user_and_kernel_time_are_added_up() {
+        let line = "42 (a (b) c) S 1 2 3 4 5 6 7 8 9 10 150 25 0 0 20 0 1 0\n";
+        assert_eq!(
+            parse_stat(line),
+            Some(("a (b) c", Duration::from_millis(1750)))
+        );
+        assert_eq!(parse_stat("42 (short) S 1 2\n"), None);
+        assert_eq!(parse_stat(""), None);
+    }
 
     #[test]
     fn cgroup_quota_is_rounded_down_and_max_means_unlimited() {

@@ -36,14 +36,29 @@ pub fn resident_bytes() -> u64 {
     pages * u64::try_from(page_bytes).unwrap_or(4096)
 }
 
-/// Threads of this process, 0 when /proc cannot be read.
-pub fn threads() -> u64 {
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    status
-        .lines()
-        .find_map(|line| line.strip_prefix("Threads:"))
-        .and_then(|value| value.trim().parse().ok())
-        .unwrap_or(0)
+/// Threads of this process, and the memory that it shares with nobody.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    pub threads: u64,
+    /// Anonymous memory, swapped out or not.
+    pub private_bytes: u64,
+}
+
+/// Zeroes when /proc cannot be read.
+pub fn status() -> Status {
+    parse_status(&fs::read_to_string("/proc/self/status").unwrap_or_default())
+}
+
+fn parse_status(text: &str) -> Status {
+    let value = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|value| value.trim().trim_end_matches(" kB").parse().ok())
+            .unwrap_or(0)
+    };
+    Status {
+        threads: value("Threads:"),
+        private_bytes: (value("RssAnon:") + value("VmSwap:")) * 1024,
+    }
 }
 
 /// Bytes that the kernel could give to programs without swapping (`MemAvailable`).
@@ -88,8 +103,21 @@ mod tests {
     #[test]
     fn figures_of_a_running_process_are_not_zero() {
         assert!(resident_bytes() > 100_000);
-        assert!(threads() >= 1);
+        assert!(status().threads >= 1);
+        assert!(status().private_bytes > 10_000);
     }
+
+    #[test]
+    fn private_memory_is_anonymous_memory_swapped_out_or_not() {
+        let text = "Threads:\t3\nRssAnon:\t     100 kB\nRssFile:\t 7 kB\nVmSwap:\t       4 kB\n";
+        let expected = Status {
+            threads: 3,
+            private_bytes: 104 * 1024,
+        };
+        assert_eq!(parse_status(text), expected);
+        assert_eq!(parse_status("Threads:\tmany\n"), Status::default());
+    }
+
     #[test]
     fn available_memory_is_in_bytes() {
         assert_eq!(

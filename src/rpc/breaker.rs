@@ -39,6 +39,15 @@ pub struct Admission {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BreakerRefusal;
 
+/// How it stands, for the metrics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BreakerStatus {
+    /// Requests are refused now.
+    pub open: bool,
+    /// Times it has opened.
+    pub opened: u64,
+}
+
 /// What a report changed, for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BreakerChange {
@@ -56,6 +65,8 @@ struct Counts {
     requests: u32,
     failures: u32,
     successes: u32,
+    /// Times it has opened, ever.
+    opened: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +89,7 @@ impl Breaker {
                 requests: 0,
                 failures: 0,
                 successes: 0,
+                opened: 0,
             }),
         }
     }
@@ -145,6 +157,16 @@ impl Breaker {
         }
     }
 
+    /// How it stands at `now`.
+    pub fn status(&self, now: Instant) -> BreakerStatus {
+        let mut counts = self.lock();
+        counts.advance(now);
+        BreakerStatus {
+            open: matches!(counts.state, State::Open { .. }),
+            opened: counts.opened,
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, Counts> {
         // Plain integers cannot be left half-written, so a poisoned lock is still good.
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
@@ -172,6 +194,7 @@ impl Counts {
             requests: 0,
             failures: 0,
             successes: 0,
+            opened: self.opened + u64::from(matches!(state, State::Open { .. })),
         };
     }
 

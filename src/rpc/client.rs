@@ -18,7 +18,7 @@ use rustls::{ClientConfig, pki_types::ServerName};
 use super::{
     CallTimes, Method, Priority, RpcObserver,
     advice::{TokenSource, Trouble, diagnose},
-    breaker::{Admission, Breaker, BreakerChange},
+    breaker::{Admission, Breaker, BreakerChange, BreakerStatus},
     connection::{Connection, ExchangeError},
     error::{ConnectFailure, RpcError, StartError, TlsFailure, TransportError},
     health::Health,
@@ -106,9 +106,14 @@ impl RpcShared {
         self.concurrency
     }
 
-    /// Calls that have a slot now, over all shards (the shutdown waits for them).
+    /// Calls that have a slot now, over all shards.
     pub fn running(&self) -> usize {
         self.limiter.running()
+    }
+
+    /// How the circuit breaker stands.
+    pub fn breaker_status(&self) -> BreakerStatus {
+        self.breaker.status(Instant::now())
     }
 
     /// The URL of `method`, without credentials and query.
@@ -147,6 +152,11 @@ impl RpcClient {
             timeouts,
             pool,
         })
+    }
+
+    /// What this shard shares with the others.
+    pub fn shared(&self) -> &RpcShared {
+        &self.shared
     }
 
     /// Posts `body` to `<base>/<method>` and returns the body of the 200.

@@ -24,7 +24,7 @@ mod tls;
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-pub use breaker::{Admission, Breaker, BreakerChange, BreakerRefusal};
+pub use breaker::{Admission, Breaker, BreakerChange, BreakerRefusal, BreakerStatus};
 pub use client::{RpcClient, RpcShared};
 pub use error::{BadResponse, ConnectFailure, RpcError, StartError, TlsFailure, TransportError};
 pub use limiter::{Limiter, Permit, Waiting};

@@ -25,6 +25,7 @@ use crate::protocol::sid::random_sid;
 use crate::session::Credentials;
 use crate::shard::front::Front;
 use crate::shard::refusals::{self, Secured};
+use crate::shard::sampling::sample;
 use crate::shard::sessions::NewConnection;
 use crate::shard::{Shard, publishing};
 use crate::wire::handshake::{self, Subprotocol, Upgrade};
@@ -127,8 +128,10 @@ impl Client {
             Endpoint::WebSocket => self.upgrade(head).await,
             Endpoint::Health => self.answer(&head, Response::health()).await,
             Endpoint::Metrics => {
-                let response =
-                    Response::metrics(&self.shard.metrics, &self.shard.config.metrics.tags);
+                let shard = &self.shard;
+                let rpc = shard.rpc.as_ref().map(|rpc| rpc.shared());
+                sample(&shard.metrics, &shard.mesh, rpc);
+                let response = Response::metrics(&shard.metrics, &shard.config.metrics.tags);
                 self.answer(&head, response).await
             }
             Endpoint::Broadcast => {

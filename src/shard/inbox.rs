@@ -28,9 +28,6 @@ pub fn drain(shard: &Rc<Shard>, sessions: &mut Sessions) {
         };
         take(shard, sessions, message);
     }
-    if waiting > 0 {
-        shard.counters().inbox_depth.set(shard.inbox.depth() as i64);
-    }
 }
 
 fn take(shard: &Rc<Shard>, sessions: &mut Sessions, message: ShardMessage) {

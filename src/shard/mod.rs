@@ -13,6 +13,7 @@ mod outbox;
 mod publishing;
 mod reclaim;
 mod refusals;
+pub mod sampling;
 /// Public for the benches, which make its turns themselves.
 pub mod sessions;
 #[cfg(test)]

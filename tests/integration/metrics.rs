@@ -5,7 +5,8 @@ use std::process::{Command, Stdio};
 
 use crate::support::ports::free_port;
 use crate::support::raw::Raw;
-use crate::support::{Answer, Cable, Stage};
+use crate::support::wait::until;
+use crate::support::{Answer, Cable, Gate, Stage};
 
 /// Every name a server with HTTP RPC exposes by default, with its type.
 const NAMES: [(&str, &str); 25] = [
@@ -103,6 +104,54 @@ on_both_drivers! {
         assert_eq!(stage.server.metric("clients_num"), 1);
         assert_eq!(stage.server.metric("clients_uniq_num"), 0);
         assert_eq!(stage.server.metric("broadcast_streams_num"), 0);
+    }
+
+    fn own_gauges_say_what_the_process_holds(driver: Driver) {
+        let stage = Stage::new(driver);
+        let page = || stage.server.get("/metrics").text();
+        let value = |page: &str, series: &str| -> f64 {
+            let line = page.lines().find_map(|line| line.strip_prefix(&format!("{series} ")));
+            line.unwrap_or_else(|| panic!("no {series} in\n{page}")).parse().expect("a number")
+        };
+        let sum = |page: &str, name: &str| (0..2).map(|shard| value(page, &format!("{name}{{shard=\"{shard}\"}}"))).sum::<f64>();
+        let first = page();
+        assert!(value(&first, "ringcable_open_files_limit") >= 256.0);
+        assert!(value(&first, "ringcable_start_time_seconds") > 1.7e9);
+        assert_eq!(value(&first, "ringcable_rpc_slots_num"), 28.0);
+        assert_eq!(sum(&first, "ringcable_sessions_num"), 0.0);
+        let driver_label = driver.flag().trim_start_matches("--driver=").to_owned();
+        assert!(first.contains(&format!("driver=\"{driver_label}\"}} 1")), "{first}");
+        // A session in authentication is one, but not yet a client.
+        let gate = Gate::new();
+        stage.rails.on_connect(Answer::welcome("u", &["{}"]).behind(&gate));
+        let mut waiting = Cable::to(&stage.server).open();
+        stage.rails.wait_for_calls("connect", 1);
+        let busy = page();
+        assert_eq!((sum(&busy, "ringcable_sessions_num"), sum(&busy, "ringcable_clients_num")), (1.0, 0.0));
+        assert_eq!(value(&busy, "ringcable_rpc_running_num"), 1.0);
+        gate.open();
+        assert_eq!(waiting.next_text(), "{}");
+        let polled = until("the polled gauges", || {
+            let page = page();
+            (value(&page, "ringcable_bytes_per_connection") > 0.0 && sum(&page, "ringcable_cpu_seconds_total") > 0.0).then_some(page)
+        });
+        assert_eq!(value(&polled, "ringcable_bytes_per_connection"), value(&polled, "ringcable_private_bytes"));
+        assert_eq!(value(&polled, "ringcable_rpc_running_num"), 0.0);
+        assert_eq!(sum(&polled, "ringcable_inbox_depth"), 0.0);
+        waiting.close();
+        until("the session's end", || (sum(&page(), "ringcable_sessions_num") == 0.0).then_some(()));
+    }
+
+    fn an_app_that_is_gone_opens_the_breaker_and_the_page_shows_it(driver: Driver) {
+        let stage = Stage::with(driver, &["--rpc_command_timeout=50"]);
+        stage.rails.stop();
+        until("the breaker to open", || {
+            Raw::upgrade(stage.server.address(), "/cable").expect_close(1011, "Auth Error");
+            let page = stage.server.get("/metrics").text();
+            (page.contains("\nringcable_rpc_breaker_open 1\n") && page.contains("\nringcable_rpc_breaker_opened_total 1\n")).then_some(())
+        });
+        stage.server.wait_for_log(&["WRN circuit breaker is open", "context=cb", "name=httrpc"]);
+        stage.rails.restart();
     }
 
     fn tags_become_labels(driver: Driver) {

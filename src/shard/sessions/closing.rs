@@ -166,6 +166,7 @@ impl Sessions {
         let token = self.token(slot);
         self.wheel.clear(slot);
         let connection = self.connections.remove(slot as usize);
+        self.counters().sessions_num.sub(1);
         if let Some(outbox) = &connection.outbox {
             self.counters()
                 .outbox_bytes

@@ -1,0 +1,19 @@
+//! Looks up the numbers that nobody counts, for whoever is about to read all metrics: a shard that is scraped, or the control
+//! thread.
+
+use crate::mesh::Mesh;
+use crate::metrics::Metrics;
+use crate::rpc::RpcShared;
+
+/// Brings the samples among the gauges up to date.
+pub fn sample(metrics: &Metrics, mesh: &Mesh, rpc: Option<&RpcShared>) {
+    for (shard, mailbox) in metrics.shards.iter().zip(mesh.mailboxes()) {
+        shard.inbox_depth.set(mailbox.depth() as i64);
+    }
+    if let Some(rpc) = rpc {
+        let breaker = rpc.breaker_status();
+        metrics.rpc_running_num.set(rpc.running() as i64);
+        metrics.rpc_breaker_open.set(i64::from(breaker.open));
+        metrics.rpc_breaker_opened.set(breaker.opened as i64);
+    }
+}
