@@ -2,7 +2,7 @@
 //!
 //! The layers, lower ones never name higher ones (`docs/ARCHITECTURE.md` has the whole map):
 //! L0 `protocol wire config metrics auth os log` · L1 `session hub endpoints` · L2 `reactor rpc mesh net` · L3 `shard` ·
-//! L4 `server`, `check` and `check_config`, and `demo`, which is an application beside the server.
+//! L4 `server`, `reporting`, `check` and `check_config`, and `demo`, which is an application beside the server.
 
 pub mod auth;
 pub mod check;
@@ -19,6 +19,7 @@ pub mod net;
 pub mod os;
 pub mod protocol;
 pub mod reactor;
+pub mod reporting;
 pub mod rpc;
 pub mod server;
 pub mod session;

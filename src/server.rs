@@ -20,8 +20,10 @@ use crate::metrics::Metrics;
 use crate::net::Driver;
 use crate::net::tls::{ServerTls, TlsFileError};
 use crate::os;
+use crate::reporting::Reporting;
 use crate::rpc::{self, RpcShared};
 use crate::shard::front::{self, Endpoint, Features, Front, ListenerSetup};
+use crate::shard::sampling::sample;
 use crate::shard::{self, ShardSetup};
 use crate::wire::paths::PathPatternError;
 use crate::{driver, startup};
@@ -53,6 +55,8 @@ pub enum StartError {
     Demo(io::Error),
     #[error("the signal handlers cannot be installed: {0}")]
     Signals(io::Error),
+    #[error("the thread that sends StatsD packets cannot start: {0}")]
+    Statsd(io::Error),
     #[error(transparent)]
     Driver(#[from] driver::DriverRefused),
     #[error("shard {id} cannot start: {source}")]
@@ -141,6 +145,7 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
     if let Some(demo) = &demo {
         startup::demo(&config, demo);
     }
+    let reporting = Reporting::start(&config.metrics, &metrics).map_err(StartError::Statsd)?;
     tracing::info!(
         elapsed_ms = started.elapsed().as_millis() as u64,
         "ringcable is ready"
@@ -149,7 +154,12 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
     if rpc.is_some() && demo.is_none() {
         mesh.mailbox(0).send_blocking(ShardMessage::CheckRpc);
     }
-    control_loop(&config, &metrics, &mesh, &control)
+    let watched = Watched {
+        metrics: &metrics,
+        mesh: &mesh,
+        rpc: rpc.as_deref(),
+    };
+    control_loop(&config, &watched, reporting, &control)
 }
 
 /// What a start makes of settings and files before it listens.
@@ -343,33 +353,85 @@ fn watch_signals(events: Sender<ControlEvent>) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Refreshes the gauges until something happens.
+/// What the control thread reads for the metrics.
+struct Watched<'a> {
+    metrics: &'a Metrics,
+    mesh: &'a Mesh,
+    rpc: Option<&'a RpcShared>,
+}
+
+/// Something that happens again and again while the control thread waits.
+struct Periodic {
+    interval: Duration,
+    due: Instant,
+}
+
+impl Periodic {
+    fn new(interval: Duration) -> Self {
+        Self {
+            interval,
+            due: Instant::now() + interval,
+        }
+    }
+
+    /// True once when it has come due. What was missed meanwhile is not made up for.
+    fn take_due(&mut self, now: Instant) -> bool {
+        let is_due = self.due <= now;
+        if is_due {
+            let next = self.due + self.interval;
+            self.due = if next > now {
+                next
+            } else {
+                now + self.interval
+            };
+        }
+        is_due
+    }
+}
+
+/// Refreshes the gauges and writes metrics until something happens.
 fn control_loop(
     config: &Config,
-    metrics: &Metrics,
-    mesh: &Mesh,
+    watched: &Watched<'_>,
+    mut reporting: Option<Reporting>,
     control: &Receiver<ControlEvent>,
 ) -> Result<(), StartError> {
-    let refresh = config.metrics.stats_refresh_interval;
-    let wanted = config.metrics.http_path.is_some() && !refresh.is_zero();
+    let refresh_interval = config.metrics.stats_refresh_interval;
+    let wanted = config.metrics.http_path.is_some() || reporting.is_some();
+    let mut refresh =
+        (wanted && !refresh_interval.is_zero()).then(|| Periodic::new(refresh_interval));
+    let mut rotate = reporting
+        .is_some()
+        .then(|| Periodic::new(config.metrics.rotate_interval));
     loop {
-        let event = if wanted {
-            match control.recv_timeout(refresh) {
-                Err(RecvTimeoutError::Timeout) => {
-                    refresh_gauges(metrics, mesh);
-                    continue;
-                }
-                event => event.ok(),
-            }
-        } else {
-            control.recv().ok()
+        let next = refresh.iter().chain(&rotate).map(|periodic| periodic.due);
+        let event = match next.min() {
+            Some(due) => control.recv_timeout(due.saturating_duration_since(Instant::now())),
+            None => control.recv().map_err(RecvTimeoutError::from),
         };
         match event {
-            Some(ControlEvent::ShardStarted(_)) => {}
-            Some(ControlEvent::ShardEnded { id, error }) => {
+            Err(RecvTimeoutError::Timeout) => {
+                let now = Instant::now();
+                let is_due = |periodic: &mut Option<Periodic>| {
+                    periodic.as_mut().is_some_and(|it| it.take_due(now))
+                };
+                if is_due(&mut refresh) {
+                    refresh_gauges(watched.metrics, watched.mesh);
+                }
+                if is_due(&mut rotate)
+                    && let Some(reporting) = &mut reporting
+                {
+                    sample(watched.metrics, watched.mesh, watched.rpc);
+                    reporting.report(watched.metrics);
+                }
+            }
+            Ok(ControlEvent::ShardStarted(_)) => {}
+            Ok(ControlEvent::ShardEnded { id, error }) => {
                 return Err(StartError::Shard { id, source: error });
             }
-            Some(ControlEvent::Signal) | None => drain(config, metrics, mesh, control),
+            Ok(ControlEvent::Signal) | Err(RecvTimeoutError::Disconnected) => {
+                drain(config, watched.metrics, watched.mesh, control)
+            }
         }
     }
 }
@@ -498,4 +560,37 @@ fn wait_for(
 fn terminate() -> ! {
     tracing::warn!("Immediate termination requested. Stopped");
     process::exit(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_periodic_keeps_its_pace_and_makes_nothing_up() {
+        let start = Instant::now();
+        let interval = Duration::from_secs(10);
+        let mut periodic = Periodic {
+            interval,
+            due: start + interval,
+        };
+        // Looked at after so many seconds: is it due, and when next?
+        for (secs, is_due, next_secs) in [
+            (9, false, 10),
+            (10, true, 20),
+            (11, false, 20),
+            (21, true, 30),
+            (55, true, 65),
+            (64, false, 65),
+            (65, true, 75),
+        ] {
+            let now = start + Duration::from_secs(secs);
+            assert_eq!(periodic.take_due(now), is_due, "{secs}");
+            assert_eq!(
+                periodic.due,
+                start + Duration::from_secs(next_secs),
+                "{secs}"
+            );
+        }
+    }
 }

@@ -4,7 +4,7 @@
 use std::process;
 use std::time::Duration;
 
-use crate::config::{Config, RpcEndpoint};
+use crate::config::{Config, MetricsConfig, RpcEndpoint};
 use crate::demo::DemoApp;
 use crate::driver::Choice;
 use crate::os::limits::{DESCRIPTORS_RESERVED, HOW_TO_RAISE};
@@ -235,6 +235,40 @@ fn endpoints(config: &Config) {
             context = "metrics",
             "Serve metrics at {}",
             url(tls, &metrics.host, metrics.port, path)
+        );
+    }
+    metrics_writers(&config.metrics);
+}
+
+fn metrics_writers(metrics: &MetricsConfig) {
+    let interval = metrics.rotate_interval;
+    if metrics.log {
+        let fields = (!metrics.log_filter.is_empty()).then(|| metrics.log_filter.join(","));
+        tracing::info!(interval = interval.as_secs(), fields, "log metrics");
+    }
+    if let Some(statsd) = &metrics.statsd {
+        let tags = if metrics.tags.is_empty() {
+            String::new()
+        } else {
+            let pairs: Vec<String> = metrics
+                .tags
+                .iter()
+                .map(|(name, value)| format!("{name}:{value}"))
+                .collect();
+            let style = statsd.tag_style.as_str();
+            format!(", tags=map[{}], style={style}", pairs.join(" "))
+        };
+        tracing::info!(
+            "Send statsd metrics to {} with every {}s (prefix={}{tags})",
+            statsd.target,
+            interval.as_secs(),
+            statsd.prefix,
+        );
+    }
+    if !metrics.log && metrics.statsd.is_none() {
+        tracing::debug!(
+            context = "metrics",
+            "no metrics writers, disabling metrics rotation"
         );
     }
 }

@@ -534,6 +534,34 @@ fn everything_else_lands_in_its_place() {
 }
 
 #[test]
+fn metrics_by_interval_are_off_unless_asked_for() {
+    let off = config(&["--metrics_log_filter=a", "--statsd_prefix=p."]).metrics;
+    assert!(!off.log && off.statsd.is_none());
+    assert_eq!(off.rotate_interval, Duration::from_secs(15));
+    let on = config(&[
+        "--metrics_log",
+        "--metrics_log_filter=a, b",
+        "--metrics_rotate_interval=0",
+        "--metrics_log_interval=7",
+        "--statsd_host=s:8125",
+        "--statsd_tags_format=graphite",
+    ])
+    .metrics;
+    assert!(on.log);
+    assert_eq!(on.log_filter, ["a", "b"]);
+    assert_eq!(on.rotate_interval, Duration::from_secs(7));
+    let statsd = StatsdConfig {
+        target: "s:8125".to_owned(),
+        prefix: "anycable_go.".to_owned(),
+        packet_bytes_max: 1400,
+        tag_style: StatsdTagStyle::Graphite,
+    };
+    assert_eq!(on.statsd, Some(statsd));
+    let zero = config(&["--metrics_rotate_interval=0"]).metrics;
+    assert_eq!(zero.rotate_interval, Duration::from_secs(15));
+}
+
+#[test]
 fn slow_calls_have_a_limit_that_can_be_switched_off() {
     let limit = |args: &[&str]| config(args).rpc.slow_call;
     assert_eq!(limit(&[]), Duration::from_secs(1));

@@ -393,6 +393,45 @@ pub struct MetricsConfig {
     pub tags: Vec<(String, String)>,
     /// Zero = the polled gauges stay 0.
     pub stats_refresh_interval: Duration,
+    /// Period of the metrics log and of StatsD; never zero.
+    pub rotate_interval: Duration,
+    /// `--metrics_log`.
+    pub log: bool,
+    /// The metrics that the log shows; empty = those of the reference.
+    pub log_filter: Vec<String>,
+    /// `None` = no StatsD.
+    pub statsd: Option<StatsdConfig>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StatsdConfig {
+    /// `host:port`.
+    pub target: String,
+    pub prefix: String,
+    pub packet_bytes_max: usize,
+    pub tag_style: StatsdTagStyle,
+}
+
+/// How StatsD lines carry tags.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StatsdTagStyle {
+    /// `name:1|c|#env:dev,rev:1.1`
+    Datadog,
+    /// `name,env=dev,rev=1.1:1|c`
+    Influxdb,
+    /// `name;env=dev;rev=1.1:1|c`
+    Graphite,
+}
+
+impl StatsdTagStyle {
+    /// The word of `--statsd_tags_format`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Datadog => "datadog",
+            Self::Influxdb => "influxdb",
+            Self::Graphite => "graphite",
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]

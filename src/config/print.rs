@@ -202,6 +202,8 @@ mod tests {
             "--norpc --disable_disconnect --turbo_rails_key=k --jwt_id_key=j --http_rpc_timeout=7",
             "--norpc --enforce_jwt --disconnect_rate=7 --disconnect_backlog_size=9 --rpc_concurrency=0",
             "--norpc --http_broadcast_cors --ws_max_pending_size=0 --streams_presence=false --node_id=n",
+            "--norpc --metrics_log --metrics_log_filter=a,b --metrics_rotate_interval=3 --rpc_slow_call=7",
+            "--norpc --statsd_host=h:1 --statsd_prefix=p --statsd_tags_format=influxdb --statsd_max_packet_size=9",
         ] {
             let text = printed(command_line);
             let start = text

@@ -13,12 +13,14 @@ use super::{
     ApiConfig, AuthConfig, BroadcastConfig, CheckRequest, Config, DisconnectConfig, DisconnectMode,
     DriverChoice, HttpBroadcastConfig, JwtConfig, LogConfig, LogFormat, LogLevel, MetricsConfig,
     PingConfig, PingPrecision, RpcConfig, RpcEndpoint, RpcTlsConfig, RuntimeConfig, ServerConfig,
-    ShutdownConfig, StreamsConfig, TlsFiles, WebSocketConfig,
+    ShutdownConfig, StatsdConfig, StatsdTagStyle, StreamsConfig, TlsFiles, WebSocketConfig,
 };
 
 /// Port of the HTTP broadcast endpoint without a secret.
 const UNSECURED_BROADCAST_PORT: i64 = 8090;
 const RPC_CONCURRENCY_DEFAULT: usize = 28;
+/// Period of the metrics log and of StatsD when it is set to 0.
+const ROTATE_INTERVAL_DEFAULT: Duration = Duration::from_secs(15);
 /// Time limit of one HTTP RPC request when none is set.
 const RPC_REQUEST_TIMEOUT_DEFAULT: Duration = Duration::from_millis(3000);
 
@@ -372,6 +374,7 @@ fn api(settings: &Settings) -> Option<ApiConfig> {
 }
 
 fn metrics(settings: &Settings) -> MetricsConfig {
+    let rotate_interval = secs(settings, "metrics_rotate_interval");
     MetricsConfig {
         http_path: Some(settings.text("metrics_http").to_owned()).filter(|path| !path.is_empty()),
         host: match settings.text("metrics_host") {
@@ -381,7 +384,29 @@ fn metrics(settings: &Settings) -> MetricsConfig {
         port: port(settings, "metrics_port"),
         tags: settings.tags("metrics_tags").to_vec(),
         stats_refresh_interval: secs(settings, "stats_refresh_interval"),
+        rotate_interval: if rotate_interval.is_zero() {
+            ROTATE_INTERVAL_DEFAULT
+        } else {
+            rotate_interval
+        },
+        log: settings.on("metrics_log"),
+        log_filter: settings.list("metrics_log_filter").to_vec(),
+        statsd: statsd(settings),
     }
+}
+
+fn statsd(settings: &Settings) -> Option<StatsdConfig> {
+    let target = settings.text("statsd_host");
+    (!target.is_empty()).then(|| StatsdConfig {
+        target: target.to_owned(),
+        prefix: settings.text("statsd_prefix").to_owned(),
+        packet_bytes_max: count(settings, "statsd_max_packet_size"),
+        tag_style: match settings.text("statsd_tags_format") {
+            "influxdb" => StatsdTagStyle::Influxdb,
+            "graphite" => StatsdTagStyle::Graphite,
+            _ => StatsdTagStyle::Datadog,
+        },
+    })
 }
 
 fn log(settings: &Settings) -> LogConfig {

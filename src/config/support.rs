@@ -20,6 +20,7 @@ pub fn check(settings: &Settings) -> Result<(), ConfigError> {
             .map_err(|expected| not_allowed(settings, option.name, expected))?;
     }
     check_broadcast_adapters(settings)?;
+    check_statsd_host(settings)?;
     for (option, value, _) in settings.iter() {
         if let Support::Refused(why) = option.support
             && !is_switched_off(settings, option.name)
@@ -127,6 +128,21 @@ fn check_broadcast_adapters(settings: &Settings) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// The reference logs an error for every flush instead.
+fn check_statsd_host(settings: &Settings) -> Result<(), ConfigError> {
+    const NAME: &str = "statsd_host";
+    let target = settings.text(NAME);
+    let is_complete = target.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)
+    });
+    if target.is_empty() || is_complete {
+        Ok(())
+    } else {
+        let expected = "a host and a port, such as localhost:8125".to_owned();
+        Err(not_allowed(settings, NAME, expected))
+    }
+}
+
 /// One file alone means no TLS in the reference, silently.
 fn check_tls_files(settings: &Settings) -> Result<(), ConfigError> {
     match (settings.text("ssl_cert"), settings.text("ssl_key")) {
@@ -214,6 +230,17 @@ mod tests {
         check("--jwt_param=", "a text that is not empty");
         check("--shutdown_pool_size=0", "a number from 1 to 4294967295");
         check("--ws_write_timeout=0", "a number from 1 to 4294967295");
+        check(
+            "--statsd_tags_format=carbon",
+            "one of datadog, influxdb, graphite",
+        );
+        for target in ["localhost", "localhost:", ":8125", "h:70000", "h:0", "h:x"] {
+            check(
+                &format!("--statsd_host={target}"),
+                "a host and a port, such as localhost:8125",
+            );
+        }
+        check("--statsd_max_packet_size=0", "a number from 1 to 65507");
     }
 
     #[test]
@@ -268,14 +295,6 @@ mod tests {
             "broadcasts through nats are planned); leave only http",
         );
         check(
-            "--metrics_log=true",
-            "the metrics log is planned; Prometheus works); remove it or set it to false",
-        );
-        check(
-            "--statsd_host=h:1",
-            "StatsD is planned; Prometheus works); remove it",
-        );
-        check(
             "--sse=true",
             "server-sent events are planned); remove it or set it to false",
         );
@@ -291,7 +310,7 @@ mod tests {
 
     #[test]
     fn what_changes_nothing_is_accepted() {
-        let accepted: [&[&str]; 8] = [
+        let accepted: [&[&str]; 9] = [
             &["--broker=none", "--pubsub=none"],
             &["--broker="],
             &["--redis_channel=__anycable__"],
@@ -313,6 +332,7 @@ mod tests {
                 "--statsd_prefix=x",
                 "--metrics_log_filter=a",
             ],
+            &["--statsd_host=[::1]:8125", "--statsd_tags_format=influxdb"],
             &["--ssl_cert=c.pem", "--ssl_key=k.pem"],
         ];
         for args in accepted {

@@ -55,6 +55,18 @@ pub fn cut(payload: &str) -> String {
     format!("{}...({})", &payload[..shown], payload.len() - shown)
 }
 
+/// Writes an INFO record without a message whose attributes are these numbers. Their names are known only when the server
+/// runs, which `tracing`'s macros do not do.
+pub fn numbers<'a>(mut numbers: impl Iterator<Item = (&'a str, i64)>) {
+    tracing::dispatcher::get_default(|dispatch| {
+        if let Some(log) = dispatch.downcast_ref::<Log>()
+            && log.level >= LevelFilter::INFO
+        {
+            write(&log.numbers_line(SystemTime::now(), &mut numbers));
+        }
+    });
+}
+
 /// The subscriber. It knows no spans: nothing here uses them, and events alone need no bookkeeping.
 struct Log {
     level: LevelFilter,
@@ -66,11 +78,7 @@ struct Log {
 
 impl Log {
     fn line(&self, now: SystemTime, event: &Event<'_>) -> Vec<u8> {
-        let header = Header {
-            now,
-            level: *event.metadata().level(),
-            node_id: &self.node_id,
-        };
+        let header = self.header(now, *event.metadata().level());
         match self.format {
             LogFormat::Text => {
                 let mut record = TextRecord::new(self.colours);
@@ -84,6 +92,39 @@ impl Log {
             }
         }
     }
+
+    fn numbers_line<'a>(
+        &self,
+        now: SystemTime,
+        numbers: impl Iterator<Item = (&'a str, i64)>,
+    ) -> Vec<u8> {
+        let header = self.header(now, Level::INFO);
+        match self.format {
+            LogFormat::Text => {
+                let mut record = TextRecord::new(self.colours);
+                numbers.for_each(|(name, number)| record.push_number(name, number));
+                record.line(&header)
+            }
+            LogFormat::Json => {
+                let mut record = JsonRecord::default();
+                numbers.for_each(|(name, number)| record.push_number(name, number));
+                record.line(&header)
+            }
+        }
+    }
+
+    fn header(&self, now: SystemTime, level: Level) -> Header<'_> {
+        Header {
+            now,
+            level,
+            node_id: &self.node_id,
+        }
+    }
+}
+
+fn write(line: &[u8]) {
+    // There is nobody left to tell when stdout is gone, and serving goes on without a log.
+    std::io::stdout().lock().write_all(line).ok();
 }
 
 impl Subscriber for Log {
@@ -96,9 +137,7 @@ impl Subscriber for Log {
     }
 
     fn event(&self, event: &Event<'_>) {
-        let line = self.line(SystemTime::now(), event);
-        // There is nobody left to tell when stdout is gone, and serving goes on without a log.
-        std::io::stdout().lock().write_all(&line).ok();
+        write(&self.line(SystemTime::now(), event));
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
@@ -272,6 +311,30 @@ mod tests {
             )),
             ",\"level\":\"INFO\",\"msg\":\"x\",\"nodeid\":\"2Tbzkw\",\"a\":1,\
              \"data\":{\"command\":\"s\",\"deep\":{\"x\":1},\"y\":2},\"b\":1.5}\n"
+        );
+    }
+
+    #[test]
+    fn records_of_numbers_have_no_message() {
+        let check = |format: LogFormat, expected: &str| {
+            let log = Log {
+                level: LevelFilter::INFO,
+                format,
+                colours: false,
+                node_id: "lDkNav".to_owned(),
+            };
+            let numbers = [("clients_num", 1), ("rpc_call_total", 3)];
+            let line = log.numbers_line(UNIX_EPOCH, numbers.into_iter());
+            let line = String::from_utf8(line).expect("records are UTF-8");
+            assert!(line.ends_with(expected), "{line}");
+        };
+        check(
+            LogFormat::Text,
+            " INF  nodeid=lDkNav clients_num=1 rpc_call_total=3\n",
+        );
+        check(
+            LogFormat::Json,
+            ",\"level\":\"INFO\",\"msg\":\"\",\"nodeid\":\"lDkNav\",\"clients_num\":1,\"rpc_call_total\":3}\n",
         );
     }
 

@@ -86,6 +86,15 @@ impl TextRecord {
         line.into_bytes()
     }
 
+    pub fn push_number(&mut self, name: &str, number: i64) {
+        push_text_attribute(
+            &mut self.attributes,
+            self.colours,
+            name,
+            &number.to_string(),
+        );
+    }
+
     fn push(&mut self, field: &Field, value: &str) {
         match field.name() {
             MESSAGE => push_message(&mut self.message, value),
@@ -207,6 +216,11 @@ impl JsonRecord {
         line.push_str(&self.attributes);
         line.push_str("}\n");
         line.into_bytes()
+    }
+
+    pub fn push_number(&mut self, name: &str, number: i64) {
+        self.push_key(name);
+        write_to(&mut self.attributes, format_args!("{number}"));
     }
 
     /// Writes the key of `field` and gives the place for its value.

@@ -223,6 +223,10 @@ pub struct Metrics {
     pub rpc_breaker_open: Gauge,
     /// Times the circuit breaker has opened. A sample of a number that only grows.
     pub rpc_breaker_opened: Gauge,
+    /// StatsD datagrams sent. Written by the thread that sends them.
+    pub statsd_packets_total: Counter,
+    /// StatsD datagrams and whole flushes that could not be sent. Written by the thread that sends them.
+    pub statsd_errors_total: Counter,
     /// Threads of the process, exposed under the reference's name `goroutines_num`. Written by the control thread.
     pub threads: Gauge,
     /// The driver in use, `io_uring` or `epoll`; empty until it has been probed.
@@ -248,6 +252,8 @@ impl Metrics {
             rpc_running_num: Gauge::default(),
             rpc_breaker_open: Gauge::default(),
             rpc_breaker_opened: Gauge::default(),
+            statsd_packets_total: Counter::default(),
+            statsd_errors_total: Counter::default(),
             threads: Gauge::default(),
             driver: OnceLock::new(),
             rpc_configured: true,

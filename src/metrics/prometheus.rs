@@ -17,7 +17,7 @@ use crate::metrics::{Counter, Gauge, Histogram, Metrics, ShardMetrics};
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 const REFERENCE_PREFIX: &str = "anycable_go_";
-const OWN_PREFIX: &str = "ringcable_";
+pub(super) const OWN_PREFIX: &str = "ringcable_";
 
 /// Appends the whole exposition to `out`. `tags` (`--metrics_tags`) become constant labels of every sample.
 ///
@@ -174,7 +174,7 @@ const fn process_counter(
 }
 
 /// Names and HELP texts of the reference, word for word: dashboards and alerts are built on them.
-const REFERENCE: &[Family] = &[
+pub(super) const REFERENCE: &[Family] = &[
     counter(
         "failed_auths_total",
         "The total number of failed authentication attempts",
@@ -273,7 +273,7 @@ pub(super) const REFERENCE_PROCESS: &[ProcessFamily] = &[
 ];
 
 /// The reference's names that exist only with RPC.
-const REFERENCE_RPC: &[Family] = &[
+pub(super) const REFERENCE_RPC: &[Family] = &[
     counter("rpc_call_total", "The total number of RPC calls", |m| {
         &m.rpc_call_total
     }),
@@ -340,6 +340,14 @@ pub(super) const OWN_PROCESS: &[ProcessFamily] = &[
         "Times the circuit breaker has opened",
         |m| m.rpc_breaker_opened.value(),
     ),
+    process_counter("statsd_packets_total", "StatsD datagrams sent", |m| {
+        m.statsd_packets_total.value() as i64
+    }),
+    process_counter(
+        "statsd_errors_total",
+        "StatsD datagrams and whole flushes that could not be sent",
+        |m| m.statsd_errors_total.value() as i64,
+    ),
 ];
 
 fn bytes_per_connection(metrics: &Metrics) -> i64 {
@@ -356,7 +364,7 @@ fn bytes_per_connection(metrics: &Metrics) -> i64 {
 }
 
 /// ringcable's own, one sample per shard.
-const OWN: &[Family] = &[
+pub(super) const OWN: &[Family] = &[
     counter("accepted_total", "Sockets accepted", |m| &m.accepted_total),
     counter(
         "accept_errors_total",
@@ -481,7 +489,7 @@ const OWN: &[Family] = &[
 ];
 
 /// The values of the label `reason` of `ringcable_closed_total`.
-const CLOSED: &[(&str, ReadCounter)] = &[
+pub(super) const CLOSED: &[(&str, ReadCounter)] = &[
     ("client", |m| &m.closed_client_total),
     ("remote", |m| &m.closed_remote_total),
     ("no_pong", |m| &m.closed_no_pong_total),
@@ -938,6 +946,8 @@ mod tests {
         check(&metrics, &[], "ringcable_private_bytes 10000000");
         metrics.rpc_breaker_opened.set(2);
         check(&metrics, &[], "ringcable_rpc_breaker_opened_total 2");
+        metrics.statsd_errors_total.add(5);
+        check(&metrics, &[], "ringcable_statsd_errors_total 5");
         metrics.cpu_millis[1].set(61_020);
         check(
             &metrics,

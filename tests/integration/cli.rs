@@ -160,7 +160,6 @@ fn features_that_are_not_there_yet_are_refused_by_name() {
         &["--sse"],
         &["--ds"],
         &["--embed_nats"],
-        &["--statsd_host=localhost:8125"],
     ] {
         let name = args[0]
             .trim_start_matches('-')

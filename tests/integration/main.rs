@@ -67,6 +67,7 @@ mod metrics;
 mod options;
 mod pings;
 mod pubsub;
+mod reporting;
 mod rpc;
 mod shutdown;
 mod slow_clients;

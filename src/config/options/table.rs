@@ -66,6 +66,11 @@ const BYTES: Kind = Kind::Int {
 };
 /// Disconnect calls per second; the reference crashes outside of it.
 const RATE: Kind = Kind::Int { min: 1, max: 1000 };
+/// Of a UDP datagram over IPv4.
+const PACKET_BYTES: Kind = Kind::Int {
+    min: 1,
+    max: 65_507,
+};
 const CORES: Kind = Kind::Int { min: 0, max: 1024 };
 
 /// Empty = nothing is asked for.
@@ -84,6 +89,7 @@ const RPC_IMPL: Kind = Kind::Word(&["", "http", "grpc", "none"]);
 const DISCONNECT_MODE: Kind = Kind::Word(&["auto", "always", "never"]);
 const LOG_LEVEL: Kind = Kind::Word(&["debug", "info", "warn", "error"]);
 const LOG_FORMAT: Kind = Kind::Word(&["text", "json"]);
+const TAG_STYLE: Kind = Kind::Word(&["datadog", "influxdb", "graphite"]);
 const PRECISION: Kind = Kind::Word(&["s", "ms", "ns"]);
 
 /// Turns the rows below into [`OPTIONS`].
@@ -327,14 +333,14 @@ options! {
             "Set log_level to debug and say so";
     }
     Metrics {
-        "metrics_log", "metrics.log", BOOL, "false", refused("the metrics log is planned; Prometheus works"),
+        "metrics_log", "metrics.log", BOOL, "false",
             "Periodically log all metrics at info level";
-        "metrics_rotate_interval", "metrics.rotate_interval", SECS, "15", no_effect(),
-            "Seconds between metrics log lines and StatsD flushes";
+        "metrics_rotate_interval", "metrics.rotate_interval", SECS, "15",
+            "Seconds between metrics log lines and StatsD flushes; 0 = 15";
         "metrics_log_interval", "metrics.LogInterval", SECS, "0", hidden() deprecated(),
             "Deprecated name of metrics_rotate_interval";
-        "metrics_log_filter", "metrics.log_filter", LIST, "", no_effect(),
-            "Metrics to include in the metrics log, comma-separated";
+        "metrics_log_filter", "metrics.log_filter", LIST, "",
+            "Metrics to include in the metrics log, comma-separated names without anycable_go_; empty = all of these";
         "metrics_log_formatter", "metrics.LogFormatter", TEXT, "", hidden() refused("mruby is not built in"),
             "mruby script for the metrics log";
         "metrics_http", "metrics.http_path", OPTIONAL_PATH, "",
@@ -423,14 +429,14 @@ options! {
             "Port of the Pusher REST API";
     }
     Statsd {
-        "statsd_host", "metrics.statsd.host", TEXT, "", refused("StatsD is planned; Prometheus works"),
-            "StatsD UDP target; non-empty enables StatsD";
-        "statsd_prefix", "metrics.statsd.prefix", TEXT, "anycable_go.", no_effect(),
+        "statsd_host", "metrics.statsd.host", TEXT, "",
+            "StatsD UDP target, host:port; a value enables StatsD";
+        "statsd_prefix", "metrics.statsd.prefix", TEXT, "anycable_go.",
             "Prefix of StatsD metric names";
-        "statsd_max_packet_size", "metrics.statsd.max_packet_size", BYTES, "1400", hidden() no_effect(),
-            "Largest StatsD datagram";
-        "statsd_tags_format", "metrics.statsd.tags_format", TEXT, "datadog", no_effect(),
-            "Tag syntax: datadog, influxdb, graphite; only read when metrics_tags is set";
+        "statsd_max_packet_size", "metrics.statsd.max_packet_size", PACKET_BYTES, "1400", hidden(),
+            "Largest StatsD datagram in bytes";
+        "statsd_tags_format", "metrics.statsd.tags_format", TAG_STYLE, "datadog",
+            "How StatsD lines carry metrics_tags: datadog, influxdb or graphite";
     }
     Sse {
         "sse", "sse.enabled", BOOL, "false", refused("server-sent events are planned"),
