@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use crate::support::ports::free_port;
 use crate::support::raw::Raw;
 use crate::support::wait::until;
-use crate::support::{Answer, Cable, Gate, Stage};
+use crate::support::{Answer, Cable, Driver, Gate, Stage};
 
 /// Every name a server with HTTP RPC exposes by default, with its type.
 const NAMES: [(&str, &str); 25] = [
@@ -36,6 +36,29 @@ const NAMES: [(&str, &str); 25] = [
     ("rpc_canceled_total", "counter"),
     ("rpc_pending_num", "gauge"),
 ];
+
+/// The page for operators says what each metric means, and none that is not there.
+#[test]
+fn monitoring_page_has_every_metric_with_its_type() {
+    const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/monitoring.md");
+    let stage = Stage::new(Driver::Epoll);
+    let metrics = stage.server.get("/metrics").text();
+    let heads = metrics
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "));
+    let mut exported: Vec<&str> = heads.collect();
+    let page = std::fs::read_to_string(PAGE).expect("the page");
+    let rows = page.lines().filter_map(|line| {
+        let (name, rest) = line.strip_prefix("| `")?.split_once("` | ")?;
+        let is_metric = name.starts_with("anycable_go_") || name.starts_with("ringcable_");
+        let kind = rest.split([' ', ',']).next()?;
+        is_metric.then(|| format!("{name} {kind}"))
+    });
+    let mut described: Vec<String> = rows.collect();
+    exported.sort_unstable();
+    described.sort_unstable();
+    assert_eq!(described, exported);
+}
 
 on_both_drivers! {
     fn every_name_of_the_reference_is_there_with_help_and_type(driver: Driver) {

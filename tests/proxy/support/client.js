@@ -7,6 +7,7 @@ const LIMIT_MS = 10_000;
 export class CableClient {
   #frames = [];
   #waiting = [];
+  #forgetful = false;
 
   /** Connects with the sub-protocols of the browser client and waits for the welcome, which stays readable. */
   static async open(url, headers) {
@@ -55,6 +56,12 @@ export class CableClient {
     });
   }
 
+  /** From here on frames that nobody waits for are thrown away: for clients of a long load. */
+  forget() {
+    this.#frames = [];
+    this.#forgetful = true;
+  }
+
   close(code) {
     this.socket.close(code);
     return this.closed;
@@ -67,7 +74,7 @@ export class CableClient {
   #take(frame) {
     const at = this.#waiting.findIndex(({ matches }) => matches(frame));
     if (at >= 0) this.#waiting.splice(at, 1)[0].resolve(frame);
-    else this.#frames.push(frame);
+    else if (!this.#forgetful) this.#frames.push(frame);
   }
 }
 
