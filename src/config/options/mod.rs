@@ -180,10 +180,6 @@ impl OptionSpec {
         self
     }
 
-    const fn no_effect(self) -> Self {
-        self.unused("what it tunes is planned")
-    }
-
     const fn refused(mut self, why: &'static str) -> Self {
         self.support = Support::Refused(why);
         self
