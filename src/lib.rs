@@ -5,6 +5,7 @@
 //! L4 `server`, `reporting`, `check` and `check_config`, and `demo`, which is an application beside the server.
 
 pub mod auth;
+pub mod certificate;
 pub mod check;
 pub mod check_config;
 pub mod config;

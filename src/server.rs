@@ -10,13 +10,14 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ahash::RandomState;
-use signal_hook::consts::{SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
+use crate::certificate::{self, ReloadWish};
 use crate::config::{Config, DriverChoice, RpcEndpoint};
 use crate::demo::{DemoApp, DemoOptions};
 use crate::mesh::{ConnectionLimit, Mesh, ShardMessage, Survey};
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, TlsMetrics};
 use crate::net::Driver;
 use crate::net::tls::{ServerTls, TlsFileError};
 use crate::os;
@@ -71,14 +72,14 @@ pub enum StartError {
 
 /// What the control thread waits for.
 enum ControlEvent {
+    /// SIGINT or SIGTERM.
     Signal,
+    /// SIGHUP.
+    Reload(ReloadWish),
     /// A shard serves, with this driver.
     ShardStarted(Driver),
     /// A shard could not start or its reactor broke: the process cannot go on.
-    ShardEnded {
-        id: usize,
-        error: io::Error,
-    },
+    ShardEnded { id: usize, error: io::Error },
 }
 
 /// Runs the server until a signal ends it; exits the process itself then.
@@ -93,6 +94,9 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
         .cores
         .unwrap_or_else(os::cpu::default_cores)
         .max(1);
+    let (events, control) = mpsc::channel();
+    // Before anything else: a SIGHUP to a server that starts must not end it.
+    watch_signals(events.clone())?;
     startup::banner(&config, open_files, shards);
     let Prepared { tls, rpc } = prepare(&config)?;
     let demo = start_demo(&mut config)?;
@@ -104,12 +108,11 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
     };
     let mut metrics = Metrics::new(shards);
     metrics.rpc_configured = rpc.is_some();
+    metrics.tls = tls.as_ref().map(|_| TlsMetrics::default());
     set_constants(&metrics, open_files, rpc.as_deref());
     let config = Arc::new(config);
     let metrics = Arc::new(metrics);
     let (mesh, inboxes) = Mesh::new(shards);
-    let (events, control) = mpsc::channel();
-    watch_signals(events.clone())?;
     let hasher = RandomState::new();
     let cpus = os::cpu::allowed();
     for (id, (inbox, listeners)) in inboxes.into_iter().zip(listeners).enumerate() {
@@ -142,6 +145,9 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
     // Set once, here.
     let _ = metrics.driver.set(choice.driver.as_str());
     startup::configuration(&config, &choice, open_files);
+    if let Some(tls) = &tls {
+        certificate::announce(tls, &metrics);
+    }
     if let Some(demo) = &demo {
         startup::demo(&config, demo);
     }
@@ -158,13 +164,18 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
         metrics: &metrics,
         mesh: &mesh,
         rpc: rpc.as_deref(),
+        tls: tls.as_deref(),
     };
+    if let Some(wish) = boot.reload {
+        wish.take();
+        certificate::reload(watched.tls, watched.metrics);
+    }
     control_loop(&config, &watched, reporting, &control)
 }
 
 /// What a start makes of settings and files before it listens.
 pub struct Prepared {
-    tls: Option<Arc<rustls::ServerConfig>>,
+    tls: Option<Arc<ServerTls>>,
     /// `None` without RPC, and with `--demo`, whose app has no address yet.
     rpc: Option<Arc<RpcShared>>,
 }
@@ -179,7 +190,7 @@ pub fn prepare(config: &Config) -> Result<Prepared, StartError> {
         .server
         .tls
         .as_ref()
-        .map(ServerTls::load)
+        .map(|files| ServerTls::load(files).map(Arc::new))
         .transpose()?;
     if config.demo && tls.is_some() {
         return Err(StartError::DemoWithTls);
@@ -307,8 +318,10 @@ fn spawn_shard(setup: ShardSetup, events: Sender<ControlEvent>) -> Result<(), St
 /// How the start went.
 #[derive(Default)]
 struct Boot {
-    /// A signal came while the shards started.
+    /// SIGINT or SIGTERM came while the shards started.
     stopped: bool,
+    /// SIGHUP came. The files may have changed after they were read.
+    reload: Option<ReloadWish>,
     /// Shards that run on epoll.
     on_epoll: usize,
 }
@@ -327,6 +340,7 @@ fn await_shards(count: usize, control: &Receiver<ControlEvent>) -> Result<Boot, 
             Ok(ControlEvent::ShardEnded { id, error }) => {
                 return Err(StartError::Shard { id, source: error });
             }
+            Ok(ControlEvent::Reload(wish)) => boot.reload = Some(wish),
             Ok(ControlEvent::Signal) if !boot.stopped => boot.stopped = true,
             Ok(ControlEvent::Signal) | Err(_) => terminate(),
         }
@@ -337,27 +351,31 @@ fn await_shards(count: usize, control: &Receiver<ControlEvent>) -> Result<Boot, 
 fn watch_signals(events: Sender<ControlEvent>) -> Result<(), StartError> {
     // The last two are ignored, as the reference ignores them; by default they would end the process.
     let mut signals =
-        Signals::new([SIGINT, SIGTERM, SIGUSR1, SIGUSR2]).map_err(StartError::Signals)?;
+        Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2]).map_err(StartError::Signals)?;
+    let reload = ReloadWish::default();
     thread::Builder::new()
         .name("signals".to_string())
         .spawn(move || {
-            for _ in signals
-                .forever()
-                .filter(|signal| [SIGINT, SIGTERM].contains(signal))
-            {
+            for signal in signals.forever() {
+                let event = match signal {
+                    SIGINT | SIGTERM => ControlEvent::Signal,
+                    SIGHUP if reload.make() => ControlEvent::Reload(reload.clone()),
+                    _ => continue,
+                };
                 // The receiver goes only when the process does.
-                let _ = events.send(ControlEvent::Signal);
+                let _ = events.send(event);
             }
         })
         .map_err(StartError::Signals)?;
     Ok(())
 }
 
-/// What the control thread reads for the metrics.
+/// What the control thread looks at and looks after.
 struct Watched<'a> {
     metrics: &'a Metrics,
     mesh: &'a Mesh,
     rpc: Option<&'a RpcShared>,
+    tls: Option<&'a ServerTls>,
 }
 
 /// Something that happens again and again while the control thread waits.
@@ -428,6 +446,10 @@ fn control_loop(
             Ok(ControlEvent::ShardStarted(_)) => {}
             Ok(ControlEvent::ShardEnded { id, error }) => {
                 return Err(StartError::Shard { id, source: error });
+            }
+            Ok(ControlEvent::Reload(wish)) => {
+                wish.take();
+                certificate::reload(watched.tls, watched.metrics);
             }
             Ok(ControlEvent::Signal) | Err(RecvTimeoutError::Disconnected) => {
                 drain(config, watched.metrics, watched.mesh, control)
@@ -529,10 +551,15 @@ fn drain(config: &Config, metrics: &Metrics, mesh: &Mesh, control: &Receiver<Con
 /// Kept for telling the clients when the delay would take all of the time, and for the last log lines.
 const NOTICE_TIME: Duration = Duration::from_millis(500);
 
-/// Sleeps; a second signal ends the process.
+/// Sleeps; a second signal ends the process. Nothing else that comes shortens the time, a SIGHUP for example.
 fn wait(duration: Duration, control: &Receiver<ControlEvent>) {
-    if let Ok(ControlEvent::Signal) = control.recv_timeout(duration) {
-        terminate();
+    let deadline = Instant::now() + duration;
+    loop {
+        match control.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(ControlEvent::Signal) => terminate(),
+            Ok(_) => {}
+            Err(_) => return,
+        }
     }
 }
 

@@ -180,6 +180,8 @@ pub struct ShardMetrics {
     pub late_results_total: Counter,
     /// Reactor events for slots that were reused.
     pub stale_events_total: Counter,
+    /// Connections that TLS ended: no TLS at all, a handshake without a common ground, damaged records.
+    pub tls_errors_total: Counter,
     /// Multishot polls that the kernel ended and that were armed again.
     pub poll_rearms_total: Counter,
     /// Completion queue overflows reported by the kernel.
@@ -234,6 +236,24 @@ pub struct Metrics {
     /// False hides the six `rpc_*` names of the reference, as the reference does without RPC. To be set before the
     /// metrics are shared; true at first.
     pub rpc_configured: bool,
+    /// What only a server with TLS has. To be set before the metrics are shared.
+    pub tls: Option<TlsMetrics>,
+}
+
+/// The certificate, as the control thread knows it. Written by that thread.
+#[derive(Debug, Default)]
+pub struct TlsMetrics {
+    /// Unix time of the last second in which the certificate is valid, or [`Self::EXPIRY_UNKNOWN`].
+    pub certificate_expiry: Gauge,
+    /// SIGHUPs after which new connections get what the files hold.
+    pub reloads_total: Counter,
+    /// SIGHUPs after which the old certificate stayed.
+    pub failed_reloads_total: Counter,
+}
+
+impl TlsMetrics {
+    /// The certificate does not tell; no sample is shown then.
+    pub const EXPIRY_UNKNOWN: i64 = 0;
 }
 
 impl Metrics {
@@ -257,6 +277,7 @@ impl Metrics {
             threads: Gauge::default(),
             driver: OnceLock::new(),
             rpc_configured: true,
+            tls: None,
         }
     }
 }

@@ -9,5 +9,5 @@ pub mod prometheus;
 pub mod rotation;
 pub mod statsd;
 
-pub use counters::{Counter, Gauge, Metrics, ShardMetrics};
+pub use counters::{Counter, Gauge, Metrics, ShardMetrics, TlsMetrics};
 pub use histogram::Histogram;

@@ -11,7 +11,7 @@ use std::fmt::Display;
 use std::fmt::Write as _;
 
 use crate::metrics::histogram::{BOUNDS_MICROS, Snapshot};
-use crate::metrics::{Counter, Gauge, Histogram, Metrics, ShardMetrics};
+use crate::metrics::{Counter, Gauge, Histogram, Metrics, ShardMetrics, TlsMetrics};
 
 /// The `Content-Type` of the text. The reference leaves the version out; the format asks for it.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -57,6 +57,9 @@ fn render_own(metrics: &Metrics, text: &mut Text<'_>) {
     for family in OWN_PROCESS {
         text.process(metrics, OWN_PREFIX, family);
     }
+    if let Some(tls) = &metrics.tls {
+        render_tls(tls, text);
+    }
     for family in OWN {
         text.per_shard(metrics, family);
     }
@@ -64,6 +67,31 @@ fn render_own(metrics: &Metrics, text: &mut Text<'_>) {
     text.closed(metrics);
     for family in OWN_HISTOGRAMS {
         text.histogram(metrics, family);
+    }
+}
+
+fn render_tls(tls: &TlsMetrics, text: &mut Text<'_>) {
+    let expiry = tls.certificate_expiry.value();
+    if expiry != TlsMetrics::EXPIRY_UNKNOWN {
+        let name = format!("{OWN_PREFIX}tls_certificate_expiry_seconds");
+        text.head(
+            &name,
+            "gauge",
+            "Unix time at which the certificate for clients ends",
+        );
+        text.sample(&name, &[], expiry);
+    }
+    let name = format!("{OWN_PREFIX}tls_reloads_total");
+    text.head(
+        &name,
+        "counter",
+        "SIGHUPs, by whether the files of the certificate could be used",
+    );
+    for (result, count) in [
+        ("ok", &tls.reloads_total),
+        ("failed", &tls.failed_reloads_total),
+    ] {
+        text.sample(&name, &[("result", result)], count.value());
     }
 }
 
@@ -444,6 +472,11 @@ pub(super) const OWN: &[Family] = &[
         "stale_events_total",
         "Readiness events for sessions that were gone",
         |m| &m.stale_events_total,
+    ),
+    counter(
+        "tls_errors_total",
+        "Connections ended by TLS: not TLS, no common ground, or damaged records",
+        |m| &m.tls_errors_total,
     ),
     counter(
         "poll_rearms_total",
@@ -978,6 +1011,24 @@ mod tests {
             &[],
             &format!(r#"ringcable_build_info{{version="{version}",driver="io_uring"}} 1"#),
         );
+    }
+
+    #[test]
+    fn a_server_with_tls_tells_when_its_certificate_ends() {
+        let mut metrics = Metrics::new(1);
+        assert!(!text_of(&metrics, &[]).contains("tls_certificate"));
+        metrics.tls = Some(TlsMetrics::default());
+        // The certificate does not tell.
+        assert!(!text_of(&metrics, &[]).contains("tls_certificate"));
+        let tls = metrics.tls.as_ref().expect("just set");
+        tls.certificate_expiry.set(1_795_675_620);
+        tls.failed_reloads_total.add(1);
+        let expected = "ringcable_tls_certificate_expiry_seconds 1795675620";
+        check(&metrics, &[], expected);
+        let expected = r#"ringcable_tls_reloads_total{result="ok"} 0"#;
+        check(&metrics, &[], expected);
+        let expected = r#"ringcable_tls_reloads_total{result="failed"} 1"#;
+        check(&metrics, &[], expected);
     }
 
     #[test]

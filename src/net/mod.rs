@@ -11,14 +11,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use monoio::net::{TcpListener, TcpStream};
-use rustls::ServerConfig;
 
 pub use self::tcp::TcpSocket;
 pub use self::timeouts::Timeouts;
-use crate::net::tls::{OPENING_BYTES, PLAIN_HTTP_ANSWER, TlsSession, is_plain_http};
+use crate::net::tls::{OPENING_BYTES, PLAIN_HTTP_ANSWER, ServerTls, TlsSession, is_plain_http};
 use crate::os::sockets;
 
 /// Ciphertext read at once: most heads, and the handshake's messages, come in one read.
@@ -114,7 +112,7 @@ impl Socket {
     ///
     /// # Errors
     /// A TLS configuration that rustls refuses.
-    pub fn adopt(stream: std::net::TcpStream, tls: Option<&Arc<ServerConfig>>) -> io::Result<Self> {
+    pub fn adopt(stream: std::net::TcpStream, tls: Option<&ServerTls>) -> io::Result<Self> {
         Ok(Self {
             tcp: TcpSocket::new(stream),
             tls: tls.map(TlsLayer::new).transpose()?,
@@ -179,8 +177,8 @@ impl Socket {
 }
 
 impl TlsLayer {
-    fn new(config: &Arc<ServerConfig>) -> io::Result<Box<Self>> {
-        let session = TlsSession::new(config).map_err(io::Error::other)?;
+    fn new(tls: &ServerTls) -> io::Result<Box<Self>> {
+        let session = TlsSession::new(tls.config()).map_err(io::Error::other)?;
         Ok(Box::new(Self {
             session,
             plain: Vec::new(),
@@ -214,7 +212,8 @@ impl TlsLayer {
             if is_plain_http(&self.opening) {
                 self.records = PLAIN_HTTP_ANSWER.to_vec();
             }
-            self.refuse(tcp).await?;
+            // The client may be gone; what it did wrong is the error in any case.
+            let _ = self.refuse(tcp).await;
             return Err(io::Error::new(io::ErrorKind::InvalidData, error));
         }
         self.write_records(tcp).await?;

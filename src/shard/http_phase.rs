@@ -63,7 +63,7 @@ pub async fn serve(
     permit: Option<Permit>,
 ) {
     // The configuration of TLS was tried at the start: this does not fail.
-    let Ok(socket) = Socket::adopt(stream, shard.tls.as_ref()) else {
+    let Ok(socket) = Socket::adopt(stream, shard.tls.as_deref()) else {
         return;
     };
     let mut client = Client {
@@ -193,7 +193,14 @@ impl Client {
         let room = self.input.len().clamp(HEAD_BUFFER_BYTES, BODY_READ_BYTES);
         let read = pin!(self.socket.read(&mut self.input, room));
         match self.shard.timeouts.within(timeout, read).await {
-            Some(result) => matches!(result, Ok(bytes) if bytes > 0),
+            Some(Ok(bytes)) => bytes > 0,
+            Some(Err(error)) => {
+                if error.kind() == io::ErrorKind::InvalidData {
+                    self.shard.counters().tls_errors_total.add(1);
+                    tracing::debug!(context = "http", shard = self.shard.id, peer = %self.peer, %error, "closing after a TLS error");
+                }
+                false
+            }
             None => {
                 self.shard.counters().http_timeouts_total.add(1);
                 false

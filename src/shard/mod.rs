@@ -33,11 +33,11 @@ use std::time::{Duration, Instant};
 use ahash::RandomState;
 use monoio::time::TimeDriver;
 use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder};
-use rustls::ServerConfig;
 
 use crate::config::Config;
 use crate::mesh::{Inbox, Mesh, ShardId, ShardMessage};
 use crate::metrics::{Metrics, ShardMetrics};
+use crate::net::tls::ServerTls;
 use crate::net::{Driver, Listener, ReactorWake, Timeouts};
 use crate::os;
 use crate::reactor::Reactor;
@@ -64,7 +64,7 @@ pub struct ShardSetup {
     pub listeners: Vec<ListenerSetup>,
     pub rpc: Option<Arc<RpcShared>>,
     /// TLS on every listener.
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<Arc<ServerTls>>,
     pub driver: Driver,
     /// Take epoll when io_uring, which a try has shown to work, is refused to this shard: memory for rings is limited.
     pub may_fall_back: bool,
@@ -81,7 +81,7 @@ pub struct Shard {
     pub metrics: Arc<Metrics>,
     pub mesh: Mesh,
     pub rpc: Option<Rc<RpcClient>>,
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<Arc<ServerTls>>,
     pub timeouts: Rc<Timeouts>,
     inbox: Inbox,
     sessions: RefCell<Sessions>,

@@ -72,5 +72,6 @@ mod rpc;
 mod shutdown;
 mod slow_clients;
 mod tls;
+mod tls_reload;
 mod troubleshooting;
 mod websocket_frames;

@@ -14,6 +14,7 @@ pub mod rails;
 pub mod raw;
 pub mod server;
 pub mod stage;
+pub mod tls;
 pub mod wait;
 
 pub use cable::Cable;

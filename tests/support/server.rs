@@ -137,14 +137,17 @@ impl Launch {
 
     /// Starts and waits until the port that the log names accepts.
     pub fn spawn_without_health(self) -> Server {
+        Server::of(Process::spawn(self))
+    }
+
+    /// The same, with a SIGHUP as soon as the first line of the log is there.
+    pub fn spawn_and_hang_up(self) -> Server {
         let process = Process::spawn(self);
-        let port = process.wait_for_port("Handle WebSocket connections at ");
-        let server = Server {
-            process,
-            address: SocketAddr::from(([127, 0, 0, 1], port)),
-        };
-        server.wait_until_it_accepts();
-        server
+        process
+            .stdout
+            .wait_for("the first line", |lines| lines.first().cloned());
+        process.signal(Signal::HUP);
+        Server::of(process)
     }
 }
 
@@ -172,6 +175,17 @@ pub struct Server {
 }
 
 impl Server {
+    /// Waits until the port that the log names accepts.
+    fn of(process: Process) -> Self {
+        let port = process.wait_for_port("Handle WebSocket connections at ");
+        let server = Self {
+            process,
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+        };
+        server.wait_until_it_accepts();
+        server
+    }
+
     fn wait_until_it_accepts(&self) {
         until("the port to accept", || {
             self.assert_running();
@@ -276,6 +290,10 @@ impl Server {
 
     pub fn interrupt(&self) {
         self.process.signal(Signal::INT);
+    }
+
+    pub fn hang_up(&self) {
+        self.process.signal(Signal::HUP);
     }
 
     pub fn wait_exit(&self) -> ExitStatus {

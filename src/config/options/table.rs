@@ -164,7 +164,7 @@ options! {
     }
     Ssl {
         "ssl_cert", "server.ssl.cert_path", FILE, "",
-            "PEM certificate file; TLS serves every listener";
+            "PEM certificate file; TLS serves every listener, SIGHUP reads it again";
         "ssl_key", "server.ssl.key_path", FILE, "",
             "PEM private key file of ssl_cert";
     }

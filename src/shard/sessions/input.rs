@@ -147,6 +147,7 @@ impl Sessions {
         if let Err(error) = decrypted
             && self.connections.contains(slot as usize)
         {
+            self.counters().tls_errors_total.add(1);
             tracing::debug!(sid = self.sid(slot), shard = self.shard, %error, "closing after a TLS error");
             self.begin_close(slot, None, Cause::ProtocolError);
         }

@@ -3,17 +3,17 @@
 //! rustls does no I/O: [`TlsSession`] turns ciphertext into bytes and back, whoever holds the socket moves the records.
 //! In the HTTP phase that is [`super::Socket`], afterwards the session table, which takes the state over.
 
-use std::io;
+mod certificate;
+mod validity;
+
 use std::sync::Arc;
 
-use rustls::crypto::ring;
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{NoServerSessionStorage, ServerConnectionData, UnbufferedServerConnection};
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptError, WriteTraffic};
 use rustls::{InvalidMessage, ServerConfig};
 
-use crate::config::TlsFiles;
+pub use self::certificate::{ServerTls, TlsFileError};
+pub use self::validity::{Date, Standing, Validity};
 
 /// The most that is kept of a handshake message that has not come whole; a record is smaller. Source: rustls's own limit.
 const UNFINISHED_BYTES_MAX: usize = 64 << 10;
@@ -23,89 +23,6 @@ pub const PLAIN_HTTP_ANSWER: &[u8] =
     b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 /// Bytes that tell an HTTP request from a TLS record.
 pub const OPENING_BYTES: usize = 5;
-
-/// Why the certificate or its key cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum TlsFileError {
-    #[error("cannot read ssl_cert {path:?}: {source}")]
-    CertificateUnreadable { path: String, source: io::Error },
-    #[error("ssl_cert {path:?} holds no usable PEM certificate: {source}")]
-    CertificateInvalid { path: String, source: pem::Error },
-    #[error("cannot read ssl_key {path:?}: {source}")]
-    KeyUnreadable { path: String, source: io::Error },
-    #[error("ssl_key {path:?} holds no usable PEM private key: {source}")]
-    KeyInvalid { path: String, source: pem::Error },
-    #[error("ssl_cert {cert_path:?} and ssl_key {key_path:?} cannot be used together: {source}")]
-    Unusable {
-        cert_path: String,
-        key_path: String,
-        source: rustls::Error,
-    },
-    #[error("no key for session tickets: {0}")]
-    Tickets(rustls::Error),
-}
-
-/// The server's side of TLS, the same for all listeners.
-#[derive(Debug)]
-pub struct ServerTls;
-
-impl ServerTls {
-    /// Reads certificate and key. TLS 1.2 at least, HTTP/1.1 only; tickets are stateless, so that a storm of reconnects
-    /// resumes on any shard without a table.
-    ///
-    /// # Errors
-    /// A file that cannot be read or holds something else, or a key of another certificate.
-    ///
-    /// Source: contract/websocket.md §1, contract/operations.md §11.
-    pub fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsFileError> {
-        let certificates = certificates(&files.cert_path)?;
-        let key = private_key(&files.key_path)?;
-        let unusable = |source| TlsFileError::Unusable {
-            cert_path: files.cert_path.clone(),
-            key_path: files.key_path.clone(),
-            source,
-        };
-        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .map_err(unusable)?
-            .with_no_client_auth()
-            .with_single_cert(certificates, key)
-            .map_err(unusable)?;
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.ticketer = ring::Ticketer::new().map_err(TlsFileError::Tickets)?;
-        Ok(Arc::new(config))
-    }
-}
-
-fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, TlsFileError> {
-    let pem = std::fs::read(path).map_err(|source| TlsFileError::CertificateUnreadable {
-        path: path.to_owned(),
-        source,
-    })?;
-    let invalid = |source| TlsFileError::CertificateInvalid {
-        path: path.to_owned(),
-        source,
-    };
-    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
-        .collect::<Result<_, _>>()
-        .map_err(invalid)?;
-    if certificates.is_empty() {
-        return Err(invalid(pem::Error::NoItemsFound));
-    }
-    Ok(certificates)
-}
-
-fn private_key(path: &str) -> Result<PrivateKeyDer<'static>, TlsFileError> {
-    let pem = std::fs::read(path).map_err(|source| TlsFileError::KeyUnreadable {
-        path: path.to_owned(),
-        source,
-    })?;
-    PrivateKeyDer::from_pem_slice(&pem).map_err(|source| TlsFileError::KeyInvalid {
-        path: path.to_owned(),
-        source,
-    })
-}
 
 /// TLS state of one client. Holds no buffer at rest: input is decrypted where it was read to, only a record that has not
 /// come whole is kept. Whatever a call leaves for [`Self::take_output`] goes to the socket before anything newer.
@@ -123,9 +40,9 @@ pub struct TlsSession {
 impl TlsSession {
     /// # Errors
     /// A configuration that rustls refuses.
-    pub fn new(config: &Arc<ServerConfig>) -> Result<Self, rustls::Error> {
+    pub fn new(config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
         Ok(Self {
-            connection: UnbufferedServerConnection::new(Arc::clone(config))?,
+            connection: UnbufferedServerConnection::new(config)?,
             unfinished: Vec::new(),
             output: Vec::new(),
             peer_closed: false,
@@ -294,6 +211,7 @@ mod tests {
     use std::io::{Read, Write};
 
     use proptest::prelude::*;
+    use rustls::crypto::ring;
     use rustls::pki_types::{PrivatePkcs8KeyDer, ServerName};
     use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
@@ -318,7 +236,7 @@ mod tests {
             .with_no_client_auth();
         let name = ServerName::try_from("localhost").expect("a name");
         (
-            TlsSession::new(&Arc::new(server)).expect("a session"),
+            TlsSession::new(Arc::new(server)).expect("a session"),
             ClientConnection::new(Arc::new(client), name).expect("a client"),
         )
     }

@@ -1,0 +1,149 @@
+//! The certificate and its key: read from files at the start, and again when the operator asks for it.
+
+use std::io;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::NoServerSessionStorage;
+
+use super::Validity;
+use crate::config::TlsFiles;
+
+/// Why the certificate or its key cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsFileError {
+    #[error("cannot read ssl_cert {path:?}: {source}")]
+    CertificateUnreadable { path: String, source: io::Error },
+    #[error("ssl_cert {path:?} holds no usable PEM certificate: {source}")]
+    CertificateInvalid { path: String, source: pem::Error },
+    #[error("cannot read ssl_key {path:?}: {source}")]
+    KeyUnreadable { path: String, source: io::Error },
+    #[error("ssl_key {path:?} holds no usable PEM private key: {source}")]
+    KeyInvalid { path: String, source: pem::Error },
+    #[error("ssl_cert {cert_path:?} and ssl_key {key_path:?} cannot be used together: {source}")]
+    Unusable {
+        cert_path: String,
+        key_path: String,
+        source: rustls::Error,
+    },
+    #[error("no key for session tickets: {0}")]
+    Tickets(rustls::Error),
+}
+
+/// The server's side of TLS, the same for all listeners and shards.
+#[derive(Debug)]
+pub struct ServerTls {
+    files: TlsFiles,
+    /// Certificate and ticket keys are replaced as one: a client that resumes a session is shown no certificate, and would go
+    /// on with the old one.
+    current: RwLock<Loaded>,
+}
+
+#[derive(Debug, Clone)]
+struct Loaded {
+    config: Arc<ServerConfig>,
+    validity: Option<Validity>,
+}
+
+impl ServerTls {
+    /// Reads certificate and key. TLS 1.2 at least, HTTP/1.1 only; tickets are stateless, so that a storm of reconnects
+    /// resumes on any shard without a table.
+    ///
+    /// # Errors
+    /// A file that cannot be read or holds something else, or a key of another certificate.
+    ///
+    /// Source: contract/websocket.md §1, contract/operations.md §11.
+    pub fn load(files: &TlsFiles) -> Result<Self, TlsFileError> {
+        Ok(Self {
+            files: files.clone(),
+            current: RwLock::new(Loaded::read(files)?),
+        })
+    }
+
+    /// Reads the files again. Who connects from now on gets what they hold; who is connected, or shakes hands right now, keeps
+    /// what it has.
+    ///
+    /// # Errors
+    /// Those of [`Self::load`]; nothing has changed then.
+    pub fn reload(&self) -> Result<(), TlsFileError> {
+        let loaded = Loaded::read(&self.files)?;
+        *self.current.write().unwrap_or_else(PoisonError::into_inner) = loaded;
+        Ok(())
+    }
+
+    /// For one new connection.
+    pub fn config(&self) -> Arc<ServerConfig> {
+        Arc::clone(&self.current().config)
+    }
+
+    /// Of the certificate in use; `None` when it does not tell.
+    pub fn validity(&self) -> Option<Validity> {
+        self.current().validity
+    }
+
+    fn current(&self) -> impl std::ops::Deref<Target = Loaded> + '_ {
+        self.current.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn cert_path(&self) -> &str {
+        &self.files.cert_path
+    }
+}
+
+impl Loaded {
+    fn read(files: &TlsFiles) -> Result<Self, TlsFileError> {
+        let certificates = certificates(&files.cert_path)?;
+        let validity = certificates.first().and_then(|leaf| Validity::read(leaf));
+        let key = private_key(&files.key_path)?;
+        let unusable = |source| TlsFileError::Unusable {
+            cert_path: files.cert_path.clone(),
+            key_path: files.key_path.clone(),
+            source,
+        };
+        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .map_err(unusable)?
+            .with_no_client_auth()
+            .with_single_cert(certificates, key)
+            .map_err(unusable)?;
+        config.alpn_protocols = vec![b"http/1.1".to_vec()];
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.ticketer = ring::Ticketer::new().map_err(TlsFileError::Tickets)?;
+        Ok(Self {
+            config: Arc::new(config),
+            validity,
+        })
+    }
+}
+
+fn certificates(path: &str) -> Result<Vec<CertificateDer<'static>>, TlsFileError> {
+    let pem = std::fs::read(path).map_err(|source| TlsFileError::CertificateUnreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    let invalid = |source| TlsFileError::CertificateInvalid {
+        path: path.to_owned(),
+        source,
+    };
+    let certificates: Vec<_> = CertificateDer::pem_slice_iter(&pem)
+        .collect::<Result<_, _>>()
+        .map_err(invalid)?;
+    if certificates.is_empty() {
+        return Err(invalid(pem::Error::NoItemsFound));
+    }
+    Ok(certificates)
+}
+
+fn private_key(path: &str) -> Result<PrivateKeyDer<'static>, TlsFileError> {
+    let pem = std::fs::read(path).map_err(|source| TlsFileError::KeyUnreadable {
+        path: path.to_owned(),
+        source,
+    })?;
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|source| TlsFileError::KeyInvalid {
+        path: path.to_owned(),
+        source,
+    })
+}
