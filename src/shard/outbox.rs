@@ -21,6 +21,8 @@ pub const BATCH_DELIVERIES_MAX: usize = 512 << 10;
 pub const BATCH_FRAME_BYTES_MAX: usize = 16 << 20;
 /// Deliveries and frames that an empty batch keeps room for.
 const BATCH_ROOM_KEPT: usize = 4096;
+/// Bytes encrypted ahead of what the kernel takes: a few records.
+pub const SEALED_BYTES_MAX: usize = 64 << 10;
 
 /// What a frame counts as when it has been written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -306,19 +308,34 @@ impl Batch {
         }
     }
 
-    /// Encrypts a session's deliveries into its outbox, behind the records that TLS itself has to send.
-    pub fn seal_into(&self, list: &mut BatchList, tls: &mut TlsSession, outbox: &mut Outbox) {
+    /// Encrypts a session's deliveries into its outbox, behind the records that TLS itself has to send, until the outbox
+    /// holds `bytes_max` or more. What is left stays in the list.
+    pub fn seal_into(
+        &self,
+        list: &mut BatchList,
+        tls: &mut TlsSession,
+        outbox: &mut Outbox,
+        bytes_max: usize,
+    ) {
         let mut records = Vec::new();
         tls.take_output(&mut records);
         if !records.is_empty() {
             outbox.push(Frame::flush_only().sealed(std::mem::take(&mut records)));
         }
-        for frame in self.frames_of(std::mem::take(list)) {
+        while outbox.pending_bytes() < bytes_max
+            && let Some(frame) = self.take_first(list)
+        {
             if !frame.bytes.is_empty() {
                 tls.encrypt(&frame.bytes, &mut records);
                 outbox.push(frame.sealed(std::mem::take(&mut records)));
             }
         }
+    }
+
+    fn take_first(&self, list: &mut BatchList) -> Option<&Frame> {
+        let node = self.nodes.get(list.first as usize)?;
+        list.first = node.next;
+        Some(&self.frames[node.frame as usize])
     }
 
     /// Writes a session's deliveries straight into its socket. What the kernel does not take is returned as an outbox.

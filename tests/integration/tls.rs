@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, ProtocolVersion, StreamOwned, version};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tungstenite::Message;
 
 use crate::support::Launch;
@@ -253,6 +253,39 @@ on_both_drivers! {
         }
         stuck.expect_close(1000, "");
         fast.expect_pong();
+    }
+
+    fn burst_in_one_turn_leaves_no_more_than_the_limit_waiting(driver: Driver) {
+        const LIMIT: usize = 200_000;
+        const STUCK: usize = 4;
+        let scene = Scene::new(driver, &[&format!("--ws_max_pending_size={LIMIT}"), "--ws_write_timeout=30"]);
+        let stuck: Vec<Client> = (0..STUCK).map(|_| scene.stuck_client()).collect();
+        // 10 MB for each of them, in one body.
+        let batch: Vec<Value> = (0..500)
+            .map(|number| json!({ "stream": "stream:A", "data": format!("\"{}\"", message(number)) }))
+            .collect();
+        scene.broadcast(&Value::from(batch));
+        until("all of them to be too slow", || {
+            (scene.metric("disconnected_slow_clients_total") == STUCK as i64).then_some(())
+        });
+        // The message that passed the limit, the notice and the close frame come on top.
+        let waiting = scene.sample("ringcable_outbox_bytes");
+        assert!(waiting <= (STUCK * (LIMIT + MESSAGE_BYTES + 1_000)) as i64, "{waiting} bytes wait");
+        for mut client in stuck {
+            let mut received = 0;
+            loop {
+                let text = client.next_text();
+                if text.starts_with(r#"{"type":"disconnect""#) {
+                    break;
+                }
+                let value: Value = serde_json::from_str(&text).expect("JSON");
+                assert!(value["message"] == message(received), "message {received} is another");
+                received += 1;
+            }
+            assert!(received > 0);
+            client.expect_close(1000, "");
+        }
+        until("nothing to wait any more", || (scene.sample("ringcable_outbox_bytes") == 0).then_some(()));
     }
 
     fn slow_client_that_never_reads_is_closed_by_the_write_deadline(driver: Driver) {

@@ -9,7 +9,7 @@ use crate::metrics::ShardMetrics;
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::publication::Publication;
 use crate::reactor::Outgoing;
-use crate::shard::outbox::{BatchList, Frame, FrameKind, Outbox, Written};
+use crate::shard::outbox::{BatchList, Frame, FrameKind, Outbox, SEALED_BYTES_MAX, Written};
 
 /// Sessions written in one turn at most: about 3 ms of writes.
 pub const FLUSHES_PER_TURN_MAX: usize = 512;
@@ -217,25 +217,47 @@ impl Sessions {
         }
     }
 
-    /// With TLS everything goes through the outbox: records are the client's own and cannot be shared.
+    /// With TLS everything goes through the outbox: records are the client's own and cannot be shared. So no more is encrypted
+    /// than the kernel takes, and when it takes nothing, than a client may have waiting.
     fn flush_tls(&mut self, slot: u32) {
         let deadline = self.write_deadline;
-        let connection = &mut self.connections[slot as usize];
-        let Some(tls) = &mut connection.tls else {
-            return;
-        };
-        let outbox = connection
-            .outbox
-            .get_or_insert_with(|| Box::new(Outbox::due(deadline)));
-        let before = outbox.pending_bytes();
-        self.batch
-            .seal_into(&mut connection.deliveries, tls, outbox);
-        let added = outbox.pending_bytes() - before;
-        self.metrics.shards[self.shard]
-            .outbox_bytes
-            .add(added as i64);
-        if !connection.write_watched {
+        loop {
+            let Some(connection) = self.connections.get_mut(slot as usize) else {
+                return;
+            };
+            let Some(tls) = &mut connection.tls else {
+                return;
+            };
+            let blocked = connection.write_watched;
+            let closing = connection.life == Life::Closing;
+            let bytes_max = match self.config.websocket.pending_bytes_max {
+                _ if !blocked => SEALED_BYTES_MAX,
+                // The last words have no limit: they are small, and there are two.
+                _ if closing => usize::MAX,
+                0 => usize::MAX,
+                max => usize::try_from(max).unwrap_or(usize::MAX),
+            };
+            let outbox = connection
+                .outbox
+                .get_or_insert_with(|| Box::new(Outbox::due(deadline)));
+            let before = outbox.pending_bytes();
+            self.batch
+                .seal_into(&mut connection.deliveries, tls, outbox, bytes_max);
+            let added = outbox.pending_bytes() - before;
+            let more = !connection.deliveries.is_empty();
+            self.metrics.shards[self.shard]
+                .outbox_bytes
+                .add(added as i64);
+            if blocked {
+                if more {
+                    self.drop_slow_client(slot);
+                }
+                return;
+            }
             self.write_outbox(slot);
+            if !more {
+                return;
+            }
         }
     }
 
