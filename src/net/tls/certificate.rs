@@ -9,7 +9,7 @@ use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::NoServerSessionStorage;
 
-use super::Validity;
+use super::{Validity, suites};
 use crate::config::TlsFiles;
 
 /// Why the certificate or its key cannot be used.
@@ -103,7 +103,7 @@ impl Loaded {
             key_path: files.key_path.clone(),
             source,
         };
-        let mut config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        let mut config = ServerConfig::builder_with_provider(Arc::new(suites::provider()))
             .with_safe_default_protocol_versions()
             .map_err(unusable)?
             .with_no_client_auth()

@@ -4,6 +4,7 @@
 //! In the HTTP phase that is [`super::Socket`], afterwards the session table, which takes the state over.
 
 mod certificate;
+mod suites;
 mod validity;
 
 use std::sync::Arc;
