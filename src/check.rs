@@ -22,6 +22,9 @@ mod connection {
     pub const POLL_BYTES: u64 = 260;
 
     pub const BYTES: u64 = USER_BYTES + TEXT_BYTES + SOCKET_BYTES + POLL_BYTES;
+
+    /// What TLS for clients adds: 2,488 in TLS 1.3, rounded up.
+    pub const TLS_BYTES: u64 = 2_500;
 }
 
 /// The three rings of a shard, as the limit on locked memory counts them: 216 KiB on Linux 6.18, rounded up. Without the last
@@ -262,7 +265,7 @@ fn memory_finding(
         needed: format!(
             "{} MiB ({} bytes each)",
             memory_bytes(request).div_ceil(1 << 20),
-            connection::BYTES
+            connection_bytes(request)
         ),
         change: change.to_string(),
     }
@@ -480,7 +483,18 @@ fn files(request: &CheckRequest, facts: &HostFacts) -> u64 {
 }
 
 fn memory_bytes(request: &CheckRequest) -> u64 {
-    request.connections.saturating_mul(connection::BYTES)
+    request
+        .connections
+        .saturating_mul(connection_bytes(request))
+}
+
+fn connection_bytes(request: &CheckRequest) -> u64 {
+    connection::BYTES
+        + if request.tls {
+            connection::TLS_BYTES
+        } else {
+            0
+        }
 }
 
 fn queue(request: &CheckRequest) -> u64 {
@@ -514,6 +528,7 @@ mod tests {
             connections_max: 0,
             rpc_concurrency: 28,
             ping_interval: Duration::from_secs(3),
+            tls: false,
         }
     }
 
@@ -567,6 +582,17 @@ mod tests {
             text.ends_with("1000000 connections: nothing stands in the way (WARN 0)\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn tls_needs_more_memory() {
+        let with_tls = CheckRequest {
+            tls: true,
+            ..million()
+        };
+        let needed = |request: &CheckRequest| finding(request, &tuned(), &Ok(()), "memory").needed;
+        assert_eq!(needed(&million()), "4580 MiB (4802 bytes each)");
+        assert_eq!(needed(&with_tls), "6964 MiB (7302 bytes each)");
     }
 
     #[test]

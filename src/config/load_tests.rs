@@ -718,6 +718,7 @@ fn check_takes_the_other_options_into_account_and_needs_no_app() {
         connections_max: 0,
         rpc_concurrency: 28,
         ping_interval: Duration::from_secs(3),
+        tls: false,
     };
     check(&[], &["--check", "1000000"], default.clone());
     check(
@@ -727,6 +728,8 @@ fn check_takes_the_other_options_into_account_and_needs_no_app() {
             "--driver=io_uring",
             "--max-conn=5",
             "--ping_interval=0",
+            "--ssl_cert=cert.pem",
+            "--ssl_key=key.pem",
         ],
         CheckRequest {
             connections: 7,
@@ -735,6 +738,7 @@ fn check_takes_the_other_options_into_account_and_needs_no_app() {
             connections_max: 5,
             rpc_concurrency: 9,
             ping_interval: Duration::ZERO,
+            tls: true,
         },
     );
     assert_eq!(

@@ -174,6 +174,8 @@ pub struct CheckRequest {
     pub rpc_concurrency: usize,
     /// Zero = no pings.
     pub ping_interval: Duration,
+    /// TLS for clients.
+    pub tls: bool,
 }
 
 /// Everything the server needs to know, shared read-only by all shards.

@@ -99,6 +99,7 @@ pub fn check_request(settings: &Settings, connections: u64) -> CheckRequest {
         connections_max: count(settings, "max-conn"),
         rpc_concurrency: rpc_concurrency(settings),
         ping_interval: secs(settings, "ping_interval"),
+        tls: !settings.text("ssl_cert").is_empty(),
     }
 }
 
