@@ -10,6 +10,7 @@ mod experiments;
 mod fleet;
 mod histogram;
 mod limit;
+mod nginx;
 mod options;
 mod peer;
 mod plot;
@@ -19,6 +20,7 @@ mod report;
 mod scenarios;
 mod sys;
 mod tables;
+mod tls;
 
 use options::Options;
 use scenarios::SCENARIOS;

@@ -5,12 +5,16 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
+use rustls::{ClientConfig, StreamOwned};
 
+use crate::nginx::Nginx;
 use crate::process::{self, KernelMemory, Memory, machine_cpus};
 use crate::sys::Cpu;
+use crate::tls::{self, Certificate};
 
 /// How long a server may take to answer its health check.
 const START_PATIENCE: Duration = Duration::from_secs(20);
@@ -103,6 +107,9 @@ pub struct Peer {
     pub flags: Vec<String>,
     /// From the start of the process to the first 200 of `/health`.
     pub started_in: Duration,
+    tls: Option<Arc<ClientConfig>>,
+    /// What stands in front: its memory and CPU count as the server's.
+    proxy: Option<Nginx>,
     child: Child,
     log: PathBuf,
 }
@@ -113,6 +120,16 @@ impl Peer {
     /// # Panics
     /// When the server does not start: there is nothing to measure then.
     pub fn start(target: &Target, flags: &[String], group: Option<&KernelMemory>) -> Self {
+        Self::start_with(target, flags, group, None)
+    }
+
+    /// The same, with TLS on all its ports when a certificate is given.
+    pub fn start_with(
+        target: &Target,
+        flags: &[String],
+        group: Option<&KernelMemory>,
+        certificate: Option<&Certificate>,
+    ) -> Self {
         let (address, broadcast_address) = (free_address(), free_address());
         let mut all = vec![
             "--host=127.0.0.1".to_owned(),
@@ -121,6 +138,7 @@ impl Peer {
             "--metrics_http=/metrics".to_owned(),
         ];
         all.extend(flags.iter().chain(&target.own_flags).cloned());
+        all.extend(certificate.into_iter().flat_map(Certificate::flags));
         let log = std::env::temp_dir().join(format!("ringcable-load-{}.log", address.port()));
         let output = File::create(&log).expect("a log file can be made");
         let mut command = Command::new(&target.binary);
@@ -146,6 +164,8 @@ impl Peer {
             broadcast_address,
             flags: all,
             started_in: Duration::ZERO,
+            tls: certificate.map(|certificate| Arc::clone(&certificate.client)),
+            proxy: None,
             child,
             log,
         };
@@ -155,7 +175,7 @@ impl Peer {
     }
 
     fn wait_healthy(&mut self, begun: Instant) {
-        while http_get(self.address, "/health").is_none_or(|(status, _)| status != 200) {
+        while self.get("/health").is_none_or(|(status, _)| status != 200) {
             let ended = self.child.try_wait().expect("a child can be asked");
             if ended.is_some() || begun.elapsed() > START_PATIENCE {
                 let log = fs::read_to_string(&self.log).unwrap_or_default();
@@ -169,9 +189,19 @@ impl Peer {
         self.child.id()
     }
 
+    /// Puts a proxy in front; gives where clients find it.
+    pub fn put_behind(&mut self, proxy: Nginx) -> SocketAddrV4 {
+        self.proxy.insert(proxy).address
+    }
+
     /// User memory now.
     pub fn memory(&self) -> Memory {
-        process::memory(self.pid())
+        let own = process::memory(self.pid());
+        let proxy = self.proxy.as_ref().map_or(Memory::default(), Nginx::memory);
+        Memory {
+            private_bytes: own.private_bytes + proxy.private_bytes,
+            rss_bytes: own.rss_bytes + proxy.rss_bytes,
+        }
     }
 
     /// User memory once it stands still.
@@ -194,7 +224,9 @@ impl Peer {
 
     /// CPU used so far.
     pub fn cpu(&self) -> Cpu {
-        process::cpu(self.pid())
+        let mut cpu = process::cpu(self.pid());
+        cpu += self.proxy.as_ref().map_or(Cpu::default(), Nginx::cpu);
+        cpu
     }
 
     /// Threads of the process.
@@ -204,7 +236,7 @@ impl Peer {
 
     /// The sum of a counter over its labels; `None` when the server does not have it.
     pub fn metric(&self, name: &str) -> Option<f64> {
-        let (_, page) = http_get(self.address, "/metrics")?;
+        let (_, page) = self.get("/metrics")?;
         let values = page.lines().filter_map(|line| {
             let rest = line.strip_prefix(name)?;
             if !rest.starts_with(['{', ' ']) {
@@ -213,6 +245,19 @@ impl Peer {
             rest.rsplit(' ').next()?.parse::<f64>().ok()
         });
         values.reduce(|sum, value| sum + value)
+    }
+
+    /// One GET; `None` when there is no whole answer.
+    fn get(&self, path: &str) -> Option<(u16, String)> {
+        let socket = TcpStream::connect(self.address).ok()?;
+        socket.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+        match &self.tls {
+            None => get_over(socket, self.address, path),
+            Some(config) => {
+                let stream = StreamOwned::new(tls::connection(config), socket);
+                get_over(stream, self.address, path)
+            }
+        }
     }
 
     fn signal(&self, signal: Signal) {
@@ -258,14 +303,15 @@ pub fn free_address() -> SocketAddrV4 {
     SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)
 }
 
-/// One GET; `None` when there is no whole answer.
-fn http_get(address: SocketAddrV4, path: &str) -> Option<(u16, String)> {
-    let mut socket = TcpStream::connect(address).ok()?;
-    socket.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
+fn get_over(
+    mut stream: impl Read + Write,
+    address: SocketAddrV4,
+    path: &str,
+) -> Option<(u16, String)> {
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
-    socket.write_all(request.as_bytes()).ok()?;
+    stream.write_all(request.as_bytes()).ok()?;
     let mut answer = String::new();
-    socket.read_to_string(&mut answer).ok()?;
+    stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.split(' ').nth(1)?.parse().ok()?;
     Some((status, body.to_owned()))

@@ -15,6 +15,7 @@ mod layout;
 mod polling;
 mod reading;
 mod ring;
+mod sealing;
 mod sending;
 mod sockets;
 mod spread;
@@ -48,6 +49,7 @@ const QUESTIONS: &[fn(&mut Bench)] = &[
     descriptors::run,
     layout::run,
     interning::run,
+    sealing::run,
 ];
 
 /// Starts this program again inside a memory group, so that the kernel's memory for it can be told apart.

@@ -3,12 +3,14 @@
 use std::time::Instant;
 
 use rustix::net::SendFlags;
+use rustls::ClientConnection;
 use serde_json::json;
 
 use super::client::{Client, Event, Order, Phase, client_frame};
 use super::message::Message;
 use super::worker::Turn;
 use super::{Figures, Plan};
+use crate::tls;
 
 /// What a worker does with the events of one client, borrowed apart from the client itself.
 pub struct Listener<'a> {
@@ -18,6 +20,8 @@ pub struct Listener<'a> {
     pub figures: &'a mut Figures,
     pub turn: &'a mut Turn,
     pub unfinished: &'a mut usize,
+    /// The client speaks TLS.
+    pub tls: Option<&'a mut ClientConnection>,
     /// The client must go.
     pub lost: bool,
 }
@@ -42,7 +46,7 @@ impl Listener<'_> {
             Event::NativePing => {
                 let mut pong = Vec::new();
                 client_frame(0xa, b"", &mut pong);
-                self.lost |= !send(client, &pong);
+                self.send(client, &pong);
             }
             Event::Refused | Event::Close => self.lost = true,
         }
@@ -115,7 +119,11 @@ impl Listener<'_> {
             let command = json!({"command": "subscribe", "identifier": identifier}).to_string();
             client_frame(0x1, command.as_bytes(), &mut frames);
         }
-        self.lost |= !send(client, &frames);
+        self.send(client, &frames);
+    }
+
+    fn send(&mut self, client: &Client, bytes: &[u8]) {
+        self.lost |= !send(client, self.tls.as_deref_mut(), bytes);
     }
 
     fn check_ready(&mut self, client: &mut Client) {
@@ -134,8 +142,21 @@ impl Listener<'_> {
     }
 }
 
-/// Sends a few bytes to a socket that has room for them; false when the connection is gone.
-pub fn send(client: &Client, bytes: &[u8]) -> bool {
+/// Sends a few bytes to a socket that has room for them, in records where there is TLS; false when the connection is gone.
+pub fn send(client: &Client, tls: Option<&mut ClientConnection>, bytes: &[u8]) -> bool {
+    let Some(connection) = tls else {
+        return send_raw(client, bytes);
+    };
+    let mut records = Vec::new();
+    tls::seal(connection, bytes, &mut records);
+    send_raw(client, &records)
+}
+
+/// Sends bytes as they are.
+pub fn send_raw(client: &Client, bytes: &[u8]) -> bool {
+    if bytes.is_empty() {
+        return true;
+    }
     let sent = rustix::net::send(&client.socket, bytes, SendFlags::NOSIGNAL);
     sent == Ok(bytes.len())
 }

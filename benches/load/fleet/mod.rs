@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
+use rustls::ClientConfig;
 
 pub use client::client_frame;
 pub use figures::{Figures, Progress};
@@ -67,6 +68,8 @@ pub struct Plan {
     pub reconnect_after: Option<Duration>,
     /// Clients join streams that already run, so their first sequence is not known.
     pub joins_late: bool,
+    /// Clients speak TLS.
+    pub tls: Option<Arc<ClientConfig>>,
 }
 
 impl Plan {
@@ -80,6 +83,7 @@ impl Plan {
             pipelined: false,
             reconnect_after: None,
             joins_late: false,
+            tls: None,
         }
     }
 }

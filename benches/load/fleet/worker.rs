@@ -12,12 +12,14 @@ use rustix::event::{Timespec, epoll};
 use rustix::fd::{AsFd, OwnedFd};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SocketFlags, SocketType, ipproto};
+use rustls::ClientConnection;
 use slab::Slab;
 
 use super::client::{Client, KEPT_BYTES_MAX, Phase};
-use super::listener::{Listener, send};
+use super::listener::{Listener, send, send_raw};
 use super::{Command, Figures, Plan, Progress, source_address};
 use crate::sys::{self, Cpu, monotonic_nanos};
+use crate::tls;
 
 /// Bytes of one read.
 const READ_BYTES: usize = 256 * 1024;
@@ -51,6 +53,7 @@ pub fn run(setup: Setup) {
         epoll,
         wake,
         clients: Slab::new(),
+        tls: Vec::new(),
         to_open: VecDeque::new(),
         next_index: setup.number,
         pace: f64::INFINITY,
@@ -81,6 +84,8 @@ struct Worker {
     epoll: OwnedFd,
     wake: OwnedFd,
     clients: Slab<Client>,
+    /// What clients that speak TLS need for it, by slot.
+    tls: Vec<Option<Box<ClientConnection>>>,
     /// Numbers of clients that want to connect, and when they may.
     to_open: VecDeque<(u32, Instant)>,
     next_index: u32,
@@ -253,6 +258,11 @@ impl Worker {
         let awaited = plan.clients.identifiers(index).len() as u16;
         let client = Client::new(socket, index, opened_micros, awaited, plan.joins_late);
         let slot = self.clients.vacant_entry();
+        if let Some(config) = &plan.tls {
+            let slots = self.tls.len().max(slot.key() + 1);
+            self.tls.resize_with(slots, || None);
+            self.tls[slot.key()] = Some(Box::new(tls::connection(config)));
+        }
         let key = epoll::EventData::new_u64(slot.key() as u64);
         epoll::add(&self.epoll, &client.socket, key, epoll::EventFlags::OUT)?;
         slot.insert(client);
@@ -290,7 +300,7 @@ impl Worker {
         );
         client.phase = Phase::Upgrading;
         watch(&self.epoll, slot, client, epoll::EventFlags::IN);
-        if !send(client, request.as_bytes()) {
+        if !send(client, tls_of(&mut self.tls, slot), request.as_bytes()) {
             self.lose(slot);
         }
     }
@@ -308,6 +318,24 @@ impl Worker {
             Err(Errno::AGAIN | Errno::INTR) => return,
             Err(_) => return self.lose(slot),
         };
+        let mut tls = tls_of(&mut self.tls, slot);
+        let bytes = match &mut tls {
+            None => bytes,
+            Some(connection) => {
+                let received = &buffer[KEPT_BYTES_MAX..KEPT_BYTES_MAX + bytes];
+                let (mut plain, mut records) = (Vec::new(), Vec::new());
+                let is_tls = tls::open(connection, received, &mut plain, &mut records);
+                if !is_tls || !send_raw(client, &records) {
+                    return self.lose(slot);
+                }
+                if plain.is_empty() {
+                    return;
+                }
+                // Shorter than the records that carried it.
+                buffer[KEPT_BYTES_MAX..KEPT_BYTES_MAX + plain.len()].copy_from_slice(&plain);
+                plain.len()
+            }
+        };
         let mut start = KEPT_BYTES_MAX;
         if let Some(kept) = client.take_kept() {
             start -= kept.len();
@@ -320,6 +348,7 @@ impl Worker {
             figures: &mut self.figures,
             turn: &mut self.turn,
             unfinished: &mut self.unfinished,
+            tls,
             lost: false,
         };
         client.read(
@@ -381,6 +410,10 @@ impl Worker {
             progress.add_delivered(turn.delivered);
         }
     }
+}
+
+fn tls_of(tls: &mut [Option<Box<ClientConnection>>], slot: usize) -> Option<&mut ClientConnection> {
+    tls.get_mut(slot)?.as_deref_mut()
 }
 
 fn watch(epoll: &OwnedFd, slot: usize, client: &Client, flags: epoll::EventFlags) {

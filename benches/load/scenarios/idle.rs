@@ -1,4 +1,5 @@
-//! Connections that do nothing: what each costs, how fast they come, what pings cost, and what comes back when they go.
+//! Connections that do nothing: what each costs, how fast they come, what pings cost, and what comes back when they go; and
+//! what TLS adds to that.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,15 +11,19 @@ use crate::app::App;
 use crate::app::answers::{connection_identifiers, user_of_cookie};
 use crate::fleet::{Clients, Figures, Fleet, Plan};
 use crate::limit::{Bare, Hold, Limit, Method, text_frame};
+use crate::nginx::Nginx;
 use crate::options::Options;
 use crate::peer::{Peer, Target, public_flags};
 use crate::process::{self, KernelMemory};
 use crate::report::Report;
+use crate::tls::Certificate;
 
 use super::fanout::Spread;
 use super::profiles::{OneChannel, OneStream, RoomPage, cookie};
 
 const CLIENTS: usize = 15_000;
+/// With TLS each client holds a few kilobytes as well.
+const TLS_CLIENTS: usize = 5_000;
 /// Three pings of each client.
 const SECONDS: u64 = 9;
 /// Clients that come and go before the baseline, so that it holds what a server allocates once.
@@ -37,33 +42,71 @@ struct Case {
     clients: Arc<dyn Clients>,
     /// Whether the app is asked, which makes a server keep what it must tell the app again.
     app: bool,
+    tls: Tls,
 }
 
-fn cases() -> [Case; 3] {
-    [
-        Case {
-            name: "1 subscription",
-            clients: Arc::new(OneChannel),
-            app: true,
-        },
-        Case {
-            name: "campfire",
-            clients: Arc::new(RoomPage),
-            app: true,
-        },
-        Case {
-            name: "1 public subscription",
-            clients: Arc::new(OneStream),
-            app: false,
-        },
-    ]
+/// Who ends it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Tls {
+    Nobody,
+    Server,
+    /// nginx, with this program.
+    Proxy(&'static str),
+}
+
+impl Case {
+    const fn new(name: &'static str, clients: Arc<dyn Clients>, app: bool) -> Self {
+        Self {
+            name,
+            clients,
+            app,
+            tls: Tls::Nobody,
+        }
+    }
+
+    fn with_tls(self, name: &'static str, tls: Tls) -> Self {
+        Self { name, tls, ..self }
+    }
 }
 
 pub fn run(options: &Options) {
-    let clients = options.clients.unwrap_or(CLIENTS);
-    let mut report = Report::new("idle", &options.shown);
+    let cases = [
+        Case::new("1 subscription", Arc::new(OneChannel), true),
+        Case::new("campfire", Arc::new(RoomPage), true),
+        Case::new("1 public subscription", Arc::new(OneStream), false),
+    ];
+    run_cases("idle", options, options.clients.unwrap_or(CLIENTS), &cases);
+}
+
+/// What TLS adds: the same clients without it and with it, in turns.
+pub fn run_tls(options: &Options) {
+    let app = || Case::new("1 subscription", Arc::new(OneChannel), true);
+    let public = || Case::new("1 public subscription", Arc::new(OneStream), false);
+    let mut cases = vec![
+        app(),
+        app().with_tls("1 subscription, TLS", Tls::Server),
+        public(),
+        public().with_tls("1 public subscription, TLS", Tls::Server),
+    ];
+    match Nginx::program() {
+        Some(program) => {
+            let name = "1 public subscription, TLS in nginx before it";
+            cases.push(public().with_tls(name, Tls::Proxy(program)));
+        }
+        None => eprintln!("tls: there is no nginx here to be compared with"),
+    }
+    let clients = options.clients.unwrap_or(TLS_CLIENTS);
+    run_cases("tls", options, clients, &cases);
+}
+
+fn run_cases(scenario: &str, options: &Options, clients: usize, cases: &[Case]) {
+    let mut report = Report::new(scenario, &options.shown);
     for run in 0..options.runs {
-        eprintln!("idle: run {} of {}, bare sockets", run + 1, options.runs);
+        eprintln!(
+            "{scenario}: run {} of {}, bare sockets",
+            run + 1,
+            options.runs
+        );
         let bare = Floor::measure(options, clients);
         report.sample("limit", "pings", "CPU per ping", "µs", bare.ping_micros);
         report.sample(
@@ -73,16 +116,16 @@ pub fn run(options: &Options) {
             "B",
             bare.client_uncharged_bytes,
         );
-        for case in cases().iter().filter(|case| options.wants(case.name)) {
+        for case in cases.iter().filter(|case| options.wants(case.name)) {
             for target in options.targets() {
                 eprintln!(
-                    "idle: run {} of {}, {}, {}",
+                    "{scenario}: run {} of {}, {}, {}",
                     run + 1,
                     options.runs,
                     case.name,
                     target.name
                 );
-                measure(options, &target, case, &bare, &mut report);
+                measure(options, clients, &target, case, &bare, &mut report);
             }
         }
     }
@@ -142,8 +185,14 @@ impl Floor {
     }
 }
 
-fn measure(options: &Options, target: &Target, case: &Case, floor: &Floor, report: &mut Report) {
-    let clients = options.clients.unwrap_or(CLIENTS);
+fn measure(
+    options: &Options,
+    clients: usize,
+    target: &Target,
+    case: &Case,
+    floor: &Floor,
+    report: &mut Report,
+) {
     let app = case
         .app
         .then(|| App::start(Duration::ZERO, target.client_cpus()).expect("the app starts"));
@@ -152,7 +201,14 @@ fn measure(options: &Options, target: &Target, case: &Case, floor: &Floor, repor
         None => public_flags(),
     };
     let group = KernelMemory::new();
-    let peer = Peer::start(target, &flags, group.as_ref());
+    let certificate = (case.tls != Tls::Nobody).then(Certificate::new);
+    let own = certificate.as_ref().filter(|_| case.tls == Tls::Server);
+    let mut peer = Peer::start_with(target, &flags, group.as_ref(), own);
+    let mut address = peer.address;
+    if let (Tls::Proxy(program), Some(certificate)) = (case.tls, &certificate) {
+        let nginx = Nginx::start(program, target, certificate, address, group.as_ref());
+        address = peer.put_behind(nginx);
+    }
     report.server(target.name, &peer.flags);
     let mut say = |metric: &str, unit: &str, value: f64| {
         report.sample(target.name, case.name, metric, unit, value)
@@ -165,12 +221,9 @@ fn measure(options: &Options, target: &Target, case: &Case, floor: &Floor, repor
 
     say("threads", "", peer.threads() as f64);
 
-    let mut plan = Plan::new(
-        peer.address,
-        case.clients.clone(),
-        options.threads_for(clients),
-    );
+    let mut plan = Plan::new(address, case.clients.clone(), options.threads_for(clients));
     plan.cpus = target.client_cpus();
+    plan.tls = certificate.map(|certificate| certificate.client);
     let mut fleet = Fleet::start(&plan);
     fleet.connect_all(WARM_UP, PATIENCE);
     fleet.leave_all();
@@ -180,14 +233,24 @@ fn measure(options: &Options, target: &Target, case: &Case, floor: &Floor, repor
     let look = || Bytes::settled(&peer, group.as_ref());
     let base = look();
 
-    let first = fleet.connect_all(clients / 2, PATIENCE);
+    let mut connect = |clients| {
+        let cpu = peer.cpu();
+        let elapsed = fleet.connect_all(clients, PATIENCE);
+        (elapsed, peer.cpu().since(cpu).total())
+    };
+    let (first, first_cpu) = connect(clients / 2);
     let half = look();
-    let second = fleet.connect_all(clients - clients / 2, PATIENCE);
+    let (second, second_cpu) = connect(clients - clients / 2);
     let full = look();
     say(
         "connects per second",
         "1/s",
         clients as f64 / (first + second).as_secs_f64(),
+    );
+    say(
+        "server CPU per connection made",
+        "µs",
+        (first_cpu + second_cpu).as_secs_f64() * 1e6 / clients as f64,
     );
     let user = tell_memory(&mut say, clients, [base, half, full], floor);
     if app.is_some() {

@@ -82,6 +82,11 @@ pub const SCENARIOS: &[Scenario] = &[
         idle::run,
     ),
     scenario(
+        "tls",
+        "the same as idle without and with TLS for clients",
+        idle::run_tls,
+    ),
+    scenario(
         "rpc",
         "performs through the app: rate, cost, and the time that the server adds",
         rpc::run,
