@@ -1,7 +1,7 @@
 //! ringcable: holds very many Action Cable connections in very little memory and fans broadcasts out to them.
 //!
 //! The layers, lower ones never name higher ones (`docs/ARCHITECTURE.md` has the whole map):
-//! L0 `protocol wire config metrics auth os log` · L1 `session hub endpoints` · L2 `reactor rpc mesh net` · L3 `shard` ·
+//! L0 `protocol wire config metrics auth os log` · L1 `session hub endpoints console` · L2 `reactor rpc mesh net` · L3 `shard` ·
 //! L4 `server`, `reporting`, `check` and `check_config`, and `demo`, which is an application beside the server.
 
 pub mod auth;
@@ -9,6 +9,7 @@ pub mod certificate;
 pub mod check;
 pub mod check_config;
 pub mod config;
+pub mod console;
 pub mod demo;
 pub mod driver;
 pub mod endpoints;

@@ -71,6 +71,9 @@ fn start(config: Config) -> ExitCode {
     for notice in &config.notices {
         println!("{notice}");
     }
+    if config.console.is_some() {
+        log::kept::start();
+    }
     log::init(&config.log, &config.node_id);
     match server::run(config) {
         Ok(()) => ExitCode::SUCCESS,

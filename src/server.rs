@@ -35,6 +35,8 @@ const SHARD_STACK_BYTES: usize = 1 << 20;
 const SHARD_THREAD_PREFIX: &str = "shard-";
 /// How often the drain looks for a second signal while it waits.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
+/// The gauges are not counted again for the console while they are so young.
+const GAUGES_FRESH_FOR: Duration = Duration::from_secs(4);
 /// How long a survey of the shards may take before the gauges stay as they were.
 const SURVEY_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -76,6 +78,8 @@ enum ControlEvent {
     Signal,
     /// SIGHUP.
     Reload(ReloadWish),
+    /// Somebody looks at the console, which shows the gauges.
+    GaugesWanted,
     /// A shard serves, with this driver.
     ShardStarted(Driver),
     /// A shard could not start or its reactor broke: the process cannot go on.
@@ -128,6 +132,11 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
             tls: tls.clone(),
             driver: choice.driver,
             may_fall_back: config.runtime.driver == DriverChoice::Auto,
+            ask_for_gauges: Box::new({
+                let events = events.clone();
+                // The control thread outlives the shards.
+                move || drop(events.send(ControlEvent::GaugesWanted))
+            }),
             started: Box::new({
                 let events = events.clone();
                 // The control thread outlives the shards.
@@ -341,6 +350,7 @@ fn await_shards(count: usize, control: &Receiver<ControlEvent>) -> Result<Boot, 
                 return Err(StartError::Shard { id, source: error });
             }
             Ok(ControlEvent::Reload(wish)) => boot.reload = Some(wish),
+            Ok(ControlEvent::GaugesWanted) => {}
             Ok(ControlEvent::Signal) if !boot.stopped => boot.stopped = true,
             Ok(ControlEvent::Signal) | Err(_) => terminate(),
         }
@@ -421,6 +431,7 @@ fn control_loop(
     let mut rotate = reporting
         .is_some()
         .then(|| Periodic::new(config.metrics.rotate_interval));
+    let mut refreshed: Option<Instant> = None;
     loop {
         let next = refresh.iter().chain(&rotate).map(|periodic| periodic.due);
         let event = match next.min() {
@@ -435,6 +446,7 @@ fn control_loop(
                 };
                 if is_due(&mut refresh) {
                     refresh_gauges(watched.metrics, watched.mesh);
+                    refreshed = Some(now);
                 }
                 if is_due(&mut rotate)
                     && let Some(reporting) = &mut reporting
@@ -444,6 +456,13 @@ fn control_loop(
                 }
             }
             Ok(ControlEvent::ShardStarted(_)) => {}
+            Ok(ControlEvent::GaugesWanted) => {
+                // Each shard whose clients look at the console asks.
+                if refreshed.is_none_or(|at| at.elapsed() >= GAUGES_FRESH_FOR) {
+                    refresh_gauges(watched.metrics, watched.mesh);
+                    refreshed = Some(Instant::now());
+                }
+            }
             Ok(ControlEvent::ShardEnded { id, error }) => {
                 return Err(StartError::Shard { id, source: error });
             }

@@ -5,6 +5,7 @@ use std::process;
 use std::time::Duration;
 
 use crate::config::{Config, MetricsConfig, RpcEndpoint};
+use crate::console;
 use crate::demo::DemoApp;
 use crate::driver::Choice;
 use crate::os::limits::{DESCRIPTORS_RESERVED, HOW_TO_RAISE};
@@ -218,6 +219,18 @@ fn endpoints(config: &Config) {
         tracing::info!("Handle WebSocket connections at {}", main(path));
     }
     tracing::info!("Handle health requests at {}", main(&server.health_path));
+    if let Some(console) = &config.console {
+        let login = if console.bound_to_loopback {
+            "no login from this machine"
+        } else {
+            "login required"
+        };
+        tracing::info!(
+            context = "console",
+            "Serve the console at {} ({login})",
+            main(console::PATH)
+        );
+    }
     if let Some(api) = &config.api {
         if api.token.is_none() {
             tracing::info!("API server is running without authentication");

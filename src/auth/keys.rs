@@ -12,6 +12,8 @@ pub const BROADCAST_LABEL: &str = "broadcast-cable";
 pub const RPC_LABEL: &str = "rpc-cable";
 /// Label of the REST API key.
 pub const API_LABEL: &str = "api-cable";
+/// Label of the token that opens the console.
+pub const CONSOLE_LABEL: &str = "console-cable";
 
 /// Derives the key for `label`: lower-case hex of HMAC-SHA256 with `secret` as key.
 pub fn derive_token(secret: &str, label: &str) -> String {
@@ -26,7 +28,7 @@ pub fn bearer_matches(header: Option<&str>, token: &str) -> bool {
 }
 
 /// Compares without telling by time where the difference is. The lengths are no secret.
-pub(super) fn constant_time_eq(left: &str, right: &str) -> bool {
+pub(crate) fn constant_time_eq(left: &str, right: &str) -> bool {
     left.as_bytes().ct_eq(right.as_bytes()).into()
 }
 

@@ -74,6 +74,11 @@ pub enum ConfigError {
          --rpc_host=http://<app>/_anycable or ANYCABLE_RPC_HOST, or start with --norpc"
     )]
     RpcHostMissing,
+    #[error(
+        "option {given} needs a secret, because host is {host:?} and not loopback: set --secret or ANYCABLE_SECRET, or \
+         --host=localhost"
+    )]
+    ConsoleWithoutSecret { given: String, host: String },
     #[error("failed to load configuration presets, cause: {variable} env is missing")]
     PresetVariable { variable: &'static str },
     #[error("no random bytes from the kernel: {0}")]

@@ -451,6 +451,53 @@ fn the_variables_of_campfire_give_its_configuration() {
 }
 
 #[test]
+fn the_console_needs_a_secret_or_loopback() {
+    assert_eq!(config(&[]).console, None);
+    let console = |args: &[&str]| {
+        config(&[&["--console"], args].concat())
+            .console
+            .expect("on")
+    };
+    let expected = |secret: Option<&str>, bound_to_loopback| ConsoleConfig {
+        secret: secret.map(str::to_owned),
+        bound_to_loopback,
+    };
+    assert_eq!(console(&[]), expected(None, true));
+    assert_eq!(console(&["--secret=none"]), expected(None, true));
+    for host in ["localhost", "127.0.0.1", "127.1.2.3", "::1"] {
+        assert_eq!(
+            console(&["--host", host, "--secret=S"]),
+            expected(Some("S"), true),
+            "{host}"
+        );
+    }
+    for host in ["", "0.0.0.0", "::", "10.0.0.1", "example.com"] {
+        let host = format!("--host={host}");
+        assert_eq!(
+            console(&[&host, "--secret=S"]),
+            expected(Some("S"), false),
+            "{host}"
+        );
+        for secret in ["--secret=", "--secret=none"] {
+            let refusal = refusal(&[], &["--norpc", "--console", &host, secret]);
+            assert!(
+                refusal.starts_with("option --console=true needs a secret"),
+                "{refusal}"
+            );
+        }
+    }
+    // The secret that the demo makes up is known to nobody.
+    let refusal = refusal(
+        &[("ANYCABLE_CONSOLE", "true")],
+        &["--demo", "--host=0.0.0.0"],
+    );
+    assert!(refusal.contains("ANYCABLE_CONSOLE"), "{refusal}");
+    let file = toml_file("[console]\nenabled = true\n");
+    let args = ["--norpc", "--config-path", &path_of(&file)];
+    assert_eq!(run(&[], &args).console, Some(expected(None, true)));
+}
+
+#[test]
 fn demo_needs_nothing_else() {
     let demo = run(&[], &["--demo"]);
     assert!(demo.demo);

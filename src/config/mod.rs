@@ -25,6 +25,7 @@ mod load_tests;
 #[cfg(test)]
 mod reference_tests;
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 pub use error::{ConfigError, stderr_line};
@@ -108,6 +109,14 @@ pub fn load(args: &[String], env: &[(String, String)]) -> Result<Startup, Config
     } else {
         Startup::Run(config)
     })
+}
+
+/// True for `localhost` and the addresses of this machine itself; an IPv6 address without brackets.
+pub fn is_loopback_host(host: &str) -> bool {
+    host.eq_ignore_ascii_case("localhost")
+        || host
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
 }
 
 /// The text of `--help`.
@@ -196,6 +205,8 @@ pub struct Config {
     pub shutdown: ShutdownConfig,
     /// `--demo`: start the built-in app on loopback and point RPC at it.
     pub demo: bool,
+    /// `--console`: serve the operator's page.
+    pub console: Option<ConsoleConfig>,
     /// The file that was read, for the start-up line.
     pub config_file: Option<String>,
     /// Names of the presets that were applied, for the start-up line.
@@ -434,6 +445,14 @@ impl StatsdTagStyle {
             Self::Graphite => "graphite",
         }
     }
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ConsoleConfig {
+    /// The application secret, from which the console's token comes; `None` = nobody can log in.
+    pub secret: Option<String>,
+    /// Nobody from outside reaches the main listener, unless a proxy lets them.
+    pub bound_to_loopback: bool,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -39,6 +39,7 @@ const TABLES: &[&str] = &[
     "disconnector",
     "embedded_nats",
     "runtime",
+    "console",
 ];
 
 const FIRST_LINE: &str = "# Configuration of ringcable";

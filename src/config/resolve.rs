@@ -10,10 +10,11 @@ use super::settings::Settings;
 use super::support::{self, not_allowed};
 use super::value::Value;
 use super::{
-    ApiConfig, AuthConfig, BroadcastConfig, CheckRequest, Config, DisconnectConfig, DisconnectMode,
-    DriverChoice, HttpBroadcastConfig, JwtConfig, LogConfig, LogFormat, LogLevel, MetricsConfig,
-    PingConfig, PingPrecision, RpcConfig, RpcEndpoint, RpcTlsConfig, RuntimeConfig, ServerConfig,
-    ShutdownConfig, StatsdConfig, StatsdTagStyle, StreamsConfig, TlsFiles, WebSocketConfig,
+    ApiConfig, AuthConfig, BroadcastConfig, CheckRequest, Config, ConsoleConfig, DisconnectConfig,
+    DisconnectMode, DriverChoice, HttpBroadcastConfig, JwtConfig, LogConfig, LogFormat, LogLevel,
+    MetricsConfig, PingConfig, PingPrecision, RpcConfig, RpcEndpoint, RpcTlsConfig, RuntimeConfig,
+    ServerConfig, ShutdownConfig, StatsdConfig, StatsdTagStyle, StreamsConfig, TlsFiles,
+    WebSocketConfig, is_loopback_host,
 };
 
 /// Port of the HTTP broadcast endpoint without a secret.
@@ -81,6 +82,7 @@ pub fn config(settings: &Settings, origin: Origin) -> Result<Config, ConfigError
         log: log(settings),
         shutdown: shutdown(settings),
         demo: settings.on("demo"),
+        console: console(settings),
         config_file: origin.config_file,
         presets: origin.presets,
         warnings,
@@ -407,6 +409,13 @@ fn statsd(settings: &Settings) -> Option<StatsdConfig> {
             "graphite" => StatsdTagStyle::Graphite,
             _ => StatsdTagStyle::Datadog,
         },
+    })
+}
+
+fn console(settings: &Settings) -> Option<ConsoleConfig> {
+    settings.on("console").then(|| ConsoleConfig {
+        secret: secrets::application_secret(settings).map(str::to_owned),
+        bound_to_loopback: is_loopback_host(settings.text("host")),
     })
 }
 

@@ -3,7 +3,9 @@
 //! The reference has no such pass: bad values crash it, act oddly or are ignored. Source: `contract/operations.md` §6.
 
 use super::error::ConfigError;
+use super::is_loopback_host;
 use super::options::Support;
+use super::secrets;
 use super::settings::{Settings, Source};
 use super::value::{Kind, Value};
 
@@ -32,7 +34,8 @@ pub fn check(settings: &Settings) -> Result<(), ConfigError> {
             });
         }
     }
-    check_tls_files(settings)
+    check_tls_files(settings)?;
+    check_console(settings)
 }
 
 /// Lines for the log about options that were given and that nothing reads: what they tune is not there.
@@ -157,6 +160,19 @@ fn check_tls_files(settings: &Settings) -> Result<(), ConfigError> {
         }),
         _ => Ok(()),
     }
+}
+
+/// A secret that `--demo` makes up does not count: nobody knows it, so nobody could log in.
+fn check_console(settings: &Settings) -> Result<(), ConfigError> {
+    let host = settings.text("host");
+    let is_open = secrets::application_secret(settings).is_none() && !is_loopback_host(host);
+    if settings.on("console") && is_open {
+        return Err(ConfigError::ConsoleWithoutSecret {
+            given: settings.as_given("console"),
+            host: host.to_owned(),
+        });
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! never formats a record itself. Pure layers do not log at all. [`init`] is called once by `main`.
 //! Source: `contract/operations.md` §8.
 
+pub mod kept;
 mod local_time;
 mod record;
 mod sparse;
@@ -48,11 +49,25 @@ pub fn cut(payload: &str) -> String {
     if payload.len() <= PAYLOAD_SHOWN_BYTES_MAX {
         return payload.to_owned();
     }
-    let shown = (0..=PAYLOAD_SHOWN_BYTES_MAX)
+    let shown = beginning(payload, PAYLOAD_SHOWN_BYTES_MAX);
+    format!("{shown}...({})", payload.len() - shown.len())
+}
+
+/// At most `bytes_max` bytes of a text, with an ellipsis where something was left out.
+pub fn shortened(text: &str, bytes_max: usize) -> String {
+    if text.len() <= bytes_max {
+        return text.to_owned();
+    }
+    format!("{}…", beginning(text, bytes_max))
+}
+
+/// Ends between two characters.
+fn beginning(text: &str, bytes_max: usize) -> &str {
+    let end = (0..=bytes_max)
         .rev()
-        .find(|&at| payload.is_char_boundary(at))
+        .find(|&at| text.is_char_boundary(at))
         .expect("0 is always a boundary");
-    format!("{}...({})", &payload[..shown], payload.len() - shown)
+    &text[..end]
 }
 
 /// Writes an INFO record without a message whose attributes are these numbers. Their names are known only when the server
@@ -129,15 +144,19 @@ fn write(line: &[u8]) {
 
 impl Subscriber for Log {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && *metadata.level() <= self.level
+        metadata.is_event() && *metadata.level() <= self.level.max(kept::level())
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(self.level)
+        Some(self.level.max(kept::level()))
     }
 
     fn event(&self, event: &Event<'_>) {
-        write(&self.line(SystemTime::now(), event));
+        let now = SystemTime::now();
+        kept::keep(now, event);
+        if *event.metadata().level() <= self.level {
+            write(&self.line(now, event));
+        }
     }
 
     fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
@@ -370,6 +389,13 @@ mod tests {
             line.contains("\u{1b}[93mWRN\u{1b}[0m x \u{1b}[2mnodeid=\u{1b}[0m2Tbzkw"),
             "{line:?}"
         );
+    }
+
+    #[test]
+    fn texts_are_shortened_between_characters() {
+        assert_eq!(shortened("short", 5), "short");
+        assert_eq!(shortened("aé", 2), "a…");
+        assert_eq!(shortened("é", 0), "…");
     }
 
     #[test]

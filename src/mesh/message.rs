@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Instant;
 
+use super::gather::Reply;
+use crate::console::search::{Needle, SessionReport};
 use crate::protocol::publication::{Publication, RemoteDisconnect};
 use crate::session::Farewell;
 
@@ -28,6 +30,25 @@ pub struct Survey {
     pub streams: Vec<u64>,
 }
 
+/// What the console asks of a shard, for somebody who looks at the page. A loss is told there.
+#[derive(Debug)]
+pub enum ConsoleQuestion {
+    /// Which sessions are these?
+    Search {
+        needle: Arc<Needle>,
+        reply: Reply<Vec<SessionReport>>,
+    },
+    /// How many subscriptions listen to this stream?
+    Listeners { stream: Arc<str>, reply: Reply<u64> },
+    /// End this session if it is the one with this sid; the answer says whether it was.
+    Disconnect {
+        session: SessionRef,
+        sid: Box<str>,
+        reconnect: bool,
+        reply: Reply<bool>,
+    },
+}
+
 /// What one thread can ask of a shard.
 #[derive(Debug)]
 pub enum ShardMessage {
@@ -41,6 +62,8 @@ pub enum ShardMessage {
     Survey(mpsc::Sender<Survey>),
     /// From the control thread, to shard 0 when all shards serve: ask the app once whether calls can work, and log it.
     CheckRpc,
+    /// From the shard whose client looks at the console.
+    Console(Box<ConsoleQuestion>),
     /// From the control thread at shutdown: accept nothing more. A second one changes nothing.
     StopAccepting,
     /// From the control thread at shutdown: tell every session, close it, answer when the last socket is closed.

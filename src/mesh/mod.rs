@@ -2,10 +2,12 @@
 //!
 //! The queue is lock-free; the mutexes around wakers are touched only when a shard goes to sleep or a sender has to wait.
 
+mod gather;
 mod mailbox;
 mod message;
 mod permits;
 
+pub use gather::{Gather, Reply};
 pub use mailbox::{INBOX_BYTES_MAX, INBOX_MESSAGES_MAX, Inbox, Mailbox, Mesh};
-pub use message::{SessionRef, ShardId, ShardMessage, Survey};
+pub use message::{ConsoleQuestion, SessionRef, ShardId, ShardMessage, Survey};
 pub use permits::{ConnectionLimit, Permit};

@@ -192,6 +192,12 @@ pub struct ShardMetrics {
     pub disconnect_queue_waits: Counter,
     /// Calls that took longer than `--rpc_slow_call`, the wait for a slot included.
     pub rpc_slow_calls_total: Counter,
+    /// Wrong words at the console's login.
+    pub console_logins_failed_total: Counter,
+    /// Requests and connections of the console refused because too many were under way.
+    pub console_refused_total: Counter,
+    /// Sessions ended and messages published by the console.
+    pub console_actions_total: Counter,
     /// From asking for a concurrency slot to getting it.
     pub rpc_slot_wait_seconds: Histogram,
     /// From getting the slot to the final outcome, retries included.

@@ -503,6 +503,21 @@ pub(super) const OWN: &[Family] = &[
         "RPC calls that took longer than rpc_slow_call, the wait for a slot included",
         |m| &m.rpc_slow_calls_total,
     ),
+    counter(
+        "console_logins_failed_total",
+        "Failed logins to the console",
+        |m| &m.console_logins_failed_total,
+    ),
+    counter(
+        "console_refused_total",
+        "Requests and connections of the console refused because too many were under way",
+        |m| &m.console_refused_total,
+    ),
+    counter(
+        "console_actions_total",
+        "Sessions ended and messages published by the console",
+        |m| &m.console_actions_total,
+    ),
     gauge("clients_num", "Authenticated sessions of the shard", |m| {
         &m.clients_num
     }),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::config::Config;
+use crate::console::access::Guard;
 use crate::endpoints::api;
 use crate::endpoints::broadcast::{BroadcastPolicy, Cors};
 use crate::endpoints::routes::{PathMatch, RoutePaths, Routes};
@@ -34,6 +35,8 @@ pub struct Front {
     pub broadcast: BroadcastPolicy,
     pub publish: BroadcastPolicy,
     pub api_token: Option<String>,
+    /// `--console`, on the main listener.
+    pub console: Option<Guard>,
 }
 
 impl Front {
@@ -73,6 +76,11 @@ impl Front {
             },
             publish: api::publish_policy(api_token.clone()),
             api_token,
+            console: config
+                .console
+                .as_ref()
+                .filter(|_| features.main)
+                .map(Guard::new),
         })
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! The task exists only as long as the client speaks HTTP. An upgrade hands the socket to the session table and ends it.
 
+mod console;
+
 use std::borrow::Cow;
 use std::io;
 use std::net::{IpAddr, TcpStream};
@@ -11,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::auth::jwt;
 use crate::config::PingPrecision;
+use crate::console::{Place, place};
 use crate::demo;
 use crate::endpoints::broadcast::{
     self, BROADCAST_BODY_BYTES_MAX, BroadcastPolicy, BroadcastVerdict,
@@ -33,6 +36,7 @@ use crate::wire::http_body::{BodyFraming, ChunkedDecoder};
 use crate::wire::http_head::{HeadLimits, HeadScanner, HttpError};
 use crate::wire::http_request::RequestHead;
 use crate::wire::http_response::{encode_malformed_request, encode_response};
+use crate::wire::origins::AllowedOrigins;
 use crate::wire::query::query_param_last;
 
 /// Time for a whole request head, counted from the connection or from the head's first byte.
@@ -124,8 +128,15 @@ impl Client {
             };
             return self.answer(&head, response).await;
         }
+        if let Some(place) = self.console_place(&head) {
+            return Box::pin(self.console(head, place)).await;
+        }
         match self.front.routes.route(head.path()) {
-            Endpoint::WebSocket => self.upgrade(head).await,
+            Endpoint::WebSocket => {
+                let front = Rc::clone(&self.front);
+                let compression = self.shard.config.websocket.compression;
+                self.upgrade(head, &front.origins, compression).await
+            }
             Endpoint::Health => self.answer(&head, Response::health()).await,
             Endpoint::Metrics => {
                 let shard = &self.shard;
@@ -156,6 +167,12 @@ impl Client {
                 self.answer(&head, Response::not_found()).await
             }
         }
+    }
+
+    /// Before any other route: a pattern such as `/*` must not take the console's requests to the app.
+    fn console_place(&self, head: &RequestHead) -> Option<Place> {
+        self.front.console.as_ref()?;
+        place(head.path())
     }
 
     // ---- reading -------------------------------------------------------------------------------------------------
@@ -380,12 +397,13 @@ impl Client {
 
     // ---- upgrading -----------------------------------------------------------------------------------------------
 
-    async fn upgrade(&mut self, head: RequestHead) -> Next {
-        match handshake::upgrade(
-            &head,
-            &self.front.origins,
-            self.shard.config.websocket.compression,
-        ) {
+    async fn upgrade(
+        &mut self,
+        head: RequestHead,
+        origins: &AllowedOrigins,
+        compression: bool,
+    ) -> Next {
+        match handshake::upgrade(&head, origins, compression) {
             Ok(upgrade) => Next::Upgrade(Box::new(head), Box::new(upgrade)),
             Err(error) => {
                 refusals::upgrade(&self.shard, &head, self.peer, error);
@@ -412,6 +430,8 @@ impl Client {
         if upgrade.subprotocol.is_none() {
             refusals::subprotocol(&self.shard, head, self.peer);
         }
+        // Only what the console has let in comes this far on its paths.
+        let is_console = self.console_place(head).is_some();
         let Ok(released) = self.socket.release() else {
             return;
         };
@@ -423,7 +443,11 @@ impl Client {
             early_input,
             ..describe(&self.shard, head, upgrade, self.peer, released.stream)
         };
-        self.shard.turn(|sessions| sessions.open(new));
+        if is_console {
+            self.shard.turn(|sessions| sessions.open_console(new));
+        } else {
+            self.shard.turn(|sessions| sessions.open(new));
+        }
     }
 }
 

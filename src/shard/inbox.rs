@@ -5,6 +5,7 @@ use std::rc::Rc;
 use crate::log::cut;
 use crate::mesh::ShardMessage;
 use crate::shard::Shard;
+use crate::shard::console;
 use crate::shard::sessions::Sessions;
 
 /// Serves the inbox for the life of the shard.
@@ -53,6 +54,7 @@ fn take(shard: &Rc<Shard>, sessions: &mut Sessions, message: ShardMessage) {
                 monoio::spawn(async move { rpc.check().await });
             }
         }
+        ShardMessage::Console(question) => console::answer(shard, sessions, *question),
         ShardMessage::StopAccepting => shard.accept_stop.stop(),
         ShardMessage::CloseSessions(done) => sessions.close_all(done),
         ShardMessage::FinishDisconnects {

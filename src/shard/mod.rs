@@ -4,6 +4,7 @@
 
 mod accept;
 mod calls;
+mod console;
 mod disconnects;
 pub mod front;
 mod http_phase;
@@ -43,6 +44,7 @@ use crate::os;
 use crate::reactor::Reactor;
 use crate::rpc::{RpcClient, RpcObserver, RpcShared};
 use crate::shard::calls::CallQueue;
+use crate::shard::console::Console;
 use crate::shard::disconnects::DisconnectQueue;
 use crate::shard::front::{Front, ListenerSetup};
 use crate::shard::notices::Notices;
@@ -68,6 +70,8 @@ pub struct ShardSetup {
     pub driver: Driver,
     /// Take epoll when io_uring, which a try has shown to work, is refused to this shard: memory for rings is limited.
     pub may_fall_back: bool,
+    /// Asks the control thread to refresh the gauges that count over all shards.
+    pub ask_for_gauges: Box<dyn Fn() + Send>,
     /// Called once the shard serves, with the driver that it got.
     pub started: Box<dyn FnOnce(Driver) + Send>,
     /// The same for all shards, so that hashes of equal things are equal.
@@ -87,6 +91,7 @@ pub struct Shard {
     sessions: RefCell<Sessions>,
     calls: CallQueue,
     disconnects: DisconnectQueue,
+    console: Console,
     whispers: Whispers,
     /// Of warnings about clients that have no session yet.
     notices: Notices,
@@ -182,6 +187,7 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
         inbox: setup.inbox,
         calls: CallQueue::new(concurrency),
         disconnects: DisconnectQueue::default(),
+        console: Console::new(setup.ask_for_gauges),
         whispers: Whispers::default(),
         notices: Notices::default(),
         slow_calls,
@@ -312,6 +318,7 @@ impl Shard {
         match action {
             Action::Call(call) => self.calls.push(self, call),
             Action::Canceled(handle) => self.calls.on_canceled(self, &handle),
+            Action::Watch => console::watch(self),
             Action::Publish(publication) => self.whispers.send(self, publication),
             Action::Disconnect(job) if self.id == 0 => self.disconnects.push(self, job),
             Action::Disconnect(job) => {

@@ -1,5 +1,7 @@
 //! The session table with real sockets and both reactors, without a runtime: every turn is made by the test, and so is time.
 
+mod console;
+
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -272,6 +274,7 @@ impl Bench {
             Action::Canceled(_) => None,
             Action::Call(_) => panic!("a call"),
             Action::Publish(_) => panic!("a publication"),
+            Action::Watch => panic!("the console"),
         });
         sids.collect()
     }
@@ -1624,6 +1627,7 @@ impl Crowd {
                 Action::Canceled(_) => {}
                 Action::Disconnect(_) => self.disconnect_calls += 1,
                 Action::Publish(_) => panic!("nobody whispers"),
+                Action::Watch => panic!("nobody watches"),
             }
         }
     }

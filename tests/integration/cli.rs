@@ -70,6 +70,7 @@ fn help_lists_the_options_with_defaults_and_variables() {
             "--check",
             "--check-config",
             "--generate",
+            "--console",
         ] {
             assert!(finished.stdout.contains(own), "no {own} in {finished}");
         }

@@ -54,6 +54,7 @@ mod check;
 mod cli;
 mod commands;
 mod compression;
+mod console;
 mod demo;
 mod disconnects;
 mod handshake;

@@ -125,6 +125,8 @@ options! {
             "Unsent bytes beyond which a client counts as slow and is dropped; 0 = no limit";
         "demo", "", BOOL, "false", no_env(),
             "Start a small built-in chat app beside the server; open the printed address in a browser";
+        "console", "console.enabled", BOOL, "false",
+            "Serve a page for operators at /_console: live figures, sessions, recent errors; needs a secret unless host is loopback";
     }
     Server {
         "host", "server.host", TEXT, "localhost",

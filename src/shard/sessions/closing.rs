@@ -123,10 +123,11 @@ impl Sessions {
         let registered = std::mem::take(&mut connection.registered);
         self.hub.remove_session(slot);
         self.identity_hashes[slot as usize] = 0;
+        let was_console = self.console.remove(slot);
         let counters = self.counters();
         counters.clients_num.sub(i64::from(registered));
         let (reason, counter) = close_reason(counters, cause);
-        counter.add(1);
+        counter.add(u64::from(!was_console));
         tracing::debug!(
             sid = self.sid(slot),
             shard = self.shard,

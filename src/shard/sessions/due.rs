@@ -27,6 +27,7 @@ impl Sessions {
             let counters = self.counters();
             counters.timeout_server_msg_total.add(messages.min(1));
             counters.failed_server_msg_total.add(messages.min(1));
+            self.keep_slow_client(slot, "it took nothing within ws_write_timeout");
             return self.abort(slot, Cause::WriteTimeout);
         }
         if !connection.is_open() {

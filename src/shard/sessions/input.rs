@@ -227,6 +227,9 @@ impl Sessions {
     }
 
     pub(super) fn on_message(&mut self, slot: u32, payload: &[u8]) {
+        if self.console.contains(slot) {
+            return self.on_console_message(slot, payload);
+        }
         self.counters().data_rcvd_total.add(payload.len() as u64);
         let command = match decode_command(payload) {
             Ok(Some(command)) => command,

@@ -6,12 +6,16 @@
 
 mod calls;
 mod closing;
+mod console;
 mod due;
 mod frames;
 mod input;
 mod opening;
 mod output;
 
+#[cfg(test)]
+pub use console::CONSOLE_CONNECTIONS_MAX;
+pub use console::Scan;
 #[cfg(test)]
 pub use output::FLUSHES_PER_TURN_MAX;
 
@@ -82,6 +86,8 @@ pub enum Action {
     Publish(Publication),
     /// Put this into the disconnect queue.
     Disconnect(Farewell),
+    /// Somebody looks at the console: send snapshots.
+    Watch,
 }
 
 /// A call under way, and what the client has sent behind the command that made it.
@@ -192,6 +198,7 @@ pub struct Sessions {
     /// Of warnings about clients that are refused as sessions.
     notices: Notices,
     limits: MessageLimits,
+    console: console::ConsoleConnections,
     /// The drain has begun: whoever still gets in is told to leave.
     draining: bool,
     drained: Option<mpsc::Sender<ShardId>>,
@@ -241,6 +248,7 @@ impl Sessions {
             actions: Vec::new(),
             notices: Notices::default(),
             limits,
+            console: console::ConsoleConnections::default(),
             draining: false,
             drained: None,
         }

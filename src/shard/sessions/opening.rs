@@ -14,7 +14,22 @@ use crate::wire::message::MessageDecoder;
 
 impl Sessions {
     /// Takes over a client whose upgrade has been answered.
-    pub fn open(&mut self, new: NewConnection) {
+    pub fn open(&mut self, mut new: NewConnection) {
+        let credentials = std::mem::take(&mut new.credentials);
+        let mut early_input = std::mem::take(&mut new.early_input);
+        let Some(slot) = self.admit(new) else {
+            return;
+        };
+        if let Err(refusal) = self.authenticate(slot, &credentials) {
+            self.note_refusal(slot, refusal);
+        }
+        if !early_input.is_empty() {
+            self.process_input(slot, &mut early_input);
+        }
+    }
+
+    /// Gives a client its slot, its place in the reactor and its timer. `None`: it is on its way out already.
+    pub(super) fn admit(&mut self, new: NewConnection) -> Option<u32> {
         let deadlines = self.deadlines(&new);
         self.last_generation = (self.last_generation + 1) & GENERATION_MASK;
         let session = Session::new(&SessionSettings {
@@ -54,19 +69,15 @@ impl Sessions {
             .add(self.connections[slot as usize].socket.as_fd(), token)
         {
             tracing::warn!(sid = new.sid, shard = self.shard, %error, "cannot watch a session's socket, closing it");
-            return self.abort(slot, Cause::Error);
+            self.abort(slot, Cause::Error);
+            return None;
         }
         if self.draining {
-            return self.close_for_shutdown(slot);
+            self.close_for_shutdown(slot);
+            return None;
         }
         self.set_timer(slot);
-        if let Err(refusal) = self.authenticate(slot, &new.credentials) {
-            self.note_refusal(slot, refusal);
-        }
-        let mut early_input = new.early_input;
-        if !early_input.is_empty() {
-            self.process_input(slot, &mut early_input);
-        }
+        Some(slot)
     }
 
     /// The first ping comes after a random part of the interval, so that pings of many sessions spread evenly.

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 
 use super::frames::{GroupFrames, message_frame};
 use super::{Cause, Connection, Life, Sessions};
+use crate::log::kept;
 use crate::metrics::ShardMetrics;
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::publication::Publication;
@@ -326,6 +327,7 @@ impl Sessions {
             "slow client detected, disconnecting"
         );
         self.counters().disconnected_slow_clients_total.add(1);
+        self.keep_slow_client(slot, "its outbox passed ws_max_pending_size");
         self.clear_queue(slot);
         self.disconnect(
             slot,
@@ -334,6 +336,13 @@ impl Sessions {
             Close::SLOW,
             Cause::TooSlow,
         );
+    }
+
+    /// For the console.
+    pub(super) fn keep_slow_client(&self, slot: u32, why: &str) {
+        let outbox = &self.connections[slot as usize].outbox;
+        let pending_bytes = outbox.as_ref().map_or(0, |outbox| outbox.pending_bytes());
+        kept::slow_client(self.sid(slot), self.shard, why, pending_bytes);
     }
 
     /// Encrypted frames stay: the client could not decrypt what follows a gap.

@@ -1,0 +1,395 @@
+//! Who may use the console: the rule of loopback, the login, the cookie, and where a request may come from.
+//!
+//! Pure: the time is an argument. The console can end sessions and speak to clients, so the rules are strict: what is in doubt
+//! has to log in.
+
+use hmac::{Hmac, Mac};
+use sha2::Sha256;
+
+use crate::auth::keys::{CONSOLE_LABEL, constant_time_eq, derive_token};
+use crate::config::{ConsoleConfig, is_loopback_host};
+use crate::wire::http_request::RequestHead;
+
+/// How long a login lasts.
+pub const LOGIN_SECS: u64 = 12 * 60 * 60;
+/// The header that every action must carry. A page of another origin cannot set it without asking first, and is never
+/// answered when it asks.
+pub const ACTION_HEADER: &str = "x-ringcable-console";
+
+const COOKIE: &str = "ringcable_console";
+/// Fields by which a proxy shows. One on the same machine comes from loopback too, and stands for the whole world.
+const PROXY_FIELDS: [&str; 10] = [
+    "forwarded",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-forwarded-server",
+    "x-real-ip",
+    "cf-connecting-ip",
+    "true-client-ip",
+];
+
+/// The verdict about one request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// From this machine, without a proxy between.
+    Local,
+    /// With the cookie of a login.
+    LoggedIn,
+    LoginNeeded,
+}
+
+impl Access {
+    pub fn is_granted(self) -> bool {
+        self != Access::LoginNeeded
+    }
+}
+
+/// The rules, ready to be asked.
+#[derive(Debug)]
+pub struct Guard {
+    /// `None`: nobody can log in.
+    keys: Option<Keys>,
+    bound_to_loopback: bool,
+}
+
+#[derive(Debug)]
+struct Keys {
+    secret: String,
+    token: String,
+}
+
+impl Guard {
+    pub fn new(config: &ConsoleConfig) -> Self {
+        let keys = config.secret.as_ref().map(|secret| Keys {
+            secret: secret.clone(),
+            token: derive_token(secret, CONSOLE_LABEL),
+        });
+        Self {
+            keys,
+            bound_to_loopback: config.bound_to_loopback,
+        }
+    }
+
+    /// Whether logging in is possible at all.
+    pub fn has_login(&self) -> bool {
+        self.keys.is_some()
+    }
+
+    pub fn access(&self, head: &RequestHead, now_unix_secs: u64) -> Access {
+        if self.bound_to_loopback && is_local(head) {
+            return Access::Local;
+        }
+        let Some(keys) = &self.keys else {
+            return Access::LoginNeeded;
+        };
+        let logged_in = head
+            .header_values("cookie")
+            .flat_map(|list| list.split(';'))
+            .filter_map(|pair| pair.trim().strip_prefix(COOKIE)?.strip_prefix('='))
+            .any(|value| keys.cookie_is_good(value, now_unix_secs));
+        if logged_in {
+            Access::LoggedIn
+        } else {
+            Access::LoginNeeded
+        }
+    }
+
+    /// The `Set-Cookie` of a login with `given`: the console's token, or the application secret itself. `None`: neither.
+    pub fn log_in(
+        &self,
+        head: &RequestHead,
+        given: &str,
+        tls: bool,
+        now_unix_secs: u64,
+    ) -> Option<String> {
+        let keys = self.keys.as_ref()?;
+        // Both are compared, whatever the first says.
+        let is_token = constant_time_eq(given, &keys.token);
+        let is_secret = constant_time_eq(given, &keys.secret);
+        if !(is_token | is_secret) {
+            return None;
+        }
+        let value = keys.cookie(now_unix_secs + LOGIN_SECS);
+        Some(set_cookie(head, &value, LOGIN_SECS, tls))
+    }
+
+    /// The `Set-Cookie` that ends a login in this browser.
+    pub fn log_out(head: &RequestHead, tls: bool) -> String {
+        set_cookie(head, "", 0, tls)
+    }
+}
+
+impl Keys {
+    /// Nothing about a login is stored: the cookie says when it ends, and that we said so.
+    fn cookie(&self, end_unix_secs: u64) -> String {
+        let signature = self.mac(end_unix_secs).finalize().into_bytes();
+        let hex: String = signature.iter().map(|byte| format!("{byte:02x}")).collect();
+        format!("{end_unix_secs}.{hex}")
+    }
+
+    fn cookie_is_good(&self, value: &str, now_unix_secs: u64) -> bool {
+        let Some((end, _)) = value.split_once('.') else {
+            return false;
+        };
+        let Ok(end) = end.parse::<u64>() else {
+            return false;
+        };
+        constant_time_eq(value, &self.cookie(end)) && now_unix_secs < end
+    }
+
+    fn mac(&self, end_unix_secs: u64) -> Hmac<Sha256> {
+        let mut mac = Hmac::<Sha256>::new_from_slice(self.token.as_bytes())
+            .expect("HMAC takes keys of any length");
+        mac.update(b"console login until ");
+        mac.update(&end_unix_secs.to_be_bytes());
+        mac
+    }
+}
+
+/// Below the console's path only, so that the app behind the same name never sees it.
+fn set_cookie(head: &RequestHead, value: &str, age_secs: u64, tls: bool) -> String {
+    let over_tls = tls || head.header("x-forwarded-proto") == Some("https");
+    let secure = if over_tls { "; Secure" } else { "" };
+    format!(
+        "{COOKIE}={value}; Path={}; Max-Age={age_secs}; HttpOnly; SameSite=Strict{secure}",
+        super::PATH
+    )
+}
+
+/// Asked by the name of this machine and not through a proxy. The name counts because a page of anybody may call a name of
+/// its own that resolves to 127.0.0.1; HTTP/1.0 does not count because that is what a proxy with bare settings speaks.
+fn is_local(head: &RequestHead) -> bool {
+    head.version_minor() >= 1
+        && is_loopback_host(without_port(head.host()))
+        && !PROXY_FIELDS.iter().any(|name| head.header(name).is_some())
+}
+
+fn without_port(authority: &str) -> &str {
+    match authority.strip_prefix('[') {
+        Some(bracketed) => bracketed.split(']').next().unwrap_or(""),
+        None => authority.split(':').next().unwrap_or(""),
+    }
+}
+
+/// Whether a request that changes something, or opens the connection, comes from the console's own page. The browser says so
+/// in `Sec-Fetch-Site` where it trusts the connection; else `Origin` has to name the host that was asked.
+pub fn is_from_own_page(head: &RequestHead) -> bool {
+    match head.header("sec-fetch-site") {
+        Some(site) => site == "same-origin",
+        None => origin_is_host(head),
+    }
+}
+
+/// The same for the upgrade: not every browser sends `Sec-Fetch-Site` with it, and some call a WebSocket cross-site.
+pub fn upgrade_is_from_own_page(head: &RequestHead) -> bool {
+    head.header("sec-fetch-site") == Some("same-origin") || origin_is_host(head)
+}
+
+fn origin_is_host(head: &RequestHead) -> bool {
+    let Some(origin) = head.header("origin") else {
+        return false;
+    };
+    let authority = origin
+        .strip_prefix("http://")
+        .or_else(|| origin.strip_prefix("https://"));
+    authority.is_some_and(|authority| {
+        !authority.is_empty() && authority.eq_ignore_ascii_case(head.host())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::http_request::HeadLimits;
+
+    const NOW: u64 = 1_800_000_000;
+
+    fn head(fields: &str) -> RequestHead {
+        let text = format!("GET /_console HTTP/1.1\r\n{fields}\r\n\r\n");
+        let limits = HeadLimits::default();
+        let (head, _) = RequestHead::decode(text.as_bytes(), &limits)
+            .expect("a good head")
+            .expect("a whole head");
+        head
+    }
+
+    fn guard(secret: Option<&str>, bound_to_loopback: bool) -> Guard {
+        Guard::new(&ConsoleConfig {
+            secret: secret.map(str::to_owned),
+            bound_to_loopback,
+        })
+    }
+
+    fn cookie_of(set_cookie: &str) -> String {
+        format!(
+            "Cookie: theme=dark; {}",
+            set_cookie.split(';').next().expect("a pair")
+        )
+    }
+
+    #[test]
+    fn loopback_is_free_only_for_who_asks_this_machine_itself() {
+        let check = |fields: &str, expected: Access| {
+            assert_eq!(
+                guard(Some("S"), true).access(&head(fields), NOW),
+                expected,
+                "{fields}"
+            );
+        };
+        check("Host: localhost:8080", Access::Local);
+        check("Host: LOCALHOST", Access::Local);
+        check("Host: 127.0.0.1:8080", Access::Local);
+        check("Host: 127.8.9.1", Access::Local);
+        check("Host: [::1]:8080", Access::Local);
+        for host in [
+            "example.com",
+            "127.0.0.1.example.com",
+            "localhost.example.com",
+            "10.0.0.1",
+            "[::2]",
+            "",
+        ] {
+            check(&format!("Host: {host}"), Access::LoginNeeded);
+        }
+        for field in PROXY_FIELDS {
+            check(
+                &format!("Host: localhost\r\n{field}: x"),
+                Access::LoginNeeded,
+            );
+        }
+        assert_eq!(
+            guard(None, false).access(&head("Host: localhost"), NOW),
+            Access::LoginNeeded
+        );
+    }
+
+    #[test]
+    fn http_1_0_is_what_a_proxy_with_bare_settings_speaks() {
+        let bytes = b"GET /_console HTTP/1.0\r\nHost: localhost\r\n\r\n";
+        let (head, _) = RequestHead::decode(bytes, &HeadLimits::default())
+            .expect("a good head")
+            .expect("a whole head");
+        assert_eq!(guard(None, true).access(&head, NOW), Access::LoginNeeded);
+    }
+
+    #[test]
+    fn the_token_and_the_secret_open_the_console_for_half_a_day() {
+        let guard = guard(Some("S"), false);
+        let plain = head("Host: a");
+        // HMAC-SHA256 of "console-cable" with the key "S".
+        let token = derive_token("S", "console-cable");
+        for given in [token.as_str(), "S"] {
+            let set_cookie = guard
+                .log_in(&plain, given, false, NOW)
+                .expect("the right word");
+            assert!(
+                set_cookie.ends_with("; Path=/_console; Max-Age=43200; HttpOnly; SameSite=Strict"),
+                "{set_cookie}"
+            );
+            let with_cookie = head(&format!("Host: a\r\n{}", cookie_of(&set_cookie)));
+            assert_eq!(guard.access(&with_cookie, NOW), Access::LoggedIn);
+            assert_eq!(
+                guard.access(&with_cookie, NOW + LOGIN_SECS - 1),
+                Access::LoggedIn
+            );
+            assert_eq!(
+                guard.access(&with_cookie, NOW + LOGIN_SECS),
+                Access::LoginNeeded
+            );
+        }
+        for given in ["", "s", "S ", &token[1..], &token.to_uppercase()] {
+            assert_eq!(guard.log_in(&plain, given, false, NOW), None, "{given}");
+        }
+        assert!(
+            guard
+                .log_in(&plain, "S", true, NOW)
+                .expect("right")
+                .ends_with("; Secure")
+        );
+        let proxied = head("Host: a\r\nX-Forwarded-Proto: https");
+        assert!(
+            guard
+                .log_in(&proxied, "S", false, NOW)
+                .expect("right")
+                .ends_with("; Secure")
+        );
+    }
+
+    #[test]
+    fn a_cookie_that_we_did_not_make_is_worth_nothing() {
+        let ours = guard(Some("S"), false);
+        let theirs = guard(Some("T"), false)
+            .log_in(&head("Host: a"), "T", false, NOW)
+            .expect("right");
+        let set_cookie = ours
+            .log_in(&head("Host: a"), "S", false, NOW)
+            .expect("right");
+        let good = cookie_of(&set_cookie);
+        let later = good.replace(
+            &(NOW + LOGIN_SECS).to_string(),
+            &(NOW + 2 * LOGIN_SECS).to_string(),
+        );
+        assert_ne!(good, later);
+        for bad in [
+            later.as_str(),
+            &cookie_of(&theirs),
+            &good[..good.len() - 1],
+            &good.replace("ringcable_console", "ringcable_consol"),
+            "Cookie: ringcable_console=",
+            "Cookie: ringcable_console=.",
+            "Cookie: ringcable_console=-1.00",
+            "Cookie: ringcable_console=99999999999999999999999.00",
+        ] {
+            assert_eq!(
+                ours.access(&head(&format!("Host: a\r\n{bad}")), NOW),
+                Access::LoginNeeded,
+                "{bad}"
+            );
+        }
+        assert_eq!(
+            ours.access(&head(&format!("Host: a\r\n{good}")), NOW),
+            Access::LoggedIn
+        );
+    }
+
+    #[test]
+    fn without_a_secret_nobody_logs_in() {
+        let guard = guard(None, true);
+        assert!(!guard.has_login());
+        assert_eq!(guard.log_in(&head("Host: localhost"), "", false, NOW), None);
+    }
+
+    #[test]
+    fn other_pages_cannot_act() {
+        let check = |fields: &str, action: bool, upgrade: bool| {
+            let head = head(&format!("Host: a.example:80\r\n{fields}X: y"));
+            assert_eq!(
+                (is_from_own_page(&head), upgrade_is_from_own_page(&head)),
+                (action, upgrade),
+                "{fields}"
+            );
+        };
+        check("", false, false);
+        check("Origin: http://a.example:80\r\n", true, true);
+        check("Origin: https://A.example:80\r\n", true, true);
+        check("Origin: http://a.example\r\n", false, false);
+        check("Origin: http://evil.example\r\n", false, false);
+        check("Origin: null\r\n", false, false);
+        check("Origin: a.example:80\r\n", false, false);
+        check("Sec-Fetch-Site: same-origin\r\n", true, true);
+        check(
+            "Sec-Fetch-Site: same-site\r\nOrigin: http://a.example:80\r\n",
+            false,
+            true,
+        );
+        check(
+            "Sec-Fetch-Site: cross-site\r\nOrigin: http://evil.example\r\n",
+            false,
+            false,
+        );
+        check("Sec-Fetch-Site: none\r\n", false, false);
+    }
+}

@@ -1,0 +1,223 @@
+//! What to do with a request to the console, as far as its head says.
+
+use std::borrow::Cow;
+
+use super::access::{ACTION_HEADER, Access, Guard, is_from_own_page, upgrade_is_from_own_page};
+use super::{PATH, Place, page};
+use crate::endpoints::Response;
+use crate::wire::http_request::RequestHead;
+
+const LOGIN_PATH: &str = "/_console/login";
+const NO_SECRET: &str = "This server has no secret, so nobody can log in. It answers without a login on the machine itself: \
+                         open it there, or through ssh -L, not through a proxy.";
+
+/// What follows from the head of a request.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Answer this; the body has not been read.
+    Answer(Response),
+    /// Read the form and try the word in it.
+    LogIn,
+    /// Make this the console's Action Cable connection, unless there are too many.
+    Upgrade,
+    /// Tell the kept records.
+    Records,
+    /// Read the body and do this.
+    Act(Act),
+}
+
+/// What the page can ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    Search,
+    Disconnect,
+    Publish,
+}
+
+/// Decides about a request to `place`. `tls`: it came over TLS of our own.
+pub fn decide(
+    guard: &Guard,
+    place: Place,
+    head: &RequestHead,
+    tls: bool,
+    now_unix_secs: u64,
+) -> Verdict {
+    let access = guard.access(head, now_unix_secs);
+    let is_post = head.method() == "POST";
+    let reads = matches!(head.method(), "GET" | "HEAD");
+    let answer = match place {
+        Place::Nowhere => Response::not_found(),
+        Place::File(file) if reads => page::of_file(file),
+        Place::Page if reads && access.is_granted() => page::index(access == Access::LoggedIn),
+        Place::Page if reads => page::see_other(LOGIN_PATH),
+        Place::Login if reads && access.is_granted() => page::see_other(PATH),
+        Place::Login if reads => page::login(
+            200,
+            (!guard.has_login()).then_some(NO_SECRET),
+            guard.has_login(),
+        ),
+        Place::Login if is_post && is_from_own_page(head) => return Verdict::LogIn,
+        Place::Logout if is_post && is_from_own_page(head) => page::see_other(LOGIN_PATH)
+            .with_headers(vec![("Set-Cookie", Cow::Owned(Guard::log_out(head, tls)))]),
+        Place::Login | Place::Logout if is_post => another_page(),
+        Place::Cable if reads => return upgrade(head, access),
+        Place::Records if reads && access.is_granted() => return Verdict::Records,
+        Place::Records if reads => login_needed(),
+        Place::Search if is_post => return act(head, access, Act::Search),
+        Place::Disconnect if is_post => return act(head, access, Act::Disconnect),
+        Place::Publish if is_post => return act(head, access, Act::Publish),
+        Place::Login => wrong_method("GET, POST"),
+        Place::Logout | Place::Search | Place::Disconnect | Place::Publish => wrong_method("POST"),
+        Place::File(_) | Place::Page | Place::Cable | Place::Records => wrong_method("GET"),
+    };
+    Verdict::Answer(answer)
+}
+
+fn upgrade(head: &RequestHead, access: Access) -> Verdict {
+    match access.is_granted() {
+        true if upgrade_is_from_own_page(head) => Verdict::Upgrade,
+        true => Verdict::Answer(another_page()),
+        false => Verdict::Answer(login_needed()),
+    }
+}
+
+fn act(head: &RequestHead, access: Access, act: Act) -> Verdict {
+    if !access.is_granted() {
+        return Verdict::Answer(login_needed());
+    }
+    if is_from_own_page(head) && head.header(ACTION_HEADER).is_some() {
+        return Verdict::Act(act);
+    }
+    Verdict::Answer(another_page())
+}
+
+fn login_needed() -> Response {
+    page::refusal(401, "log in first").with_headers(vec![(
+        "WWW-Authenticate",
+        Cow::Borrowed(r#"Console realm="ringcable""#),
+    )])
+}
+
+fn another_page() -> Response {
+    page::refusal(403, "only the console's own page may ask for this")
+}
+
+fn wrong_method(allowed: &'static str) -> Response {
+    page::refusal(405, "wrong method").with_headers(vec![("Allow", Cow::Borrowed(allowed))])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::place;
+    use super::*;
+    use crate::config::ConsoleConfig;
+    use crate::wire::http_request::HeadLimits;
+
+    /// `Err` with the status of the answer.
+    fn verdict(bound_to_loopback: bool, request: &str, fields: &str) -> Result<Verdict, u16> {
+        let text = format!("{request} HTTP/1.1\r\nHost: localhost:8080\r\n{fields}\r\n");
+        let (head, _) = RequestHead::decode(text.as_bytes(), &HeadLimits::default())
+            .expect("a good head")
+            .expect("a whole head");
+        let guard = Guard::new(&ConsoleConfig {
+            secret: Some("S".to_owned()),
+            bound_to_loopback,
+        });
+        let place = place(head.path()).expect("a path of the console");
+        match decide(&guard, place, &head, false, 1_800_000_000) {
+            Verdict::Answer(response) => Err(response.status),
+            other => Ok(other),
+        }
+    }
+
+    const OWN: &str = "Sec-Fetch-Site: same-origin\r\n";
+    const OWN_ACTION: &str = "Sec-Fetch-Site: same-origin\r\nX-Ringcable-Console: 1\r\n";
+
+    #[test]
+    fn without_a_login_only_the_way_to_it_is_open() {
+        let check = |request: &str, fields: &str, expected: Result<Verdict, u16>| {
+            assert_eq!(verdict(false, request, fields), expected, "{request}");
+        };
+        check("GET /_console", "", Err(303));
+        check("GET /_console/login", "", Err(200));
+        check("GET /_console/console.css", "", Err(200));
+        check("GET /_console/records", "", Err(401));
+        check("GET /_console/cable", OWN, Err(401));
+        check("POST /_console/search", OWN_ACTION, Err(401));
+        check("POST /_console/disconnect", OWN_ACTION, Err(401));
+        check("POST /_console/publish", OWN_ACTION, Err(401));
+        check("POST /_console/login", OWN, Ok(Verdict::LogIn));
+        check("POST /_console/login", "", Err(403));
+        check(
+            "POST /_console/login",
+            "Origin: http://evil.example\r\n",
+            Err(403),
+        );
+    }
+
+    #[test]
+    fn actions_are_for_the_own_page_alone() {
+        let check = |request: &str, fields: &str, expected: Result<Verdict, u16>| {
+            assert_eq!(
+                verdict(true, request, fields),
+                expected,
+                "{request} {fields}"
+            );
+        };
+        check(
+            "POST /_console/search",
+            OWN_ACTION,
+            Ok(Verdict::Act(Act::Search)),
+        );
+        check(
+            "POST /_console/disconnect",
+            OWN_ACTION,
+            Ok(Verdict::Act(Act::Disconnect)),
+        );
+        check(
+            "POST /_console/publish",
+            OWN_ACTION,
+            Ok(Verdict::Act(Act::Publish)),
+        );
+        check("POST /_console/search", OWN, Err(403));
+        check(
+            "POST /_console/search",
+            "X-Ringcable-Console: 1\r\n",
+            Err(403),
+        );
+        check(
+            "POST /_console/publish",
+            "Sec-Fetch-Site: cross-site\r\nX-Ringcable-Console: 1\r\n",
+            Err(403),
+        );
+        check("GET /_console/search", OWN_ACTION, Err(405));
+        check(
+            "GET /_console/cable",
+            "Origin: http://localhost:8080\r\n",
+            Ok(Verdict::Upgrade),
+        );
+        check(
+            "GET /_console/cable",
+            "Origin: http://evil.example\r\n",
+            Err(403),
+        );
+        check("GET /_console/cable", "", Err(403));
+        check("POST /_console/cable", OWN, Err(405));
+    }
+
+    #[test]
+    fn who_is_in_sees_the_page() {
+        let check = |request: &str, expected: Result<Verdict, u16>| {
+            assert_eq!(verdict(true, request, OWN), expected, "{request}");
+        };
+        check("GET /_console", Err(200));
+        check("HEAD /_console", Err(200));
+        check("POST /_console", Err(405));
+        check("GET /_console/login", Err(303));
+        check("DELETE /_console/login", Err(405));
+        check("POST /_console/logout", Err(303));
+        check("GET /_console/logout", Err(405));
+        check("GET /_console/records", Ok(Verdict::Records));
+        check("GET /_console/nothing", Err(404));
+    }
+}

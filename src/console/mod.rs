@@ -1,0 +1,86 @@
+//! `--console`: the operator's page at `/_console`, as far as it is pure: who may come in, what is served, what is said.
+//!
+//! Owns the paths, the access rules, the texts of answers and snapshots, and the files of the page. Does no I/O and reads no
+//! clock. `shard::http_phase` answers the requests, `shard::sessions` holds the connections that watch, `shard::console` asks
+//! the other shards.
+
+pub mod access;
+mod decide;
+pub mod page;
+pub mod requests;
+pub mod search;
+pub mod snapshot;
+
+pub use decide::{Act, Verdict, decide};
+
+/// Where the page lives; everything of the console is below it.
+pub const PATH: &str = "/_console";
+/// Where its Action Cable connection is made.
+pub const CABLE_PATH: &str = "/_console/cable";
+/// The one channel of that connection, byte for byte as the page writes it. It is a name on console connections alone: no
+/// stream has it, and a client that sends it on an ordinary path asks the app.
+pub const IDENTIFIER: &str = r#"{"channel":"ringcable:console"}"#;
+
+/// Bodies that the page sends. The largest is a test message.
+pub const BODY_BYTES_MAX: usize = 64 << 10;
+
+/// What a path of the console leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Page,
+    /// The form (GET) and its answer (POST).
+    Login,
+    Logout,
+    Cable,
+    /// The records that were kept: warnings, errors, slow clients.
+    Records,
+    Search,
+    Disconnect,
+    Publish,
+    /// Style, scripts, icon. Open to everybody: they are in the public source as well.
+    File(page::File),
+    Nowhere,
+}
+
+/// `None`: the path is not the console's.
+pub fn place(path: &str) -> Option<Place> {
+    let rest = path.strip_prefix(PATH)?;
+    let name = match rest.strip_prefix('/') {
+        Some(name) => name,
+        None if rest.is_empty() => return Some(Place::Page),
+        // Such as /_consoles, which may be a WebSocket path of the app.
+        None => return None,
+    };
+    Some(match name {
+        "login" => Place::Login,
+        "logout" => Place::Logout,
+        "cable" => Place::Cable,
+        "records" => Place::Records,
+        "search" => Place::Search,
+        "disconnect" => Place::Disconnect,
+        "publish" => Place::Publish,
+        _ => page::file(name).map_or(Place::Nowhere, Place::File),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_below_the_console_is_the_console() {
+        fn check(path: &str, expected: Option<Place>) {
+            assert_eq!(place(path), expected, "{path}");
+        }
+        check("/_console", Some(Place::Page));
+        check("/_console/cable", Some(Place::Cable));
+        check("/_console/login", Some(Place::Login));
+        check("/_console/", Some(Place::Nowhere));
+        check("/_console/../health", Some(Place::Nowhere));
+        check("/_console/index.html", Some(Place::Nowhere));
+        check("/_consoles", None);
+        check("/_Console", None);
+        check("/cable", None);
+        check("", None);
+    }
+}

@@ -1,0 +1,56 @@
+// The console: snapshots come over Action Cable, everything on the page follows from them.
+
+import { CARDS, Card, element, fillMinuteTable, fillShardTable } from "./charts.js";
+import { Cable } from "./cable.js";
+import { History, clock, duration } from "./figures.js";
+import { ask, startSessions } from "./sessions.js";
+
+const IDENTIFIER = '{"channel":"ringcable:console"}';
+const STATES = { connecting: "Connecting", live: "Live", lost: "Connection lost, trying again" };
+const LEVELS = { ERROR: "Error", WARN: "Warning", SLOW: "Slow client" };
+
+const $ = (id) => document.getElementById(id);
+const history = new History();
+const cards = CARDS.map((definition) => new Card(definition, $("cards")));
+let recordShown = -1;
+
+function showPhase(phase) {
+  document.body.dataset.phase = phase;
+  $("state").textContent = STATES[phase];
+  document.title = phase === "live" ? "ringcable console" : `(${STATES[phase]}) ringcable console`;
+  // The login may have ended: the answer says so, and leads to the form.
+  if (phase === "lost") loadRecords().catch(() => {});
+}
+
+function showSnapshot(snapshot) {
+  const sample = history.add(snapshot);
+  document.body.dataset.snapshots = String(Number(document.body.dataset.snapshots ?? 0) + 1);
+  for (const card of cards) card.show(history.samples);
+  fillShardTable($("shards"), sample);
+  fillMinuteTable($("minute"), history.samples);
+  $("about").textContent = [`node ${snapshot.node}`, `ringcable ${snapshot.version}`, snapshot.driver, `up ${duration(snapshot.uptime_secs)}`].join(" · ");
+  if (snapshot.last_record !== recordShown) {
+    recordShown = snapshot.last_record;
+    // With the next snapshot it is tried again.
+    loadRecords().catch(() => { recordShown = -1; });
+  }
+}
+
+async function loadRecords() {
+  const { records } = await ask("/_console/records");
+  $("records").replaceChildren(...records.map(recordItem));
+  $("no-records").hidden = records.length > 0;
+  $("record-count").textContent = records.length > 0 ? String(records.length) : "";
+}
+
+function recordItem({ level, unix_ms: at, message, fields }) {
+  const time = element("time", { dateTime: new Date(at).toISOString() }, clock(at));
+  const facts = fields.filter(([name]) => name !== "context").map(([name, value]) => `${name} ${value}`).join(" · ");
+  return element("li", { className: "record" },
+    element("p", { className: "record-head" }, element("span", { className: `level level-${level.toLowerCase()}` }, LEVELS[level] ?? level), time),
+    element("p", {}, message), element("p", { className: "note" }, facts));
+}
+
+startSessions();
+showPhase("connecting");
+new Cable(`${location.origin.replace(/^http/, "ws")}/_console/cable`, IDENTIFIER, { phase: showPhase, message: showSnapshot });

@@ -1,0 +1,180 @@
+//! The console's tasks on one shard: snapshots while somebody watches, questions to the other shards, and their answers.
+
+use std::cell::Cell;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use crate::console::search::{Needle, SessionReport};
+use crate::console::snapshot;
+use crate::log::kept;
+use crate::mesh::{ConsoleQuestion, Gather, Reply, ShardId, ShardMessage};
+use crate::os;
+use crate::shard::sessions::{Scan, Sessions};
+use crate::shard::{Shard, yield_now};
+
+/// Between two snapshots.
+const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
+/// Snapshots between two counts of what is distinct over all shards.
+const SNAPSHOTS_PER_COUNT: u32 = 5;
+/// How long the other shards may take for an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// Slots that a search looks at before the other tasks have their turn.
+const SLOTS_PER_LOOK_MAX: usize = 2048;
+/// Questions and messages of the page under way, by way of one shard.
+pub const REQUESTS_MAX: usize = 4;
+/// Logins that are being tried, by way of one shard. A wrong one is answered after [`LOGIN_PAUSE`].
+pub const LOGINS_MAX: usize = 4;
+/// With [`LOGINS_MAX`] the most that can be guessed: four words a second.
+pub const LOGIN_PAUSE: Duration = Duration::from_secs(1);
+
+/// What the console keeps on one shard.
+pub struct Console {
+    started: Instant,
+    /// The task that makes snapshots runs.
+    ticking: Cell<bool>,
+    requests: Cell<usize>,
+    logins: Cell<usize>,
+    /// Asks the control thread to count what is distinct over all shards.
+    ask_for_gauges: Box<dyn Fn()>,
+}
+
+/// One of a bounded number of things under way, until it is dropped.
+pub struct Place<'a>(&'a Cell<usize>);
+
+impl<'a> Place<'a> {
+    fn take(taken: &'a Cell<usize>, max: usize) -> Option<Self> {
+        if taken.get() >= max {
+            return None;
+        }
+        taken.set(taken.get() + 1);
+        Some(Self(taken))
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+impl Console {
+    pub fn new(ask_for_gauges: Box<dyn Fn()>) -> Self {
+        Self {
+            started: Instant::now(),
+            ticking: Cell::new(false),
+            requests: Cell::new(0),
+            logins: Cell::new(0),
+            ask_for_gauges,
+        }
+    }
+
+    /// `None`: too many are under way.
+    pub fn begin_request(&self) -> Option<Place<'_>> {
+        Place::take(&self.requests, REQUESTS_MAX)
+    }
+
+    /// `None`: too many are under way.
+    pub fn begin_login(&self) -> Option<Place<'_>> {
+        Place::take(&self.logins, LOGINS_MAX)
+    }
+}
+
+/// Somebody watches: starts the snapshots, unless they come already.
+pub fn watch(shard: &Rc<Shard>) {
+    if !shard.console.ticking.replace(true) {
+        monoio::spawn(send_snapshots(Rc::clone(shard)));
+    }
+}
+
+/// Ends when nobody watches any more.
+async fn send_snapshots(shard: Rc<Shard>) {
+    let mut sent: u32 = 0;
+    loop {
+        if sent.is_multiple_of(SNAPSHOTS_PER_COUNT) {
+            (shard.console.ask_for_gauges)();
+        }
+        let snapshot = snapshot(&shard);
+        if shard.turn(|sessions| sessions.show_snapshot(&snapshot)) == 0 {
+            break;
+        }
+        sent = sent.wrapping_add(1);
+        shard.timeouts.sleep(SNAPSHOT_INTERVAL).await;
+    }
+    shard.console.ticking.set(false);
+}
+
+fn snapshot(shard: &Shard) -> Vec<u8> {
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    let facts = snapshot::Facts {
+        node_id: &shard.config.node_id,
+        now_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
+        uptime: shard.console.started.elapsed(),
+        private_bytes: os::memory::status().private_bytes,
+        last_record: kept::last_number(),
+    };
+    snapshot::encode(&shard.metrics, &facts)
+}
+
+/// Answers a question of the console, at once or by a task.
+pub fn answer(shard: &Rc<Shard>, sessions: &mut Sessions, question: ConsoleQuestion) {
+    match question {
+        ConsoleQuestion::Search { needle, reply } => {
+            monoio::spawn(search(Rc::clone(shard), needle, reply));
+        }
+        ConsoleQuestion::Listeners { stream, reply } => reply.send(sessions.listeners(&stream)),
+        ConsoleQuestion::Disconnect {
+            session,
+            sid,
+            reconnect,
+            reply,
+        } => reply.send(sessions.disconnect_one(session, &sid, reconnect)),
+    }
+}
+
+/// A million sessions are not looked through in one go.
+async fn search(shard: Rc<Shard>, needle: Arc<Needle>, reply: Reply<Vec<SessionReport>>) {
+    let mut scan = Scan::new(needle);
+    while !shard.sessions.borrow().look(&mut scan, SLOTS_PER_LOOK_MAX) {
+        yield_now().await;
+    }
+    reply.send(scan.found);
+}
+
+/// The answers of all shards, and whether each has given one in time.
+pub async fn ask_all<T>(
+    shard: &Shard,
+    question: impl Fn(Reply<T>) -> ConsoleQuestion,
+) -> (Vec<T>, bool) {
+    let shards = shard.mesh.shards();
+    let (gather, replies) = Gather::new(shards);
+    for (mailbox, reply) in shard.mesh.mailboxes().zip(replies) {
+        // A full inbox drops the question, and with it the right to answer.
+        let _ = mailbox.try_send(ShardMessage::Console(Box::new(question(reply))));
+    }
+    shard
+        .timeouts
+        .within(ANSWER_TIMEOUT, pin!(gather.all()))
+        .await;
+    gather.take(shards)
+}
+
+/// The answer of one shard; `None`: it did not come in time.
+pub async fn ask_one<T>(
+    shard: &Shard,
+    id: ShardId,
+    question: impl FnOnce(Reply<T>) -> ConsoleQuestion,
+) -> Option<T> {
+    let (gather, mut replies) = Gather::new(1);
+    let reply = replies.pop()?;
+    let message = ShardMessage::Console(Box::new(question(reply)));
+    let _ = shard.mesh.mailbox(id).try_send(message);
+    shard
+        .timeouts
+        .within(ANSWER_TIMEOUT, pin!(gather.all()))
+        .await;
+    gather.take(1).0.pop()
+}

@@ -1,0 +1,210 @@
+//! Requests to the console: what `console` decides from a head is carried out here.
+
+use std::borrow::Cow;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use super::{CONTINUE, Client, Next};
+use crate::console::access::Guard;
+use crate::console::requests::{self, DisconnectRequest};
+use crate::console::search::{Needle, SearchAnswer};
+use crate::console::{self, Act, BODY_BYTES_MAX, Place, Verdict, page};
+use crate::endpoints::Response;
+use crate::log::kept;
+use crate::mesh::{ConsoleQuestion, SessionRef};
+use crate::protocol::publication::Publication;
+use crate::shard::console::{LOGIN_PAUSE, ask_all, ask_one};
+use crate::shard::publishing;
+use crate::wire::http_request::RequestHead;
+use crate::wire::origins::AllowedOrigins;
+use crate::wire::query::query_param_last;
+
+const BUSY: &str = "too many requests at once, try again in a moment";
+const WRONG_WORD: &str = "That is neither the console's token nor the application secret.";
+
+impl Client {
+    /// Serves a request to a path of the console.
+    pub(super) async fn console(&mut self, head: RequestHead, place: Place) -> Next {
+        let front = Rc::clone(&self.front);
+        let Some(guard) = &front.console else {
+            return self.answer(&head, Response::not_found()).await;
+        };
+        let tls = self.shard.tls.is_some();
+        match console::decide(guard, place, &head, tls, unix_secs()) {
+            Verdict::Answer(response) => self.answer(&head, response).await,
+            Verdict::Records => {
+                #[derive(Serialize)]
+                struct Records {
+                    records: Vec<kept::KeptRecord>,
+                }
+                let records = kept::records();
+                self.answer(&head, page::json(200, &Records { records }))
+                    .await
+            }
+            Verdict::Upgrade if self.shard.sessions.borrow().console_is_full() => {
+                self.shard.counters().console_refused_total.add(1);
+                self.answer(&head, page::refusal(503, BUSY)).await
+            }
+            // Whose page may connect has been decided, and snapshots are small.
+            Verdict::Upgrade => self.upgrade(head, &AllowedOrigins::default(), false).await,
+            Verdict::LogIn => self.log_in(&head, guard, tls).await,
+            Verdict::Act(act) => self.act(&head, act).await,
+        }
+    }
+
+    async fn log_in(&mut self, head: &RequestHead, guard: &Guard, tls: bool) -> Next {
+        let body = match self.console_body(head).await {
+            Ok(body) => body,
+            Err(response) => return self.write(head, response).await,
+        };
+        let shard = Rc::clone(&self.shard);
+        let Some(_place) = shard.console.begin_login() else {
+            shard.counters().console_refused_total.add(1);
+            let response = page::login(429, Some("Too many tries at once. Wait a moment."), true)
+                .with_headers(vec![("Retry-After", Cow::Borrowed("2"))]);
+            return self.write(head, response).await;
+        };
+        let form = String::from_utf8_lossy(&body);
+        let word = query_param_last(&form, "token").unwrap_or_default();
+        let response = match guard.log_in(head, word.trim(), tls, unix_secs()) {
+            Some(cookie) => {
+                tracing::info!(context = "console", peer = %self.peer, "somebody has logged in to the console");
+                page::see_other(console::PATH)
+                    .with_headers(vec![("Set-Cookie", Cow::Owned(cookie))])
+            }
+            None => {
+                shard.counters().console_logins_failed_total.add(1);
+                tracing::warn!(context = "console", peer = %self.peer, "a login to the console has failed");
+                shard.timeouts.sleep(LOGIN_PAUSE).await;
+                page::login(403, Some(WRONG_WORD), guard.has_login())
+            }
+        };
+        self.write(head, response).await
+    }
+
+    async fn act(&mut self, head: &RequestHead, act: Act) -> Next {
+        let body = match self.console_body(head).await {
+            Ok(body) => body,
+            Err(response) => return self.write(head, response).await,
+        };
+        let shard = Rc::clone(&self.shard);
+        let Some(_place) = shard.console.begin_request() else {
+            shard.counters().console_refused_total.add(1);
+            return self.write(head, page::refusal(429, BUSY)).await;
+        };
+        let response = match act {
+            Act::Search => match requests::search(&body) {
+                Ok(query) => self.search(&query).await,
+                Err(error) => page::refusal(422, &error.to_string()),
+            },
+            Act::Disconnect => match requests::disconnect(&body) {
+                Ok(request) => self.disconnect(request).await,
+                Err(error) => page::refusal(422, &error.to_string()),
+            },
+            Act::Publish => match requests::publication(&body) {
+                Ok(publication) => self.publish_test(publication).await,
+                Err(error) => page::refusal(422, &error.to_string()),
+            },
+        };
+        self.write(head, response).await
+    }
+
+    async fn console_body(&mut self, head: &RequestHead) -> Result<Vec<u8>, Response> {
+        if head.expects_continue() && self.socket.write_all(CONTINUE).await.is_err() {
+            return Err(Response::empty(408).closing());
+        }
+        self.read_body(head, BODY_BYTES_MAX).await
+    }
+
+    async fn search(&mut self, query: &str) -> Response {
+        let needle = Arc::new(Needle::new(query));
+        let (found, complete) = ask_all(&self.shard, |reply| ConsoleQuestion::Search {
+            needle: Arc::clone(&needle),
+            reply,
+        })
+        .await;
+        page::json(200, &SearchAnswer::merged(found, complete))
+    }
+
+    async fn disconnect(&mut self, request: DisconnectRequest) -> Response {
+        if request.shard >= self.shard.mesh.shards() {
+            return page::refusal(404, "there is no such shard");
+        }
+        let session = SessionRef {
+            shard: request.shard,
+            slot: request.slot,
+            generation: request.generation,
+        };
+        let ended = ask_one(&self.shard, request.shard, |reply| {
+            ConsoleQuestion::Disconnect {
+                session,
+                sid: request.sid.as_str().into(),
+                reconnect: request.reconnect,
+                reply,
+            }
+        })
+        .await;
+        match ended {
+            Some(true) => {
+                self.shard.counters().console_actions_total.add(1);
+                tracing::info!(
+                    context = "console",
+                    sid = request.sid,
+                    shard = request.shard,
+                    reconnect = request.reconnect,
+                    peer = %self.peer,
+                    "the console has disconnected a session"
+                );
+                page::json(200, &Done { listeners: None })
+            }
+            Some(false) => page::refusal(404, "the session has ended by itself"),
+            None => page::refusal(503, "the session's shard is too busy to answer"),
+        }
+    }
+
+    /// The way of every publication; then asks who listens, behind it in each inbox.
+    async fn publish_test(&mut self, publication: Publication) -> Response {
+        let stream: Arc<str> = Arc::from(&*publication.stream);
+        let counters = self.shard.counters();
+        counters.publications_total.add(1);
+        counters.console_actions_total.add(1);
+        publishing::publish(&self.shard, vec![publication]).await;
+        let (listeners, complete) = ask_all(&self.shard, |reply| ConsoleQuestion::Listeners {
+            stream: Arc::clone(&stream),
+            reply,
+        })
+        .await;
+        let listeners: u64 = listeners.iter().sum();
+        tracing::info!(
+            context = "console",
+            stream = &*stream,
+            listeners,
+            peer = %self.peer,
+            "the console has published a test message"
+        );
+        page::json(
+            200,
+            &Done {
+                listeners: complete.then_some(listeners),
+            },
+        )
+    }
+}
+
+/// Something has been done.
+#[derive(Serialize)]
+struct Done {
+    /// Subscriptions that a test message went to, when that is known.
+    listeners: Option<u64>,
+}
+
+/// A clock before 1970 reads as 1970.
+fn unix_secs() -> u64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
+}
