@@ -151,8 +151,13 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
         drain(&config, &metrics, &mesh, &control);
     }
     let choice = choice.after_start(boot.on_epoll, shards);
-    // Set once, here.
+    // Both are set once, here.
     let _ = metrics.driver.set(choice.driver.as_str());
+    if config.console.is_some() {
+        let _ = metrics
+            .private_bytes_at_start
+            .set(os::memory::private_bytes());
+    }
     startup::configuration(&config, &choice, open_files);
     if let Some(tls) = &tls {
         certificate::announce(tls, &metrics);

@@ -23,6 +23,8 @@ pub const IDENTIFIER: &str = r#"{"channel":"ringcable:console"}"#;
 
 /// Bodies that the page sends. The largest is a test message.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
+/// The body of the login form, which anybody may send.
+pub const LOGIN_BODY_BYTES_MAX: usize = 4 << 10;
 
 /// What a path of the console leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -41,6 +41,11 @@ pub fn encode(metrics: &Metrics, facts: &Facts<'_>) -> Vec<u8> {
         driver: metrics.driver.get().copied().unwrap_or_default(),
         uptime_secs: facts.uptime.as_secs(),
         private_bytes: facts.private_bytes,
+        private_bytes_at_start: metrics
+            .private_bytes_at_start
+            .get()
+            .copied()
+            .unwrap_or_default(),
         streams: metrics.broadcast_streams_num.value(),
         users: metrics.clients_uniq_num.value(),
         last_record: facts.last_record,
@@ -71,6 +76,7 @@ struct Message<'a> {
     driver: &'a str,
     uptime_secs: u64,
     private_bytes: u64,
+    private_bytes_at_start: u64,
     /// Distinct ones over all shards; counted every few seconds.
     streams: i64,
     users: i64,

@@ -21,6 +21,8 @@ struct State<T> {
     answers: Vec<T>,
     /// Replies that have neither answered nor been dropped.
     missing: usize,
+    /// Nobody waits any more.
+    abandoned: bool,
     asker: Option<Waker>,
 }
 
@@ -30,6 +32,7 @@ impl<T> Gather<T> {
         let state = Arc::new(Mutex::new(State {
             answers: Vec::new(),
             missing: count,
+            abandoned: false,
             asker: None,
         }));
         let reply = || Reply {
@@ -63,7 +66,18 @@ impl<T> Gather<T> {
     }
 }
 
+impl<T> Drop for Gather<T> {
+    fn drop(&mut self) {
+        lock(&self.state).abandoned = true;
+    }
+}
+
 impl<T> Reply<T> {
+    /// The asker has gone: no answer is needed.
+    pub fn is_abandoned(&self) -> bool {
+        lock(&self.state).abandoned
+    }
+
     pub fn send(self, answer: T) {
         lock(&self.state).answers.push(answer);
     }
@@ -132,7 +146,9 @@ mod tests {
         let (gather, mut replies) = Gather::new(2);
         replies.remove(0).send(1);
         assert_eq!(gather.take(2), (vec![1], false));
-        replies.remove(0).send(2);
-        assert_eq!(gather.take(1), (vec![2], true));
+        assert!(!replies[0].is_abandoned());
+        assert_eq!(gather.take(2), (vec![], false));
+        drop(gather);
+        assert!(replies[0].is_abandoned());
     }
 }

@@ -237,6 +237,8 @@ pub struct Metrics {
     pub statsd_errors_total: Counter,
     /// Threads of the process, exposed under the reference's name `goroutines_num`. Written by the control thread.
     pub threads: Gauge,
+    /// Private memory of the process when every shard served and nobody was connected; unset without the console.
+    pub private_bytes_at_start: OnceLock<u64>,
     /// The driver in use, `io_uring` or `epoll`; empty until it has been probed.
     pub driver: OnceLock<&'static str>,
     /// False hides the six `rpc_*` names of the reference, as the reference does without RPC. To be set before the
@@ -281,6 +283,7 @@ impl Metrics {
             statsd_packets_total: Counter::default(),
             statsd_errors_total: Counter::default(),
             threads: Gauge::default(),
+            private_bytes_at_start: OnceLock::new(),
             driver: OnceLock::new(),
             rpc_configured: true,
             tls: None,

@@ -135,13 +135,15 @@ pub fn answer(shard: &Rc<Shard>, sessions: &mut Sessions, question: ConsoleQuest
     }
 }
 
-/// A million sessions are not looked through in one go.
+/// A million sessions are not looked through in one go, nor for somebody who has stopped waiting.
 async fn search(shard: Rc<Shard>, needle: Arc<Needle>, reply: Reply<Vec<SessionReport>>) {
     let mut scan = Scan::new(needle);
-    while !shard.sessions.borrow().look(&mut scan, SLOTS_PER_LOOK_MAX) {
+    while !reply.is_abandoned() {
+        if shard.sessions.borrow().look(&mut scan, SLOTS_PER_LOOK_MAX) {
+            return reply.send(scan.found);
+        }
         yield_now().await;
     }
-    reply.send(scan.found);
 }
 
 /// The answers of all shards, and whether each has given one in time.

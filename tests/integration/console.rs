@@ -218,6 +218,7 @@ on_both_drivers! {
         let answer = log_in(server, "wrong");
         assert_eq!((answer.status, answer.header("Set-Cookie")), (403, None));
         assert!(answer.text().contains("role=\"alert\""));
+        assert_eq!(log_in(server, &"x".repeat(5_000)).status, 413);
         assert!(started.elapsed().as_millis() >= 900, "a wrong word costs a second");
         assert_eq!(server.get("/metrics").text().matches("ringcable_console_logins_failed_total{").count(), 2);
         server.wait_for_log(&["a login to the console has failed"]);

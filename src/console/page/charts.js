@@ -22,10 +22,10 @@ export const element = (name, properties = {}, ...children) => {
 export const CARDS = [
   { id: "sessions", title: "Sessions", lines: ["sessions"], text: (now) => count(now.sessions), note: (now) => `${count(now.users)} users · +${rateText(now.accepted)}/s` },
   { id: "streams", title: "Streams", lines: ["streams"], text: (now) => count(now.streams), note: () => "with a listener" },
-  { id: "deliveries", title: "Deliveries per second", lines: ["deliveries"], text: (now) => rateText(now.deliveries), note: (now) => `of ${rateText(now.publications)} publications/s` },
-  { id: "messages", title: "Client messages per second", lines: ["messages"], text: (now) => rateText(now.messages), note: (now) => `${bytes(now.sentBytes)}/s go out` },
+  { id: "deliveries", title: "Deliveries/s", lines: ["deliveries"], text: (now) => rateText(now.deliveries), note: (now) => `of ${rateText(now.publications)} publications/s` },
+  { id: "messages", title: "Client messages/s", lines: ["messages"], text: (now) => rateText(now.messages), note: (now) => `${bytes(now.sentBytes)}/s go out` },
   { id: "rpc", title: "RPC latency", lines: ["slowest", "median"], text: (now) => millis(now.median), note: (now) => now.calls === null ? "no RPC configured" : `p99 ${millis(now.slowest)} · ${rateText(now.calls)} calls/s`, unit: "median" },
-  { id: "memory", title: "Memory per connection", lines: ["perSession"], text: (now) => bytes(now.perSession), note: (now) => now.perSession === null ? `${bytes(now.memory)} in all; said from 100 sessions on` : `${bytes(now.memory)} in all` },
+  { id: "memory", title: "Memory/connection", lines: ["perSession"], text: (now) => bytes(now.perSession), note: (now) => `${bytes(now.memory)} in all` },
 ];
 
 export class Card {
@@ -39,7 +39,7 @@ export class Card {
     const title = element("h3", {}, definition.title);
     const figure = element("p", { className: "figure" }, this.#value);
     if (definition.unit) figure.append(" ", element("span", { className: "unit" }, definition.unit));
-    const card = element("section", { className: "card", id: `card-${definition.id}` }, title, figure, this.#note, this.#chart);
+    const card = element("div", { className: "card", id: `card-${definition.id}`, role: "group" }, title, figure, this.#note, this.#chart);
     title.id = `title-${definition.id}`;
     card.setAttribute("aria-labelledby", title.id);
     parent.append(card);
@@ -106,14 +106,18 @@ export function fillMinuteTable(body, samples) {
   ])));
 }
 
-export function fillShardTable(body, { shards }) {
+export function fillShardTable(body, samples) {
+  const { shards } = samples.at(-1);
   const most = Math.max(...shards.map((shard) => shard.sessions), 1);
+  const lines = shards.map((_, id) => samples.map((sample) => ({ deliveries: sample.shards[id]?.deliveries ?? null })));
+  const top = Math.max(...lines.flat().map(({ deliveries }) => deliveries ?? 0), 1e-9);
   body.replaceChildren(...shards.map((shard, id) => {
     const share = element("meter", { min: 0, max: most, value: shard.sessions });
     share.setAttribute("aria-label", `Sessions of shard ${id} beside the fullest one`);
-    const cells = row(String(id), [
-      count(shard.sessions), share, rateText(shard.deliveries), rateText(shard.messages), bytes(shard.outbox), count(shard.inbox), count(shard.slow),
+    const chart = svgNode("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", "aria-hidden": "true", class: "chart" });
+    chart.replaceChildren(...drawLine(lines[id], "deliveries", top, 0));
+    return row(String(id), [
+      count(shard.sessions), share, rateText(shard.deliveries), chart, rateText(shard.messages), bytes(shard.outbox), count(shard.inbox), count(shard.slow),
     ]);
-    return cells;
   }));
 }

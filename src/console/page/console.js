@@ -23,10 +23,10 @@ function showPhase(phase) {
 }
 
 function showSnapshot(snapshot) {
-  const sample = history.add(snapshot);
+  history.add(snapshot);
   document.body.dataset.snapshots = String(Number(document.body.dataset.snapshots ?? 0) + 1);
   for (const card of cards) card.show(history.samples);
-  fillShardTable($("shards"), sample);
+  fillShardTable($("shards"), history.samples);
   fillMinuteTable($("minute"), history.samples);
   $("about").textContent = [`node ${snapshot.node}`, `ringcable ${snapshot.version}`, snapshot.driver, `up ${duration(snapshot.uptime_secs)}`].join(" · ");
   if (snapshot.last_record !== recordShown) {

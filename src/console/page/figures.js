@@ -2,7 +2,7 @@
 
 export const SECONDS_SHOWN = 60;
 const RPC_WINDOW = 10; // Snapshots over which calls are looked at together.
-const SESSIONS_MIN = 100; // With fewer, what the process needs anyway would be all there is to see.
+const SESSIONS_MIN = 1000; // With fewer, it would say more about the process than about connections.
 
 const sumOf = (shards, name) => shards.reduce((sum, shard) => sum + shard[name], 0);
 
@@ -10,11 +10,6 @@ export class History {
   samples = [];
   #snapshots = [];
 
-  get last() {
-    return this.samples.at(-1);
-  }
-
-  // Returns the new sample.
   add(snapshot) {
     const previous = this.#snapshots.at(-1);
     // Another process: its counters begin at zero.
@@ -25,7 +20,6 @@ export class History {
     this.#snapshots = [...this.#snapshots, snapshot].slice(-(RPC_WINDOW + 1));
     const sample = sampleOf(snapshot, this.#snapshots.at(-2), this.#snapshots[0]);
     this.samples = [...this.samples, sample].slice(-(SECONDS_SHOWN + 1));
-    return sample;
   }
 }
 
@@ -48,7 +42,7 @@ function sampleOf(snapshot, previous, windowStart) {
     sentBytes: total("sent_bytes"),
     accepted: total("accepted"),
     memory: snapshot.private_bytes,
-    perSession: sessions >= SESSIONS_MIN ? snapshot.private_bytes / sessions : null,
+    perSession: sessions >= SESSIONS_MIN ? Math.max(0, snapshot.private_bytes - snapshot.private_bytes_at_start) / sessions : null,
     median: percentile(calls, rpc?.bounds_us, 0.5),
     slowest: percentile(calls, rpc?.bounds_us, 0.99),
     calls: rpc ? rate(rpc.calls, previous?.rpc?.calls ?? 0) : null,
@@ -84,13 +78,14 @@ export function percentile(counts, boundsMicros, part) {
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
+const tenths = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
 
 export const count = (value) => (value === null ? "–" : value >= 1e6 ? compact.format(value) : whole.format(value));
 
 export function rateText(value) {
   if (value === null) return "–";
-  return value >= 100_000 ? compact.format(value) : value >= 10 ? whole.format(value) : short.format(value);
+  return value >= 100_000 ? compact.format(value) : value >= 10 ? whole.format(value) : tenths.format(value);
 }
 
 export function bytes(value) {

@@ -70,9 +70,8 @@ function sessionItem(session) {
   const who = element("dl", { className: "who" }, ...pairs(session.identifiers).flatMap(([name, value]) => [
     element("dt", {}, name), element("dd", {}, value),
   ]));
-  const head = element("div", { className: "session-head" },
-    element("div", { className: "session-name" }, element("code", { className: "sid" }, session.sid), element("span", { className: "facts" }, facts.join(" · "))), button);
-  const item = element("li", { className: "session" }, head, who, subscriptionsOf(session));
+  const name = element("p", { className: "session-name" }, element("code", { className: "sid" }, session.sid), element("span", { className: "facts" }, facts.join(" · ")));
+  const item = element("li", { className: "session" }, element("div", { className: "session-text" }, name, who, subscriptionsOf(session)), button);
   button.addEventListener("click", () => confirmDisconnect(session, item, button));
   return item;
 }

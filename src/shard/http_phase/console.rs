@@ -11,7 +11,7 @@ use super::{CONTINUE, Client, Next};
 use crate::console::access::Guard;
 use crate::console::requests::{self, DisconnectRequest};
 use crate::console::search::{Needle, SearchAnswer};
-use crate::console::{self, Act, BODY_BYTES_MAX, Place, Verdict, page};
+use crate::console::{self, Act, BODY_BYTES_MAX, LOGIN_BODY_BYTES_MAX, Place, Verdict, page};
 use crate::endpoints::Response;
 use crate::log::kept;
 use crate::mesh::{ConsoleQuestion, SessionRef};
@@ -56,7 +56,7 @@ impl Client {
     }
 
     async fn log_in(&mut self, head: &RequestHead, guard: &Guard, tls: bool) -> Next {
-        let body = match self.console_body(head).await {
+        let body = match self.console_body(head, LOGIN_BODY_BYTES_MAX).await {
             Ok(body) => body,
             Err(response) => return self.write(head, response).await,
         };
@@ -71,13 +71,13 @@ impl Client {
         let word = query_param_last(&form, "token").unwrap_or_default();
         let response = match guard.log_in(head, word.trim(), tls, unix_secs()) {
             Some(cookie) => {
-                tracing::info!(context = "console", peer = %self.peer, "somebody has logged in to the console");
+                tracing::info!(context = "console", peer = %self.peer.to_canonical(), "somebody has logged in to the console");
                 page::see_other(console::PATH)
                     .with_headers(vec![("Set-Cookie", Cow::Owned(cookie))])
             }
             None => {
                 shard.counters().console_logins_failed_total.add(1);
-                tracing::warn!(context = "console", peer = %self.peer, "a login to the console has failed");
+                tracing::warn!(context = "console", peer = %self.peer.to_canonical(), "a login to the console has failed");
                 shard.timeouts.sleep(LOGIN_PAUSE).await;
                 page::login(403, Some(WRONG_WORD), guard.has_login())
             }
@@ -86,7 +86,7 @@ impl Client {
     }
 
     async fn act(&mut self, head: &RequestHead, act: Act) -> Next {
-        let body = match self.console_body(head).await {
+        let body = match self.console_body(head, BODY_BYTES_MAX).await {
             Ok(body) => body,
             Err(response) => return self.write(head, response).await,
         };
@@ -112,11 +112,15 @@ impl Client {
         self.write(head, response).await
     }
 
-    async fn console_body(&mut self, head: &RequestHead) -> Result<Vec<u8>, Response> {
+    async fn console_body(
+        &mut self,
+        head: &RequestHead,
+        bytes_max: usize,
+    ) -> Result<Vec<u8>, Response> {
         if head.expects_continue() && self.socket.write_all(CONTINUE).await.is_err() {
             return Err(Response::empty(408).closing());
         }
-        self.read_body(head, BODY_BYTES_MAX).await
+        self.read_body(head, bytes_max).await
     }
 
     async fn search(&mut self, query: &str) -> Response {
@@ -155,7 +159,7 @@ impl Client {
                     sid = request.sid,
                     shard = request.shard,
                     reconnect = request.reconnect,
-                    peer = %self.peer,
+                    peer = %self.peer.to_canonical(),
                     "the console has disconnected a session"
                 );
                 page::json(200, &Done { listeners: None })
@@ -182,7 +186,7 @@ impl Client {
             context = "console",
             stream = &*stream,
             listeners,
-            peer = %self.peer,
+            peer = %self.peer.to_canonical(),
             "the console has published a test message"
         );
         page::json(
