@@ -174,18 +174,22 @@ fn without_port(authority: &str) -> &str {
     }
 }
 
-/// Whether a request that changes something, or opens the connection, comes from the console's own page. The browser says so
-/// in `Sec-Fetch-Site` where it trusts the connection; else `Origin` has to name the host that was asked.
+/// Whether a request that changes something comes from the console's own page: what the browser says about that in
+/// `Sec-Fetch-Site` and `Origin` must agree, and it must say something.
 pub fn is_from_own_page(head: &RequestHead) -> bool {
-    match head.header("sec-fetch-site") {
-        Some(site) => site == "same-origin",
-        None => origin_is_host(head),
+    let by_site = head
+        .header("sec-fetch-site")
+        .map(|site| site == "same-origin");
+    let by_origin = head.header("origin").map(|_| origin_is_host(head));
+    match (by_site, by_origin) {
+        (None, None) => false,
+        (by_site, by_origin) => by_site.unwrap_or(true) && by_origin.unwrap_or(true),
     }
 }
 
-/// The same for the upgrade: not every browser sends `Sec-Fetch-Site` with it, and some call a WebSocket cross-site.
+/// The same for the upgrade. Browsers send an `Origin` with it in any case, and do not agree about `Sec-Fetch-Site`.
 pub fn upgrade_is_from_own_page(head: &RequestHead) -> bool {
-    head.header("sec-fetch-site") == Some("same-origin") || origin_is_host(head)
+    origin_is_host(head)
 }
 
 fn origin_is_host(head: &RequestHead) -> bool {
@@ -379,11 +383,16 @@ mod tests {
         check("Origin: http://evil.example\r\n", false, false);
         check("Origin: null\r\n", false, false);
         check("Origin: a.example:80\r\n", false, false);
-        check("Sec-Fetch-Site: same-origin\r\n", true, true);
+        check("Sec-Fetch-Site: same-origin\r\n", true, false);
         check(
             "Sec-Fetch-Site: same-site\r\nOrigin: http://a.example:80\r\n",
             false,
             true,
+        );
+        check(
+            "Sec-Fetch-Site: same-origin\r\nOrigin: http://proxied.example\r\n",
+            false,
+            false,
         );
         check(
             "Sec-Fetch-Site: cross-site\r\nOrigin: http://evil.example\r\n",

@@ -41,19 +41,19 @@ pub struct Console {
 }
 
 /// One of a bounded number of things under way, until it is dropped.
-pub struct Place<'a>(&'a Cell<usize>);
+pub struct UnderWay<'a>(&'a Cell<usize>);
 
-impl<'a> Place<'a> {
-    fn take(taken: &'a Cell<usize>, max: usize) -> Option<Self> {
-        if taken.get() >= max {
+impl<'a> UnderWay<'a> {
+    fn begin(count: &'a Cell<usize>, max: usize) -> Option<Self> {
+        if count.get() >= max {
             return None;
         }
-        taken.set(taken.get() + 1);
-        Some(Self(taken))
+        count.set(count.get() + 1);
+        Some(Self(count))
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
         self.0.set(self.0.get() - 1);
     }
@@ -71,13 +71,13 @@ impl Console {
     }
 
     /// `None`: too many are under way.
-    pub fn begin_request(&self) -> Option<Place<'_>> {
-        Place::take(&self.requests, REQUESTS_MAX)
+    pub fn begin_request(&self) -> Option<UnderWay<'_>> {
+        UnderWay::begin(&self.requests, REQUESTS_MAX)
     }
 
     /// `None`: too many are under way.
-    pub fn begin_login(&self) -> Option<Place<'_>> {
-        Place::take(&self.logins, LOGINS_MAX)
+    pub fn begin_login(&self) -> Option<UnderWay<'_>> {
+        UnderWay::begin(&self.logins, LOGINS_MAX)
     }
 }
 

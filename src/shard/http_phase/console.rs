@@ -61,7 +61,7 @@ impl Client {
             Err(response) => return self.write(head, response).await,
         };
         let shard = Rc::clone(&self.shard);
-        let Some(_place) = shard.console.begin_login() else {
+        let Some(_under_way) = shard.console.begin_login() else {
             shard.counters().console_refused_total.add(1);
             let response = page::login(429, Some("Too many tries at once. Wait a moment."), true)
                 .with_headers(vec![("Retry-After", Cow::Borrowed("2"))]);
@@ -91,7 +91,7 @@ impl Client {
             Err(response) => return self.write(head, response).await,
         };
         let shard = Rc::clone(&self.shard);
-        let Some(_place) = shard.console.begin_request() else {
+        let Some(_under_way) = shard.console.begin_request() else {
             shard.counters().console_refused_total.add(1);
             return self.write(head, page::refusal(429, BUSY)).await;
         };
