@@ -10,7 +10,7 @@ const STATES = { connecting: "Connecting", live: "Live", lost: "Connection lost,
 const LEVELS = { ERROR: "Error", WARN: "Warning", SLOW: "Slow client" };
 
 const $ = (id) => document.getElementById(id);
-const history = new History();
+const past = new History();
 const cards = CARDS.map((definition) => new Card(definition, $("cards")));
 let recordShown = -1;
 
@@ -23,11 +23,11 @@ function showPhase(phase) {
 }
 
 function showSnapshot(snapshot) {
-  history.add(snapshot);
+  past.add(snapshot);
   document.body.dataset.snapshots = String(Number(document.body.dataset.snapshots ?? 0) + 1);
-  for (const card of cards) card.show(history.samples);
-  fillShardTable($("shards"), history.samples);
-  fillMinuteTable($("minute"), history.samples);
+  for (const card of cards) card.show(past.samples);
+  fillShardTable($("shards"), past.samples);
+  fillMinuteTable($("minute"), past.samples);
   $("about").textContent = [`node ${snapshot.node}`, `ringcable ${snapshot.version}`, snapshot.driver, `up ${duration(snapshot.uptime_secs)}`].join(" · ");
   if (snapshot.last_record !== recordShown) {
     recordShown = snapshot.last_record;
