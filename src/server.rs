@@ -156,7 +156,7 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
     if config.console.is_some() {
         let _ = metrics
             .private_bytes_at_start
-            .set(os::memory::private_bytes());
+            .set(os::memory::status().private_bytes);
     }
     startup::configuration(&config, &choice, open_files);
     if let Some(tls) = &tls {

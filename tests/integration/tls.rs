@@ -8,12 +8,13 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConnection, ProtocolVersion, StreamOwned, version};
 use serde_json::{Value, json};
 use tungstenite::Message;
+use tungstenite::client::IntoClientRequest as _;
 
-use crate::support::Launch;
 use crate::support::rails::{WELCOME, echo};
 use crate::support::raw::{self, handshake};
 use crate::support::tls::{Certificate, Client, Scene, tls};
 use crate::support::wait::until;
+use crate::support::{Launch, keys};
 
 /// About what one Campfire message weighs.
 const MESSAGE_BYTES: usize = 20_000;
@@ -154,7 +155,7 @@ on_both_drivers! {
         let mut bytes = handshake("/cable?pi=0", &[]).into_bytes();
         for number in 0..200 {
             let data = format!("{number}{}", "y".repeat(50));
-            let text = serde_json::json!({ "command": "message", "identifier": "A", "data": data }).to_string();
+            let text = json!({ "command": "message", "identifier": "A", "data": data }).to_string();
             if number == 0 {
                 bytes.extend(raw::frame(raw::TEXT, br#"{"command":"subscribe","identifier":"A"}"#));
             }
@@ -310,6 +311,27 @@ on_both_drivers! {
             assert!(stuck.next_data() == message(number), "message {number} is another");
         }
         stuck.expect_pong();
+    }
+
+    fn console_over_tls_has_a_secure_cookie_and_its_figures(driver: Driver) {
+        let scene = Scene::new(driver, &["--console", "--host=0.0.0.0", "--ping_interval=0"]);
+        let origin = "Origin: https://localhost\r\n";
+        let word = format!("token={}", keys::SECRET);
+        let (head, _) = scene.request("POST", "/_console/login", origin, &word);
+        let cookie = head.lines().find_map(|line| line.strip_prefix("Set-Cookie: ")).expect("a cookie");
+        assert!(cookie.ends_with("; SameSite=Strict; Secure"), "{cookie}");
+        let cookie = cookie.split(';').next().expect("a pair");
+        let mut request = "wss://localhost/_console/cable".into_client_request().expect("a valid URL");
+        for (name, value) in [("Origin", "https://localhost"), ("Cookie", cookie)] {
+            request.headers_mut().append(name, value.parse().expect("a header value"));
+        }
+        let (socket, _) = tungstenite::client(request, scene.over(scene.tcp())).expect("the upgrade succeeds");
+        let mut console = Client { socket };
+        assert!(console.next_text().starts_with(r#"{"type":"welcome""#));
+        let channel = r#"{"channel":"ringcable:console"}"#;
+        console.send(&json!({ "command": "subscribe", "identifier": channel }).to_string());
+        assert!(console.next_text().starts_with(r#"{"type":"confirm_subscription""#));
+        assert_eq!(console.next_data()["shards"][1]["sessions"], 0);
     }
 
     fn drain_says_goodbye_over_tls(driver: Driver) {
