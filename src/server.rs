@@ -33,7 +33,7 @@ use crate::{driver, startup};
 const SHARD_STACK_BYTES: usize = 1 << 20;
 /// A shard's thread is called so, and its number.
 const SHARD_THREAD_PREFIX: &str = "shard-";
-/// How often the drain looks for a second signal while it waits.
+/// How often the drain looks for a second signal, and whether clients are left, while it waits.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
 /// The gauges are not counted again for the console while they are so young.
 const GAUGES_FRESH_FOR: Duration = Duration::from_secs(4);
@@ -518,39 +518,53 @@ fn refresh_gauges(metrics: &Metrics, mesh: &Mesh) {
 }
 
 /// Tells every client that the server goes, makes the Disconnect calls that are owed, and exits.
-/// Source: contract/operations.md §9.
+/// Source: contract/operations.md §9; docs/deploys.md has the whole order of events.
 fn drain(config: &Config, metrics: &Metrics, mesh: &Mesh, control: &Receiver<ControlEvent>) -> ! {
-    let deadline = Instant::now() + config.shutdown.timeout;
+    let shutdown = &config.shutdown;
+    let deadline = Instant::now() + shutdown.timeout;
     tracing::info!(
         "Shutting down... (hit Ctrl-C to stop immediately or wait for up to {}s for graceful shutdown)",
-        config.shutdown.timeout.as_secs()
+        shutdown.timeout.as_secs()
     );
-    if !config.shutdown.delay.is_zero() {
-        // The delay is inside the timeout, but clients are told in any case: a moment is kept for that.
-        let delay = config
-            .shutdown
-            .delay
-            .min(config.shutdown.timeout.saturating_sub(NOTICE_TIME));
-        wait(delay, control);
-    }
     for mailbox in mesh.mailboxes() {
-        mailbox.send_blocking(ShardMessage::StopAccepting);
+        mailbox.send_blocking(ShardMessage::BeginShutdown);
     }
-    let clients: i64 = metrics
-        .shards
-        .iter()
-        .map(|shard| shard.clients_num.value())
-        .sum();
+    // The delay is inside the timeout, but clients are told in any case: a moment is kept for that.
+    let delay = shutdown
+        .delay
+        .min(shutdown.timeout.saturating_sub(NOTICE_TIME));
+    wait_until(Instant::now() + delay, control, || false);
+
+    let clients = clients(metrics);
+    let slowly = slow_drain(config, clients);
+    let slowly_until = (!slowly.is_zero()).then(|| Instant::now() + slowly);
     if clients > 0 {
         tracing::info!(
             context = "node",
             num = clients,
+            slowdrain_ms = slowly_until.map(|_| slowly.as_millis() as u64),
             "closing active connections"
         );
     }
+    // A call is made when its session has ended, not when the last session has.
+    mesh.mailbox(0)
+        .send_blocking(ShardMessage::HurryDisconnects {
+            parallel: shutdown.pool_size,
+        });
+    if slowly_until.is_none() {
+        stop_accepting(mesh);
+    }
+    for mailbox in mesh.mailboxes() {
+        mailbox.send_blocking(ShardMessage::CloseSessions { slowly_until });
+    }
+    if let Some(end) = slowly_until {
+        // Until then the listeners stay: what is published belongs to those who have not been told yet, too.
+        wait_until(end, control, || self::clients(metrics) == 0);
+        stop_accepting(mesh);
+    }
     let (done, closed) = mpsc::channel();
     for mailbox in mesh.mailboxes() {
-        mailbox.send_blocking(ShardMessage::CloseSessions(done.clone()));
+        mailbox.send_blocking(ShardMessage::ReportClosed(done.clone()));
     }
     if wait_for(mesh.shards(), &closed, deadline, control) {
         tracing::info!(context = "node", "all active connections closed");
@@ -562,11 +576,7 @@ fn drain(config: &Config, metrics: &Metrics, mesh: &Mesh, control: &Receiver<Con
     }
     let (done, finished) = mpsc::channel();
     mesh.mailbox(0)
-        .send_blocking(ShardMessage::FinishDisconnects {
-            parallel: config.shutdown.pool_size,
-            deadline,
-            done,
-        });
+        .send_blocking(ShardMessage::FinishDisconnects { deadline, done });
     // The shard keeps the deadline and logs what it could not do.
     wait_for(1, &finished, deadline + NOTICE_TIME, control);
     process::exit(0)
@@ -575,14 +585,35 @@ fn drain(config: &Config, metrics: &Metrics, mesh: &Mesh, control: &Receiver<Con
 /// Kept for telling the clients when the delay would take all of the time, and for the last log lines.
 const NOTICE_TIME: Duration = Duration::from_millis(500);
 
-/// Sleeps; a second signal ends the process. Nothing else that comes shortens the time, a SIGHUP for example.
-fn wait(duration: Duration, control: &Receiver<ControlEvent>) {
-    let deadline = Instant::now() + duration;
-    loop {
-        match control.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
-            Ok(ControlEvent::Signal) => terminate(),
-            Ok(_) => {}
-            Err(_) => return,
+fn clients(metrics: &Metrics) -> i64 {
+    let shards = metrics.shards.iter();
+    shards.map(|shard| shard.clients_num.value()).sum()
+}
+
+/// How long the clients of a slow drain take: few of them do not need all of the time.
+fn slow_drain(config: &Config, clients: i64) -> Duration {
+    let gaps = u32::try_from(clients).unwrap_or(0);
+    let shutdown = &config.shutdown;
+    shutdown
+        .slow_drain
+        .min(shutdown.slow_drain_gap_max.saturating_mul(gaps))
+}
+
+fn stop_accepting(mesh: &Mesh) {
+    for mailbox in mesh.mailboxes() {
+        mailbox.send_blocking(ShardMessage::StopAccepting);
+    }
+}
+
+/// Waits until `end`, or until there is nothing to wait for any more. A second signal ends the process.
+fn wait_until(end: Instant, control: &Receiver<ControlEvent>, over: impl Fn() -> bool) {
+    while !over() {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        if let Ok(ControlEvent::Signal) = control.recv_timeout(left.min(DRAIN_POLL)) {
+            terminate();
         }
     }
 }

@@ -63,7 +63,7 @@ pub fn likely_typos(env: &[(String, String)]) -> Vec<String> {
 /// `None` for "counts as unset".
 fn read(option: &OptionSpec, variable: &str, text: &str) -> Result<Option<Value>, ConfigError> {
     match option.kind {
-        Kind::Int { .. } if text.is_empty() => Ok(None),
+        Kind::Int { .. } | Kind::SecsOrSwitch if text.is_empty() => Ok(None),
         Kind::Bool if text.is_empty() => Ok(Some(Value::Bool(false))),
         kind => kind
             .parse(text)
@@ -74,7 +74,8 @@ fn read(option: &OptionSpec, variable: &str, text: &str) -> Result<Option<Value>
 
 fn unreadable(option: &OptionSpec, variable: &str, text: &str, cause: Unreadable) -> ConfigError {
     let (kind, function) = match option.kind {
-        Kind::Bool => ("bool", "ParseBool"),
+        // A boolean is what the reference's paid edition takes here.
+        Kind::Bool | Kind::SecsOrSwitch => ("bool", "ParseBool"),
         Kind::Int { .. } => ("int", "ParseInt"),
         _ => ("string", ""),
     };

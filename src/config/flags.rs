@@ -35,6 +35,10 @@ impl Flags {
             let option = &OPTIONS[index];
             let value = match (option.kind, inline) {
                 (Kind::Bool, None) => Value::Bool(true),
+                // A separate word is its value, since no other word may stand there.
+                (Kind::SecsOrSwitch, None) if !is_word(words.as_slice().first()) => {
+                    Value::Bool(true)
+                }
                 (_, Some(text)) => read(option, name, text)?,
                 (_, None) => {
                     let text = words.next().ok_or_else(|| ConfigError::FlagWithoutValue {
@@ -85,6 +89,10 @@ impl Flags {
             hint,
         }
     }
+}
+
+fn is_word(argument: Option<&String>) -> bool {
+    argument.is_some_and(|text| !text.starts_with('-'))
 }
 
 /// Splits `--name=value`; `None` for a word that is no flag.
@@ -163,6 +171,13 @@ mod tests {
             Value::Int(-1),
         );
         check(&["--max-conn=3"], "max-conn", Value::Int(3));
+        let slow = "shutdown_slowdrain";
+        check(&["--shutdown_slowdrain=5"], slow, Value::Int(5));
+        check(&["--shutdown_slowdrain", "5"], slow, Value::Int(5));
+        check(&["--shutdown_slowdrain"], slow, Value::Bool(true));
+        check(&["--shutdown_slowdrain", "-debug"], slow, Value::Bool(true));
+        check(&["--shutdown_slowdrain", "--"], slow, Value::Bool(true));
+        check(&["--shutdown_slowdrain=false"], slow, Value::Int(0));
         check(
             &["--headers", "Cookie, X-Api"],
             "headers",
@@ -210,6 +225,10 @@ mod tests {
             "invalid value \"env\" for flag -metrics_tags: expected name:value items",
         );
         check(&["--port"], "flag needs an argument: -port");
+        check(
+            &["--shutdown_slowdrain", "soon"],
+            "invalid value \"soon\" for flag -shutdown_slowdrain: parse error",
+        );
         check(&["foo", "--port", "9005"], "unexpected argument \"foo\"");
         check(&["--", "foo"], "unexpected argument \"foo\"");
         check(&["-"], "unexpected argument \"-\"");

@@ -62,7 +62,7 @@ fn explanation(option: &OptionSpec) -> String {
         text.push_str(" (not supported yet)");
     }
     match option.kind {
-        Kind::Bool | Kind::Int { .. } => {
+        Kind::Bool | Kind::Int { .. } | Kind::SecsOrSwitch => {
             text.push_str(&format!(" (default: {})", option.default_text))
         }
         _ if option.default_text.is_empty() => {}

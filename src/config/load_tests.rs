@@ -539,6 +539,8 @@ fn everything_else_lands_in_its_place() {
         "--metrics_tags=env:dev",
         "--log_format=json",
         "--shutdown_delay=2",
+        "--shutdown_healthy",
+        "--shutdown_slowdrain=5",
         "--http_broadcast_cors",
         "--streams_whisper",
         "--streams_presence=false",
@@ -571,6 +573,8 @@ fn everything_else_lands_in_its_place() {
     assert_eq!(config.metrics.tags, [("env".to_owned(), "dev".to_owned())]);
     assert_eq!(config.log.format, LogFormat::Json);
     assert_eq!(config.shutdown.delay, Duration::from_secs(2));
+    assert_eq!(config.shutdown.slow_drain, Duration::from_secs(5));
+    assert!(config.shutdown.healthy);
     assert!(config.broadcast.http.expect("http is on").cors);
     assert!(config.auth.streams.whisper && !config.auth.streams.presence);
     let tls = TlsFiles {
@@ -614,6 +618,24 @@ fn slow_calls_have_a_limit_that_can_be_switched_off() {
     assert_eq!(limit(&[]), Duration::from_secs(1));
     assert_eq!(limit(&["--rpc_slow_call=250"]), Duration::from_millis(250));
     assert_eq!(limit(&["--rpc_slow_call=0"]), Duration::ZERO);
+}
+
+#[test]
+fn a_slow_drain_by_switch_takes_most_of_the_time() {
+    let check = |env: &str, args: &[&str], millis: u64| {
+        let args = [&["--norpc"], args].concat();
+        let config = run(&[("ANYCABLE_SHUTDOWN_SLOWDRAIN", env)], &args);
+        let expected = Duration::from_millis(millis);
+        assert_eq!(config.shutdown.slow_drain, expected, "{env} {args:?}");
+    };
+    check("true", &[], 25_000);
+    check("true", &["--shutdown_delay=12"], 15_000);
+    check("true", &["--shutdown_timeout=4"], 3_000);
+    check("true", &["--shutdown_timeout=0"], 0);
+    check("true", &["--shutdown_slowdrain=false"], 0);
+    check("false", &[], 0);
+    check("", &[], 0);
+    check("8", &[], 8_000);
 }
 
 #[test]

@@ -482,6 +482,12 @@ pub struct ShutdownConfig {
     /// Budget of the whole drain, delay included.
     pub timeout: Duration,
     pub delay: Duration,
+    /// Keep the health endpoint at 200 until the listeners close.
+    pub healthy: bool,
+    /// Time over which the clients are told, within `timeout` and after `delay`; zero = at once.
+    pub slow_drain: Duration,
+    /// Longest pause between two clients of a slow drain.
+    pub slow_drain_gap_max: Duration,
     /// Disconnect calls made in parallel during shutdown.
     pub pool_size: usize,
 }

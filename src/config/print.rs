@@ -199,6 +199,8 @@ mod tests {
             "--noauth --path=/a,/{b}/* --headers= --proxy-cookies=x,y --allowed_origins=a.com,*.b",
             "--norpc --metrics_tags=env:dev,rev:1.1 --log_format=json --debug --cores=3 --driver=epoll",
             "--norpc --ssl_cert=c --ssl_key=k --rpc_tls_verify=false --rpc_tls_root_ca=ca",
+            "--norpc --shutdown_slowdrain --shutdown_healthy",
+            "--norpc --shutdown_slowdrain=7 --shutdown_slowdrain_max_interval=20",
             "--norpc --presets=heroku --shutdown_delay=4 --enable_native_pings --pong_timeout=3",
             "--norpc --disable_disconnect --turbo_rails_key=k --jwt_id_key=j --http_rpc_timeout=7",
             "--norpc --enforce_jwt --disconnect_rate=7 --disconnect_backlog_size=9 --rpc_concurrency=0",

@@ -440,8 +440,21 @@ fn shutdown(settings: &Settings) -> ShutdownConfig {
     ShutdownConfig {
         timeout: secs(settings, "shutdown_timeout"),
         delay: secs(settings, "shutdown_delay"),
+        healthy: settings.on("shutdown_healthy"),
+        slow_drain: slow_drain(settings),
+        slow_drain_gap_max: millis(settings, "shutdown_slowdrain_max_interval"),
         pool_size: count(settings, "shutdown_pool_size"),
     }
+}
+
+/// A number fits, see `support`. The switch leaves a sixth of the time, at least a second, for what follows.
+fn slow_drain(settings: &Settings) -> Duration {
+    if !settings.on("shutdown_slowdrain") {
+        return secs(settings, "shutdown_slowdrain");
+    }
+    let timeout = secs(settings, "shutdown_timeout");
+    let left = timeout.saturating_sub(secs(settings, "shutdown_delay"));
+    left.saturating_sub((left / 6).max(Duration::from_secs(1)))
 }
 
 fn lower_cased(items: &[String]) -> Vec<String> {

@@ -35,6 +35,7 @@ pub fn check(settings: &Settings) -> Result<(), ConfigError> {
         }
     }
     check_tls_files(settings)?;
+    check_slow_drain(settings)?;
     check_console(settings)
 }
 
@@ -175,6 +176,30 @@ fn check_console(settings: &Settings) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// The last client must be told before the time of the whole shutdown is over.
+fn check_slow_drain(settings: &Settings) -> Result<(), ConfigError> {
+    const NAME: &str = "shutdown_slowdrain";
+    let &Value::Int(secs) = settings.value(NAME) else {
+        return Ok(());
+    };
+    let (timeout, delay) = (
+        settings.int("shutdown_timeout"),
+        settings.int("shutdown_delay"),
+    );
+    let secs_max = (timeout - delay - 1).max(0);
+    if secs <= secs_max {
+        return Ok(());
+    }
+    Err(not_allowed(
+        settings,
+        NAME,
+        format!(
+            "at most {secs_max}: shutdown_timeout ({timeout}) less shutdown_delay ({delay}) less one second for what \
+             follows; raise shutdown_timeout"
+        ),
+    ))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::flags::Flags;
@@ -245,6 +270,15 @@ mod tests {
         check("--cores=-1", "a number from 0 to 1024");
         check("--jwt_param=", "a text that is not empty");
         check("--shutdown_pool_size=0", "a number from 1 to 4294967295");
+        check(
+            "--shutdown_slowdrain=-1",
+            "seconds from 0 to 4294967295, true or false",
+        );
+        check(
+            "--shutdown_slowdrain=30",
+            "at most 29: shutdown_timeout (30) less shutdown_delay (0) less one second for what follows; raise \
+             shutdown_timeout",
+        );
         check("--ws_write_timeout=0", "a number from 1 to 4294967295");
         check(
             "--statsd_tags_format=carbon",

@@ -25,6 +25,8 @@ pub enum Kind {
         min: i64,
         max: i64,
     },
+    /// Seconds from 0 to 4,294,967,295, or a boolean where `false` is 0 and `true` lets the server choose.
+    SecsOrSwitch,
     Text,
     /// A text that may not be empty.
     Name,
@@ -108,6 +110,7 @@ impl Kind {
         match self {
             Self::Bool => parse_bool(text).map(Value::Bool),
             Self::Int { .. } => parse_int(text).map(Value::Int),
+            Self::SecsOrSwitch => parse_secs_or_switch(text),
             Self::Text | Self::Name | Self::File | Self::Word(_) | Self::Path { .. } => {
                 Ok(Value::Text(text.to_owned()))
             }
@@ -127,7 +130,10 @@ impl Kind {
     pub fn read_toml(&self, value: &toml::Value) -> Option<Value> {
         match (self, value) {
             (Self::Bool, toml::Value::Boolean(on)) => Some(Value::Bool(*on)),
-            (Self::Int { .. }, toml::Value::Integer(number)) => Some(Value::Int(*number)),
+            (Self::Int { .. } | Self::SecsOrSwitch, toml::Value::Integer(number)) => {
+                Some(Value::Int(*number))
+            }
+            (Self::SecsOrSwitch, toml::Value::Boolean(on)) => Some(switch(*on)),
             (
                 Self::Text | Self::Name | Self::File | Self::Word(_) | Self::Path { .. },
                 toml::Value::String(text),
@@ -151,6 +157,7 @@ impl Kind {
         match self {
             Self::Bool => "a boolean",
             Self::Int { .. } => "an integer",
+            Self::SecsOrSwitch => "an integer or a boolean",
             Self::Text | Self::Name | Self::File | Self::Word(_) | Self::Path { .. } => "a string",
             Self::Paths | Self::List { .. } => "an array of strings",
             Self::Tags => "a table of strings",
@@ -162,6 +169,9 @@ impl Kind {
         match (self, value) {
             (Self::Int { min, max }, Value::Int(number)) if number < min || number > max => {
                 Err(range_text(*min, *max))
+            }
+            (Self::SecsOrSwitch, Value::Int(secs)) if u32::try_from(*secs).is_err() => {
+                Err(format!("seconds from 0 to {}, true or false", u32::MAX))
             }
             (Self::Name, Value::Text(text)) if text.is_empty() => {
                 Err("a text that is not empty".to_owned())
@@ -199,6 +209,19 @@ fn parse_bool(text: &str) -> Result<bool, Unreadable> {
         "0" | "f" | "F" | "FALSE" | "false" | "False" => Ok(false),
         _ => Err(Unreadable::Syntax),
     }
+}
+
+/// A number is seconds, `1` and `0` too.
+fn parse_secs_or_switch(text: &str) -> Result<Value, Unreadable> {
+    match parse_int(text) {
+        Err(Unreadable::Syntax) => parse_bool(text).map(switch),
+        number => number.map(Value::Int),
+    }
+}
+
+/// `false` is the same as no seconds.
+fn switch(on: bool) -> Value {
+    if on { Value::Bool(true) } else { Value::Int(0) }
 }
 
 /// Go's `strconv.ParseInt` with base 0: sign, base prefix, `_` between digits.
@@ -365,6 +388,36 @@ mod tests {
     }
 
     #[test]
+    fn seconds_or_a_switch_take_both() {
+        let check = |text: &str, expected: Result<Value, Unreadable>| {
+            assert_eq!(Kind::SecsOrSwitch.parse(text), expected, "{text:?}");
+        };
+        check("5", Ok(Value::Int(5)));
+        check("1", Ok(Value::Int(1)));
+        check("true", Ok(Value::Bool(true)));
+        check("T", Ok(Value::Bool(true)));
+        check("false", Ok(Value::Int(0)));
+        check("0", Ok(Value::Int(0)));
+        check("5s", Err(Unreadable::Syntax));
+        check("", Err(Unreadable::Syntax));
+        check("99999999999999999999", Err(Unreadable::Range));
+        let toml = |value: toml::Value| Kind::SecsOrSwitch.read_toml(&value);
+        assert_eq!(toml(toml::Value::Integer(5)), Some(Value::Int(5)));
+        assert_eq!(toml(toml::Value::Boolean(true)), Some(Value::Bool(true)));
+        assert_eq!(toml(toml::Value::Boolean(false)), Some(Value::Int(0)));
+        assert_eq!(toml(toml::Value::String("5".to_owned())), None);
+        for allowed in [
+            Value::Int(0),
+            Value::Int(i64::from(u32::MAX)),
+            Value::Bool(true),
+        ] {
+            assert_eq!(Kind::SecsOrSwitch.check(&allowed), Ok(()));
+        }
+        assert!(Kind::SecsOrSwitch.check(&Value::Int(-1)).is_err());
+        assert!(Kind::SecsOrSwitch.check(&Value::Int(1 << 32)).is_err());
+    }
+
+    #[test]
     fn list_items_are_trimmed_and_empty_ones_dropped() {
         let check =
             |text: &str, expected: &[&str]| assert_eq!(split(text, ','), expected, "{text:?}");
@@ -419,7 +472,7 @@ mod tests {
     proptest! {
         #[test]
         fn reading_any_text_never_panics(text in ".{0,40}") {
-            for kind in [Kind::Bool, Kind::Int { min: 0, max: 9 }, Kind::Paths, Kind::Tags] {
+            for kind in [Kind::Bool, Kind::Int { min: 0, max: 9 }, Kind::SecsOrSwitch, Kind::Paths, Kind::Tags] {
                 if let Ok(value) = kind.parse(&text) {
                     kind.check(&value).ok();
                 }

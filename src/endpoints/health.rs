@@ -1,6 +1,6 @@
 //! The health endpoint.
 //!
-//! Owns one constant answer. It checks nothing on purpose: orchestrators would restart a server with 100,000 open
+//! Owns two constant answers. It checks nothing on purpose: orchestrators would restart a server with 100,000 open
 //! sockets because the app behind it restarts. Called by `shard::http_phase` for any method.
 
 use crate::endpoints::Response;
@@ -8,11 +8,16 @@ use crate::endpoints::Response;
 const BODY: &str = "Ah, ha, ha, ha, stayin' alive, stayin' alive.";
 
 impl Response {
-    /// Alive: always 200, for any method, also while draining.
+    /// Alive: 200, for any method.
     ///
     /// Source: `contract/operations.md` §12.
     pub fn health() -> Response {
         Response::text(200, BODY)
+    }
+
+    /// Alive, and about to end: whoever spreads clients over servers shall send no more.
+    pub fn shutting_down() -> Response {
+        Response::text(503, "shutting down")
     }
 }
 
@@ -34,5 +39,12 @@ mod tests {
         );
         assert_eq!(response.body.len(), 45);
         assert!(!response.close);
+    }
+
+    #[test]
+    fn shutting_down_is_503_with_a_word_why() {
+        let response = Response::shutting_down();
+        assert_eq!(response.status, 503);
+        assert_eq!(response.body.as_ref(), b"shutting down");
     }
 }

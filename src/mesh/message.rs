@@ -64,14 +64,20 @@ pub enum ShardMessage {
     CheckRpc,
     /// From the shard whose client looks at the console.
     Console(Box<ConsoleQuestion>),
+    /// From the control thread at the signal: the health endpoint says so from now on.
+    BeginShutdown,
     /// From the control thread at shutdown: accept nothing more. A second one changes nothing.
     StopAccepting,
-    /// From the control thread at shutdown: tell every session, close it, answer when the last socket is closed.
-    CloseSessions(mpsc::Sender<ShardId>),
-    /// From the control thread at shutdown, to shard 0: make the remaining Disconnect calls, `parallel` at a time, answer
-    /// when none is left.
+    /// From the control thread at shutdown: tell every session and close it, spread over the time until `slowly_until` if
+    /// there is one. Who opens from now on is told at once.
+    CloseSessions { slowly_until: Option<Instant> },
+    /// From the control thread at shutdown: answer when the last socket is closed.
+    ReportClosed(mpsc::Sender<ShardId>),
+    /// From the control thread at shutdown, to shard 0: make Disconnect calls without a pace from now on, `parallel` at a
+    /// time.
+    HurryDisconnects { parallel: usize },
+    /// From the control thread at shutdown, to shard 0: no more calls will come. Answer when none is left or at `deadline`.
     FinishDisconnects {
-        parallel: usize,
         deadline: Instant,
         done: mpsc::Sender<ShardId>,
     },

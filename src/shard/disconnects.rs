@@ -1,8 +1,8 @@
 //! The disconnect queue: calls that tell the app which sessions are gone. Shard 0 has the queue of the whole process.
 //!
 //! In normal operation one call starts every `1 / disconnect_rate` seconds, however long the answers take (the reference
-//! waits for each answer, so slow answers make it fall behind). During the drain the pace is given up and
-//! `shutdown_pool_size` calls run side by side.
+//! waits for each answer, so slow answers make it fall behind). From the moment the drain begins to close sessions the pace
+//! is given up and `shutdown_pool_size` calls run side by side; what has become of them is told in one line at the end.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -30,15 +30,59 @@ pub struct DisconnectQueue {
     jobs: RefCell<VecDeque<Farewell>>,
     /// Calls whose answer has not come.
     running: Cell<usize>,
-    /// Something was queued, or a call has ended.
+    /// Something was queued, a call has ended, or the drain goes on.
     changed: Signal,
-    drain: RefCell<Option<Drain>>,
+    /// Calls at a time once the pace is given up; 0 until then.
+    parallel: Cell<usize>,
+    /// No more calls will come.
+    last: RefCell<Option<Last>>,
+    tally: Cell<Tally>,
 }
 
-struct Drain {
-    parallel: usize,
+struct Last {
     deadline: Instant,
     done: mpsc::Sender<ShardId>,
+}
+
+/// What has become of calls.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Tally {
+    /// The app has answered, whatever it said.
+    finished: usize,
+    /// The queue was full.
+    refused: usize,
+    /// Made, but the app was not reached, did not answer in time, or answered with no 200.
+    failed: usize,
+    /// Not made, or not answered, when the time of the shutdown was over.
+    late: usize,
+}
+
+impl Tally {
+    fn lost(&self) -> usize {
+        self.refused + self.failed + self.late
+    }
+
+    fn text(&self, shutdown_timeout: Duration) -> String {
+        let out_of_time = format!("out of time after {} s", shutdown_timeout.as_secs());
+        let reasons: Vec<String> = [
+            (self.late, out_of_time.as_str()),
+            (self.failed, "failed"),
+            (self.refused, "beyond a full queue"),
+        ]
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, reason)| format!("{count} {reason}"))
+        .collect();
+        let mut text = format!(
+            "disconnect calls: {} finished, {} lost",
+            self.finished,
+            self.lost()
+        );
+        if !reasons.is_empty() {
+            text.push_str(&format!(" ({})", reasons.join(", ")));
+        }
+        text
+    }
 }
 
 impl DisconnectQueue {
@@ -48,6 +92,7 @@ impl DisconnectQueue {
         let mut jobs = self.jobs.borrow_mut();
         if jobs.len() >= DISCONNECT_JOBS_MAX {
             counters.disconnect_calls_dropped_total.add(1);
+            self.count(|tally| tally.refused += 1);
             tracing::error!(
                 context = "disconnector",
                 shard = shard.id,
@@ -66,13 +111,16 @@ impl DisconnectQueue {
         self.changed.notify();
     }
 
-    /// Gives the pace up: `parallel` calls at a time until none is left, then answers on `done`.
-    pub fn finish(&self, parallel: usize, deadline: Instant, done: mpsc::Sender<ShardId>) {
-        *self.drain.borrow_mut() = Some(Drain {
-            parallel: parallel.max(1),
-            deadline,
-            done,
-        });
+    /// Gives the pace up: `parallel` calls at a time. What has become of calls is counted from now on.
+    pub fn hurry(&self, parallel: usize) {
+        self.parallel.set(parallel.max(1));
+        self.tally.set(Tally::default());
+        self.changed.notify();
+    }
+
+    /// No more calls will come: answers on `done` when the last one has ended, or at `deadline`.
+    pub fn finish(&self, deadline: Instant, done: mpsc::Sender<ShardId>) {
+        *self.last.borrow_mut() = Some(Last { deadline, done });
         self.changed.notify();
     }
 
@@ -89,8 +137,15 @@ impl DisconnectQueue {
         Some(job)
     }
 
-    fn is_draining(&self) -> bool {
-        self.drain.borrow().is_some()
+    fn count(&self, change: impl FnOnce(&mut Tally)) {
+        let mut tally = self.tally.get();
+        change(&mut tally);
+        self.tally.set(tally);
+    }
+
+    /// Calls that have not ended.
+    fn left(&self) -> usize {
+        self.jobs.borrow().len() + self.running.get()
     }
 }
 
@@ -99,7 +154,7 @@ pub async fn run(shard: Rc<Shard>) {
     let queue = &shard.disconnects;
     let pace = Duration::from_secs(1) / shard.config.disconnect.rate.max(1);
     let mut next = Instant::now();
-    while !queue.is_draining() {
+    while queue.parallel.get() == 0 {
         let now = Instant::now();
         if queue.jobs.borrow().is_empty() {
             queue.changed.notified().await;
@@ -108,77 +163,75 @@ pub async fn run(shard: Rc<Shard>) {
             shard.timeouts.sleep(next - now).await;
         } else if let Some(job) = queue.pop(&shard) {
             next = next.max(now - pace) + pace;
-            start(&shard, job, Priority::Disconnect);
+            start(&shard, job);
         }
     }
-    drain(&shard).await;
+    hurry(&shard).await;
 }
 
-async fn drain(shard: &Rc<Shard>) {
+/// Makes what is there and what still comes, without a pace, until [`DisconnectQueue::finish`] has been asked for and nothing
+/// is left, or there is no time left.
+async fn hurry(shard: &Rc<Shard>) {
     let queue = &shard.disconnects;
-    let waiting = queue.jobs.borrow().len();
-    if waiting > 0 {
-        tracing::info!(
-            context = "disconnector",
-            shard = shard.id,
-            num = waiting,
-            "invoking remaining disconnects"
-        );
-    }
-    let Some(Drain {
-        parallel,
-        deadline,
-        done,
-    }) = queue.drain.borrow_mut().take()
-    else {
-        return;
-    };
+    let mut announced = false;
     loop {
-        while queue.running.get() < parallel {
+        while queue.running.get() < queue.parallel.get() {
             let Some(job) = queue.pop(shard) else { break };
-            start(shard, job, Priority::Live);
+            start(shard, job);
         }
-        if queue.running.get() == 0 && queue.jobs.borrow().is_empty() {
-            break;
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            break;
-        }
-        // The answers and the deadline wake this up; nothing is lost by dropping the wait.
+        // The answers, new calls, the order to finish and the deadline wake this up; nothing is lost by dropping the wait.
         let changed = pin!(queue.changed.notified());
-        shard.timeouts.within(left, changed).await;
+        let deadline = queue.last.borrow().as_ref().map(|last| last.deadline);
+        let Some(deadline) = deadline else {
+            changed.await;
+            continue;
+        };
+        let time = deadline.saturating_duration_since(Instant::now());
+        if queue.left() == 0 || time.is_zero() {
+            return report(shard);
+        }
+        if !announced {
+            announced = true;
+            tracing::info!(
+                context = "disconnector",
+                shard = shard.id,
+                num = queue.left(),
+                "invoking remaining disconnects"
+            );
+        }
+        shard.timeouts.within(time, changed).await;
     }
-    let lost = queue.jobs.borrow().len() + queue.running.get();
-    if lost > 0 {
-        shard
-            .counters()
-            .disconnect_calls_dropped_total
-            .add(lost as u64);
-        tracing::warn!(
-            context = "disconnector",
-            shard = shard.id,
-            "had no time to invoke Disconnect calls: ~{lost}"
-        );
-    } else if waiting > 0 {
-        tracing::info!(
-            context = "disconnector",
-            shard = shard.id,
-            num = waiting,
-            "disconnected sessions"
-        );
-    }
-    // The control thread may have given up waiting.
-    let _ = done.send(shard.id);
 }
 
-fn start(shard: &Rc<Shard>, job: Farewell, priority: Priority) {
+/// The one line about the calls of a shutdown.
+fn report(shard: &Shard) {
+    let queue = &shard.disconnects;
+    let late = queue.left();
+    queue.count(|tally| tally.late = late);
+    shard
+        .counters()
+        .disconnect_calls_dropped_total
+        .add(late as u64);
+    let tally = queue.tally.get();
+    let text = tally.text(shard.config.shutdown.timeout);
+    if tally.lost() > 0 {
+        tracing::warn!(context = "disconnector", "{text}");
+    } else if tally.finished > 0 {
+        tracing::info!(context = "disconnector", "{text}");
+    }
+    if let Some(last) = queue.last.borrow_mut().take() {
+        // The control thread may have given up waiting.
+        let _ = last.done.send(shard.id);
+    }
+}
+
+fn start(shard: &Rc<Shard>, job: Farewell) {
     let running = &shard.disconnects.running;
     running.set(running.get() + 1);
-    monoio::spawn(call(Rc::clone(shard), job, priority));
+    monoio::spawn(call(Rc::clone(shard), job));
 }
 
-async fn call(shard: Rc<Shard>, job: Farewell, priority: Priority) {
+async fn call(shard: Rc<Shard>, job: Farewell) {
     let queue = &shard.disconnects;
     let counters = shard.counters();
     counters.rpc_call_total.add(1);
@@ -193,7 +246,7 @@ async fn call(shard: Rc<Shard>, job: Farewell, priority: Priority) {
         );
         let times = CallTimes::since(Instant::now());
         let result = rpc
-            .call_timed(method, job.sid(), body, priority, &times)
+            .call_timed(method, job.sid(), body, Priority::Disconnect, &times)
             .await;
         shard.slow_calls.note(
             &shard,
@@ -204,6 +257,10 @@ async fn call(shard: Rc<Shard>, job: Farewell, priority: Priority) {
                 command: None,
             },
         );
+        queue.count(|tally| match result {
+            Ok(_) => tally.finished += 1,
+            Err(_) => tally.failed += 1,
+        });
         let failure = match result {
             Ok(body) => match decode_disconnect_response(&body) {
                 Ok(response) if response.status == RpcStatus::Error => {
@@ -236,4 +293,31 @@ async fn call(shard: Rc<Shard>, job: Farewell, priority: Priority) {
     }
     queue.running.set(queue.running.get() - 1);
     queue.changed.notify();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_line_says_what_became_of_the_calls() {
+        let check = |tally: Tally, expected: &str| {
+            assert_eq!(tally.text(Duration::from_secs(30)), expected);
+        };
+        let finished = Tally {
+            finished: 3,
+            ..Tally::default()
+        };
+        check(finished, "disconnect calls: 3 finished, 0 lost");
+        let mixed = Tally {
+            finished: 9,
+            refused: 1,
+            failed: 2,
+            late: 4,
+        };
+        check(
+            mixed,
+            "disconnect calls: 9 finished, 7 lost (4 out of time after 30 s, 2 failed, 1 beyond a full queue)",
+        );
+    }
 }

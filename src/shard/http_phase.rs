@@ -30,7 +30,7 @@ use crate::shard::front::Front;
 use crate::shard::refusals::{self, Secured};
 use crate::shard::sampling::sample;
 use crate::shard::sessions::NewConnection;
-use crate::shard::{Shard, publishing};
+use crate::shard::{RequestGuard, Shard, Stage, publishing};
 use crate::wire::handshake::{self, Subprotocol, Upgrade};
 use crate::wire::http_body::{BodyFraming, ChunkedDecoder};
 use crate::wire::http_head::{HeadLimits, HeadScanner, HttpError};
@@ -76,11 +76,15 @@ pub async fn serve(
         socket,
         peer,
         input: Vec::new(),
+        under_way: None,
     };
     let mut wait = HEAD_TIMEOUT;
     loop {
         match client.next_request(wait).await {
-            Next::Keep => wait = KEEP_ALIVE_TIMEOUT,
+            Next::Keep => {
+                wait = KEEP_ALIVE_TIMEOUT;
+                client.under_way = None;
+            }
             Next::Upgrade(head, upgrade) => return client.hand_over(&head, &upgrade, permit).await,
             Next::End => return,
         }
@@ -101,6 +105,8 @@ struct Client {
     peer: IpAddr,
     /// Bytes that were read and not used yet.
     input: Vec<u8>,
+    /// From the first byte of a request until it is answered, or the session is in the table: the drain waits for it.
+    under_way: Option<RequestGuard>,
 }
 
 impl Client {
@@ -115,7 +121,6 @@ impl Client {
     }
 
     async fn respond(&mut self, head: RequestHead) -> Next {
-        let _under_way = self.shard.begin_request();
         self.shard.counters().http_requests_total.add(1);
         if self.front.features.main
             && self.shard.config.demo
@@ -137,7 +142,15 @@ impl Client {
                 let compression = self.shard.config.websocket.compression;
                 self.upgrade(head, &front.origins, compression).await
             }
-            Endpoint::Health => self.answer(&head, Response::health()).await,
+            Endpoint::Health => {
+                let stopping = self.shard.stage.get() != Stage::Serving;
+                let response = if stopping && !self.shard.config.shutdown.healthy {
+                    Response::shutting_down()
+                } else {
+                    Response::health()
+                };
+                self.answer(&head, response).await
+            }
             Endpoint::Metrics => {
                 let shard = &self.shard;
                 let rpc = shard.rpc.as_ref().map(|rpc| rpc.shared());
@@ -191,6 +204,7 @@ impl Client {
                 return Ok(None);
             }
         }
+        self.under_way = Some(self.shard.begin_request());
         let started = Instant::now();
         while scanner.find_end(&self.input, &limits)?.is_none() {
             let left = HEAD_TIMEOUT.saturating_sub(started.elapsed());
@@ -290,7 +304,7 @@ impl Client {
 
     /// Writes the answer to a request whose body has been read.
     async fn write(&mut self, head: &RequestHead, response: Response) -> Next {
-        let keep = head.keep_alive() && !response.close;
+        let keep = self.keeps_alive(head) && !response.close;
         let mut headers: Vec<(&str, &str)> = response
             .headers
             .iter()
@@ -311,6 +325,11 @@ impl Client {
             &mut out,
         );
         self.send(out, keep).await
+    }
+
+    /// While sessions are being closed the next request belongs to another server.
+    fn keeps_alive(&self, head: &RequestHead) -> bool {
+        head.keep_alive() && self.shard.stage.get() != Stage::Draining
     }
 
     /// A client that does not take its answer in time loses the connection.
@@ -414,7 +433,8 @@ impl Client {
                 } else {
                     handshake::encode_refusal(error, &date(), &mut out);
                 }
-                self.send(out, body_skipped && head.keep_alive()).await
+                self.send(out, body_skipped && self.keeps_alive(&head))
+                    .await
             }
         }
     }

@@ -4,9 +4,9 @@ use std::rc::Rc;
 
 use crate::log::cut;
 use crate::mesh::ShardMessage;
-use crate::shard::Shard;
 use crate::shard::console;
 use crate::shard::sessions::Sessions;
+use crate::shard::{Shard, Stage};
 
 /// Serves the inbox for the life of the shard.
 pub async fn run(shard: Rc<Shard>) {
@@ -55,12 +55,19 @@ fn take(shard: &Rc<Shard>, sessions: &mut Sessions, message: ShardMessage) {
             }
         }
         ShardMessage::Console(question) => console::answer(shard, sessions, *question),
+        ShardMessage::BeginShutdown => shard.stage.set(Stage::Stopping),
         ShardMessage::StopAccepting => shard.accept_stop.stop(),
-        ShardMessage::CloseSessions(done) => sessions.close_all(done),
-        ShardMessage::FinishDisconnects {
-            parallel,
-            deadline,
-            done,
-        } => shard.disconnects.finish(parallel, deadline, done),
+        ShardMessage::CloseSessions { slowly_until } => {
+            shard.stage.set(Stage::Draining);
+            match slowly_until {
+                Some(end) => sessions.close_slowly(end),
+                None => sessions.close_all(),
+            }
+        }
+        ShardMessage::ReportClosed(done) => sessions.report_closed(done),
+        ShardMessage::HurryDisconnects { parallel } => shard.disconnects.hurry(parallel),
+        ShardMessage::FinishDisconnects { deadline, done } => {
+            shard.disconnects.finish(deadline, done);
+        }
     }
 }

@@ -11,6 +11,7 @@ mod http_phase;
 mod inbox;
 mod notices;
 mod outbox;
+mod pace;
 mod publishing;
 mod reclaim;
 mod refusals;
@@ -96,13 +97,24 @@ pub struct Shard {
     /// Of warnings about clients that have no session yet.
     notices: Notices,
     slow_calls: SlowCalls,
-    /// HTTP requests whose head has come and whose answer has not been written.
+    /// HTTP requests of which something has come and whose answer has not been written.
     requests: Cell<usize>,
     /// Disconnect calls that wait for room in the inbox of shard 0.
     forwarding: Cell<usize>,
     /// A turn has left sessions that wait for a write.
     unflushed: Signal,
     accept_stop: Stop,
+    stage: Cell<Stage>,
+}
+
+/// How far the end of the server is, as far as requests are concerned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Serving,
+    /// The signal has come: everything goes on, but the health endpoint tells proxies to look elsewhere.
+    Stopping,
+    /// Sessions are being closed: an answer closes its connection, a new session is told at once.
+    Draining,
 }
 
 /// Runs a shard on the calling thread; returns only when it cannot start or its reactor breaks.
@@ -195,6 +207,7 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
         forwarding: Cell::new(0),
         unflushed: Signal::default(),
         accept_stop: Stop::default(),
+        stage: Cell::new(Stage::Serving),
     });
     for setup in setup.listeners {
         let listener = Listener::adopt(setup.listener)?;

@@ -294,6 +294,36 @@ impl Bench {
         panic!("{}: the socket takes everything", self.driver);
     }
 
+    /// Begins a drain at once.
+    fn close_all(&mut self) -> mpsc::Receiver<ShardId> {
+        let (done, drained) = mpsc::channel();
+        self.turn(|sessions| {
+            sessions.close_all();
+            sessions.report_closed(done);
+        });
+        drained
+    }
+
+    /// Begins a drain that takes `time`.
+    fn close_slowly(&mut self, time: Duration) -> mpsc::Receiver<ShardId> {
+        let (done, drained) = mpsc::channel();
+        let end = self.now + time;
+        self.turn(|sessions| {
+            sessions.close_slowly(end);
+            sessions.report_closed(done);
+        });
+        drained
+    }
+
+    /// Serves events until no socket is left.
+    fn until_empty(&mut self) {
+        self.until("empty table", |bench| bench.sessions.is_empty());
+    }
+
+    fn told(&self) -> u64 {
+        self.counters().closed_shutdown_total.value()
+    }
+
     fn disconnect_remotely(&mut self, identifiers: &str, reconnect: bool) {
         let identifiers = identifiers.into();
         let command = RemoteDisconnect {
@@ -1155,8 +1185,7 @@ fn a_slow_client_that_never_reads_loses_its_socket_at_the_write_deadline() {
             0,
             "one close, one cause"
         );
-        let (done, _drained) = mpsc::channel();
-        bench.turn(|sessions| sessions.close_all(done));
+        bench.close_all();
         assert!(bench.sessions.take_drained().is_some(), "no socket is left");
     });
 }
@@ -1489,19 +1518,19 @@ fn a_remote_disconnect_closes_every_session_of_the_user_and_nobody_else() {
     });
 }
 
+const NOTICE: &[&str] = &[
+    r#"{"type":"disconnect","reason":"server_restart","reconnect":true}"#,
+    "close 1001 Server restart",
+    "end",
+];
+
 #[test]
 fn a_drain_tells_everybody_and_reports_when_the_last_socket_is_closed() {
-    const NOTICE: &[&str] = &[
-        r#"{"type":"disconnect","reason":"server_restart","reconnect":true}"#,
-        "close 1001 Server restart",
-        "end",
-    ];
     on_both(WITH_RPC, |bench| {
         let mut client = bench.welcomed("u");
         let mut waiting = bench.open(|_| ());
         let connect = bench.call();
-        let (done, drained) = mpsc::channel::<ShardId>();
-        bench.turn(|sessions| sessions.close_all(done));
+        let drained = bench.close_all();
         assert_eq!(client.rest(), NOTICE);
         assert_eq!(waiting.rest(), NOTICE);
         assert!(connect.is_canceled());
@@ -1511,6 +1540,8 @@ fn a_drain_tells_everybody_and_reports_when_the_last_socket_is_closed() {
         let mut late = bench.open(|new| new.early_input = masked(0x81, br#"{"command":"ping"}"#));
         assert_eq!(late.rest(), NOTICE);
         assert!(bench.actions.is_empty());
+        drop((client, waiting, late));
+        bench.until_empty();
         let done = bench.sessions.take_drained().expect("nobody is left");
         done.send(0).expect("the test listens");
         assert_eq!(drained.recv(), Ok(0));
@@ -1524,13 +1555,90 @@ fn a_drain_waits_for_a_client_that_does_not_read_until_its_deadline() {
         let mut stuck = bench.open_narrow();
         bench.listen(&mut stuck, "x");
         bench.broadcast_until_blocked();
-        let (done, _drained) = mpsc::channel();
-        bench.turn(|sessions| sessions.close_all(done));
+        let _drained = bench.close_all();
         assert!(bench.sessions.take_drained().is_none());
         bench.wait(Duration::from_millis(2200));
         assert!(bench.sessions.take_drained().is_some(), "{}", bench.driver);
         assert_eq!(bench.outbox_bytes(), 0);
     });
+}
+
+#[test]
+fn a_drain_waits_a_moment_for_the_ends_of_its_clients() {
+    on_both(PUBLIC, |bench| {
+        let mut client = bench.open(|_| ());
+        assert!(client.next().contains("welcome"));
+        let _drained = bench.close_all();
+        assert_eq!(client.rest(), NOTICE);
+        // What it still says is thrown away and does not reset the connection.
+        client.say(r#"{"command":"ping"}"#);
+        bench.wait(Duration::from_millis(900));
+        bench.harvest();
+        client.say(r#"{"command":"ping"}"#);
+        assert!(bench.sessions.take_drained().is_none(), "{}", bench.driver);
+        bench.wait(Duration::from_millis(200));
+        assert!(bench.sessions.take_drained().is_some(), "{}", bench.driver);
+    });
+}
+
+#[test]
+fn a_slow_drain_tells_one_after_another_and_serves_the_others() {
+    const CLIENTS: usize = 40;
+    on_both(WITH_RPC, |bench| {
+        let mut clients: Vec<Client> = (0..CLIENTS)
+            .map(|_| {
+                let mut client = bench.welcomed("u");
+                bench.subscribe(&mut client, "A", &["x"]);
+                client
+            })
+            .collect();
+        let _drained = bench.close_slowly(Duration::from_secs(4));
+        assert_eq!(bench.told(), 0, "{}", bench.driver);
+        bench.wait(Duration::from_secs(2));
+        let told = bench.told() as usize;
+        assert!((15..=25).contains(&told), "{}: {told}", bench.driver);
+        assert_eq!(bench.disconnect_jobs().len(), told);
+        bench.broadcast(&message("x", "1"));
+        // It would be told in a moment anyway: the app is not asked.
+        let mut late = bench.open(|_| ());
+        assert_eq!(late.rest(), NOTICE);
+        assert!(bench.actions.is_empty());
+        bench.wait(Duration::from_secs(2));
+        assert_eq!(bench.told() as usize, CLIENTS + 1, "{}", bench.driver);
+        assert_eq!(bench.disconnect_jobs().len(), CLIENTS - told);
+        let mut served = 0;
+        for client in &mut clients {
+            let heard = client.rest();
+            let notice = heard.len() - NOTICE.len();
+            assert_eq!(heard[notice..], *NOTICE);
+            served += notice;
+        }
+        assert_eq!(
+            served,
+            CLIENTS - told,
+            "one delivery for each who was there"
+        );
+        drop((clients, late));
+        bench.until_empty();
+        assert!(bench.sessions.take_drained().is_some());
+    });
+}
+
+#[test]
+fn a_slow_drain_does_not_begin_with_the_same_client_every_time() {
+    let mut first = std::collections::HashSet::new();
+    for _ in 0..12 {
+        let reactor = Reactor::epoll().expect("epoll");
+        let mut bench = Bench::new(PUBLIC, "epoll", reactor);
+        let mut clients: Vec<Client> = (0..8).map(|_| bench.open(|_| ())).collect();
+        let _drained = bench.close_slowly(Duration::from_secs(8));
+        while bench.told() == 0 {
+            bench.wait(TICK);
+        }
+        let told = |client: &mut Client| client.next().contains("welcome") && !client.got_nothing();
+        first.insert(clients.iter_mut().position(told));
+    }
+    assert!(first.len() > 1, "{first:?}");
 }
 
 // ---- any order of anything -----------------------------------------------------------------------------------------
@@ -1662,8 +1770,7 @@ proptest! {
                 crowd.turn(bench, what, number);
                 assert!(bench.clients() >= 0 && bench.outbox_bytes() >= 0, "{}", bench.driver);
             }
-            let (done, _drained) = mpsc::channel();
-            bench.turn(|sessions| sessions.close_all(done));
+            let _drained = bench.close_all();
             bench.wait(Duration::from_millis(2200));
             crowd.sort(bench);
             while let Some(call) = crowd.calls.pop() {

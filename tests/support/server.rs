@@ -222,6 +222,20 @@ impl Server {
             .count()
     }
 
+    /// Whether the server has read everything that `client` has sent, as the kernel counts it.
+    pub fn has_read_all(&self, client: &TcpStream) -> bool {
+        let client = client.local_addr().expect("a connected socket").port();
+        let (local, remote) = (format!(":{:04X}", self.port()), format!(":{client:04X}"));
+        let table = std::fs::read_to_string(format!("/proc/{}/net/tcp", self.process.pid));
+        let table = table.expect("the kernel has a TCP table");
+        let mut lines = table.lines().map(|line| line.split_whitespace().collect());
+        lines.any(|columns: Vec<&str>| {
+            columns[1].ends_with(&local)
+                && columns[2].ends_with(&remote)
+                && columns[4].ends_with(":00000000")
+        })
+    }
+
     /// How many descriptors the process holds.
     pub fn open_files(&self) -> usize {
         self.descriptors().len()

@@ -180,6 +180,7 @@ fn placeholder(option: &OptionSpec) -> &'static str {
     match option.kind {
         Kind::Bool => "true|false",
         Kind::Int { .. } => "number",
+        Kind::SecsOrSwitch => "seconds|true|false",
         Kind::Text | Kind::Name => "text",
         Kind::Word(_) => "word",
         Kind::File => "file",

@@ -44,6 +44,8 @@ const NUMBER: Kind = Kind::Int {
     min: i64::MIN,
     max: i64::MAX,
 };
+/// Seconds, or a switch: the reference's paid edition has a boolean there.
+const SECS_OR_SWITCH: Kind = Kind::SecsOrSwitch;
 const COUNT: Kind = Kind::Int {
     min: 0,
     max: u32::MAX as i64,
@@ -155,6 +157,12 @@ options! {
             "Disconnect calls made in parallel during shutdown";
         "shutdown_delay", "app.shutdown_delay", SECS, "0",
             "Seconds between the signal and the moment the listeners stop accepting";
+        "shutdown_healthy", "app.shutdown_healthy", BOOL, "false",
+            "Keep the health endpoint at 200 during shutdown_delay, as anycable-go does, instead of 503";
+        "shutdown_slowdrain", "app.shutdown_slowdrain", SECS_OR_SWITCH, "0",
+            "Seconds over which clients are told to reconnect at shutdown; true = most of shutdown_timeout, 0 = all at once";
+        "shutdown_slowdrain_max_interval", "app.shutdown_slowdrain_max_interval", MILLIS, "500", hidden(),
+            "Longest pause between two clients of a slow drain in milliseconds, so that few clients take little time";
         "node_id", "node_id", TEXT, "", hidden() empty_is_unset(),
             "Value of nodeid on every log record; random when unset";
     }

@@ -1,13 +1,11 @@
 //! Ends of sessions: by the client, by the app, by a limit, by the drain.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
-use std::sync::mpsc;
 
 use super::frames::message_frame;
 use super::{Action, Cause, Life, Sessions, identity_hash};
-use crate::mesh::ShardId;
 use crate::metrics::{Counter, ShardMetrics};
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::publication::RemoteDisconnect;
@@ -37,31 +35,6 @@ impl Sessions {
                 );
             }
         }
-    }
-
-    /// Tells every session that the server goes, and answers on `done` when the last socket is closed.
-    pub fn close_all(&mut self, done: mpsc::Sender<ShardId>) {
-        self.draining = true;
-        self.drained = Some(done);
-        let slots: Vec<u32> = self
-            .connections
-            .iter()
-            .map(|(slot, _)| slot as u32)
-            .collect();
-        for slot in slots {
-            self.close_for_shutdown(slot);
-        }
-    }
-
-    pub(super) fn close_for_shutdown(&mut self, slot: u32) {
-        let close = Close::SERVER_RESTART;
-        self.disconnect(
-            slot,
-            DisconnectReason::ServerRestart,
-            true,
-            close,
-            Cause::Shutdown,
-        );
     }
 
     /// Queues the disconnect message and the close frame. The limit on pending bytes does not hold for these two.
@@ -113,6 +86,7 @@ impl Sessions {
     pub(super) fn end_session(&mut self, slot: u32, cause: Cause) {
         let connection = &mut self.connections[slot as usize];
         connection.life = Life::Closing;
+        self.open_sessions -= 1;
         if let Some(call) = connection.call.take() {
             call.handle.cancel();
             self.actions.push(Action::Canceled(call.handle));
@@ -146,6 +120,9 @@ impl Sessions {
 
     pub(super) fn finish_close(&mut self, slot: u32) {
         self.say_close_notify(slot);
+        if self.draining {
+            return self.linger(slot);
+        }
         let mut buffer = std::mem::take(&mut self.read_buffer);
         discard_input(&self.connections[slot as usize].socket, &mut buffer);
         self.read_buffer = buffer;
@@ -207,12 +184,16 @@ fn close_reason(counters: &ShardMetrics, cause: Cause) -> (&'static str, &Counte
     }
 }
 
-fn discard_input(mut socket: &TcpStream, buffer: &mut [u8]) {
+/// True when the socket is empty now and its far end has not closed.
+pub(super) fn discard_input(mut socket: &TcpStream, buffer: &mut [u8]) -> bool {
     let mut discarded = 0;
     while discarded < DISCARDED_BYTES_MAX {
         match socket.read(buffer) {
             Ok(bytes) if bytes > 0 => discarded += bytes,
-            _ => return,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return error.kind() == io::ErrorKind::WouldBlock,
+            Ok(_) => return false,
         }
     }
+    false
 }

@@ -1,7 +1,7 @@
 //! What time brings: pings, missing pongs, write deadlines.
 
 use super::frames::PingFrames;
-use super::{Cause, Sessions};
+use super::{Cause, Life, Sessions};
 use crate::protocol::disconnect::{Close, DisconnectReason};
 
 impl Sessions {
@@ -14,6 +14,7 @@ impl Sessions {
             self.on_due(slot, &mut pings);
         }
         self.due = due;
+        self.drain_some();
     }
 
     pub(super) fn on_due(&mut self, slot: u32, pings: &mut PingFrames) {
@@ -30,8 +31,10 @@ impl Sessions {
             self.keep_slow_client(slot, "it took nothing within ws_write_timeout");
             return self.abort(slot, Cause::WriteTimeout);
         }
-        if !connection.is_open() {
-            return self.set_timer(slot);
+        match connection.life {
+            Life::Open => {}
+            Life::Closing => return self.set_timer(slot),
+            Life::Lingering => return self.release(slot),
         }
         let due = connection.session.deadlines.take_due(self.now_tick);
         if due.no_pong {

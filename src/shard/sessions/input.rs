@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Cause, Sessions};
+use super::{Cause, Life, Sessions};
 use crate::log::cut;
 use crate::protocol::command::decode_command;
 use crate::reactor::Readiness;
@@ -58,8 +58,10 @@ impl Sessions {
 
     pub(super) fn on_input(&mut self, slot: u32, closed: bool) {
         let connection = &mut self.connections[slot as usize];
-        if !connection.is_open() {
-            return;
+        match connection.life {
+            Life::Open => {}
+            Life::Closing => return,
+            Life::Lingering => return self.on_lingering_input(slot),
         }
         if connection.call.is_none() {
             let end = if closed {

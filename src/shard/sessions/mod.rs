@@ -7,6 +7,7 @@
 mod calls;
 mod closing;
 mod console;
+mod drain;
 mod due;
 mod frames;
 mod input;
@@ -31,6 +32,7 @@ use std::time::Instant;
 use ahash::RandomState;
 use slab::Slab;
 
+use self::drain::SlowDrain;
 use crate::config::{Config, PingPrecision};
 use crate::hub::Hub;
 use crate::mesh::{Permit, SessionRef, ShardId, Survey};
@@ -101,6 +103,8 @@ enum Life {
     Open,
     /// The close frame is queued; the socket goes when the outbox is empty or its deadline has passed.
     Closing,
+    /// Only in a drain: all is written, and the client has not closed its side yet.
+    Lingering,
 }
 
 /// One client's socket and wire state.
@@ -199,8 +203,11 @@ pub struct Sessions {
     notices: Notices,
     limits: MessageLimits,
     console: console::ConsoleConnections,
+    /// Sessions that have not ended.
+    open_sessions: usize,
     /// The drain has begun: whoever still gets in is told to leave.
     draining: bool,
+    slow_drain: Option<SlowDrain>,
     drained: Option<mpsc::Sender<ShardId>>,
 }
 
@@ -249,7 +256,9 @@ impl Sessions {
             notices: Notices::default(),
             limits,
             console: console::ConsoleConnections::default(),
+            open_sessions: 0,
             draining: false,
+            slow_drain: None,
             drained: None,
         }
     }
@@ -272,15 +281,6 @@ impl Sessions {
     /// What the shard has to do now, in order.
     pub fn take_actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
-    }
-
-    /// Who waits for the last session to end, once it has.
-    pub fn take_drained(&mut self) -> Option<mpsc::Sender<ShardId>> {
-        if self.connections.is_empty() {
-            self.drained.take()
-        } else {
-            None
-        }
     }
 
     /// True when the next harvest has work at once, without a new wake-up.
@@ -315,7 +315,7 @@ impl Sessions {
         for token in self.reactor.take_ended() {
             if let Some(slot) = self.slot_of(token) {
                 let connection = &self.connections[slot as usize];
-                if connection.is_open()
+                if connection.life != Life::Closing
                     && self.reactor.add(connection.socket.as_fd(), token).is_err()
                 {
                     self.abort(slot, Cause::Error);

@@ -55,6 +55,7 @@ impl Sessions {
             registered: false,
         }) as u32;
         self.counters().sessions_num.add(1);
+        self.open_sessions += 1;
         if self.identity_hashes.len() <= slot as usize {
             self.identity_hashes.resize(slot as usize + 1, 0);
         }
