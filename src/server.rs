@@ -170,6 +170,7 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
         elapsed_ms = started.elapsed().as_millis() as u64,
         "ringcable is ready"
     );
+    os::notify::ready();
     // The app may well start after this server: nothing waits for it. The demo's own app is there for sure.
     if rpc.is_some() && demo.is_none() {
         mesh.mailbox(0).send_blocking(ShardMessage::CheckRpc);
@@ -526,6 +527,7 @@ fn drain(config: &Config, metrics: &Metrics, mesh: &Mesh, control: &Receiver<Con
         "Shutting down... (hit Ctrl-C to stop immediately or wait for up to {}s for graceful shutdown)",
         shutdown.timeout.as_secs()
     );
+    os::notify::stopping();
     for mailbox in mesh.mailboxes() {
         mailbox.send_blocking(ShardMessage::BeginShutdown);
     }

@@ -1,4 +1,4 @@
-//! What the server needs from Linux beside sockets: CPUs, limits, memory figures and socket options.
+//! What the server needs from Linux beside sockets: CPUs, limits, memory figures, socket options, word to systemd.
 //!
 //! Unsafe code lives here and in `reactor/`, nowhere else. Called by `server` at start-up and by `shard` for sockets.
 
@@ -7,5 +7,6 @@ pub mod cpu;
 pub mod host;
 pub mod limits;
 pub mod memory;
+pub mod notify;
 pub mod port_owner;
 pub mod sockets;

@@ -1,6 +1,8 @@
 //! Signals and the drain. Source: `contract/operations.md` §9, `contract/websocket.md` §12.
 
 use std::net::TcpStream;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,7 +12,7 @@ use crate::support::http::HttpConnection;
 use crate::support::ports::free_port;
 use crate::support::raw::{Raw, handshake};
 use crate::support::wait::until;
-use crate::support::{Answer, Driver, Gate, Rails, Stage, http};
+use crate::support::{Answer, Driver, Gate, Launch, PATIENCE, Rails, Stage, http};
 
 const NOTICE: &str = r#"{"type":"disconnect","reason":"server_restart","reconnect":true}"#;
 
@@ -55,6 +57,33 @@ fn waits_for_notice(clients: Vec<Raw>, from: Instant) -> Vec<Duration> {
         .collect();
     waits.sort_unstable();
     waits
+}
+
+/// One datagram of the server.
+fn told_to_manager(socket: &UnixDatagram) -> String {
+    let mut buffer = [0; 256];
+    let bytes = socket.recv(&mut buffer).expect("the server says something");
+    String::from_utf8(buffer[..bytes].to_vec()).expect("text")
+}
+
+fn tells_its_manager(socket: UnixDatagram, name: &str, driver: Driver) {
+    socket
+        .set_read_timeout(Some(PATIENCE))
+        .expect("an option of every socket");
+    let server = Launch::new(driver)
+        .args(["--norpc", "--public"])
+        .env("NOTIFY_SOCKET", name)
+        .start();
+    assert_eq!(told_to_manager(&socket), "READY=1");
+    server.terminate();
+    assert_eq!(told_to_manager(&socket), "STOPPING=1");
+    assert_eq!(server.wait_exit().code(), Some(0));
+    assert!(
+        !server
+            .log()
+            .iter()
+            .any(|line| line.contains("NOTIFY_SOCKET"))
+    );
 }
 
 on_both_drivers! {
@@ -358,6 +387,29 @@ on_both_drivers! {
         drop(clients);
         let line = last_word(&stage);
         assert!(line.contains("WRN") && line.contains("0 finished, 3 lost (3 failed)"), "{line}");
+    }
+
+    fn systemd_is_told_by_a_path(driver: Driver) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("notify");
+        let name = path.to_str().expect("UTF-8").to_owned();
+        tells_its_manager(UnixDatagram::bind(&path).expect("a socket"), &name, driver);
+    }
+
+    fn systemd_is_told_by_an_abstract_name(driver: Driver) {
+        let name = format!("ringcable-test-{}-{}", std::process::id(), driver.flag());
+        let address = SocketAddr::from_abstract_name(&name).expect("a name");
+        tells_its_manager(UnixDatagram::bind_addr(&address).expect("a socket"), &format!("@{name}"), driver);
+    }
+
+    fn socket_of_a_manager_that_is_gone_is_no_reason_to_stop(driver: Driver) {
+        let server = Launch::new(driver)
+            .args(["--norpc", "--public"])
+            .env("NOTIFY_SOCKET", "/nowhere/notify")
+            .start();
+        server.wait_for_log(&["WRN", "cannot tell READY=1 to the socket in NOTIFY_SOCKET (\"/nowhere/notify\")"]);
+        server.terminate();
+        assert_eq!(server.wait_exit().code(), Some(0));
     }
 
     fn new_connections_are_refused_once_the_drain_has_begun(driver: Driver) {
