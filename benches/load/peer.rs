@@ -98,6 +98,13 @@ pub fn public_flags() -> Vec<String> {
         .into()
 }
 
+/// How a server ended.
+#[derive(Clone, Copy, Debug)]
+pub struct Stop {
+    pub took: Duration,
+    pub killed: bool,
+}
+
 /// A running server. Dropping it stops it.
 pub struct Peer {
     pub name: &'static str,
@@ -178,7 +185,7 @@ impl Peer {
         while self.get("/health").is_none_or(|(status, _)| status != 200) {
             let ended = self.child.try_wait().expect("a child can be asked");
             if ended.is_some() || begun.elapsed() > START_PATIENCE {
-                let log = fs::read_to_string(&self.log).unwrap_or_default();
+                let log = self.log();
                 panic!("{} does not get healthy ({ended:?}):\n{log}", self.name);
             }
             std::thread::sleep(Duration::from_micros(500));
@@ -266,6 +273,26 @@ impl Peer {
         let _ = kill_process(pid.expect("a process has a number"), signal);
     }
 
+    /// Ends it as `docker stop` does: SIGTERM, and SIGKILL when `patience` is over.
+    pub fn stop(&mut self, patience: Duration) -> Stop {
+        let begun = Instant::now();
+        self.signal(Signal::TERM);
+        let killed = !self.wait_end(patience);
+        if killed {
+            self.signal(Signal::KILL);
+            let _ = self.child.wait();
+        }
+        Stop {
+            took: begun.elapsed(),
+            killed,
+        }
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
     fn wait_end(&mut self, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         while Instant::now() < deadline {
@@ -280,10 +307,8 @@ impl Peer {
 
 impl Drop for Peer {
     fn drop(&mut self) {
-        self.signal(Signal::TERM);
-        if !self.wait_end(STOP_PATIENCE) {
-            self.signal(Signal::KILL);
-            let _ = self.child.wait();
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.stop(STOP_PATIENCE);
         }
         if std::thread::panicking() {
             eprintln!("the log of {} is in {}", self.name, self.log.display());

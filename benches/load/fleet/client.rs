@@ -44,7 +44,10 @@ pub enum Event {
         payload_bytes: u32,
     },
     NativePing,
-    Close,
+    /// A close frame; 0 when it has no code.
+    Close {
+        code: u16,
+    },
 }
 
 /// What a sequence number says about what came before.
@@ -68,6 +71,8 @@ pub struct Client {
     pub awaited: u16,
     pub phase: Phase,
     pub stalled: bool,
+    /// A disconnect message has come.
+    pub told: bool,
     /// The next sequence; `None` until the first delivery where the client joins a running stream.
     next: u32,
     joined: bool,
@@ -98,6 +103,7 @@ impl Client {
             awaited,
             phase: Phase::Connecting,
             stalled: false,
+            told: false,
             next: 0,
             joined: !joins_late,
             skipped_bytes: 0,
@@ -155,7 +161,10 @@ impl Client {
                 }
                 tell(self, Event::Said(message));
             }
-            0x8 => tell(self, Event::Close),
+            0x8 => {
+                let code = head.first_chunk().copied().map_or(0, u16::from_be_bytes);
+                tell(self, Event::Close { code });
+            }
             0x9 => tell(self, Event::NativePing),
             _ => {}
         }

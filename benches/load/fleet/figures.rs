@@ -15,8 +15,10 @@ pub struct Figures {
     pub rejected: u64,
     /// Connections that the server closed.
     pub closed: u64,
-    /// Disconnect messages.
-    pub disconnects: u64,
+    /// When disconnect messages came, in microseconds since the fleet began.
+    pub told_micros: Vec<u64>,
+    /// Clients that got a disconnect message and then a close frame with 1001.
+    pub sent_away: u64,
     pub pings: u64,
     /// Whole deliveries with a mark, and their bytes with the frame's payload.
     pub deliveries: u64,
@@ -46,7 +48,8 @@ impl Figures {
         self.refused += other.refused;
         self.rejected += other.rejected;
         self.closed += other.closed;
-        self.disconnects += other.disconnects;
+        self.told_micros.extend(&other.told_micros);
+        self.sent_away += other.sent_away;
         self.pings += other.pings;
         self.deliveries += other.deliveries;
         self.delivered_bytes += other.delivered_bytes;

@@ -12,6 +12,9 @@ use super::worker::Turn;
 use super::{Figures, Plan};
 use crate::tls;
 
+/// The close code of a server that goes.
+const GOING_AWAY: u16 = 1001;
+
 /// What a worker does with the events of one client, borrowed apart from the client itself.
 pub struct Listener<'a> {
     pub plan: &'a Plan,
@@ -48,7 +51,11 @@ impl Listener<'_> {
                 client_frame(0xa, b"", &mut pong);
                 self.send(client, &pong);
             }
-            Event::Refused | Event::Close => self.lost = true,
+            Event::Close { code } => {
+                self.figures.sent_away += u64::from(client.told && code == GOING_AWAY);
+                self.lost = true;
+            }
+            Event::Refused => self.lost = true,
         }
     }
 
@@ -79,7 +86,11 @@ impl Listener<'_> {
                 self.figures.rejected += 1;
                 self.on_answer(client);
             }
-            Message::Disconnect => self.figures.disconnects += 1,
+            Message::Disconnect => {
+                client.told = true;
+                let now = self.started.elapsed().as_micros() as u64;
+                self.figures.told_micros.push(now);
+            }
             Message::Unmarked => self.figures.unmarked += 1,
             Message::Unknown => self.figures.unknown += 1,
         }

@@ -125,6 +125,7 @@ pub struct Fleet {
     handles: Vec<Handle>,
     progress: Arc<Progress>,
     opened: usize,
+    started: Instant,
 }
 
 impl Fleet {
@@ -156,6 +157,7 @@ impl Fleet {
             handles,
             progress,
             opened: 0,
+            started,
         }
     }
 
@@ -219,11 +221,21 @@ impl Fleet {
     /// Closes all clients and waits until that is done here.
     pub fn leave_all(&self) {
         self.leave(usize::MAX / 2);
-        let done = || self.progress.open.load(SeqCst) == 0;
         assert!(
-            self.progress.wait(Duration::from_secs(60), done),
+            self.wait_closed(Duration::from_secs(60)),
             "closing takes no time"
         );
+    }
+
+    /// Waits until no socket is open any more; false when the time is over.
+    pub fn wait_closed(&self, patience: Duration) -> bool {
+        let done = || self.progress.open.load(SeqCst) == 0;
+        self.progress.wait(patience, done)
+    }
+
+    /// Time on the clock of [`Figures::told_micros`].
+    pub fn micros_now(&self) -> u64 {
+        self.started.elapsed().as_micros() as u64
     }
 
     /// Waits until so many clients are ready; false when the time is over.

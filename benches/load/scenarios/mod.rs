@@ -2,6 +2,7 @@
 
 pub mod burst;
 pub mod churn;
+pub mod drain;
 mod drive;
 pub mod fanout;
 pub mod gate;
@@ -95,6 +96,11 @@ pub const SCENARIOS: &[Scenario] = &[
         "storm",
         "everyone reconnects at once, through the app and by token",
         storm::run,
+    ),
+    scenario(
+        "drain",
+        "the server is stopped: who is told, when, and what becomes of the Disconnect calls",
+        drain::run,
     ),
     scenario(
         "churn",
