@@ -2,13 +2,16 @@
 //!
 //! `-name` and `--name` are the same; `--name=value`, `--name value`; a boolean takes its value after `=` only; the last
 //! of repeated flags wins. Source: `contract/operations.md` §1. Unlike the reference, a word that is no flag is refused
-//! instead of ending the flags without a message.
+//! instead of ending the flags without a message, and the program's own name as the first word is skipped.
 
 use super::error::ConfigError;
 use super::options::{OPTIONS, OptionSpec, index_of_flag};
 use super::settings::{Settings, Source};
 use super::suggest;
 use super::value::{Kind, Value};
+
+/// What the program is called, by itself and by those who come from the reference.
+const PROGRAM_NAMES: [&str; 2] = ["ringcable", "anycable-go"];
 
 /// The flags as given, in order.
 #[derive(Debug, Default)]
@@ -23,7 +26,7 @@ impl Flags {
     /// The flag variants of [`ConfigError`], all of which print the usage.
     pub fn parse(args: &[String]) -> Result<Self, ConfigError> {
         let mut flags = Self::default();
-        let mut words = args.iter();
+        let mut words = args[usize::from(starts_with_name(args))..].iter();
         while let Some(word) = words.next() {
             if word == "--" {
                 break;
@@ -112,6 +115,14 @@ fn split_flag(word: &str) -> Result<Option<(&str, Option<&str>)>, ConfigError> {
     }))
 }
 
+/// True for `anycable-go --port 9000` as arguments: a container's command comes behind the entry point of its image, and
+/// many name the program there once more.
+fn starts_with_name(args: &[String]) -> bool {
+    args.first()
+        .and_then(|word| word.rsplit('/').next())
+        .is_some_and(|name| PROGRAM_NAMES.contains(&name))
+}
+
 fn read(option: &OptionSpec, name: &str, text: &str) -> Result<Value, ConfigError> {
     option
         .kind
@@ -183,6 +194,10 @@ mod tests {
             "headers",
             Value::List(vec!["Cookie".to_owned(), "X-Api".to_owned()]),
         );
+        for name in ["anycable-go", "ringcable", "/usr/local/bin/anycable-go"] {
+            check(&[name, "--port=9000"], "port", Value::Int(9000));
+            check(&[name], "port", Value::Int(8080));
+        }
     }
 
     #[test]
@@ -238,6 +253,18 @@ mod tests {
         );
         check(&["---port=1"], "bad flag syntax: ---port=1");
         check(&["--=1"], "bad flag syntax: --=1");
+        check(
+            &["--debug", "ringcable"],
+            "unexpected argument \"ringcable\"",
+        );
+        check(
+            &["anycable-go", "anycable-go"],
+            "unexpected argument \"anycable-go\"",
+        );
+        check(
+            &["my-anycable-go"],
+            "unexpected argument \"my-anycable-go\"",
+        );
     }
 
     proptest! {

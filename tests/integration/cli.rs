@@ -48,6 +48,19 @@ fn version_is_bare() {
 }
 
 #[test]
+fn programs_own_name_as_the_first_word_is_skipped() {
+    for name in ["anycable-go", "ringcable", "/usr/local/bin/anycable-go"] {
+        let finished = run(&[name, "--port=9000", "--print-config"]);
+        assert_eq!(finished.status.code(), Some(0), "{finished}");
+        assert!(finished.stdout.contains("\nport = 9000\n"), "{finished}");
+    }
+    refused(
+        Launch::bare().args(["--norpc", "anycable-go"]),
+        &["unexpected argument \"anycable-go\""],
+    );
+}
+
+#[test]
 fn help_lists_the_options_with_defaults_and_variables() {
     for flag in ["--help", "-h"] {
         let finished = run(&[flag]);
