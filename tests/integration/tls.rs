@@ -261,8 +261,8 @@ on_both_drivers! {
         const STUCK: usize = 4;
         let scene = Scene::new(driver, &[&format!("--ws_max_pending_size={LIMIT}"), "--ws_write_timeout=30"]);
         let stuck: Vec<Client> = (0..STUCK).map(|_| scene.stuck_client()).collect();
-        // 10 MB for each of them, in one body.
-        let batch: Vec<Value> = (0..500)
+        // 2 MB for each of them, in one body.
+        let batch: Vec<Value> = (0..100)
             .map(|number| json!({ "stream": "stream:A", "data": format!("\"{}\"", message(number)) }))
             .collect();
         scene.broadcast(&Value::from(batch));

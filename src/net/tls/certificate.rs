@@ -1,7 +1,7 @@
 //! The certificate and its key: read from files at the start, and again when the operator asks for it.
 
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use rustls::ServerConfig;
 use rustls::crypto::ring;
@@ -42,7 +42,7 @@ pub struct ServerTls {
     current: RwLock<Loaded>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 struct Loaded {
     config: Arc<ServerConfig>,
     validity: Option<Validity>,
@@ -84,12 +84,12 @@ impl ServerTls {
         self.current().validity
     }
 
-    fn current(&self) -> impl std::ops::Deref<Target = Loaded> + '_ {
-        self.current.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
     pub fn cert_path(&self) -> &str {
         &self.files.cert_path
+    }
+
+    fn current(&self) -> RwLockReadGuard<'_, Loaded> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
