@@ -35,22 +35,16 @@ for library in $(objdump -p "$package/bin/ringcable" | sed -n 's/^ *NEEDED *//p'
   esac
 done
 
-# generated <word> <file>: what the binary says about itself. A build that cannot say it is packaged without.
+# generated <word> <file>: what the binary says about itself.
 generated() {
-  local file=$share/$2
-  install -d "$(dirname "$file")"
-  if ! "$package/bin/ringcable" --generate "$1" >"$file" 2>"$package/refusal"; then
-    rm "$file"
-    echo "$0: WITHOUT $2: $(cat "$package/refusal")" >&2
-  fi
-  rm "$package/refusal"
+  install -d "$(dirname "$share/$2")"
+  "$package/bin/ringcable" --generate "$1" >"$share/$2"
 }
 generated man man/man1/ringcable.1
 generated complete-bash bash-completion/completions/ringcable
 generated complete-zsh zsh/vendor-completions/_ringcable
 generated complete-fish fish/vendor_completions.d/ringcable.fish
-if [ -f "$share/man/man1/ringcable.1" ]; then gzip -9n "$share/man/man1/ringcable.1"; fi
-find "$share" -type d -empty -delete
+gzip -9n "$share/man/man1/ringcable.1"
 
 doc=$share/doc/ringcable
 install -d "$doc/examples"

@@ -53,6 +53,7 @@ class Stack:
 
     def __exit__(self, *_):
         self.compose("down", "--timeout=5")
+        self.limits.close()
 
     def compose(self, *args):
         done = subprocess.run([*self.command, *args], env=self.env, cwd=COMPOSE, capture_output=True, text=True, check=False)
