@@ -67,7 +67,10 @@ pub fn run(options: &Options) {
 fn measure(options: &Options, target: &Target, case: &Case, report: &mut Report) {
     let clients = options.clients.unwrap_or(CLIENTS);
     let app = App::start(case.delay, target.client_cpus()).expect("the app starts");
+    // A machine that is busy elsewhere shall lose no client before the measurement begins.
+    let patient = ["--rpc_request_timeout=30000", "--rpc_command_timeout=30000"];
     let mut flags = vec![app.flag()];
+    flags.extend(patient.map(str::to_owned));
     flags.extend(case.own_flags.iter().cloned());
     let mut peer = Peer::start(target, &flags, None);
     report.server(target.name, &peer.flags);
