@@ -202,6 +202,17 @@ const ROWS = [
       [rate("ringcable_publications_waited_total"), "publications that waited"],
       [rate("ringcable_inbox_waits_total"), "full inboxes"],
     ], "A shard does not keep up; the app's broadcast requests take longer."),
+    graph("Refused requests", "ops", [
+      [rate("ringcable_http_unauthorized_total"), "wrong token"],
+      [rate("ringcable_http_not_found_total"), "unknown path"],
+      [rate("ringcable_rpc_unauthorized_total"), "by the app: the secrets differ"],
+      [rate("ringcable_tls_errors_total"), "TLS errors"],
+    ], "The log says which setting each of them is about."),
+    graph("Console", "ops", [
+      [rate("ringcable_console_actions_total"), "actions"],
+      [rate("ringcable_console_logins_failed_total"), "failed logins"],
+      [rate("ringcable_console_refused_total"), "refused: too many at once"],
+    ], "Only with --console."),
     graph("Given up", "ops", [
       [rate("ringcable_whispers_dropped_total"), "whispers"],
       [rate("ringcable_disconnect_calls_dropped_total"), "disconnect calls"],

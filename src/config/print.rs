@@ -228,7 +228,7 @@ mod tests {
             .prop_filter("an item", |item| !item.is_empty());
         match kind {
             Kind::Bool => any::<bool>().prop_map(Value::Bool).boxed(),
-            Kind::Int { .. } => any::<i64>().prop_map(Value::Int).boxed(),
+            Kind::Int { .. } | Kind::SecsOrSwitch => any::<i64>().prop_map(Value::Int).boxed(),
             Kind::Paths | Kind::List { .. } => prop::collection::vec(item, 0..4)
                 .prop_map(Value::List)
                 .boxed(),

@@ -128,6 +128,7 @@ fn other_values(option: &OptionSpec) -> Vec<String> {
             };
             vec![(default + 1).to_string()]
         }
+        value::Kind::SecsOrSwitch => vec!["7".to_owned()],
         value::Kind::Bool => vec![(option.default_value() == Value::Bool(false)).to_string()],
         value::Kind::Path { .. } | value::Kind::Paths => vec!["/other".to_owned()],
         value::Kind::Tags => vec!["name:value".to_owned()],

@@ -9,7 +9,7 @@ use std::process::Command;
 use tempfile::TempDir;
 
 use crate::support::server::Finished;
-use crate::support::{Launch, Rails, Stage, ports};
+use crate::support::{Launch, Rails, Stage, keys, ports};
 
 const RPC: &str = "--rpc_host=http://localhost:1/_anycable";
 
@@ -325,7 +325,8 @@ on_both_drivers! {
     fn fly_and_heroku_listen_on_every_interface(driver: Driver) {
         let rails = Rails::start();
         let rpc = format!("--rpc_host={}", rails.url());
-        let launch = || Launch::bare().args(["--cores=2", driver.flag(), &rpc, "--secret=0123456789abcdef"]);
+        let secret = format!("--secret={}", keys::SECRET);
+        let launch = || Launch::bare().args(["--cores=2", driver.flag(), &rpc, &secret]);
         let fly = launch()
             .env("FLY_APP_NAME", "cable")
             .env("FLY_ALLOC_ID", "1")
@@ -348,7 +349,8 @@ on_both_drivers! {
     fn port_is_taken_from_the_first_variable_that_is_there(driver: Driver) {
         let rails = Rails::start();
         let rpc = format!("--rpc_host={}", rails.url());
-        let launch = || Launch::bare().args(["--cores=2", driver.flag(), "--host=127.0.0.1", "--secret=s", &rpc]);
+        let secret = format!("--secret={}", keys::SECRET);
+        let launch = || Launch::bare().args(["--cores=2", driver.flag(), "--host=127.0.0.1", &secret, &rpc]);
         let (first, second) = (ports::free_port(), ports::free_port());
         assert_eq!(launch().env("PORT", first.to_string()).start().port(), first);
         let both = launch().env("PORT", first.to_string()).env("ANYCABLE_PORT", second.to_string());
