@@ -1,0 +1,235 @@
+//! The control thread after the start: signals, gauges, what is reported by interval.
+
+use std::collections::HashSet;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+use std::{io, process, thread};
+
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::iterator::Signals;
+
+use super::StartError;
+use super::drain::drain;
+use crate::certificate::{self, ReloadWish};
+use crate::config::Config;
+use crate::mesh::{Mesh, ShardMessage, Survey};
+use crate::metrics::Metrics;
+use crate::net::Driver;
+use crate::net::tls::ServerTls;
+use crate::os;
+use crate::reporting::Reporting;
+use crate::rpc::RpcShared;
+use crate::shard::sampling::sample;
+
+/// The gauges are not counted again for the console while they are so young.
+const GAUGES_FRESH_FOR: Duration = Duration::from_secs(4);
+/// How long a survey of the shards may take before the gauges stay as they were.
+const SURVEY_TIMEOUT: Duration = Duration::from_secs(1);
+/// A shard's thread is called so, and its number.
+pub const SHARD_THREAD_PREFIX: &str = "shard-";
+
+/// What the control thread waits for.
+pub enum ControlEvent {
+    /// SIGINT or SIGTERM.
+    Signal,
+    /// SIGHUP.
+    Reload(ReloadWish),
+    /// Somebody looks at the console, which shows the gauges.
+    GaugesWanted,
+    /// A shard serves, with this driver.
+    ShardStarted(Driver),
+    /// A shard could not start or its reactor broke: the process cannot go on.
+    ShardEnded { id: usize, error: io::Error },
+}
+
+pub fn watch_signals(events: Sender<ControlEvent>) -> Result<(), StartError> {
+    // The last two are ignored, as the reference ignores them; by default they would end the process.
+    let mut signals =
+        Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2]).map_err(StartError::Signals)?;
+    let reload = ReloadWish::default();
+    thread::Builder::new()
+        .name("signals".to_string())
+        .spawn(move || {
+            for signal in signals.forever() {
+                let event = match signal {
+                    SIGINT | SIGTERM => ControlEvent::Signal,
+                    SIGHUP if reload.make() => ControlEvent::Reload(reload.clone()),
+                    _ => continue,
+                };
+                // The receiver goes only when the process does.
+                let _ = events.send(event);
+            }
+        })
+        .map_err(StartError::Signals)?;
+    Ok(())
+}
+
+/// What the control thread looks at and looks after.
+pub struct Watched<'a> {
+    pub metrics: &'a Metrics,
+    pub mesh: &'a Mesh,
+    pub rpc: Option<&'a RpcShared>,
+    pub tls: Option<&'a ServerTls>,
+}
+
+/// Something that happens again and again while the control thread waits.
+struct Periodic {
+    interval: Duration,
+    due: Instant,
+}
+
+impl Periodic {
+    fn new(interval: Duration) -> Self {
+        Self {
+            interval,
+            due: Instant::now() + interval,
+        }
+    }
+
+    /// True once when it has come due. What was missed meanwhile is not made up for.
+    fn take_due(&mut self, now: Instant) -> bool {
+        let is_due = self.due <= now;
+        if is_due {
+            let next = self.due + self.interval;
+            self.due = if next > now {
+                next
+            } else {
+                now + self.interval
+            };
+        }
+        is_due
+    }
+}
+
+/// Refreshes the gauges and writes metrics until something happens.
+pub fn control_loop(
+    config: &Config,
+    watched: &Watched<'_>,
+    mut reporting: Option<Reporting>,
+    control: &Receiver<ControlEvent>,
+) -> Result<(), StartError> {
+    let refresh_interval = config.metrics.stats_refresh_interval;
+    let wanted = config.metrics.http_path.is_some() || reporting.is_some();
+    let mut refresh =
+        (wanted && !refresh_interval.is_zero()).then(|| Periodic::new(refresh_interval));
+    let mut rotate = reporting
+        .is_some()
+        .then(|| Periodic::new(config.metrics.rotate_interval));
+    let mut refreshed: Option<Instant> = None;
+    loop {
+        let next = refresh.iter().chain(&rotate).map(|periodic| periodic.due);
+        let event = match next.min() {
+            Some(due) => control.recv_timeout(due.saturating_duration_since(Instant::now())),
+            None => control.recv().map_err(RecvTimeoutError::from),
+        };
+        match event {
+            Err(RecvTimeoutError::Timeout) => {
+                let now = Instant::now();
+                let is_due = |periodic: &mut Option<Periodic>| {
+                    periodic.as_mut().is_some_and(|it| it.take_due(now))
+                };
+                if is_due(&mut refresh) {
+                    refresh_gauges(watched.metrics, watched.mesh);
+                    refreshed = Some(now);
+                }
+                if is_due(&mut rotate)
+                    && let Some(reporting) = &mut reporting
+                {
+                    sample(watched.metrics, watched.mesh, watched.rpc);
+                    reporting.report(watched.metrics);
+                }
+            }
+            Ok(ControlEvent::ShardStarted(_)) => {}
+            Ok(ControlEvent::GaugesWanted) => {
+                // Each shard whose clients look at the console asks.
+                if refreshed.is_none_or(|at| at.elapsed() >= GAUGES_FRESH_FOR) {
+                    refresh_gauges(watched.metrics, watched.mesh);
+                    refreshed = Some(Instant::now());
+                }
+            }
+            Ok(ControlEvent::ShardEnded { id, error }) => {
+                return Err(StartError::Shard { id, source: error });
+            }
+            Ok(ControlEvent::Reload(wish)) => {
+                wish.take();
+                certificate::reload(watched.tls, watched.metrics);
+            }
+            Ok(ControlEvent::Signal) | Err(RecvTimeoutError::Disconnected) => {
+                drain(config, watched.metrics, watched.mesh, control)
+            }
+        }
+    }
+}
+
+/// The gauges that are looked up every `--stats_refresh_interval`.
+fn refresh_gauges(metrics: &Metrics, mesh: &Mesh) {
+    metrics
+        .mem_sys_bytes
+        .set(os::memory::resident_bytes() as i64);
+    let status = os::memory::status();
+    metrics.threads.set(status.threads as i64);
+    metrics.private_bytes.set(status.private_bytes as i64);
+    for (shard, time) in os::cpu::times_of_threads(SHARD_THREAD_PREFIX) {
+        if let Some(gauge) = metrics.cpu_millis.get(shard) {
+            gauge.set(time.as_millis() as i64);
+        }
+    }
+    let (reply, replies) = mpsc::channel::<Survey>();
+    for mailbox in mesh.mailboxes() {
+        // A shard that is too busy for a question keeps the old figures.
+        if mailbox
+            .try_send(ShardMessage::Survey(reply.clone()))
+            .is_err()
+        {
+            return;
+        }
+    }
+    let (mut identities, mut streams) = (HashSet::new(), HashSet::new());
+    for _ in 0..mesh.shards() {
+        let Ok(survey) = replies.recv_timeout(SURVEY_TIMEOUT) else {
+            return;
+        };
+        identities.extend(survey.identities);
+        streams.extend(survey.streams);
+    }
+    metrics.clients_uniq_num.set(identities.len() as i64);
+    metrics.broadcast_streams_num.set(streams.len() as i64);
+}
+
+pub fn terminate() -> ! {
+    tracing::warn!("Immediate termination requested. Stopped");
+    process::exit(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_periodic_keeps_its_pace_and_makes_nothing_up() {
+        let start = Instant::now();
+        let interval = Duration::from_secs(10);
+        let mut periodic = Periodic {
+            interval,
+            due: start + interval,
+        };
+        // Looked at after so many seconds: is it due, and when next?
+        for (secs, is_due, next_secs) in [
+            (9, false, 10),
+            (10, true, 20),
+            (11, false, 20),
+            (21, true, 30),
+            (55, true, 65),
+            (64, false, 65),
+            (65, true, 75),
+        ] {
+            let now = start + Duration::from_secs(secs);
+            assert_eq!(periodic.take_due(now), is_due, "{secs}");
+            assert_eq!(
+                periodic.due,
+                start + Duration::from_secs(next_secs),
+                "{secs}"
+            );
+        }
+    }
+}

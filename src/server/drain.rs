@@ -1,0 +1,141 @@
+//! The end: clients are told, the app is told about them, the process exits.
+
+use std::process;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use super::control::{ControlEvent, terminate};
+use crate::config::Config;
+use crate::mesh::{Mesh, ShardMessage};
+use crate::metrics::Metrics;
+use crate::os;
+
+/// How often the drain looks for a second signal, and whether clients are left, while it waits.
+const DRAIN_POLL: Duration = Duration::from_millis(10);
+/// Kept for telling the clients when the delay would take all of the time, and for the last log lines.
+const NOTICE_TIME: Duration = Duration::from_millis(500);
+
+/// Tells every client that the server goes, makes the Disconnect calls that are owed, and exits.
+/// Source: contract/operations.md §9; docs/deploys.md has the whole order of events.
+pub fn drain(
+    config: &Config,
+    metrics: &Metrics,
+    mesh: &Mesh,
+    control: &Receiver<ControlEvent>,
+) -> ! {
+    let shutdown = &config.shutdown;
+    let deadline = Instant::now() + shutdown.timeout;
+    tracing::info!(
+        "Shutting down... (hit Ctrl-C to stop immediately or wait for up to {}s for graceful shutdown)",
+        shutdown.timeout.as_secs()
+    );
+    os::notify::stopping();
+    for mailbox in mesh.mailboxes() {
+        mailbox.send_blocking(ShardMessage::BeginShutdown);
+    }
+    // The delay is inside the timeout, but clients are told in any case: a moment is kept for that.
+    let delay = shutdown
+        .delay
+        .min(shutdown.timeout.saturating_sub(NOTICE_TIME));
+    wait_until(Instant::now() + delay, control, || false);
+
+    let clients = clients(metrics);
+    let slowly = slow_drain(config, clients);
+    let slowly_until = (!slowly.is_zero()).then(|| Instant::now() + slowly);
+    if clients > 0 {
+        tracing::info!(
+            context = "node",
+            num = clients,
+            slowdrain_ms = slowly_until.map(|_| slowly.as_millis() as u64),
+            "closing active connections"
+        );
+    }
+    // A call is made when its session has ended, not when the last session has.
+    mesh.mailbox(0)
+        .send_blocking(ShardMessage::HurryDisconnects {
+            parallel: shutdown.pool_size,
+        });
+    if slowly_until.is_none() {
+        stop_accepting(mesh);
+    }
+    for mailbox in mesh.mailboxes() {
+        mailbox.send_blocking(ShardMessage::CloseSessions { slowly_until });
+    }
+    if let Some(end) = slowly_until {
+        // Until then the listeners stay: what is published belongs to those who have not been told yet, too.
+        wait_until(end, control, || self::clients(metrics) == 0);
+        stop_accepting(mesh);
+    }
+    let (done, closed) = mpsc::channel();
+    for mailbox in mesh.mailboxes() {
+        mailbox.send_blocking(ShardMessage::ReportClosed(done.clone()));
+    }
+    if wait_for(mesh.shards(), &closed, deadline, control) {
+        tracing::info!(context = "node", "all active connections closed");
+    } else {
+        tracing::warn!(
+            context = "node",
+            "terminated while disconnecting active sessions"
+        );
+    }
+    let (done, finished) = mpsc::channel();
+    mesh.mailbox(0)
+        .send_blocking(ShardMessage::FinishDisconnects { deadline, done });
+    // The shard keeps the deadline and logs what it could not do.
+    wait_for(1, &finished, deadline + NOTICE_TIME, control);
+    process::exit(0)
+}
+
+fn clients(metrics: &Metrics) -> i64 {
+    let shards = metrics.shards.iter();
+    shards.map(|shard| shard.clients_num.value()).sum()
+}
+
+/// How long the clients of a slow drain take: few of them do not need all of the time.
+fn slow_drain(config: &Config, clients: i64) -> Duration {
+    let gaps = u32::try_from(clients).unwrap_or(0);
+    let shutdown = &config.shutdown;
+    shutdown
+        .slow_drain
+        .min(shutdown.slow_drain_gap_max.saturating_mul(gaps))
+}
+
+fn stop_accepting(mesh: &Mesh) {
+    for mailbox in mesh.mailboxes() {
+        mailbox.send_blocking(ShardMessage::StopAccepting);
+    }
+}
+
+/// Waits until `end`, or until there is nothing to wait for any more. A second signal ends the process.
+fn wait_until(end: Instant, control: &Receiver<ControlEvent>, over: impl Fn() -> bool) {
+    while !over() {
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return;
+        }
+        if let Ok(ControlEvent::Signal) = control.recv_timeout(left.min(DRAIN_POLL)) {
+            terminate();
+        }
+    }
+}
+
+/// Waits for `count` answers. False: the deadline came first. A second signal ends the process.
+fn wait_for(
+    count: usize,
+    answers: &Receiver<usize>,
+    deadline: Instant,
+    control: &Receiver<ControlEvent>,
+) -> bool {
+    let mut missing = count;
+    while missing > 0 {
+        if let Ok(ControlEvent::Signal) = control.try_recv() {
+            terminate();
+        }
+        match answers.recv_timeout(DRAIN_POLL) {
+            Ok(_) => missing -= 1,
+            Err(RecvTimeoutError::Timeout) if Instant::now() < deadline => {}
+            Err(_) => return false,
+        }
+    }
+    true
+}

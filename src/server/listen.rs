@@ -1,0 +1,77 @@
+//! Listeners of all shards, and why one cannot be opened.
+
+use std::io;
+use std::net::TcpListener;
+
+use super::StartError;
+use crate::config::Config;
+use crate::mesh::ConnectionLimit;
+use crate::shard::front::{self, Endpoint, Features, ListenerSetup};
+use crate::{os, startup};
+
+/// Opens every listener once for each shard. Ports that were 0 are the chosen ones in `config` afterwards.
+pub fn listen(config: &mut Config, shards: usize) -> Result<Vec<Vec<ListenerSetup>>, StartError> {
+    let mut by_shard: Vec<Vec<ListenerSetup>> = (0..shards).map(|_| Vec::new()).collect();
+    for (endpoint, features) in front::listeners(config) {
+        let sockets = os::sockets::listen(&endpoint.host, endpoint.port, shards)
+            .map_err(|source| refused(config.server.tls.is_some(), &endpoint, features, source))?;
+        note_port(config, features, &sockets[0]);
+        let max = config.server.connections_max;
+        let limit = (max > 0).then(|| ConnectionLimit::new(max));
+        for (setups, listener) in by_shard.iter_mut().zip(sockets) {
+            setups.push(ListenerSetup {
+                listener,
+                features,
+                limit: limit.clone(),
+            });
+        }
+    }
+    Ok(by_shard)
+}
+
+fn refused(tls: bool, endpoint: &Endpoint, features: Features, source: io::Error) -> StartError {
+    let hint = match source.kind() {
+        io::ErrorKind::AddrInUse => startup::port_taken(
+            endpoint.port,
+            startup::port_option(features),
+            os::port_owner::find(&endpoint.host, endpoint.port).as_ref(),
+        ),
+        io::ErrorKind::PermissionDenied => {
+            "; ports below 1024 need the capability CAP_NET_BIND_SERVICE".to_string()
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            "; no interface of this machine has that address".to_string()
+        }
+        _ => String::new(),
+    };
+    StartError::Listen {
+        feature: startup::listener_name(features),
+        url: startup::url(tls, &endpoint.host, endpoint.port, ""),
+        source,
+        hint,
+    }
+}
+
+fn note_port(config: &mut Config, features: Features, listener: &TcpListener) {
+    let Ok(address) = listener.local_addr() else {
+        return;
+    };
+    let port = address.port();
+    if features.main {
+        config.server.port = port;
+    }
+    if let Some(http) = config
+        .broadcast
+        .http
+        .as_mut()
+        .filter(|_| features.broadcast)
+    {
+        http.port = port;
+    }
+    if let Some(api) = config.api.as_mut().filter(|_| features.api) {
+        api.port = port;
+    }
+    if features.metrics {
+        config.metrics.port = port;
+    }
+}
