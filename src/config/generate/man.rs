@@ -55,6 +55,9 @@ With the preset fly: the app that answers RPC. It leads to gRPC, which is not su
 .TP
 .BR HEROKU_APP_ID ", " HEROKU_DYNO_ID
 Both together choose the preset heroku.
+.TP
+.B NOTIFY_SOCKET
+Set by systemd for Type=notify: is told when the server is ready, and when it stops.
 .SH FILES
 .TP
 .IR ./anycable.toml ", " /etc/anycable/anycable.toml
@@ -75,6 +78,13 @@ const AFTER_KEYS: &str = r#".SH SIGNALS
 Tell every client that the server restarts, make the Disconnect calls that are owed, and exit with 0 within
 .BR \-\-shutdown_timeout .
 A second one ends the process at once.
+.TP
+.B SIGHUP
+Read the files of
+.B \-\-ssl_cert
+and
+.B \-\-ssl_key
+again, for new connections. Files that cannot be used change nothing.
 .TP
 .BR SIGUSR1 ", " SIGUSR2
 Are ignored.
