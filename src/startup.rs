@@ -10,6 +10,7 @@ use crate::demo::DemoApp;
 use crate::driver::Choice;
 use crate::os::limits::{DESCRIPTORS_RESERVED, HOW_TO_RAISE};
 use crate::os::port_owner::PortOwner;
+use crate::rpc::without_secrets;
 use crate::shard::front::Features;
 
 /// What a URL in the log looks like: the host as configured.
@@ -203,8 +204,9 @@ fn rpc(config: &Config) {
     };
     tracing::info!(
         context = "rpc",
-        "RPC controller initialized: {base} (concurrency: {}, impl: http, enable_tls: {}, proto_versions: v1, \
+        "RPC controller initialized: {} (concurrency: {}, impl: http, enable_tls: {}, proto_versions: v1, \
          proxy_headers: {}, proxy_cookies: {cookies})",
+        without_secrets(base),
         rpc.concurrency,
         rpc.tls.enabled,
         rpc.headers.join(","),

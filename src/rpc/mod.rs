@@ -29,7 +29,7 @@ pub use client::{RpcClient, RpcShared};
 pub use error::{BadResponse, ConnectFailure, RpcError, StartError, TlsFailure, TransportError};
 pub use limiter::{Limiter, Permit, Waiting};
 pub use response::{RPC_HEAD_BYTES_MAX, RPC_RESPONSE_BYTES_MAX};
-pub use target::{RpcTarget, UrlError};
+pub use target::{RpcTarget, UrlError, without_secrets};
 
 /// What the app is asked. The lower-case name is the last segment of the request path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

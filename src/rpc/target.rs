@@ -146,7 +146,7 @@ impl Method {
 }
 
 /// The URL as configured, without what may be secret in it. For URLs that cannot be parsed.
-pub(super) fn without_secrets(url: &str) -> String {
+pub fn without_secrets(url: &str) -> String {
     let end = url.find(['?', '#']).unwrap_or(url.len());
     let start = url.find("://").map_or(0, |at| at + 3);
     let shown = &url[..end];

@@ -91,6 +91,16 @@ on_both_drivers! {
         }
     }
 
+    fn password_in_the_url_of_the_app_is_not_shown(driver: Driver) {
+        let rails = Rails::start();
+        let url = "--rpc_host=http://cable:sesame@127.0.0.1:1/_anycable";
+        let server = Stage::launch(driver, &rails).arg(url).start();
+        server.wait_for_log(&["RPC controller initialized: http://***@127.0.0.1:1/_anycable (", "concurrency: 28"]);
+        server.wait_for_log(&["RPC check: "]);
+        let log = server.log().join("\n");
+        assert!(!log.contains("sesame"), "{log}");
+    }
+
     fn every_line_has_the_context_the_contract_gives_it(driver: Driver) {
         let stage = Stage::new(driver);
         let log = startup_log(&stage.server);
