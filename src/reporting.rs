@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::config::MetricsConfig;
-use crate::log;
+use crate::log::{self, Sparse};
 use crate::metrics::Metrics;
 use crate::metrics::rotation::{self, Rotation, Selection};
 use crate::metrics::statsd::LineFormat;
@@ -118,7 +118,7 @@ fn start_sender(target: String, metrics: Arc<Metrics>) -> io::Result<SyncSender<
         target,
         socket: None,
         metrics,
-        errors: ErrorLines::default(),
+        errors: Sparse::default(),
     };
     thread::Builder::new()
         .name("statsd".to_owned())
@@ -132,7 +132,7 @@ struct Sending {
     /// Connected, so that a target that is not there is noticed; and until when it is used.
     socket: Option<(UdpSocket, Instant)>,
     metrics: Arc<Metrics>,
-    errors: ErrorLines,
+    errors: Sparse,
 }
 
 impl Sending {
@@ -162,12 +162,12 @@ impl Sending {
 
     fn note_error(&mut self, error: &io::Error, now: Instant) {
         self.metrics.statsd_errors_total.add(1);
-        if let Some(suppressed) = self.errors.next(now) {
+        if let Some(admitted) = self.errors.admit_every(ERROR_LINE_INTERVAL, now) {
             tracing::warn!(
                 service = "statsd",
                 host = self.target,
                 %error,
-                suppressed,
+                suppressed = admitted.count(),
                 "cannot send metrics, the packet is lost"
             );
         }
@@ -192,26 +192,6 @@ fn connect(target: &str) -> io::Result<UdpSocket> {
     Err(failure)
 }
 
-/// When the last line about an error was written, and how many were not since then.
-#[derive(Default)]
-struct ErrorLines {
-    last: Option<Instant>,
-    suppressed: u64,
-}
-
-impl ErrorLines {
-    /// How many lines were suppressed before this one; `None`: this one is, too.
-    fn next(&mut self, now: Instant) -> Option<u64> {
-        let is_early = |last| now.saturating_duration_since(last) < ERROR_LINE_INTERVAL;
-        if self.last.is_some_and(is_early) {
-            self.suppressed += 1;
-            return None;
-        }
-        self.last = Some(now);
-        Some(std::mem::take(&mut self.suppressed))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -221,7 +201,7 @@ mod tests {
             target: target.to_owned(),
             socket: None,
             metrics: Arc::new(Metrics::new(1)),
-            errors: ErrorLines::default(),
+            errors: Sparse::default(),
         }
     }
 
@@ -281,9 +261,9 @@ mod tests {
         let start = Instant::now();
         sending.note_error(&error, start);
         sending.note_error(&error, start + ERROR_LINE_INTERVAL / 2);
-        assert_eq!(sending.errors.suppressed, 1);
+        assert_eq!(sending.errors.left_out(), 1);
         sending.note_error(&error, start + ERROR_LINE_INTERVAL);
-        assert_eq!(sending.errors.suppressed, 0);
+        assert_eq!(sending.errors.left_out(), 0);
         assert_eq!(sending.metrics.statsd_errors_total.value(), 3);
     }
 

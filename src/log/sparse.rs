@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-/// Time between two records of one kind.
+/// Time between two records of one kind, unless the caller has a reason for another.
 pub const SPARSE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// One kind of record: the first is written at once, then at most one in [`SPARSE_INTERVAL`], which says how many were left
@@ -22,9 +22,14 @@ pub struct Admitted {
 impl Sparse {
     /// Asks for one record at `now`. `None`: it is left out, and counted.
     pub fn admit(&mut self, now: Instant) -> Option<Admitted> {
+        self.admit_every(SPARSE_INTERVAL, now)
+    }
+
+    /// The same with at most one record in `interval`.
+    pub fn admit_every(&mut self, interval: Duration, now: Instant) -> Option<Admitted> {
         let too_early = self
             .written
-            .is_some_and(|written| now.saturating_duration_since(written) < SPARSE_INTERVAL);
+            .is_some_and(|written| now.saturating_duration_since(written) < interval);
         if too_early {
             self.left_out = self.left_out.saturating_add(1);
             return None;
@@ -36,7 +41,20 @@ impl Sparse {
     }
 }
 
+#[cfg(test)]
+impl Sparse {
+    /// Records left out since the last one.
+    pub fn left_out(&self) -> u64 {
+        self.left_out
+    }
+}
+
 impl Admitted {
+    /// How many records it stands for beside itself.
+    pub fn count(self) -> u64 {
+        self.left_out
+    }
+
     /// For the attribute `left_out`, which a record without omissions does not have.
     pub fn left_out(self) -> Option<u64> {
         (self.left_out > 0).then_some(self.left_out)
@@ -72,6 +90,26 @@ mod tests {
             (10_001, None),
             (20_000, Some(Some(1))),
         ]);
+    }
+
+    #[test]
+    fn one_record_per_interval_says_how_many_it_stands_for() {
+        let interval = Duration::from_secs(60);
+        let mut sparse = Sparse::default();
+        let start = Instant::now();
+        let table = [
+            (0, Some(0)),
+            (1, None),
+            (59_999, None),
+            (60_000, Some(2)),
+            (60_001, None),
+            (240_000, Some(1)),
+            (300_000, Some(0)),
+        ];
+        for (millis, expected) in table {
+            let admitted = sparse.admit_every(interval, start + Duration::from_millis(millis));
+            assert_eq!(admitted.map(Admitted::count), expected, "{millis}");
+        }
     }
 
     #[test]

@@ -1,15 +1,12 @@
-//! Tells the operator which calls to the app take long: one line at once, then at most one per [`LINE_INTERVAL`] and shard,
+//! Tells the operator which calls to the app take long: one line at once, then at most one per `SPARSE_INTERVAL` and shard,
 //! because a slow app is slow for everybody. Every slow call is counted.
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
-use crate::log::cut;
+use crate::log::{Sparse, cut};
 use crate::rpc::{CallTimes, Method};
 use crate::shard::Shard;
-
-/// Between two lines of one shard.
-const LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A call that has come to its end, or was cancelled.
 pub struct FinishedCall<'a> {
@@ -24,14 +21,14 @@ pub struct FinishedCall<'a> {
 pub struct SlowCalls {
     /// Zero: no call is slow.
     limit: Duration,
-    lines: Lines,
+    lines: RefCell<Sparse>,
 }
 
 impl SlowCalls {
     pub fn new(limit: Duration) -> Self {
         Self {
             limit,
-            lines: Lines::default(),
+            lines: RefCell::default(),
         }
     }
 
@@ -44,59 +41,32 @@ impl SlowCalls {
             return;
         }
         shard.counters().rpc_slow_calls_total.add(1);
-        let Some(suppressed) = self.lines.next(Instant::now()) else {
+        let Some(admitted) = self.lines.borrow_mut().admit(Instant::now()) else {
             return;
         };
         tracing::warn!(
             context = "rpc",
             sid = call.sid,
             shard = shard.id,
-            method = method_name(call.method),
+            method = call.method.path_segment(),
             command = call.command.map(|(command, _)| command),
             identifier = call.command.map(|(_, identifier)| cut(identifier)),
             waited_ms = waited.as_millis() as u64,
             ran_ms = ran.as_millis() as u64,
-            suppressed,
+            suppressed = admitted.count(),
             "slow RPC call"
         );
-    }
-}
-
-fn method_name(method: Method) -> &'static str {
-    match method {
-        Method::Connect => "connect",
-        Method::Command => "command",
-        Method::Disconnect => "disconnect",
-    }
-}
-
-/// When the last line was written, and what was not since then.
-#[derive(Default)]
-struct Lines {
-    last: Cell<Option<Instant>>,
-    suppressed: Cell<u64>,
-}
-
-impl Lines {
-    /// How many lines were suppressed before this one; `None`: this one is, too.
-    fn next(&self, now: Instant) -> Option<u64> {
-        let last = self.last.get();
-        if last.is_some_and(|last| now.saturating_duration_since(last) < LINE_INTERVAL) {
-            self.suppressed.set(self.suppressed.get() + 1);
-            return None;
-        }
-        self.last.set(Some(now));
-        Some(self.suppressed.take())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::Admitted;
 
     #[test]
     fn one_line_per_interval_says_how_many_it_stands_for() {
-        let lines = Lines::default();
+        let mut lines = Sparse::default();
         let start = Instant::now();
         let table = [
             (0, Some(0)),
@@ -109,7 +79,7 @@ mod tests {
         ];
         for (millis, expected) in table {
             let now = start + Duration::from_millis(millis);
-            assert_eq!(lines.next(now), expected, "{millis}");
+            assert_eq!(lines.admit(now).map(Admitted::count), expected, "{millis}");
         }
     }
 }
