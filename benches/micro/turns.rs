@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 use ringcable::config::{self, Config, Startup};
+use ringcable::mesh::Mesh;
 use ringcable::metrics::Metrics;
 use ringcable::protocol::publication::{Broadcast, Publication, decode_broadcast};
 use ringcable::reactor::Reactor;
 use ringcable::session::Credentials;
-use ringcable::shard::sessions::{NewConnection, Sessions};
+use ringcable::shard::sessions::{NewConnection, Sessions, TimeSlice};
 
 use super::{Step, steps};
 
@@ -61,13 +62,14 @@ fn epoll() -> Reactor {
 fn fan_out(reactor: Reactor, messages: usize) -> Step {
     let mut shard = Shard::new(reactor);
     shard.subscribe_all();
-    let publication = publication(&"x".repeat(200));
+    let publication: Arc<[Publication]> = [publication(&"x".repeat(200))].into();
     let shard = Rc::new(RefCell::new(shard));
     let clients = Rc::clone(&shard);
     Step::new(move || {
         shard.borrow_mut().turn(|sessions| {
             for _ in 0..messages {
-                sessions.fan_out(&publication);
+                sessions.fan_out(Arc::clone(&publication), 0);
+                sessions.go_on_fan_out(TimeSlice::new(PATIENCE));
             }
         });
     })
@@ -112,7 +114,8 @@ impl Shard {
         // Fixed seeds: the same collisions in every run.
         let hasher = RandomState::with_seeds(1, 2, 3, 4);
         let config = Arc::new(config());
-        let sessions = Sessions::new(0, config, Arc::clone(&metrics), hasher, reactor, now);
+        let inbox = Rc::new(Mesh::new(1).1.remove(0));
+        let sessions = Sessions::new(0, config, Arc::clone(&metrics), hasher, reactor, inbox, now);
         let mut shard = Self {
             sessions,
             metrics,

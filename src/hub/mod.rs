@@ -4,6 +4,7 @@
 //! names and identifiers are interned with reference counts; a session's subscriptions are one boxed slice of edges.
 
 mod intern;
+mod latecomers;
 mod table;
 
 pub use table::{EDGE_BYTES, Hub, Marks};

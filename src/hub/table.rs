@@ -7,6 +7,7 @@ use hashbrown::HashTable;
 use slab::Slab;
 
 use super::intern::{Interner, TextId};
+use super::latecomers::Latecomers;
 
 /// "No group": the edge of a subscription without a stream, and the end of a list of groups.
 const NONE: u32 = u32::MAX;
@@ -96,7 +97,6 @@ enum Members {
 const CROWD_SLOTS_KEPT: usize = 64;
 
 /// Subscriptions of one shard. Sessions are named by their slot in the shard's table.
-#[derive(Default)]
 pub struct Hub {
     identifiers: Interner,
     streams: Interner,
@@ -111,6 +111,26 @@ pub struct Hub {
     hasher: RandomState,
     /// Each session's edges, by slot.
     rows: Vec<Box<[Edge]>>,
+    latecomers: Latecomers,
+    /// The group that [`Self::next_group`] comes to next.
+    next_group: u32,
+}
+
+impl Default for Hub {
+    fn default() -> Self {
+        Self {
+            identifiers: Interner::default(),
+            streams: Interner::default(),
+            first_groups: Vec::new(),
+            groups: Slab::new(),
+            crowds: Slab::new(),
+            group_index: HashTable::new(),
+            hasher: RandomState::default(),
+            rows: Vec::new(),
+            latecomers: Latecomers::default(),
+            next_group: NONE,
+        }
+    }
 }
 
 impl Hub {
@@ -161,6 +181,7 @@ impl Hub {
             }
         }
         let (group, index) = self.join(slot, identifier, stream);
+        self.latecomers.joined(group, slot);
         let row = &mut self.rows[slot as usize];
         if row[position].group == NONE {
             row[position].group = group;
@@ -218,7 +239,7 @@ impl Hub {
             return;
         };
         for edge in std::mem::take(row) {
-            self.leave(edge);
+            self.leave(slot, edge);
             self.identifiers.release(edge.identifier());
         }
         self.shrink();
@@ -342,6 +363,54 @@ impl Hub {
         })
     }
 
+    /// Starts a walk over the groups that listen to `stream` now, for [`Self::next_group`]. There is one walk at a time.
+    pub fn walk(&mut self, stream: &str) {
+        self.next_group = self
+            .streams
+            .find(stream)
+            .map_or(NONE, |id| self.first_groups[id as usize]);
+    }
+
+    /// The next group of the walk. The table may change between two steps: a group that goes is passed over, one that comes
+    /// may be met, and its members are [latecomers](Self::is_late_for).
+    pub fn next_group(&mut self) -> Option<u32> {
+        let group = self.next_group;
+        self.next_group = self.groups.get(group as usize)?.next;
+        Some(group)
+    }
+
+    /// The identifier of a group and the slots of its sessions.
+    ///
+    /// # Panics
+    /// When there is no such group.
+    pub fn group(&self, group: u32) -> (&str, &[u32]) {
+        let group = &self.groups[group as usize];
+        (
+            self.identifiers.text(group.identifier),
+            self.members_of(&group.members),
+        )
+    }
+
+    /// Notes how many messages have arrived for this shard: subscriptions that are made from now on are younger than these.
+    pub fn set_arrived(&mut self, messages: u64) {
+        self.latecomers.set_arrived(messages);
+    }
+
+    /// Notes that the message of this number, and with it all before, has been handled.
+    pub fn set_handled(&mut self, number: u64) {
+        self.latecomers.set_handled(number);
+    }
+
+    /// True when a message may be older than somebody's subscription: ask [`Self::is_late_for`] then.
+    pub fn has_latecomers(&self) -> bool {
+        !self.latecomers.is_empty()
+    }
+
+    /// True when the message of this number had arrived before `slot` joined `group`: it is not for that session.
+    pub fn is_late_for(&self, group: u32, slot: u32, number: u64) -> bool {
+        self.latecomers.is_late_for(group, slot, number)
+    }
+
     fn row(&self, slot: u32) -> &[Edge] {
         self.rows.get(slot as usize).map_or(&[], |row| row)
     }
@@ -379,7 +448,7 @@ impl Hub {
     /// Takes one edge out of its group. The last edge of a subscription stays, without a group.
     fn detach_at(&mut self, slot: u32, position: usize) {
         let edge = self.rows[slot as usize][position];
-        self.leave(edge);
+        self.leave(slot, edge);
         let edges = self
             .row(slot)
             .iter()
@@ -499,7 +568,8 @@ impl Hub {
     }
 
     /// Takes an edge's session out of its group; the session that moves into its place learns its new index.
-    fn leave(&mut self, edge: Edge) {
+    fn leave(&mut self, slot: u32, edge: Edge) {
+        self.latecomers.left(edge.group, slot);
         let Some(group) = self.groups.get(edge.group as usize) else {
             return;
         };
@@ -519,6 +589,9 @@ impl Hub {
 
     fn remove_group(&mut self, id: u32) {
         let Group { previous, next, .. } = self.groups[id as usize];
+        if self.next_group == id {
+            self.next_group = next;
+        }
         if previous == NONE {
             // The next one becomes the first, which is not in the index.
             if next != NONE {
@@ -612,6 +685,56 @@ mod tests {
         hub.attach(1, "A", "y");
         assert_eq!(hub.identifiers(1), ["A", "B"]);
         assert_eq!(hub.identifiers(99), Vec::<&str>::new());
+    }
+
+    #[test]
+    fn a_walk_goes_on_when_groups_come_and_go_between_its_steps() {
+        let mut hub = Hub::default();
+        for (slot, identifier) in [(1, "A"), (2, "B"), (3, "C"), (4, "D")] {
+            hub.subscribe(slot, identifier);
+            hub.attach(slot, identifier, "x");
+        }
+        hub.walk("x");
+        let mut met = Vec::new();
+        let mut step = |hub: &mut Hub| {
+            let group = hub.next_group();
+            met.extend(group.map(|group| hub.group(group).0.to_string()));
+            group.is_some()
+        };
+        assert!(step(&mut hub));
+        // Behind the first group stands the one that came last.
+        hub.remove_session(4);
+        hub.subscribe(5, "E");
+        hub.attach(5, "E", "x");
+        while step(&mut hub) {}
+        met.sort();
+        assert_eq!(met, ["A", "B", "C"]);
+        hub.walk("nobody listens");
+        assert_eq!(hub.next_group(), None);
+    }
+
+    #[test]
+    fn a_subscription_is_late_for_what_had_arrived_before_it() {
+        let mut hub = Hub::default();
+        let join = |hub: &mut Hub, slot| {
+            hub.subscribe(slot, "A");
+            hub.attach(slot, "A", "x");
+        };
+        join(&mut hub, 1);
+        hub.set_handled(5);
+        hub.set_arrived(7);
+        join(&mut hub, 2);
+        hub.walk("x");
+        let group = hub.next_group().expect("a group");
+        let late = |hub: &Hub, slot| [6, 7, 8].map(|number| hub.is_late_for(group, slot, number));
+        assert_eq!(late(&hub, 1), [false; 3]);
+        assert_eq!(late(&hub, 2), [true, true, false]);
+        hub.set_handled(6);
+        assert!(hub.has_latecomers());
+        hub.set_handled(7);
+        assert!(!hub.has_latecomers());
+        join(&mut hub, 3);
+        assert!(!hub.has_latecomers(), "nothing waits");
     }
 
     #[derive(Debug, Clone)]
@@ -712,7 +835,114 @@ mod tests {
         }
     }
 
+    /// What happens around publications that are delivered in pieces, all on one stream.
+    #[derive(Debug, Clone)]
+    enum Event {
+        Arrive,
+        /// Delivers to so many groups.
+        Deliver(usize),
+        Subscribe(u32, usize),
+        Unsubscribe(u32, usize),
+    }
+
+    fn event() -> impl Strategy<Value = Event> {
+        let (slot, identifier) = (0u32..5, 0usize..4);
+        prop_oneof![
+            Just(Event::Arrive),
+            (1usize..4).prop_map(Event::Deliver),
+            (slot.clone(), identifier.clone()).prop_map(|(s, i)| Event::Subscribe(s, i)),
+            (slot, identifier).prop_map(|(s, i)| Event::Unsubscribe(s, i)),
+        ]
+    }
+
+    /// A shard that takes its inbox in pieces, beside the plain truth.
+    #[derive(Default)]
+    struct Pieces {
+        hub: Hub,
+        arrived: u64,
+        handled: u64,
+        /// The message that is being delivered.
+        walking: bool,
+        /// By subscription: messages that had arrived when it was made.
+        since: BTreeMap<(u32, usize), u64>,
+        got: BTreeMap<(u32, usize, u64), usize>,
+        /// Who must get a message: those who listened when it arrived and have not left.
+        owed: BTreeMap<u64, BTreeSet<(u32, usize)>>,
+    }
+
+    impl Pieces {
+        fn happen(&mut self, event: Event) {
+            match event {
+                Event::Arrive => {
+                    self.arrived += 1;
+                    self.owed
+                        .insert(self.arrived, self.since.keys().copied().collect());
+                }
+                Event::Deliver(groups) => (0..groups).for_each(|_| self.deliver()),
+                Event::Subscribe(slot, id) if !self.since.contains_key(&(slot, id)) => {
+                    self.since.insert((slot, id), self.arrived);
+                    self.hub.set_arrived(self.arrived);
+                    self.hub.subscribe(slot, NAMES[id]);
+                    self.hub.attach(slot, NAMES[id], "x");
+                }
+                Event::Subscribe(..) => {}
+                Event::Unsubscribe(slot, id) => {
+                    self.hub.unsubscribe(slot, NAMES[id]);
+                    self.since.remove(&(slot, id));
+                    for owed in self.owed.values_mut() {
+                        owed.remove(&(slot, id));
+                    }
+                }
+            }
+        }
+
+        /// One group of the message that is next.
+        fn deliver(&mut self) {
+            let number = self.handled + 1;
+            if number > self.arrived {
+                return;
+            }
+            if !std::mem::replace(&mut self.walking, true) {
+                self.hub.walk("x");
+            }
+            let Some(group) = self.hub.next_group() else {
+                self.handled = number;
+                self.walking = false;
+                self.hub.set_handled(number);
+                let owed = self.owed.remove(&number).unwrap_or_default();
+                for (slot, id) in owed {
+                    assert_eq!(self.got.get(&(slot, id, number)), Some(&1), "missed");
+                }
+                return;
+            };
+            let (identifier, members) = self.hub.group(group);
+            let id = NAMES.iter().position(|name| *name == identifier);
+            for &slot in members {
+                if !self.hub.is_late_for(group, slot, number) {
+                    let id = id.expect("one of the names");
+                    assert!(self.since[&(slot, id)] < number, "too old for it");
+                    *self.got.entry((slot, id, number)).or_default() += 1;
+                }
+            }
+        }
+    }
+
     proptest! {
+        #[test]
+        fn pieces_of_a_fan_out_meet_who_listened_once_and_nobody_who_came_later(
+            events in prop::collection::vec(event(), 1..200),
+        ) {
+            let mut pieces = Pieces::default();
+            for event in events {
+                pieces.happen(event);
+            }
+            while pieces.handled < pieces.arrived {
+                pieces.deliver();
+            }
+            assert!(pieces.got.values().all(|&times| times == 1), "doubled");
+            assert!(!pieces.hub.has_latecomers());
+        }
+
         #[test]
         fn the_table_agrees_with_a_simple_model(acts in prop::collection::vec(act(), 1..120)) {
             let (mut hub, mut model) = (Hub::default(), Model::default());

@@ -1,5 +1,6 @@
 //! One shard's inbox: many senders, one receiver, bounded in messages and in bytes.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -144,12 +145,20 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// The receiving side. One for each shard, used by its thread only.
 pub struct Inbox {
     mailbox: Arc<Mailbox>,
+    taken: Cell<u64>,
 }
 
 impl Inbox {
-    /// The next message, without waiting.
-    pub fn pop(&self) -> Option<ShardMessage> {
-        self.mailbox.pop()
+    /// The next message and its number, counted from 1, without waiting.
+    pub fn pop(&self) -> Option<(u64, ShardMessage)> {
+        let message = self.mailbox.pop()?;
+        self.taken.set(self.taken.get() + 1);
+        Some((self.taken.get(), message))
+    }
+
+    /// Messages that have arrived so far: whatever a sender has put in before is among them.
+    pub fn arrived(&self) -> u64 {
+        self.taken.get() + self.depth() as u64
     }
 
     /// Waits until a message is there.
@@ -181,6 +190,7 @@ impl Mesh {
             .iter()
             .map(|mailbox| Inbox {
                 mailbox: Arc::clone(mailbox),
+                taken: Cell::new(0),
             })
             .collect();
         (Self { mailboxes }, inboxes)
@@ -268,7 +278,7 @@ mod tests {
         let mut next = [0; SENDERS as usize];
         for _ in 0..SENDERS * EACH {
             block_on(inbox.ready());
-            let value = number(inbox.pop().expect("ready means there is one"));
+            let value = number(inbox.pop().expect("ready means there is one").1);
             let expected = &mut next[(value / EACH) as usize];
             assert_eq!(value % EACH, *expected);
             *expected += 1;
@@ -293,7 +303,7 @@ mod tests {
             move || done.send(block_on(mesh.mailbox(0).send(job(u32::MAX, 0))))
         });
         assert!(waited.try_recv().is_err(), "there is no room yet");
-        assert_eq!(number(inbox.pop().expect("full")), 0);
+        assert_eq!(number(inbox.pop().expect("full").1), 0);
         // Whether it had to wait depends on which thread was first; that it gets in does not.
         waited.recv().expect("the sender got in");
         sender
@@ -303,7 +313,7 @@ mod tests {
         let last = std::iter::from_fn(|| inbox.pop())
             .last()
             .expect("not empty");
-        assert_eq!(number(last), u32::MAX);
+        assert_eq!(number(last.1), u32::MAX);
     }
 
     #[test]
@@ -316,7 +326,7 @@ mod tests {
                 .is_ok()
         );
         assert!(mesh.mailbox(0).try_send(job(2, 1)).is_err());
-        assert_eq!(number(inbox.pop().expect("the large one")), 1);
+        assert_eq!(number(inbox.pop().expect("the large one").1), 1);
         assert!(mesh.mailbox(0).try_send(job(3, 1)).is_ok());
     }
 }

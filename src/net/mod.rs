@@ -6,6 +6,7 @@
 mod tcp;
 mod timeouts;
 pub mod tls;
+mod yields;
 
 use std::io;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use monoio::net::{TcpListener, TcpStream};
 
 pub use self::tcp::TcpSocket;
 pub use self::timeouts::Timeouts;
+pub use self::yields::Yields;
 use crate::net::tls::{OPENING_BYTES, PLAIN_HTTP_ANSWER, ServerTls, TlsSession, is_plain_http};
 use crate::os::sockets;
 

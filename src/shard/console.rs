@@ -11,8 +11,8 @@ use crate::console::snapshot;
 use crate::log::kept;
 use crate::mesh::{ConsoleQuestion, Gather, Reply, ShardId, ShardMessage};
 use crate::os;
+use crate::shard::Shard;
 use crate::shard::sessions::{Scan, Sessions};
-use crate::shard::{Shard, yield_now};
 
 /// Between two snapshots.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
@@ -142,7 +142,7 @@ async fn search(shard: Rc<Shard>, needle: Arc<Needle>, reply: Reply<Vec<SessionR
         if shard.sessions.borrow().look(&mut scan, SLOTS_PER_LOOK_MAX) {
             return reply.send(scan.found);
         }
-        yield_now().await;
+        shard.yields.yield_now().await;
     }
 }
 

@@ -1,37 +1,49 @@
 //! What other threads ask of this shard, taken in batches so that bursts are gathered into few writes.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use crate::log::cut;
 use crate::mesh::ShardMessage;
 use crate::shard::console;
-use crate::shard::sessions::Sessions;
+use crate::shard::sessions::{Sessions, TimeSlice};
 use crate::shard::{Shard, Stage};
+
+/// How long a turn may take messages; the others wait for the next one. A publication with very many receivers is left in
+/// the middle.
+const TAKING_TIME_MAX: Duration = Duration::from_millis(1);
 
 /// Serves the inbox for the life of the shard.
 pub async fn run(shard: Rc<Shard>) {
     loop {
-        shard.inbox.ready().await;
+        if !shard.sessions.borrow().is_fanning_out() {
+            shard.inbox.ready().await;
+        }
         // The turn itself takes the messages.
         shard.turn(|_| ());
         // A publisher that never pauses must not starve the sockets.
-        crate::shard::yield_now().await;
+        shard.yields.yield_now().await;
     }
 }
 
-/// Takes the messages that are there now, before anything else happens in the turn: what was published before a client's
-/// command must not reach a subscription that the command makes. What they deliver to one session goes out with one write.
+/// Takes the messages that are there now, before anything else happens in the turn, as far as one turn may. What they deliver
+/// to one session goes out with one write. A command that comes while others still wait makes a subscription which those
+/// pass by ([`crate::hub::Hub::set_arrived`]): they were published before it.
 pub fn drain(shard: &Rc<Shard>, sessions: &mut Sessions) {
-    let waiting = shard.inbox.depth();
-    for _ in 0..waiting {
-        let Some(message) = shard.inbox.pop() else {
+    let time = TimeSlice::new(TAKING_TIME_MAX);
+    for _ in 0..=shard.inbox.depth() {
+        if !sessions.go_on_fan_out(time) {
+            break;
+        }
+        let Some((number, message)) = shard.inbox.pop() else {
             break;
         };
-        take(shard, sessions, message);
+        take(shard, sessions, number, message);
+        sessions.note_handled(number);
     }
 }
 
-fn take(shard: &Rc<Shard>, sessions: &mut Sessions, message: ShardMessage) {
+fn take(shard: &Rc<Shard>, sessions: &mut Sessions, number: u64, message: ShardMessage) {
     match message {
         ShardMessage::Deliver(publications) => {
             for publication in publications.iter() {
@@ -42,8 +54,8 @@ fn take(shard: &Rc<Shard>, sessions: &mut Sessions, message: ShardMessage) {
                     payload = %cut(&String::from_utf8_lossy(&publication.message)),
                     "incoming broadcast message"
                 );
-                sessions.fan_out(publication);
             }
+            sessions.fan_out(publications, number);
         }
         ShardMessage::RemoteDisconnect(command) => sessions.remote_disconnect(&command),
         ShardMessage::Disconnect(job) => shard.disconnects.push(shard, *job),

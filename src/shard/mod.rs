@@ -25,8 +25,9 @@ mod slow_calls;
 mod timers;
 
 use std::cell::{Cell, RefCell};
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -40,7 +41,7 @@ use crate::config::Config;
 use crate::mesh::{Inbox, Mesh, ShardId, ShardMessage};
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::net::tls::ServerTls;
-use crate::net::{Driver, Listener, ReactorWake, Timeouts};
+use crate::net::{Driver, Listener, ReactorWake, Timeouts, Yields};
 use crate::os;
 use crate::reactor::Reactor;
 use crate::rpc::{RpcClient, RpcObserver, RpcShared};
@@ -52,7 +53,7 @@ use crate::shard::notices::Notices;
 use crate::shard::publishing::Whispers;
 use crate::shard::reclaim::Reclaim;
 use crate::shard::sessions::{Action, Sessions};
-use crate::shard::signal::Signal;
+use crate::shard::signal::{Signal, unless};
 use crate::shard::slow_calls::SlowCalls;
 
 /// Everything a shard is given when its thread starts.
@@ -88,7 +89,8 @@ pub struct Shard {
     pub rpc: Option<Rc<RpcClient>>,
     pub tls: Option<Arc<ServerTls>>,
     pub timeouts: Rc<Timeouts>,
-    inbox: Inbox,
+    inbox: Rc<Inbox>,
+    yields: Rc<Yields>,
     sessions: RefCell<Sessions>,
     calls: CallQueue,
     disconnects: DisconnectQueue,
@@ -103,6 +105,8 @@ pub struct Shard {
     forwarding: Cell<usize>,
     /// A turn has left sessions that wait for a write.
     unflushed: Signal,
+    /// A turn has left sessions that can be served at once.
+    unserved: Signal,
     accept_stop: Stop,
     stage: Cell<Stage>,
 }
@@ -172,6 +176,8 @@ fn uring() -> io::Result<(Runtime<TimeDriver<IoUringDriver>>, Reactor)> {
 async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
     let wake = ReactorWake::new(reactor.wake_fd()?)?;
     let timeouts = Timeouts::start();
+    let yields = Yields::start()?;
+    let inbox = Rc::new(setup.inbox);
     let observer = Rc::new(RpcMetrics {
         metrics: Arc::clone(&setup.metrics),
         shard: setup.id,
@@ -186,6 +192,7 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
             Arc::clone(&setup.metrics),
             setup.hasher,
             reactor,
+            Rc::clone(&inbox),
             Instant::now(),
         )),
         rpc: setup
@@ -196,7 +203,8 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
         mesh: setup.mesh,
         tls: setup.tls,
         timeouts,
-        inbox: setup.inbox,
+        inbox,
+        yields,
         calls: CallQueue::new(concurrency),
         disconnects: DisconnectQueue::default(),
         console: Console::new(setup.ask_for_gauges),
@@ -206,6 +214,7 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
         requests: Cell::new(0),
         forwarding: Cell::new(0),
         unflushed: Signal::default(),
+        unserved: Signal::default(),
         accept_stop: Stop::default(),
         stage: Cell::new(Stage::Serving),
     });
@@ -230,23 +239,45 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
     serve_reactor(&shard, &wake).await
 }
 
+/// How long sessions may be served before the driver is asked again for completions and timers.
+const SERVED_WITHOUT_PASS_MAX: Duration = Duration::from_millis(1);
+
 /// Serves established sessions for the life of the shard.
 async fn serve_reactor(shard: &Rc<Shard>, wake: &ReactorWake) -> io::Result<()> {
+    let mut passed = Instant::now();
     loop {
-        if shard.sessions.borrow().has_more() {
-            yield_now().await;
-        } else {
-            wake.ready().await?;
+        if shard.sessions.borrow().has_more() || passed.elapsed() >= SERVED_WITHOUT_PASS_MAX {
+            shard.yields.yield_now().await;
+            passed = Instant::now();
+        }
+        // With epoll, readiness that is known already is no pass of the driver.
+        if !shard.sessions.borrow().has_more() && wait_for_work(shard, wake).await? {
+            passed = Instant::now();
         }
         shard.turn(Sessions::harvest)?;
     }
+}
+
+/// Returns when sessions can be served. True: not at once, so the driver has been asked.
+async fn wait_for_work(shard: &Rc<Shard>, wake: &ReactorWake) -> io::Result<bool> {
+    let mut waited = false;
+    let unserved = pin!(shard.unserved.notified());
+    let events = pin!(wake.ready());
+    let mut work = pin!(unless(unserved, events));
+    let ready = poll_fn(|context| {
+        let polled = work.as_mut().poll(context);
+        waited |= polled.is_pending();
+        polled
+    });
+    ready.await.transpose()?;
+    Ok(waited)
 }
 
 /// Goes on with the writes that a turn had no time for, between the other tasks of the shard.
 async fn run_flushes(shard: Rc<Shard>) {
     loop {
         shard.unflushed.notified().await;
-        yield_now().await;
+        shard.yields.yield_now().await;
         // The turn itself writes, and notifies again while sessions wait.
         shard.turn(|_| ());
     }
@@ -293,9 +324,14 @@ impl Shard {
             sessions.take_actions()
         };
         self.perform_all(actions);
-        if self.sessions.borrow().has_unflushed() {
+        let sessions = self.sessions.borrow();
+        if sessions.has_unflushed() {
             self.unflushed.notify();
         }
+        if sessions.has_more() {
+            self.unserved.notify();
+        }
+        drop(sessions);
         self.report_drained();
         result
     }
@@ -396,20 +432,6 @@ impl Stop {
         })
         .await;
     }
-}
-
-/// Lets the other tasks of the shard run.
-async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|context| {
-        if yielded {
-            return Poll::Ready(());
-        }
-        yielded = true;
-        context.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 /// Counts what the RPC client does.

@@ -290,6 +290,11 @@ impl Batch {
         self.dirty.pop_front()
     }
 
+    /// A session has not got all of its deliveries: it is written again, behind the others.
+    pub fn put_back(&mut self, slot: u32) {
+        self.dirty.push_back(slot);
+    }
+
     /// Forgets the frames once nobody waits for a write; every list made of them is empty then.
     pub fn finish(&mut self) {
         debug_assert!(self.dirty.is_empty(), "everybody has been written");

@@ -4,7 +4,8 @@ use std::fmt::{Debug, Display};
 use std::rc::Rc;
 use std::time::Instant;
 
-use super::{Action, Cause, PendingCall, Sessions, identity_hash};
+use super::share::Share;
+use super::{Action, Cause, Sessions, identity_hash};
 use crate::config::RpcEndpoint;
 use crate::log::cut;
 use crate::mesh::SessionRef;
@@ -26,6 +27,7 @@ impl Sessions {
         decide: impl FnOnce(&mut Session, &mut Context<'_>, &mut Vec<Step>) -> R,
     ) -> R {
         let mut steps = std::mem::take(&mut self.steps);
+        self.hub.set_arrived(self.inbox.arrived());
         let mut context = Context {
             auth: &self.config.auth,
             hub: &mut self.hub,
@@ -78,10 +80,8 @@ impl Sessions {
         }
         let session = self.session_ref(slot);
         let handle = Rc::new(CallHandle::default());
-        self.connections[slot as usize].call = Some(Box::new(PendingCall {
-            handle: Rc::clone(&handle),
-            unread: Vec::new(),
-        }));
+        let connection = &mut self.connections[slot as usize];
+        connection.held.get_or_insert_default().call = Some(Rc::clone(&handle));
         self.actions.push(Action::Call(Call {
             session,
             purpose,
@@ -121,14 +121,18 @@ impl Sessions {
             self.counters().late_results_total.add(u64::from(!canceled));
             return;
         };
-        let unread = connection
-            .call
-            .take()
-            .map_or_else(Vec::new, |call| call.unread);
+        if let Some(held) = &mut connection.held {
+            held.call = None;
+        }
         connection.session.deadlines.command_ended();
         self.set_timer(slot);
         self.apply_result(slot, purpose, result);
-        self.resume_input(slot, unread);
+        if self.live(session).is_some() {
+            self.read(slot, &mut Share::new());
+        }
+        if self.live(session).is_some() {
+            self.schedule_rest(slot);
+        }
     }
 
     fn apply_result(&mut self, slot: u32, purpose: CallPurpose, result: Result<Vec<u8>, RpcError>) {

@@ -87,9 +87,9 @@ impl Sessions {
         let connection = &mut self.connections[slot as usize];
         connection.life = Life::Closing;
         self.open_sessions -= 1;
-        if let Some(call) = connection.call.take() {
-            call.handle.cancel();
-            self.actions.push(Action::Canceled(call.handle));
+        if let Some(call) = connection.held.take().and_then(|held| held.call) {
+            call.cancel();
+            self.actions.push(Action::Canceled(call));
         }
         if let Some(farewell) = connection.session.take_farewell(&self.hub, slot) {
             self.actions.push(Action::Disconnect(farewell));

@@ -118,7 +118,7 @@ impl Sessions {
         });
         self.send_text(slot, reply::welcome(&sid));
         if !early_input.is_empty() {
-            self.process_input(slot, &mut early_input);
+            self.take_early_input(slot, &mut early_input);
         }
     }
 
@@ -194,7 +194,7 @@ impl Sessions {
                 .outbox
                 .as_ref()
                 .map_or(0, |outbox| outbox.pending_bytes()),
-            waits_for_app: connection.call.is_some(),
+            waits_for_app: connection.has_call(),
             compressed: connection.deflate,
             encrypted: connection.tls.is_some(),
             subscriptions,

@@ -1,39 +1,43 @@
 //! From readiness to commands: reading, decoding, and waiting while a call is under way.
 
 use std::io;
+use std::time::Duration;
 
+use super::share::{Share, TimeSlice};
 use super::{Cause, Life, Sessions};
 use crate::log::cut;
-use crate::protocol::command::decode_command;
-use crate::reactor::Readiness;
+use crate::protocol::command::{CommandKind, decode_command};
+use crate::reactor::{Readiness, Token};
 use crate::shard::outbox::Frame;
 use crate::wire::frame;
 use crate::wire::message::Incoming;
 
-/// Full reads from one socket in one turn; what is left is read in the next turn, after the others.
-const READS_PER_TURN_MAX: usize = 4;
-
-/// Whether the far end may have closed its side before the read.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
-    /// The event says that it has not.
-    NotSeen,
-    MayBeThere,
-}
+/// How long a turn may serve sessions; the others wait for the next one.
+const SERVING_TIME_MAX: Duration = Duration::from_millis(1);
+/// Looks at the kernel's list of events in one turn: a client may cause thousands of them.
+const HARVESTS_PER_TURN_MAX: usize = 4;
+/// Bytes of a session with TLS that are read at once: they may be hundreds of records.
+const RECORDS_READ_BYTES: usize = 8 << 10;
 
 impl Sessions {
-    /// Takes the reactor's events and serves them.
+    /// Takes the reactor's events and serves sessions, as far as one turn may.
     pub fn harvest(&mut self) -> io::Result<()> {
-        for token in std::mem::take(&mut self.unfinished) {
-            if let Some(slot) = self.slot_of(token) {
-                self.read(slot, End::MayBeThere);
-            }
-        }
+        self.take_events()?;
+        self.serve_some();
+        Ok(())
+    }
+
+    fn take_events(&mut self) -> io::Result<()> {
         let mut events = std::mem::take(&mut self.events);
         events.clear();
-        self.more_events = self.reactor.harvest(&mut events)?;
-        for event in &events {
-            self.on_event(*event);
+        for _ in 0..HARVESTS_PER_TURN_MAX {
+            self.more_events = self.reactor.harvest(&mut events)?;
+            for event in events.drain(..) {
+                self.on_event(event);
+            }
+            if !self.more_events {
+                break;
+            }
         }
         self.events = events;
         let counts = self.reactor.take_counts();
@@ -42,99 +46,142 @@ impl Sessions {
         Ok(())
     }
 
-    pub(super) fn on_event(&mut self, event: Readiness) {
+    /// Notes what an event says. However many come of one session, it is served once in a turn.
+    fn on_event(&mut self, event: Readiness) {
         let Some(slot) = self.slot_of(event.token) else {
             self.counters().stale_events_total.add(1);
             return;
         };
+        let connection = &mut self.connections[slot as usize];
         if event.writable {
-            self.connections[slot as usize].write_watched = false;
-            self.write_outbox(slot);
+            connection.write_watched = false;
+            connection.write_ready = true;
         }
-        if (event.readable || event.closed) && self.slot_of(event.token).is_some() {
-            self.on_input(slot, event.closed);
+        connection.input_waiting |= event.readable || event.closed;
+        connection.end_seen |= event.closed;
+        if !std::mem::replace(&mut connection.scheduled, true) {
+            self.schedule.push_fresh(event.token);
         }
     }
 
-    pub(super) fn on_input(&mut self, slot: u32, closed: bool) {
+    /// Serves those first who have something new; one at least of those who had their share goes on as well.
+    fn serve_some(&mut self) {
+        // Frames of replies have no room either: what waits is written first.
+        if self.batch.is_full() {
+            return;
+        }
+        let time = TimeSlice::new(SERVING_TIME_MAX);
+        while let Some(token) = self.schedule.pop_fresh() {
+            self.serve(token);
+            if time.is_over() {
+                break;
+            }
+        }
+        // Who has more again stands behind the others: nobody is served twice.
+        for _ in 0..self.schedule.unfinished_len() {
+            let Some(token) = self.schedule.pop_unfinished() else {
+                break;
+            };
+            self.serve(token);
+            if time.is_over() {
+                break;
+            }
+        }
+    }
+
+    /// Gives a session its share of the turn.
+    fn serve(&mut self, token: Token) {
+        let Some(slot) = self.slot_of(token) else {
+            return;
+        };
+        let mut share = Share::new();
         let connection = &mut self.connections[slot as usize];
+        connection.scheduled = false;
+        if std::mem::take(&mut connection.write_ready) {
+            self.write_outbox(slot);
+            share.pay_write();
+        }
+        if self.slot_of(token).is_some() {
+            self.on_input(slot, &mut share);
+        }
+        if self.slot_of(token).is_some() {
+            self.schedule_rest(slot);
+        }
+    }
+
+    /// Puts a session that had its share behind the others.
+    pub(super) fn schedule_rest(&mut self, slot: u32) {
+        let token = self.token(slot);
+        let connection = &mut self.connections[slot as usize];
+        if connection.is_ready() && !std::mem::replace(&mut connection.scheduled, true) {
+            self.schedule.push_unfinished(token);
+        }
+    }
+
+    fn on_input(&mut self, slot: u32, share: &mut Share) {
+        let connection = &self.connections[slot as usize];
         match connection.life {
             Life::Open => {}
             Life::Closing => return,
             Life::Lingering => return self.on_lingering_input(slot),
         }
-        if connection.call.is_none() {
-            let end = if closed {
-                End::MayBeThere
-            } else {
-                End::NotSeen
-            };
-            return self.read(slot, end);
+        if !connection.has_call() {
+            return self.read(slot, share);
         }
-        connection.input_waiting = true;
-        if closed && !connection.session.is_authenticated() {
+        if connection.end_seen && !connection.session.is_authenticated() {
             // Nobody is left to be welcomed: the app need not be asked.
             self.begin_close(slot, None, Cause::Client);
         }
     }
 
-    /// Reads until the kernel has no more, the session has to wait for a call, or it had its share.
+    /// Goes on with what had been read, then reads until the kernel has no more, the session has to wait for a call, or it had
+    /// its share.
     ///
     /// A read that does not fill the buffer has emptied the socket, and what comes later is a new event: the read that would
     /// only say "would block" is saved. Not so when the far end may have closed: its end comes behind the last byte and is
     /// no event of its own any more.
-    pub(super) fn read(&mut self, slot: u32, end: End) {
+    pub(super) fn read(&mut self, slot: u32, share: &mut Share) {
+        self.process_unread(slot, share);
         let mut buffer = std::mem::take(&mut self.read_buffer);
-        let mut reads = 0;
         while let Some(connection) = self.connections.get_mut(slot as usize) {
-            if !connection.is_open() {
+            let listens = connection.is_open() && connection.held.is_none();
+            if !listens || !connection.input_waiting || share.is_used_up() {
                 break;
             }
-            if connection.call.is_some() {
-                connection.input_waiting = true;
-                break;
-            }
-            if reads == READS_PER_TURN_MAX {
-                let token = self.token(slot);
-                self.unfinished.push_back(token);
-                break;
-            }
-            match connection.receive(&mut buffer) {
-                Ok(0) => {
-                    self.begin_close(slot, None, Cause::Client);
-                    break;
-                }
+            let encrypted = connection.tls.is_some();
+            let room = if encrypted {
+                RECORDS_READ_BYTES
+            } else {
+                buffer.len()
+            };
+            match connection.receive(&mut buffer[..room]) {
+                Ok(0) => self.begin_close(slot, None, Cause::Client),
                 Ok(bytes) => {
                     // With TLS the end may also stand in the bytes.
-                    let emptied =
-                        bytes < buffer.len() && end == End::NotSeen && connection.tls.is_none();
-                    self.process_bytes(slot, &mut buffer[..bytes]);
-                    if emptied {
-                        break;
-                    }
+                    connection.input_waiting = bytes == room || connection.end_seen || encrypted;
+                    share.pay_read(bytes, encrypted);
+                    self.process_bytes(slot, &mut buffer[..bytes], share);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    connection.input_waiting = false;
+                }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => {
-                    self.begin_close(slot, None, Cause::Client);
-                    break;
-                }
+                Err(_) => self.begin_close(slot, None, Cause::Client),
             }
-            reads += 1;
         }
         self.read_buffer = buffer;
     }
 
-    fn process_bytes(&mut self, slot: u32, bytes: &mut [u8]) {
+    fn process_bytes(&mut self, slot: u32, bytes: &mut [u8], share: &mut Share) {
         if self.connections[slot as usize].tls.is_some() {
-            self.process_records(slot, bytes);
+            self.process_records(slot, bytes, share);
         } else {
-            self.process_input(slot, bytes);
+            self.process_input(slot, bytes, share);
         }
     }
 
     /// Decrypts what came from the socket. Records that TLS wants to send in return go out with the flush.
-    fn process_records(&mut self, slot: u32, records: &mut [u8]) {
+    fn process_records(&mut self, slot: u32, records: &mut [u8], share: &mut Share) {
         let Some(tls) = &mut self.connections[slot as usize].tls else {
             return;
         };
@@ -143,7 +190,7 @@ impl Sessions {
         if tls.has_output() {
             self.send(slot, Frame::flush_only());
         }
-        self.process_input(slot, &mut plain);
+        self.process_input(slot, &mut plain, share);
         plain.clear();
         self.plain_buffer = plain;
         if let Err(error) = decrypted
@@ -155,43 +202,60 @@ impl Sessions {
         }
     }
 
-    /// Goes on with what came while a call was under way: first what had been read, then what the kernel holds.
-    pub(super) fn resume_input(&mut self, slot: u32, mut unread: Vec<u8>) {
-        self.process_input(slot, &mut unread);
-        let Some(connection) = self.connections.get_mut(slot as usize) else {
-            return;
-        };
-        if connection.is_open()
-            && connection.call.is_none()
-            && std::mem::take(&mut connection.input_waiting)
+    /// Takes input up, as far as the session's share goes and no call keeps it; the rest is kept.
+    pub(super) fn process_input(&mut self, slot: u32, input: &mut [u8], share: &mut Share) {
+        let taken = self.take_up(slot, input, share);
+        if let Some(connection) = self.connections.get_mut(slot as usize)
+            && connection.is_open()
+            && taken < input.len()
         {
-            self.read(slot, End::MayBeThere);
+            let held = connection.held.get_or_insert_default();
+            held.unread.bytes.extend_from_slice(&input[taken..]);
         }
     }
 
-    pub(super) fn process_input(&mut self, slot: u32, input: &mut [u8]) {
+    /// Goes on with what had been read before the session had to wait.
+    fn process_unread(&mut self, slot: u32, share: &mut Share) {
+        let connection = &mut self.connections[slot as usize];
+        let Some(held) = &mut connection.held else {
+            return;
+        };
+        let mut unread = std::mem::take(&mut held.unread);
+        unread.start += self.take_up(slot, &mut unread.bytes[unread.start..], share);
+        let Some(connection) = self.connections.get_mut(slot as usize) else {
+            return;
+        };
+        if let Some(held) = &mut connection.held {
+            if !unread.is_empty() {
+                held.unread = unread;
+            } else if held.call.is_none() {
+                connection.held = None;
+            }
+        }
+    }
+
+    /// Decodes input and acts on it until the session's share is used up, a call has begun, or the session has ended. Returns
+    /// how many bytes are done with.
+    fn take_up(&mut self, slot: u32, input: &mut [u8], share: &mut Share) -> usize {
         let mut inflated = std::mem::take(&mut self.inflate_buffer);
-        let mut offset = 0;
-        while offset < input.len() {
+        let mut taken = 0;
+        while taken < input.len() {
             let Some(connection) = self.connections.get_mut(slot as usize) else {
                 break;
             };
-            if !connection.is_open() {
-                break;
-            }
-            if let Some(call) = &mut connection.call {
-                call.unread.extend_from_slice(&input[offset..]);
+            if !connection.is_open() || connection.has_call() || share.is_used_up() {
                 break;
             }
             // The decoder is taken out so that its borrow does not last while the event is handled.
             let mut decoder = std::mem::take(&mut connection.decoder);
             self.limits.deflate = connection.deflate;
             let limits = self.limits;
-            match decoder.next(&mut input[offset..], &limits, &mut inflated) {
-                Ok((consumed, event)) => {
-                    offset += consumed;
+            match decoder.next(&mut input[taken..], &limits, &mut inflated) {
+                Ok((bytes, event)) => {
+                    taken += bytes;
+                    share.pay_frames(bytes);
                     if let Some(event) = event {
-                        self.on_incoming(slot, event);
+                        self.on_incoming(slot, event, share);
                     }
                 }
                 Err(error) => {
@@ -211,11 +275,15 @@ impl Sessions {
         }
         inflated.clear();
         self.inflate_buffer = inflated;
+        taken
     }
 
-    pub(super) fn on_incoming(&mut self, slot: u32, event: Incoming<'_>) {
+    fn on_incoming(&mut self, slot: u32, event: Incoming<'_>, share: &mut Share) {
         match event {
-            Incoming::Message(payload) => self.on_message(slot, payload),
+            Incoming::Message(payload) => {
+                share.pay_message(payload.len());
+                self.on_message(slot, payload, share);
+            }
             Incoming::Ping(payload) => self.send_control(slot, frame::pong_frame(payload)),
             Incoming::Pong(_) => self.connections[slot as usize]
                 .session
@@ -228,7 +296,7 @@ impl Sessions {
         }
     }
 
-    pub(super) fn on_message(&mut self, slot: u32, payload: &[u8]) {
+    fn on_message(&mut self, slot: u32, payload: &[u8], share: &mut Share) {
         if self.console.contains(slot) {
             return self.on_console_message(slot, payload);
         }
@@ -239,6 +307,9 @@ impl Sessions {
             Err(error) => return self.refuse_message(slot, payload, &error),
         };
         self.counters().client_msg_total.add(1);
+        if command.kind == CommandKind::Whisper {
+            share.pay_whisper();
+        }
         self.connections[slot as usize]
             .session
             .deadlines

@@ -13,14 +13,16 @@ mod frames;
 mod input;
 mod opening;
 mod output;
+mod schedule;
+mod share;
 
 #[cfg(test)]
 pub use console::CONSOLE_CONNECTIONS_MAX;
 pub use console::Scan;
 #[cfg(test)]
 pub use output::FLUSHES_PER_TURN_MAX;
+pub use share::TimeSlice;
 
-use std::collections::VecDeque;
 use std::io::{self, Read};
 use std::net::TcpStream;
 use std::os::fd::AsFd;
@@ -33,9 +35,11 @@ use ahash::RandomState;
 use slab::Slab;
 
 use self::drain::SlowDrain;
+use self::output::FanOut;
+use self::schedule::Schedule;
 use crate::config::{Config, PingPrecision};
 use crate::hub::Hub;
-use crate::mesh::{Permit, SessionRef, ShardId, Survey};
+use crate::mesh::{Inbox, Permit, SessionRef, ShardId, Survey};
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::net::tls::TlsSession;
 use crate::protocol::publication::Publication;
@@ -92,10 +96,26 @@ pub enum Action {
     Watch,
 }
 
-/// A call under way, and what the client has sent behind the command that made it.
-struct PendingCall {
-    handle: Rc<CallHandle>,
-    unread: Vec<u8>,
+/// Why a client is not listened to: its call is under way, or it has had its share. Exists only then.
+#[derive(Default)]
+struct Held {
+    call: Option<Rc<CallHandle>>,
+    /// What had been read before.
+    unread: Unread,
+}
+
+/// Bytes that were read and not taken up yet.
+#[derive(Default)]
+struct Unread {
+    bytes: Vec<u8>,
+    /// So many are done with.
+    start: usize,
+}
+
+impl Unread {
+    fn is_empty(&self) -> bool {
+        self.start == self.bytes.len()
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -113,7 +133,7 @@ struct Connection {
     decoder: MessageDecoder,
     outbox: Option<Box<Outbox>>,
     tls: Option<Box<TlsSession>>,
-    call: Option<Box<PendingCall>>,
+    held: Option<Box<Held>>,
     #[expect(dead_code, reason = "held until the socket is closed, for its drop")]
     permit: Option<Permit>,
     deliveries: BatchList,
@@ -122,16 +142,38 @@ struct Connection {
     life: Life,
     precision: PingPrecision,
     deflate: bool,
-    /// The kernel has (or may have) input that was not read because a call is under way.
+    /// The kernel has (or may have) input that was not read.
     input_waiting: bool,
+    /// The far end has closed its side, or may have: it is read until the end is reached.
+    end_seen: bool,
     /// A `writable` event has been asked for.
     write_watched: bool,
+    /// The outbox may be written on with.
+    write_ready: bool,
+    /// It stands in the schedule.
+    scheduled: bool,
     registered: bool,
 }
 
 impl Connection {
     fn is_open(&self) -> bool {
         self.life == Life::Open
+    }
+
+    fn has_call(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.call.is_some())
+    }
+
+    fn has_unread(&self) -> bool {
+        self.held
+            .as_ref()
+            .is_some_and(|held| !held.unread.is_empty())
+    }
+
+    /// It can be served without waiting for anything.
+    fn is_ready(&self) -> bool {
+        let input = self.is_open() && !self.has_call() && (self.input_waiting || self.has_unread());
+        input || self.write_ready
     }
 
     /// One read from the socket. TLS's own end counts as the end, too: the client may leave the socket open behind it.
@@ -184,9 +226,13 @@ pub struct Sessions {
     /// When a write that blocks in this turn must be through.
     write_deadline: Tick,
     events: Vec<Readiness>,
-    /// Sessions whose socket had more than their share of input.
-    unfinished: VecDeque<Token>,
+    /// Who has something to be done.
+    schedule: Schedule,
     more_events: bool,
+    /// Counts what arrives for this shard.
+    inbox: Rc<Inbox>,
+    /// The publications that are being delivered, while a turn has no time for all of it.
+    fan_out: Option<FanOut>,
     read_buffer: Vec<u8>,
     /// Decrypted input of one read, for sessions with TLS.
     plain_buffer: Vec<u8>,
@@ -218,6 +264,7 @@ impl Sessions {
         metrics: Arc<Metrics>,
         hasher: RandomState,
         reactor: Reactor,
+        inbox: Rc<Inbox>,
         now: Instant,
     ) -> Self {
         let limits = MessageLimits {
@@ -241,8 +288,10 @@ impl Sessions {
             now_tick: 1,
             write_deadline: 1,
             events: Vec::new(),
-            unfinished: VecDeque::new(),
+            schedule: Schedule::default(),
             more_events: false,
+            inbox,
+            fan_out: None,
             read_buffer: vec![0; READ_BUFFER_BYTES],
             plain_buffer: Vec::new(),
             inflate_buffer: Vec::new(),
@@ -285,7 +334,7 @@ impl Sessions {
 
     /// True when the next harvest has work at once, without a new wake-up.
     pub fn has_more(&self) -> bool {
-        self.more_events || !self.unfinished.is_empty()
+        self.more_events || !self.schedule.is_empty()
     }
 
     /// When the wheel wants its next turn.

@@ -4,6 +4,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::frames::unix_time;
+use super::share::Share;
 use super::{Cause, Connection, Life, NewConnection, Sessions};
 use crate::reactor::GENERATION_MASK;
 use crate::session::{AuthRefusal, Credentials, Deadlines, Session, SessionSettings, Tick};
@@ -24,7 +25,15 @@ impl Sessions {
             self.note_refusal(slot, refusal);
         }
         if !early_input.is_empty() {
-            self.process_input(slot, &mut early_input);
+            self.take_early_input(slot, &mut early_input);
+        }
+    }
+
+    /// What came behind the request head.
+    pub(super) fn take_early_input(&mut self, slot: u32, input: &mut [u8]) {
+        self.process_input(slot, input, &mut Share::new());
+        if self.connections.contains(slot as usize) {
+            self.schedule_rest(slot);
         }
     }
 
@@ -42,7 +51,7 @@ impl Sessions {
             decoder: MessageDecoder::default(),
             outbox: None,
             tls: new.tls,
-            call: None,
+            held: None,
             permit: new.permit,
             deliveries: BatchList::default(),
             socket: new.socket,
@@ -51,7 +60,10 @@ impl Sessions {
             precision: new.ping_precision.unwrap_or(self.config.ping.precision),
             deflate: new.deflate,
             input_waiting: false,
+            end_seen: false,
             write_watched: false,
+            write_ready: false,
+            scheduled: false,
             registered: false,
         }) as u32;
         self.counters().sessions_num.add(1);

@@ -2,8 +2,11 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
 
 use super::frames::{GroupFrames, message_frame};
+use super::share::TimeSlice;
 use super::{Cause, Connection, Life, Sessions};
 use crate::log::kept;
 use crate::metrics::ShardMetrics;
@@ -12,10 +15,28 @@ use crate::protocol::publication::Publication;
 use crate::reactor::Outgoing;
 use crate::shard::outbox::{BatchList, Frame, FrameKind, Outbox, SEALED_BYTES_MAX, Written};
 
-/// Sessions written in one turn at most: about 3 ms of writes.
+/// Sessions written in one turn at most.
 pub const FLUSHES_PER_TURN_MAX: usize = 512;
+/// How long a turn may write; the others keep their place.
+const FLUSHING_TIME_MAX: Duration = Duration::from_millis(2);
+/// Sessions written between two looks at the clock: as many as go out with one call of the ring.
+const FLUSHES_PER_LOOK: usize = 128;
+/// Writes in a row to one session that has much waiting; then the others have their turn.
+const WRITES_PER_TURN_MAX: usize = 8;
+/// Groups that are delivered to between two looks at the clock.
+const GROUPS_PER_LOOK: usize = 16;
 /// Waiting sessions from which on a bulk of sends is worth its set-up.
 const BULK_SENDS_MIN: usize = 8;
+
+/// Publications on their way to those who listen here.
+pub(super) struct FanOut {
+    publications: Arc<[Publication]>,
+    /// Of the message of the inbox that they are.
+    number: u64,
+    /// The one that is being delivered, and to how many it was so far.
+    next: usize,
+    delivered: u64,
+}
 
 impl Sessions {
     pub(super) fn send_text(&mut self, slot: u32, text: Vec<u8>) {
@@ -40,26 +61,90 @@ impl Sessions {
         self.batch.deliver(slot, &mut connection.deliveries, frame);
     }
 
-    /// Delivers one publication to everybody who listens on this shard. The frame is encoded once per identifier.
-    pub fn fan_out(&mut self, publication: &Publication) {
-        let pending_bytes_max = self.config.websocket.pending_bytes_max;
-        let mut delivered = 0;
-        for (identifier, members) in self.hub.receivers(&publication.stream) {
-            let mut frames = GroupFrames::new(identifier, publication);
-            for &slot in members {
-                let connection = &mut self.connections[slot as usize];
-                if publication.exclude_socket.as_deref() == Some(connection.session.sid()) {
-                    continue;
+    /// Begins to deliver publications, in order, to everybody who listens on this shard. They are one message of the inbox,
+    /// `number` among all that have arrived. What this turn has no time for is left for [`Self::go_on_fan_out`].
+    ///
+    /// # Panics
+    /// When an earlier message is not done yet.
+    pub fn fan_out(&mut self, publications: Arc<[Publication]>, number: u64) {
+        assert!(self.fan_out.is_none(), "one message after the other");
+        if let Some(first) = publications.first() {
+            self.hub.walk(&first.stream);
+            self.fan_out = Some(FanOut {
+                publications,
+                number,
+                next: 0,
+                delivered: 0,
+            });
+        }
+    }
+
+    /// Delivers until everything is done (true) or the turn has done enough: `time` is over, or the batch has to be written
+    /// first.
+    pub fn go_on_fan_out(&mut self, time: TimeSlice) -> bool {
+        let Some(mut fan_out) = self.fan_out.take() else {
+            return true;
+        };
+        let mut groups = 0;
+        while let Some(publication) = fan_out.publications.get(fan_out.next) {
+            while let Some(group) = self.hub.next_group() {
+                fan_out.delivered += self.deliver(publication, group, fan_out.number);
+                groups += 1;
+                if self.batch.is_full() || (groups % GROUPS_PER_LOOK == 0 && time.is_over()) {
+                    self.fan_out = Some(fan_out);
+                    self.drop_slow_clients();
+                    return false;
                 }
-                if connection.is_over(pending_bytes_max) {
-                    self.slow.push(slot);
-                    continue;
-                }
-                let frame = frames.get(connection.deflate, &mut self.batch, &mut self.deflater);
-                self.batch.deliver(slot, &mut connection.deliveries, frame);
-                delivered += 1;
+            }
+            self.finish_publication(publication, fan_out.delivered);
+            fan_out.delivered = 0;
+            fan_out.next += 1;
+            if let Some(next) = fan_out.publications.get(fan_out.next) {
+                self.hub.walk(&next.stream);
             }
         }
+        self.drop_slow_clients();
+        self.hub.set_handled(fan_out.number);
+        !time.is_over()
+    }
+
+    /// Notes that a message of the inbox is done, unless it is still being delivered.
+    pub fn note_handled(&mut self, number: u64) {
+        if self.fan_out.is_none() {
+            self.hub.set_handled(number);
+        }
+    }
+
+    /// True while publications wait for time, or for room in the batch.
+    pub fn is_fanning_out(&self) -> bool {
+        self.fan_out.is_some()
+    }
+
+    /// Delivers a publication to one group; the frame is encoded once. Returns how many get it.
+    fn deliver(&mut self, publication: &Publication, group: u32, number: u64) -> u64 {
+        let pending_bytes_max = self.config.websocket.pending_bytes_max;
+        let has_latecomers = self.hub.has_latecomers();
+        let (identifier, members) = self.hub.group(group);
+        let mut frames = GroupFrames::new(identifier, publication);
+        let mut delivered = 0;
+        for &slot in members {
+            let connection = &mut self.connections[slot as usize];
+            let excluded = publication.exclude_socket.as_deref() == Some(connection.session.sid());
+            if excluded || (has_latecomers && self.hub.is_late_for(group, slot, number)) {
+                continue;
+            }
+            if connection.is_over(pending_bytes_max) {
+                self.slow.push(slot);
+                continue;
+            }
+            let frame = frames.get(connection.deflate, &mut self.batch, &mut self.deflater);
+            self.batch.deliver(slot, &mut connection.deliveries, frame);
+            delivered += 1;
+        }
+        delivered
+    }
+
+    fn finish_publication(&self, publication: &Publication, delivered: u64) {
         if delivered == 0 {
             tracing::debug!(
                 component = "hub",
@@ -69,6 +154,9 @@ impl Sessions {
             );
         }
         self.counters().deliveries_total.add(delivered);
+    }
+
+    fn drop_slow_clients(&mut self) {
         for slot in std::mem::take(&mut self.slow) {
             // A session may be in the list twice, by two identifiers.
             if self
@@ -79,17 +167,27 @@ impl Sessions {
                 self.drop_slow_client(slot);
             }
         }
-        if self.batch.is_full() {
-            self.flush_all();
-        }
     }
 
     /// Writes what the batch has for some sessions: a turn stays short however many wait. The others keep their place, and
     /// what is published until their turn comes is gathered into the same write.
     pub(super) fn flush_some(&mut self) {
+        let time = TimeSlice::new(FLUSHING_TIME_MAX);
+        let mut flushed = 0;
+        while flushed < FLUSHES_PER_TURN_MAX && !self.batch.is_empty() && !time.is_over() {
+            self.flush_few(time);
+            flushed += FLUSHES_PER_LOOK;
+        }
+        if self.batch.is_empty() {
+            self.batch.finish();
+        }
+    }
+
+    /// Writes [`FLUSHES_PER_LOOK`] sessions, fewer when `time` is over. Single frames go out together.
+    fn flush_few(&mut self, time: TimeSlice) {
         let mut singles = std::mem::take(&mut self.singles);
         let in_bulk = self.reactor.sends_in_bulk() && self.batch.dirty_len() >= BULK_SENDS_MIN;
-        for _ in 0..FLUSHES_PER_TURN_MAX {
+        for _ in 0..FLUSHES_PER_LOOK {
             let Some(slot) = self.batch.next_dirty() else {
                 break;
             };
@@ -100,22 +198,17 @@ impl Sessions {
             };
             match single {
                 Some(list) => singles.push((slot, list)),
-                None => self.flush_slot(slot),
+                None => {
+                    self.flush_slot(slot);
+                    if time.is_over() {
+                        break;
+                    }
+                }
             }
         }
         self.send_singles(&singles);
         singles.clear();
         self.singles = singles;
-        if self.batch.is_empty() {
-            self.batch.finish();
-        }
-    }
-
-    /// Writes what the batch has for each session.
-    fn flush_all(&mut self) {
-        while !self.batch.is_empty() {
-            self.flush_some();
-        }
     }
 
     /// The list of a session that gets one frame, which nothing stands before.
@@ -222,7 +315,7 @@ impl Sessions {
     /// than the kernel takes, and when it takes nothing, than a client may have waiting.
     fn flush_tls(&mut self, slot: u32) {
         let deadline = self.write_deadline;
-        loop {
+        for _ in 0..WRITES_PER_TURN_MAX {
             let Some(connection) = self.connections.get_mut(slot as usize) else {
                 return;
             };
@@ -260,12 +353,13 @@ impl Sessions {
                 return;
             }
         }
+        self.batch.put_back(slot);
     }
 
-    /// Writes an outbox until it is empty or the kernel takes no more.
+    /// Writes an outbox until it is empty, the kernel takes no more, or the session had its share of writes.
     pub(super) fn write_outbox(&mut self, slot: u32) {
         let deadline = self.write_deadline;
-        loop {
+        for _ in 0..WRITES_PER_TURN_MAX {
             let connection = &mut self.connections[slot as usize];
             let Some(outbox) = &mut connection.outbox else {
                 return;
@@ -296,6 +390,9 @@ impl Sessions {
                 return self.wait_for_room(slot);
             }
         }
+        self.connections[slot as usize].write_ready = true;
+        self.set_timer(slot);
+        self.schedule_rest(slot);
     }
 
     pub(super) fn wait_for_room(&mut self, slot: u32) {

@@ -1,0 +1,74 @@
+//! Subscriptions that are younger than publications which still wait in the shard's inbox.
+//!
+//! What was published before a client's command must not reach a subscription which that command makes. The inbox is taken in
+//! pieces, so a subscription may be made while older publications wait: then it is noted here with the number of messages that
+//! had arrived, and those up to this number pass it by. Nothing is noted while nothing waits, and everything is forgotten when
+//! the last of those messages has been handled.
+
+use std::collections::HashMap;
+
+use ahash::RandomState;
+
+/// Messages of an inbox are numbered from 1 in the order of their arrival.
+#[derive(Default)]
+pub(super) struct Latecomers {
+    /// Messages that had arrived when the running command was taken up.
+    arrived: u64,
+    /// Messages that have been handled.
+    handled: u64,
+    /// The largest number in `members`.
+    newest: u64,
+    /// By (group, slot): messages that had arrived when it joined.
+    members: HashMap<(u32, u32), u64, RandomState>,
+    /// At so many members those are looked for that nothing waits for any more.
+    look_at: usize,
+}
+
+/// Members from which on it pays to look for old ones.
+const LOOK_AT_MIN: usize = 1024;
+
+impl Latecomers {
+    pub(super) fn set_arrived(&mut self, arrived: u64) {
+        self.arrived = arrived;
+    }
+
+    /// Everything up to message `number` is done.
+    pub(super) fn set_handled(&mut self, number: u64) {
+        self.handled = number;
+        if number >= self.newest && !self.members.is_empty() {
+            self.members = HashMap::default();
+            self.look_at = 0;
+        }
+    }
+
+    /// `slot` has joined `group` now.
+    pub(super) fn joined(&mut self, group: u32, slot: u32) {
+        if self.arrived > self.handled {
+            self.newest = self.arrived;
+            self.members.insert((group, slot), self.arrived);
+            if self.members.len() >= self.look_at.max(LOOK_AT_MIN) {
+                let handled = self.handled;
+                self.members.retain(|_, arrived| *arrived > handled);
+                self.look_at = 2 * self.members.len();
+            }
+        }
+    }
+
+    /// `slot` has left `group`.
+    pub(super) fn left(&mut self, group: u32, slot: u32) {
+        if !self.members.is_empty() {
+            self.members.remove(&(group, slot));
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// True when message `number` had arrived before `slot` joined `group`.
+    pub(super) fn is_late_for(&self, group: u32, slot: u32, number: u64) -> bool {
+        self.members
+            .get(&(group, slot))
+            .is_some_and(|&arrived| number <= arrived)
+    }
+}

@@ -1,0 +1,117 @@
+//! How much of a turn one session may take, and how long each part of a turn may last.
+//!
+//! A session's share is counted in *cost*: about a nanosecond of the shard's time, estimated from what has to be done, so that
+//! it depends neither on the clock nor on what the machine does besides. Reading, unmasking, inflating, parsing and replying are
+//! paid from it, whatever the client sends and however the kernel reports it. A session that has used it up goes on in the next
+//! turn, behind those that have not.
+
+use std::time::{Duration, Instant};
+
+/// What one session may cost in one turn, estimated nanoseconds. The step that reaches it is finished: one message at most.
+const SHARE: u32 = 100_000;
+
+/// A read from a socket, beside its bytes.
+const READ_COST: u32 = 1_000;
+/// A write of gathered frames.
+const WRITE_COST: u32 = 5_000;
+/// A frame of any kind: its header, its payload's way, a reply.
+const FRAME_COST: u32 = 100;
+/// A message, beside its bytes: a command is decoded, looked up, answered.
+const MESSAGE_COST: u32 = 1_500;
+/// A publication by a client: every shard has to look who listens.
+const WHISPER_COST: u32 = 10_000;
+
+/// What is left of a session's share of this turn.
+#[derive(Debug)]
+pub(super) struct Share {
+    left: u32,
+}
+
+impl Share {
+    pub(super) fn new() -> Self {
+        Self { left: SHARE }
+    }
+
+    pub(super) fn is_used_up(&self) -> bool {
+        self.left == 0
+    }
+
+    fn pay(&mut self, cost: u32) {
+        self.left = self.left.saturating_sub(cost);
+    }
+
+    /// One read of so many bytes. Encrypted bytes may come as records of one byte, each of which is opened by itself.
+    pub(super) fn pay_read(&mut self, bytes: usize, encrypted: bool) {
+        let per_byte = if encrypted { 12 } else { 0 };
+        self.pay(READ_COST.saturating_add(cost(bytes) * per_byte + cost(bytes) / 8));
+    }
+
+    pub(super) fn pay_write(&mut self) {
+        self.pay(WRITE_COST);
+    }
+
+    /// What one call of the decoder took from the input.
+    pub(super) fn pay_frames(&mut self, bytes: usize) {
+        self.pay(FRAME_COST.saturating_add(cost(bytes) / 2));
+    }
+
+    /// A whole message of so many bytes, after inflating.
+    pub(super) fn pay_message(&mut self, bytes: usize) {
+        self.pay(MESSAGE_COST.saturating_add(cost(bytes).saturating_mul(2)));
+    }
+
+    pub(super) fn pay_whisper(&mut self) {
+        self.pay(WHISPER_COST);
+    }
+}
+
+fn cost(bytes: usize) -> u32 {
+    // Far more than a share, far less than an overflow.
+    bytes.min(1 << 24) as u32
+}
+
+/// The time that one part of a turn may take. Whoever works looks at it between two steps.
+#[derive(Debug, Clone, Copy)]
+pub struct TimeSlice {
+    ends: Instant,
+}
+
+impl TimeSlice {
+    pub fn new(length: Duration) -> Self {
+        Self {
+            ends: Instant::now() + length,
+        }
+    }
+
+    pub fn is_over(&self) -> bool {
+        Instant::now() >= self.ends
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How often `pay` can be done before the share is used up.
+    fn times(mut pay: impl FnMut(&mut Share)) -> usize {
+        let mut share = Share::new();
+        (0..)
+            .take_while(|_| {
+                let left = !share.is_used_up();
+                pay(&mut share);
+                left
+            })
+            .count()
+    }
+
+    #[test]
+    fn a_share_is_used_up_by_many_small_things_and_by_one_large() {
+        assert_eq!(times(|share| share.pay_frames(6)), 971);
+        assert_eq!(times(|share| share.pay_message(7)), 67);
+        assert_eq!(times(|share| share.pay_message(65_536)), 1);
+        assert_eq!(times(|share| share.pay_message(usize::MAX)), 1);
+        assert_eq!(times(|share| share.pay_read(65_536, false)), 11);
+        assert_eq!(times(|share| share.pay_read(8_192, true)), 1);
+        assert_eq!(times(Share::pay_whisper), 10);
+    }
+}
