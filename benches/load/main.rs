@@ -21,6 +21,7 @@ mod scenarios;
 mod sys;
 mod tables;
 mod tls;
+mod websocket;
 
 use options::Options;
 use scenarios::SCENARIOS;

@@ -23,6 +23,8 @@ pub struct Options {
     pub seconds: Option<u64>,
     pub payload_bytes: Option<usize>,
     pub streams: Option<usize>,
+    /// How many attack at a time; empty: the scenario's own numbers.
+    pub attackers: Vec<usize>,
     /// The part of a case's name that selects cases; empty: all.
     pub case: String,
     /// As it was typed.
@@ -40,6 +42,7 @@ Options
   --seconds S        length of one measurement
   --payload BYTES    bytes of one message
   --streams N        streams over which the clients are spread
+  --attackers N,N    how many clients attack at a time, each number in its turn  [1,100]
   --case TEXT        only cases with this in their name
   --help             this text
 ";
@@ -77,6 +80,7 @@ impl Options {
             seconds: None,
             payload_bytes: None,
             streams: None,
+            attackers: Vec::new(),
             case: String::new(),
             shown: words.join(" "),
         };
@@ -125,6 +129,16 @@ impl Options {
             "seconds" => self.seconds = Some(number()? as u64),
             "payload" => self.payload_bytes = Some(number()?),
             "streams" => self.streams = Some(number()?),
+            "attackers" => {
+                self.attackers = value
+                    .split(',')
+                    .map(|count| {
+                        count.parse().map_err(|_| {
+                            format!("--attackers takes numbers with commas, not {value:?}")
+                        })
+                    })
+                    .collect::<Result<_, _>>()?
+            }
             "case" => value.clone_into(&mut self.case),
             _ => return Err(format!("there is no option --{name}")),
         }

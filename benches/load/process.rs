@@ -39,6 +39,16 @@ pub fn memory(pid: u32) -> Memory {
     }
 }
 
+/// Resident memory of a process that runs. Cheap enough to be asked for many times a second, which [`memory`] is not.
+pub fn rss(pid: u32) -> u64 {
+    let text = fs::read_to_string(format!("/proc/{pid}/status")).expect("the process runs");
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+    kib.and_then(|kib| kib.parse::<u64>().ok())
+        .expect("a line of status")
+        * 1024
+}
+
 /// How long the threads of a process were ready to run and had to wait for a CPU. Much of it: somebody else is at work here, and
 /// rates and latencies say less about the process.
 pub fn waited(pid: u32) -> Duration {

@@ -109,6 +109,11 @@ impl Report {
         });
     }
 
+    /// All figures so far.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
     /// The samples of one figure so far.
     pub fn row(&self, server: &str, case: &str, metric: &str) -> Option<&Row> {
         self.rows

@@ -66,19 +66,19 @@ fn table_of(name: &str) -> Option<String> {
     match name.split_once(' ') {
         Some((scenario, begin)) => {
             let stored = Stored::read(scenario)?;
-            Some(measured_on(scenario, &stored) + &by_case(&stored, &format!("{begin}: ")))
+            Some(measured_on(scenario, &stored) + &by_case(&stored.rows, &format!("{begin}: ")))
         }
         None => Some(markdown(name, &Stored::read(name)?)),
     }
 }
 
-/// A row for each case that begins so, a column for each figure.
-fn by_case(stored: &Stored, begin: &str) -> String {
-    let rows: Vec<(&str, &Row)> = stored
-        .rows
+/// A row for each case that begins so and each server, which is named where there are several; a column for each figure.
+pub fn by_case(rows: &[Row], begin: &str) -> String {
+    let rows: Vec<(&str, &Row)> = rows
         .iter()
         .filter_map(|row| Some((row.case.strip_prefix(begin)?, row)))
         .collect();
+    let several = distinct(rows.iter().map(|(_, row)| &row.server)).len() > 1;
     let named = |row: &Row| match row.unit.as_str() {
         "" => row.metric.clone(),
         unit => format!("{}, {unit}", row.metric),
@@ -87,8 +87,15 @@ fn by_case(stored: &Stored, begin: &str) -> String {
     let figures = distinct(figures.iter());
     let mut text = format!("\n| | {} |\n| --- |", figures.join(" | "));
     let _ = writeln!(text, "{}", " --- |".repeat(figures.len()));
-    for group in rows.chunk_by(|one, other| one.0 == other.0) {
-        let _ = write!(text, "| {} |", group[0].0);
+    let together = |one: &(&str, &Row), other: &(&str, &Row)| {
+        (one.0, &one.1.server) == (other.0, &other.1.server)
+    };
+    for group in rows.chunk_by(together) {
+        let (case, row) = group[0];
+        let _ = match several {
+            true => write!(text, "| {case}, {} |", row.server),
+            false => write!(text, "| {case} |"),
+        };
         for figure in &figures {
             let row = group.iter().find(|(_, row)| named(row) == *figure);
             let _ = write!(

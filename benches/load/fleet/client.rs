@@ -237,7 +237,7 @@ fn response_bytes(input: &[u8]) -> Result<Option<usize>, NotSwitching> {
 }
 
 /// Bytes of the header and of the payload behind it. `None`: more bytes, please.
-fn header(input: &[u8]) -> Option<(usize, usize)> {
+pub fn header(input: &[u8]) -> Option<(usize, usize)> {
     match input.get(1)? & 0x7f {
         126 => {
             let length = input.get(2..4)?.try_into().expect("two bytes");

@@ -21,7 +21,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use rustix::fd::OwnedFd;
 use rustls::ClientConfig;
 
-pub use client::client_frame;
+pub use client::{client_frame, header as frame_header};
 pub use figures::{Figures, Progress};
 pub use message::Mark;
 

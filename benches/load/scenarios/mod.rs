@@ -13,6 +13,7 @@ pub mod rpc;
 pub mod scale;
 pub mod slow;
 pub mod storm;
+pub mod unfair;
 
 use crate::options::Options;
 
@@ -49,6 +50,11 @@ pub const SCENARIOS: &[Scenario] = &[
         "slow",
         "stalled readers among fast ones: latency of the fast, memory of the stalled",
         slow::run,
+    ),
+    scenario(
+        "unfair",
+        "clients that send flat out: what the others on their shard still get",
+        unfair::run,
     ),
     scenario(
         "limit",
@@ -116,6 +122,11 @@ pub const SCENARIOS: &[Scenario] = &[
         "gate",
         "small and quick: fails when a connection costs more than benches/gates.toml says",
         gate::run,
+    ),
+    scenario(
+        "unfair-gate",
+        "a short form of unfair: fails when one client holds up the others",
+        unfair::run_gate,
     ),
     scenario("plots", "draws docs/images from the results", |_| {
         crate::plot::draw_all()

@@ -1,0 +1,358 @@
+//! What healthy clients see while others attack: each probe asks again and again at fixed times, whatever became of its last question.
+//!
+//! A question that has to wait for the answer to the one before counts from when it should have been asked, so a server that stands
+//! still for a second is seen by every question of that second and not by one alone.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use super::Scene;
+use super::floods::public_identifier;
+use crate::histogram::Histogram;
+use crate::sys;
+use crate::websocket::{
+    OPCODE_PING, OPCODE_PONG, OPCODE_TEXT, Stream, WebSocket, command, dial, exchange,
+    upgrade_request,
+};
+
+/// Longer than any flood: what was not answered then never will be.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Clients whose WebSocket pings are timed, and those whose Action Cable pings are.
+const PINGERS: usize = 4;
+const WATCHERS: usize = 3;
+/// What the watchers ask for with `pi=1`.
+const WATCHED_INTERVAL: Duration = Duration::from_secs(1);
+/// Between the watchers' arrivals, so that they are not told in one turn.
+const STAGGER: Duration = Duration::from_millis(150);
+const STREAM: &str = "healthy";
+
+/// What is timed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Figure {
+    /// WebSocket ping to pong.
+    Ping,
+    /// Subscribe to its confirmation.
+    Subscribe,
+    /// `GET /health` on a connection that is kept, and on a new one.
+    Health,
+    FreshHealth,
+    /// A publication to its 201, and to its delivery.
+    Taken,
+    Delivered,
+    /// From the connect to the welcome.
+    Welcome,
+    /// Nothing: how late the probes themselves are.
+    Nothing,
+}
+
+pub const FIGURES: [Figure; 8] = [
+    Figure::Ping,
+    Figure::Subscribe,
+    Figure::Health,
+    Figure::FreshHealth,
+    Figure::Taken,
+    Figure::Delivered,
+    Figure::Welcome,
+    Figure::Nothing,
+];
+
+type Session = WebSocket<Box<dyn Stream>>;
+
+/// One question and the wait for its answers, of which `tell` hears as they come.
+type Ask = Box<dyn FnMut(&mut dyn FnMut(Figure)) -> io::Result<()> + Send>;
+
+struct Probe {
+    interval: Duration,
+    ask: Ask,
+}
+
+/// Clients that are in before the attack begins.
+pub struct Probes {
+    scene: Scene,
+    probes: Vec<Probe>,
+    watchers: Vec<Watcher>,
+}
+
+/// What the probes saw.
+pub struct Seen {
+    /// In nanoseconds, in the order of [`FIGURES`].
+    times: Vec<Histogram>,
+    /// Probes that lost their connection or got a wrong answer.
+    pub failures: usize,
+    /// Of Action Cable pings: the largest distance from their time.
+    pub ping_deviation: Duration,
+}
+
+impl Seen {
+    pub fn of(&self, figure: Figure) -> &Histogram {
+        &self.times[figure as usize]
+    }
+}
+
+impl Probes {
+    /// Opens all connections that probes keep.
+    ///
+    /// # Panics
+    /// When the server does not let them in: there is nothing to measure then.
+    pub fn connect(scene: &Scene) -> Self {
+        let ready = || -> io::Result<(Vec<Probe>, Vec<Watcher>)> {
+            let mut watchers = Vec::new();
+            for _ in 0..WATCHERS {
+                watchers.push(Watcher::start(scene)?);
+                thread::sleep(STAGGER);
+            }
+            let mut probes = vec![
+                probe(10, Box::new(|tell| Ok(tell(Figure::Nothing)))),
+                probe(25, subscribe(scene)?),
+                probe(20, health(scene)?),
+                probe(50, fresh_health(scene)),
+                probe(50, broadcast(scene)?),
+                probe(100, newcomer(scene)),
+            ];
+            for _ in 0..PINGERS {
+                probes.push(probe(10, ping(scene)?));
+            }
+            Ok((probes, watchers))
+        };
+        let (probes, watchers) = ready().expect("healthy clients get in");
+        Self {
+            scene: scene.clone(),
+            probes,
+            watchers,
+        }
+    }
+
+    /// Asks for `time`, then waits until everything that was asked is answered; `meanwhile` runs in the calling thread until the time
+    /// is over, and `at_the_end` then.
+    pub fn measure(
+        self,
+        time: Duration,
+        mut meanwhile: impl FnMut(),
+        at_the_end: impl FnOnce(),
+    ) -> Seen {
+        let mut seen = Seen {
+            times: vec![Histogram::default(); FIGURES.len()],
+            failures: 0,
+            ping_deviation: Duration::ZERO,
+        };
+        let begun = Instant::now();
+        let end = begun + time;
+        let cpus = self.scene.cpus.clone();
+        let pacers: Vec<JoinHandle<Paced>> = self
+            .probes
+            .into_iter()
+            .map(|probe| {
+                let cpus = cpus.clone();
+                thread::spawn(move || {
+                    sys::pin(&cpus).expect("the CPUs exist");
+                    pace(probe, begun, end)
+                })
+            })
+            .collect();
+        while Instant::now() < end {
+            meanwhile();
+        }
+        at_the_end();
+        for pacer in pacers {
+            let paced = pacer.join().expect("a probe does not panic");
+            for (sum, times) in seen.times.iter_mut().zip(&paced.times) {
+                sum.merge(times);
+            }
+            seen.failures += usize::from(paced.failed);
+        }
+        for watcher in self.watchers {
+            match watcher.finish(begun) {
+                Some(deviation) => seen.ping_deviation = seen.ping_deviation.max(deviation),
+                None => seen.failures += 1,
+            }
+        }
+        seen
+    }
+}
+
+struct Paced {
+    times: Vec<Histogram>,
+    failed: bool,
+}
+
+/// Asks at all its times between `begun` and `end`, as soon as it can; a probe that fails asks no more.
+fn pace(mut probe: Probe, begun: Instant, end: Instant) -> Paced {
+    let mut paced = Paced {
+        times: vec![Histogram::default(); FIGURES.len()],
+        failed: false,
+    };
+    let mut due = begun;
+    while due < end && !paced.failed {
+        thread::sleep(due.saturating_duration_since(Instant::now()));
+        let times = &mut paced.times;
+        let mut tell =
+            |figure: Figure| times[figure as usize].record(due.elapsed().as_nanos() as u64);
+        if let Err(error) = (probe.ask)(&mut tell) {
+            eprintln!("a probe failed: {error}");
+            paced.failed = true;
+        }
+        due += probe.interval;
+    }
+    paced
+}
+
+fn probe(interval_millis: u64, ask: Ask) -> Probe {
+    Probe {
+        interval: Duration::from_millis(interval_millis),
+        ask,
+    }
+}
+
+fn welcomed(scene: &Scene, target: &str) -> io::Result<Session> {
+    let stream = dial(scene.address, scene.tls.as_ref(), PATIENCE)?;
+    let mut session = WebSocket::open(stream, &upgrade_request(scene.address, target, ""))?;
+    session.wait_for(OPCODE_TEXT, b"welcome")?;
+    Ok(session)
+}
+
+fn ping(scene: &Scene) -> io::Result<Ask> {
+    let mut session = welcomed(scene, "/cable")?;
+    let mut number = 0_u64;
+    Ok(Box::new(move |tell| {
+        number += 1;
+        let payload = number.to_be_bytes();
+        session.send(OPCODE_PING, &payload)?;
+        session.wait_for(OPCODE_PONG, &payload)?;
+        tell(Figure::Ping);
+        Ok(())
+    }))
+}
+
+fn subscribe(scene: &Scene) -> io::Result<Ask> {
+    let mut session = welcomed(scene, "/cable")?;
+    let mut number = 0;
+    Ok(Box::new(move |tell| {
+        number += 1;
+        let identifier = public_identifier("a healthy client's", number);
+        session.send(OPCODE_TEXT, command("subscribe", &identifier).as_bytes())?;
+        session.wait_for(OPCODE_TEXT, b"confirm_subscription")?;
+        tell(Figure::Subscribe);
+        session.send(OPCODE_TEXT, command("unsubscribe", &identifier).as_bytes())
+    }))
+}
+
+fn health_request(scene: &Scene) -> Vec<u8> {
+    format!("GET /health HTTP/1.1\r\nHost: {}\r\n\r\n", scene.address).into_bytes()
+}
+
+fn health(scene: &Scene) -> io::Result<Ask> {
+    let request = health_request(scene);
+    let mut stream = dial(scene.address, scene.tls.as_ref(), PATIENCE)?;
+    exchange(&mut *stream, &request)?;
+    Ok(Box::new(move |tell| {
+        expect(exchange(&mut *stream, &request)?, 200)?;
+        tell(Figure::Health);
+        Ok(())
+    }))
+}
+
+fn fresh_health(scene: &Scene) -> Ask {
+    let (request, scene) = (health_request(scene), scene.clone());
+    Box::new(move |tell| {
+        let mut stream = dial(scene.address, scene.tls.as_ref(), PATIENCE)?;
+        expect(exchange(&mut *stream, &request)?, 200)?;
+        tell(Figure::FreshHealth);
+        Ok(())
+    })
+}
+
+/// Publishes to a subscriber of its own. The delivery is looked for when the 201 is there, so it counts as at least as late.
+fn broadcast(scene: &Scene) -> io::Result<Ask> {
+    let mut session = welcomed(scene, "/cable")?;
+    let identifier = public_identifier(STREAM, 0);
+    session.send(OPCODE_TEXT, command("subscribe", &identifier).as_bytes())?;
+    session.wait_for(OPCODE_TEXT, b"confirm_subscription")?;
+    let (scene, mut number, mut publisher) = (scene.clone(), 0, None);
+    Ok(Box::new(move |tell| {
+        number += 1;
+        let word = format!("number {number}.");
+        let body = json!({ "stream": STREAM, "data": json!(word).to_string() }).to_string();
+        let request = format!(
+            "POST /_broadcast HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            scene.broadcast_address,
+            body.len()
+        );
+        let stream = match &mut publisher {
+            Some(stream) => stream,
+            empty => empty.insert(dial(scene.broadcast_address, scene.tls.as_ref(), PATIENCE)?),
+        };
+        expect(exchange(&mut **stream, request.as_bytes())?, 201)?;
+        tell(Figure::Taken);
+        session.wait_for(OPCODE_TEXT, word.as_bytes())?;
+        tell(Figure::Delivered);
+        Ok(())
+    }))
+}
+
+fn newcomer(scene: &Scene) -> Ask {
+    let scene = scene.clone();
+    Box::new(move |tell| {
+        welcomed(&scene, "/cable")?;
+        tell(Figure::Welcome);
+        Ok(())
+    })
+}
+
+fn expect(status: u16, wanted: u16) -> io::Result<()> {
+    if status == wanted {
+        Ok(())
+    } else {
+        Err(io::Error::other(format!("{status} instead of {wanted}")))
+    }
+}
+
+/// Notes when the Action Cable pings of one client come.
+struct Watcher {
+    stopping: Arc<AtomicBool>,
+    thread: JoinHandle<Option<Vec<Instant>>>,
+}
+
+impl Watcher {
+    fn start(scene: &Scene) -> io::Result<Self> {
+        let target = format!("/cable?pi={}", WATCHED_INTERVAL.as_secs());
+        let stream = dial(scene.address, scene.tls.as_ref(), PATIENCE)?;
+        let request = upgrade_request(scene.address, &target, "");
+        let session = WebSocket::open(stream, &request)?;
+        let stopping = Arc::<AtomicBool>::default();
+        let (stop, cpus) = (Arc::clone(&stopping), scene.cpus.clone());
+        let thread = thread::spawn(move || {
+            sys::pin(&cpus).expect("the CPUs exist");
+            note_pings(session, &stop)
+        });
+        Ok(Self { stopping, thread })
+    }
+
+    /// The largest distance of a ping from its time, of those since `begun`; `None` when the connection was lost.
+    fn finish(self, begun: Instant) -> Option<Duration> {
+        self.stopping.store(true, Relaxed);
+        let arrivals = self.thread.join().expect("a watcher does not panic")?;
+        let deviation = |pair: &[Instant]| (pair[1] - pair[0]).abs_diff(WATCHED_INTERVAL);
+        arrivals
+            .windows(2)
+            .filter(|pair| pair[1] > begun)
+            .map(deviation)
+            .max()
+    }
+}
+
+/// Until the first ping after the stop: that one says how long nothing had come.
+fn note_pings(mut session: Session, stopping: &AtomicBool) -> Option<Vec<Instant>> {
+    let mut arrivals = Vec::new();
+    loop {
+        session.wait_for(OPCODE_TEXT, br#""ping""#).ok()?;
+        arrivals.push(Instant::now());
+        if stopping.load(Relaxed) {
+            return Some(arrivals);
+        }
+    }
+}
