@@ -16,8 +16,8 @@ use crate::wire::message::Incoming;
 const SERVING_TIME_MAX: Duration = Duration::from_millis(1);
 /// Looks at the kernel's list of events in one turn: a client may cause thousands of them.
 const HARVESTS_PER_TURN_MAX: usize = 4;
-/// Bytes of a session with TLS that are read at once: they may be hundreds of records.
-const RECORDS_READ_BYTES: usize = 8 << 10;
+/// Bytes of a session with TLS that are read at once: they may be nearly two hundred records.
+const RECORDS_READ_BYTES: usize = 4 << 10;
 
 impl Sessions {
     /// Takes the reactor's events and serves sessions, as far as one turn may.

@@ -40,9 +40,9 @@ impl Share {
         self.left = self.left.saturating_sub(cost);
     }
 
-    /// One read of so many bytes. Encrypted bytes may come as records of one byte, each of which is opened by itself.
+    /// One read of so many bytes. Encrypted ones may be records of a byte each, which take 23 on the wire and a microsecond.
     pub(super) fn pay_read(&mut self, bytes: usize, encrypted: bool) {
-        let per_byte = if encrypted { 12 } else { 0 };
+        let per_byte = if encrypted { 40 } else { 0 };
         self.pay(READ_COST.saturating_add(cost(bytes) * per_byte + cost(bytes) / 8));
     }
 
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(times(|share| share.pay_message(65_536)), 1);
         assert_eq!(times(|share| share.pay_message(usize::MAX)), 1);
         assert_eq!(times(|share| share.pay_read(65_536, false)), 11);
-        assert_eq!(times(|share| share.pay_read(8_192, true)), 1);
+        assert_eq!(times(|share| share.pay_read(4_096, true)), 1);
         assert_eq!(times(Share::pay_whisper), 10);
     }
 }
