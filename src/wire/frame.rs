@@ -310,13 +310,21 @@ pub fn encoded_header_bytes(payload_bytes: usize) -> usize {
     }
 }
 
-/// A text frame, in an allocation of exactly its size.
+/// A whole frame, in an allocation of exactly its size. `rsv1` says that `payload` was compressed by a
+/// [`Deflater`](super::deflate::Deflater). Payloads of control frames are at most 125 bytes long.
+pub fn frame(opcode: Opcode, rsv1: bool, payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(encoded_header_bytes(payload.len()) + payload.len());
+    encode_header(opcode, rsv1, payload.len(), &mut out);
+    out.extend_from_slice(payload);
+    out
+}
+
+/// A text frame.
 pub fn text_frame(payload: &[u8]) -> Vec<u8> {
     frame(Opcode::Text, false, payload)
 }
 
-/// A text frame whose payload was compressed by a [`Deflater`](super::deflate::Deflater), in an allocation of exactly
-/// its size.
+/// A text frame whose payload was compressed by a [`Deflater`](super::deflate::Deflater).
 pub fn compressed_text_frame(payload: &[u8]) -> Vec<u8> {
     frame(Opcode::Text, true, payload)
 }
@@ -351,13 +359,6 @@ pub fn pong_frame(payload: &[u8]) -> Vec<u8> {
 
 fn control_payload(payload: &[u8]) -> &[u8] {
     &payload[..payload.len().min(CONTROL_PAYLOAD_BYTES_MAX)]
-}
-
-fn frame(opcode: Opcode, rsv1: bool, payload: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(encoded_header_bytes(payload.len()) + payload.len());
-    encode_header(opcode, rsv1, payload.len(), &mut out);
-    out.extend_from_slice(payload);
-    out
 }
 
 #[cfg(test)]
@@ -507,6 +508,8 @@ mod tests {
         }
         check(text_frame(b"{}"), b"\x81\x02{}");
         check(compressed_text_frame(b"x"), b"\xc1\x01x");
+        check(frame(Opcode::Binary, false, b"\xff"), b"\x82\x01\xff");
+        check(frame(Opcode::Binary, true, b"x"), b"\xc2\x01x");
         check(ping_frame(b""), b"\x89\x00");
         check(pong_frame(b"ab"), b"\x8a\x02ab");
         check(close_frame(None, "ignored"), b"\x88\x00");

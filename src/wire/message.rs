@@ -1,9 +1,8 @@
 //! Incoming WebSocket bytes to messages: fragments, interleaved control frames, limits, decompression.
 //!
 //! At rest a decoder is one null pointer, so that an idle session costs eight bytes here; what has arrived of an
-//! unfinished frame or message sits in a box that is freed with the last byte. Text and binary messages are the same to
-//! Action Cable. Text must be UTF-8 (RFC 6455 §8.1); binary messages may be anything, the JSON layer replaces what is
-//! broken in them. Called by the shard for every read of every session.
+//! unfinished frame or message sits in a box that is freed with the last byte. Text must be UTF-8 (RFC 6455 §8.1); binary
+//! messages may be anything: Action Cable reads both alike, and the JSON layer replaces what is broken in them. Called by the shard for every read of every session.
 //!
 //! Source: RFC 6455 §5.4 and §5.5, `contract/websocket.md` §6, §9 and §11.
 
@@ -30,8 +29,10 @@ pub struct MessageLimits {
 /// One event from the client.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Incoming<'a> {
-    /// A whole text or binary message, decompressed.
-    Message(&'a [u8]),
+    /// A whole text message, decompressed; UTF-8. Action Cable does not tell it from a binary one.
+    Text(&'a [u8]),
+    /// A whole binary message, decompressed; any bytes.
+    Binary(&'a [u8]),
     /// To be answered with a pong of the same payload.
     Ping(&'a [u8]),
     Pong(&'a [u8]),
@@ -69,7 +70,8 @@ struct PartialFrame {
 
 #[derive(Debug)]
 struct PartialMessage {
-    text: bool,
+    /// Of its first frame: text or binary.
+    opcode: Opcode,
     compressed: bool,
     /// What arrived, unmasked; fragments joined.
     payload: Vec<u8>,
@@ -120,7 +122,8 @@ impl MessageDecoder {
                 match opcode {
                     Opcode::Ping => Incoming::Ping(payload),
                     Opcode::Pong => Incoming::Pong(payload),
-                    _ => Incoming::Message(payload),
+                    Opcode::Binary => Incoming::Binary(payload),
+                    _ => Incoming::Text(payload),
                 }
             }
         });
@@ -287,7 +290,7 @@ impl MessageDecoder {
         let partial = self.partial.get_or_insert_default();
         if matches!(header.opcode, Opcode::Text | Opcode::Binary) {
             partial.message = Some(PartialMessage {
-                text: header.opcode == Opcode::Text,
+                opcode: header.opcode,
                 compressed: header.rsv1,
                 payload: Vec::new(),
             });
@@ -352,9 +355,9 @@ impl MessageDecoder {
         } else {
             *scratch = message.payload;
         }
-        check_text(message.text, scratch)?;
+        check_text(message.opcode == Opcode::Text, scratch)?;
         Ok(Found::Event {
-            opcode: Opcode::Text,
+            opcode: message.opcode,
             place: Place::Scratch,
         })
     }
@@ -449,7 +452,8 @@ mod tests {
 
     fn describe(incoming: &Incoming<'_>) -> String {
         match incoming {
-            Incoming::Message(payload) => format!("message {}", String::from_utf8_lossy(payload)),
+            Incoming::Text(payload) => format!("message {}", String::from_utf8_lossy(payload)),
+            Incoming::Binary(payload) => format!("binary {}", String::from_utf8_lossy(payload)),
             Incoming::Ping(payload) => format!("ping {}", String::from_utf8_lossy(payload)),
             Incoming::Pong(payload) => format!("pong {}", String::from_utf8_lossy(payload)),
             Incoming::Close(code) => format!("close {code:?}"),
@@ -556,9 +560,29 @@ mod tests {
     }
 
     #[test]
-    fn text_and_binary_are_the_same() {
+    fn text_and_binary_are_told_apart() {
         let wire = concat(&[masked(0x81, b"{}"), masked(0x82, b"[1]"), masked(0x81, b"")]);
-        check(&wire, &["message {}", "message [1]", "message "]);
+        check(&wire, &["message {}", "binary [1]", "message "]);
+        // A message is what its first fragment is.
+        let wire = concat(&[
+            masked(0x02, b"[1"),
+            masked(0x89, b"p"),
+            masked(0x80, b"]"),
+            masked(0x01, b"{"),
+            masked(0x80, b"}"),
+            masked(0x02, b""),
+            masked(0x80, b""),
+        ]);
+        check(&wire, &["ping p", "binary [1]", "message {}", "binary "]);
+        let compressed = Deflater::new().compress(b"\xff\xfe");
+        let (head, tail) = compressed.split_at(1);
+        let wire = concat(&[
+            masked(0xc2, &compressed),
+            masked(0x42, head),
+            masked(0x80, tail),
+        ]);
+        let expected = "binary \u{fffd}\u{fffd}";
+        check_with(&DEFLATE, &wire, &[expected, expected]);
     }
 
     #[test]
@@ -664,7 +688,7 @@ mod tests {
     fn text_that_is_not_utf8_is_an_error_and_binary_may_be_anything() {
         let broken = b"\xce\xba\xe1";
         check(&masked(0x81, broken), &["error 1007 "]);
-        check(&masked(0x82, broken), &["message \u{3ba}\u{fffd}"]);
+        check(&masked(0x82, broken), &["binary \u{3ba}\u{fffd}"]);
         // A character may be split between fragments.
         let wire = concat(&[masked(0x01, b"\xce"), masked(0x80, b"\xba")]);
         check(&wire, &["message \u{3ba}"]);
@@ -740,7 +764,7 @@ mod tests {
         let mut decoder = MessageDecoder::default();
         let mut scratch = Vec::new();
         let (_, incoming) = decoder.next(&mut wire, &LIMITS, &mut scratch).unwrap();
-        let Some(Incoming::Message(payload)) = incoming else {
+        let Some(Incoming::Text(payload)) = incoming else {
             panic!("one message");
         };
         assert!(range.contains(&payload.as_ptr()));
@@ -779,7 +803,7 @@ mod tests {
                 }
                 if fragments.is_empty() {
                     wire.extend(masked(0x82, b""));
-                    expected.push("message ".to_owned());
+                    expected.push("binary ".to_owned());
                 } else {
                     let pings = if *ping { fragments.len() } else { 0 };
                     expected.extend((1..pings).map(|_| "ping p".to_owned()));

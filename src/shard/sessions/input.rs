@@ -280,7 +280,7 @@ impl Sessions {
 
     fn on_incoming(&mut self, slot: u32, event: Incoming<'_>, share: &mut Share) {
         match event {
-            Incoming::Message(payload) => {
+            Incoming::Text(payload) | Incoming::Binary(payload) => {
                 share.pay_message(payload.len());
                 self.on_message(slot, payload, share);
             }
