@@ -3,9 +3,9 @@
 use std::fs;
 use std::io;
 use std::mem;
+use std::num::NonZero;
+use std::thread;
 use std::time::Duration;
-
-use super::cgroup;
 
 /// The CPU numbers in the affinity mask of the calling thread, ascending; never empty.
 pub fn allowed() -> Vec<usize> {
@@ -42,11 +42,10 @@ pub fn pin_current_thread(cpu: usize) -> io::Result<()> {
     }
 }
 
-/// The number of shards to start when `--cores` is not given: the allowed CPUs, cut to the cgroup's CPU quota (rounded
-/// down, at least 1) as container users expect.
+/// The number of shards to start when `--cores` is not given: the allowed CPUs, cut to the CPU quota of the cgroup and of
+/// those above it (rounded down, at least 1) as container users expect.
 pub fn default_cores() -> usize {
-    let allowed = allowed().len();
-    quota().map_or(allowed, |quota| allowed.min(quota.max(1)))
+    thread::available_parallelism().map_or(1, NonZero::get)
 }
 
 /// CPU time, user and kernel, of each thread of this process whose name is `prefix` and a number. The kernel tells it in
@@ -77,39 +76,6 @@ fn parse_stat(line: &str) -> Option<(&str, Duration)> {
     Some((name, Duration::from_millis(sum.saturating_mul(TICK_MILLIS))))
 }
 
-/// Whole CPUs that the cgroup grants, rounded down; `None` without a quota.
-fn quota() -> Option<usize> {
-    smallest_quota(
-        &fs::read_to_string("/proc/self/cgroup").unwrap_or_default(),
-        |path| fs::read_to_string(path).ok(),
-    )
-}
-
-/// The smallest CPU quota of this process's cgroup and those above it: cgroup v2 (`cpu.max`) or v1 (`cpu.cfs_*`).
-fn smallest_quota(proc_self_cgroup: &str, read: impl Fn(&str) -> Option<String>) -> Option<usize> {
-    cgroup::directories(proc_self_cgroup, "cpu")
-        .iter()
-        .filter_map(|directory| quota_of(directory, &read))
-        .min()
-}
-
-fn quota_of(directory: &str, read: &impl Fn(&str) -> Option<String>) -> Option<usize> {
-    if let Some(line) = read(&format!("{directory}/cpu.max")) {
-        return cgroup_quota(&line);
-    }
-    let quota = read(&format!("{directory}/cpu.cfs_quota_us"))?;
-    let period = read(&format!("{directory}/cpu.cfs_period_us"))?;
-    cgroup_quota(&format!("{} {}", quota.trim(), period.trim()))
-}
-
-/// Whole CPUs granted by a line `<quota> <period>` in microseconds; `None` when unlimited (`max` or -1).
-fn cgroup_quota(line: &str) -> Option<usize> {
-    let mut words = line.split_whitespace();
-    let quota: u64 = words.next()?.parse().ok()?;
-    let period: u64 = words.next()?.parse().ok()?;
-    (period > 0).then(|| (quota / period) as usize)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -123,7 +89,7 @@ mod tests {
             }
             times_of_threads("worker-")
         };
-        let thread = std::thread::Builder::new().name("worker-7".to_owned());
+        let thread = thread::Builder::new().name("worker-7".to_owned());
         let times = thread
             .spawn(work)
             .expect("a thread")
@@ -147,62 +113,12 @@ mod tests {
     }
 
     #[test]
-    fn cgroup_quota_is_rounded_down_and_max_means_unlimited() {
-        fn check(text: &str, expected: Option<usize>) {
-            assert_eq!(cgroup_quota(text), expected, "{text:?}");
-        }
-        check("max 100000\n", None);
-        check("200000 100000\n", Some(2));
-        check("250000 100000\n", Some(2));
-        check("50000 100000\n", Some(0));
-        check("-1 100000", None);
-        check("", None);
-        check("1 0", None);
-    }
-
-    #[test]
-    fn the_smallest_quota_on_the_way_up_counts() {
-        fn check(proc_self_cgroup: &str, files: &[(&str, &str)], expected: Option<usize>) {
-            let found = smallest_quota(proc_self_cgroup, |path| {
-                let file = files.iter().find(|(name, _)| *name == path);
-                file.map(|(_, text)| (*text).to_string())
-            });
-            assert_eq!(found, expected, "{proc_self_cgroup:?}");
-        }
-        let unit = "0::/system.slice/ringcable.service\n";
-        check(unit, &[], None);
-        check(
-            unit,
-            &[
-                (
-                    "/sys/fs/cgroup/system.slice/ringcable.service/cpu.max",
-                    "400000 100000",
-                ),
-                ("/sys/fs/cgroup/system.slice/cpu.max", "300000 100000"),
-            ],
-            Some(3),
-        );
-        check(
-            "0::/\n",
-            &[("/sys/fs/cgroup/cpu.max", "200000 100000")],
-            Some(2),
-        );
-        check(
-            "4:cpu,cpuacct:/docker/abc\n1:name=systemd:/x\n",
-            &[
-                ("/sys/fs/cgroup/cpu/cpu.cfs_quota_us", "150000"),
-                ("/sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000"),
-            ],
-            Some(1),
-        );
-    }
-
-    #[test]
     fn pinning_to_an_allowed_cpu_works_and_to_an_absurd_one_fails() {
         let cpus = allowed();
-        std::thread::spawn(move || {
+        thread::spawn(move || {
             pin_current_thread(cpus[0]).expect("an allowed CPU");
             assert_eq!(allowed(), vec![cpus[0]]);
+            assert_eq!(default_cores(), 1, "no more shards than CPUs are allowed");
             assert!(pin_current_thread(usize::MAX).is_err());
         })
         .join()
