@@ -18,8 +18,13 @@ pub mod log;
 pub mod mesh;
 pub mod metrics;
 pub mod net;
+#[allow(unsafe_code, reason = "system calls that have no safe wrapper")]
 pub mod os;
 pub mod protocol;
+#[allow(
+    unsafe_code,
+    reason = "rings and epoll: memory and descriptors that the kernel holds"
+)]
 pub mod reactor;
 pub mod reporting;
 pub mod rpc;

@@ -2,6 +2,8 @@
 //!
 //! A binary of its own, with an allocator that counts. Sizes are those of mimalloc's classes, which the server has.
 
+#![allow(unsafe_code, reason = "an allocator is an unsafe trait")]
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::io::{Read, Write};
 use std::sync::Arc;

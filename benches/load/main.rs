@@ -4,6 +4,11 @@
 //! turns. A scenario starts servers ([`peer`]), opens clients ([`fleet`]), publishes ([`publisher`]) and reports
 //! ([`report`]); [`limit`] does the same socket work with no server logic at all. Traffic stays on 127.0.0.0/8.
 
+#![allow(
+    unsafe_code,
+    reason = "it measures system calls and rings that have no safe wrapper"
+)]
+
 mod app;
 mod bars;
 mod experiments;

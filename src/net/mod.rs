@@ -1,4 +1,4 @@
-//! The only code that names `monoio::net`: listeners, sockets of the HTTP phase and of calls to the app, time limits, and the
+//! The only code that works with `monoio::net`: listeners, sockets of the HTTP phase and of calls to the app, time limits, and the
 //! wake-up of the reactor.
 //!
 //! Established sessions are not here: their sockets have left monoio and belong to the shard and its reactor.

@@ -175,16 +175,18 @@ pub fn finish_writing(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).shutdown(Shutdown::Write)
 }
 
-/// The descriptor of a type that knows no [`AsFd`].
-pub fn borrow(socket: &impl AsRawFd) -> BorrowedFd<'_> {
-    // SAFETY: an owner of a descriptor keeps it open for as long as it is borrowed itself.
-    unsafe { BorrowedFd::borrow_raw(socket.as_raw_fd()) }
+/// The descriptor of a stream of monoio, which knows no [`AsFd`].
+///
+/// Not for any `AsRawFd`: plain numbers are that too, and own nothing.
+pub fn borrow(stream: &monoio::net::TcpStream) -> BorrowedFd<'_> {
+    // SAFETY: the stream keeps its descriptor open for as long as it is borrowed itself.
+    unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) }
 }
 
-/// Takes over the descriptor that `socket` gives up.
-pub fn own(socket: impl IntoRawFd) -> OwnedFd {
-    // SAFETY: by the contract of `IntoRawFd` the caller of `into_raw_fd` becomes the only owner of an open descriptor.
-    unsafe { OwnedFd::from_raw_fd(socket.into_raw_fd()) }
+/// Takes the descriptor of a stream of monoio over. Not for any `IntoRawFd`, see [`borrow`].
+pub fn own(stream: monoio::net::TcpStream) -> OwnedFd {
+    // SAFETY: the stream was the only owner of its open descriptor, and `into_raw_fd` gives it up without closing it.
+    unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) }
 }
 
 #[cfg(test)]

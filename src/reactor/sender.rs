@@ -77,7 +77,9 @@ impl Sender {
             .build()
             .user_data(index as u64);
             // SAFETY: the bytes and the descriptor are borrowed for longer than this function runs, and it does not return
-            // before every request has completed, unless the ring is broken, in which case none is taken any more.
+            // before every request has completed, unless the ring is broken, in which case none is taken any more. That all
+            // complete while it waits rests on MSG_DONTWAIT: without it a full socket would keep its request, and with it
+            // the pointer, until its far end reads.
             unsafe { self.ring.submission().push(&entry) }
                 .map_err(|_| io::Error::other("the queue of sends is full"))?;
         }
