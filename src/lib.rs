@@ -13,6 +13,9 @@ pub mod console;
 pub mod demo;
 pub mod driver;
 pub mod endpoints;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod hub;
 pub mod log;
 pub mod mesh;

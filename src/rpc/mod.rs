@@ -17,7 +17,7 @@ mod limiter;
 mod pool;
 mod probe;
 mod resolver;
-mod response;
+pub(crate) mod response;
 mod target;
 mod tls;
 

@@ -27,7 +27,7 @@ const BODY_BYTES_RESERVED_MAX: usize = 64 << 10;
 
 /// A whole response.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Response {
+pub(crate) struct Response {
     pub status: u16,
     /// Unpacked. Empty unless the status is 200.
     pub body: Vec<u8>,
@@ -37,7 +37,7 @@ pub(super) struct Response {
 
 /// Why there is no response.
 #[derive(Debug)]
-pub(super) enum ResponseError {
+pub(crate) enum ResponseError {
     /// The connection ended before the head did.
     Closed,
     /// The head is not HTTP/1.x.
@@ -48,7 +48,7 @@ pub(super) enum ResponseError {
 
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum End {
+pub(crate) enum End {
     /// The app closed it in good order.
     Closed,
     /// It was reset, or its TLS session has no end: more could have come.
@@ -57,7 +57,7 @@ pub(super) enum End {
 
 /// The state between two pieces.
 #[derive(Debug)]
-pub(super) struct ResponseDecoder {
+pub(crate) struct ResponseDecoder {
     phase: Phase,
     /// Head bytes that are not parsed yet.
     head: Vec<u8>,

@@ -1,0 +1,133 @@
+//! JSON that clients and the app write: commands, identifiers, bodies of broadcasts.
+
+use serde_json::Value;
+
+use super::serde_values::{Members, is_grammatical};
+use crate::protocol::command::{CommandError, Data, decode_command};
+use crate::protocol::json::{NESTING_MAX, decode_string, escape_into, is_valid_json};
+use crate::protocol::publication::{Broadcast, Publication, decode_broadcast, encode_message};
+use crate::protocol::reply::data_message;
+
+/// The whole input is one text. Its grammar must be judged as by `serde_json`, and so must be what a command and a
+/// publication say; what we write must be read back unchanged.
+pub fn json(data: &[u8]) {
+    if data.len() > NESTING_MAX {
+        return;
+    }
+    assert_eq!(is_valid_json(data), is_grammatical(data), "the grammar");
+    check_string(data);
+    check_command(data);
+    check_broadcast(data);
+}
+
+/// Any text that we escape is read back as it was, by us and by others.
+fn check_string(data: &[u8]) {
+    if let Ok(expected) = serde_json::from_slice::<String>(data) {
+        assert_eq!(decode_string(data), Some(expected));
+    }
+    let text = String::from_utf8_lossy(data);
+    let mut escaped = Vec::new();
+    escape_into(&mut escaped, &text);
+    assert_eq!(decode_string(&escaped).as_deref(), Some(&*text));
+    let theirs: String = serde_json::from_slice(&escaped).expect("a JSON string");
+    assert_eq!(theirs, text);
+    check_message(&text, &encode_message(&text));
+}
+
+fn check_command(data: &[u8]) {
+    let ours = decode_command(data);
+    if ours.is_ok() {
+        assert!(is_grammatical(data));
+    }
+    // What serde_json refuses, such as half of a surrogate pair, is not comparable.
+    let Ok(members) = serde_json::from_slice::<Members>(data) else {
+        return;
+    };
+    match ours {
+        Ok(None) => panic!("an object was taken for null"),
+        Ok(Some(command)) => {
+            assert_eq!(command.name, members.last_text("command"));
+            assert_eq!(command.identifier, members.last_text("identifier"));
+            assert_eq!(command.presence, members.last("presence").is_some());
+            assert_eq!(command.history.is_some(), members.last("history").is_some());
+            match (&command.data, members.last("data")) {
+                (Data::Absent, None) => {}
+                (Data::Text(ours), Some(Value::String(theirs))) => assert_eq!(ours, theirs),
+                (Data::Json(ours), Some(theirs)) => {
+                    let ours: Value = serde_json::from_str(ours).expect("JSON as it was written");
+                    assert_eq!(&ours, theirs);
+                }
+                (ours, theirs) => panic!("data: {ours:?}, expected {theirs:?}"),
+            }
+        }
+        Err(CommandError::Member { member, .. }) => {
+            let wrong = |value: &Value| match member {
+                "command" | "identifier" => !value.is_string(),
+                // Their members have types too.
+                _ => true,
+            };
+            assert!(members.all(member).any(wrong), "{member} is as it must be");
+        }
+        Err(CommandError::Payload(error)) => panic!("an object was refused: {error}"),
+    }
+}
+
+fn check_broadcast(data: &[u8]) {
+    let Ok(broadcast) = decode_broadcast(data) else {
+        return;
+    };
+    assert!(is_grammatical(data));
+    let Broadcast::Publications(publications) = broadcast else {
+        return;
+    };
+    for publication in &publications {
+        check_delivery(publication);
+    }
+    let theirs: Vec<Members> = if let Ok(one) = serde_json::from_slice(data) {
+        vec![one]
+    } else if let Ok(batch) = serde_json::from_slice::<Vec<Option<Members>>>(data) {
+        batch.into_iter().flatten().collect()
+    } else {
+        return;
+    };
+    assert_eq!(publications.len(), theirs.len());
+    for (ours, theirs) in publications.iter().zip(&theirs) {
+        assert_eq!(&*ours.stream, theirs.last_text("stream"));
+        check_message(theirs.last_text("data"), &ours.message);
+    }
+}
+
+/// `message` is the JSON text in `data`, or a string that holds `data`.
+fn check_message(data: &str, message: &[u8]) {
+    let value = data.trim_matches([' ', '\t', '\n', '\r']);
+    if message == value.as_bytes() && is_grammatical(message) {
+        assert_ne!(value, "null");
+        return;
+    }
+    let quoted: String = serde_json::from_slice(message).expect("a JSON string");
+    assert_eq!(quoted, data);
+    let theirs = serde_json::from_str::<Value>(value);
+    assert!(
+        !theirs.is_ok_and(|value| !value.is_null()),
+        "{value} is JSON and must not be quoted"
+    );
+}
+
+/// A delivery is JSON with the publication's message in it.
+fn check_delivery(publication: &Publication) {
+    const IDENTIFIER: &str = r#"{"channel":"A"}"#;
+    let mut delivery = Vec::new();
+    let broadcast_type = publication.broadcast_type.as_deref();
+    data_message(
+        IDENTIFIER,
+        &publication.message,
+        broadcast_type,
+        &mut delivery,
+    );
+    assert!(is_grammatical(&delivery));
+    if let Ok(delivery) = serde_json::from_slice::<Value>(&delivery) {
+        assert_eq!(delivery["identifier"], IDENTIFIER);
+        let message: Value = serde_json::from_slice(&publication.message).expect("a part of it");
+        assert_eq!(delivery["message"], message);
+    }
+}

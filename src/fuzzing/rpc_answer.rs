@@ -1,0 +1,123 @@
+//! Answers of the app: HTTP responses that arrive in pieces, and the JSON in them.
+
+use std::mem;
+
+use serde_json::Value;
+
+use super::Input;
+use super::serde_values::{Members, is_grammatical};
+use crate::protocol::json::NESTING_MAX;
+use crate::protocol::rpc::{
+    RpcStatus, decode_command_response, decode_connect_response, decode_disconnect_response,
+};
+use crate::rpc::response::{End, RPC_RESPONSE_BYTES_MAX, Response, ResponseDecoder, ResponseError};
+
+/// Piece size, how the connection ends, then what the app sends: a response, or the body of one. Responses come out the
+/// same in any pieces; bodies are read as by `serde_json`.
+pub fn rpc_answer(data: &[u8]) {
+    let mut input = Input(data);
+    let piece_bytes = input.piece_bytes();
+    let choice = input.byte();
+    if choice & 2 != 0 {
+        return check_body(input.0);
+    }
+    let end = match choice & 1 {
+        0 => End::Closed,
+        _ => End::Broken,
+    };
+    let whole = exchange(input.0, input.0.len().max(1), end);
+    let pieces = exchange(input.0, piece_bytes, end);
+    match (whole, pieces) {
+        (Ok(whole), Ok(pieces)) => {
+            assert_eq!(whole, pieces);
+            assert!(whole.body.len() <= RPC_RESPONSE_BYTES_MAX);
+            assert!(whole.status == 200 || whole.body.is_empty());
+            check_body(&whole.body);
+        }
+        (Err(whole), Err(pieces)) => assert_eq!(kind(&whole), kind(&pieces)),
+        (whole, pieces) => panic!("whole {whole:?}, in pieces {pieces:?}"),
+    }
+}
+
+fn exchange(bytes: &[u8], piece_bytes: usize, end: End) -> Result<Response, ResponseError> {
+    let mut decoder = ResponseDecoder::new();
+    let mut complete = false;
+    for piece in bytes.chunks(piece_bytes) {
+        let now = decoder.push(piece)?;
+        assert!(now || !complete, "a complete response stays complete");
+        assert!(decoder.started());
+        assert!(!(now && decoder.in_head()));
+        complete = now;
+    }
+    if !complete {
+        decoder.end(end)?;
+    }
+    decoder.finish().map_err(ResponseError::Bad)
+}
+
+/// Which error, without the text: whether a head is found too large or malformed first may depend on the pieces.
+fn kind(error: &ResponseError) -> impl PartialEq + std::fmt::Debug + use<> {
+    let cause = match error {
+        ResponseError::Bad(cause) => Some(mem::discriminant(cause)),
+        ResponseError::Closed | ResponseError::NotHttp(_) => None,
+    };
+    (mem::discriminant(error), cause)
+}
+
+/// All three decoders take the same bodies, and take from them what is there.
+fn check_body(body: &[u8]) {
+    if body.len() > NESTING_MAX {
+        return;
+    }
+    let command = decode_command_response(body);
+    let connect = decode_connect_response(body);
+    let disconnect = decode_disconnect_response(body);
+    let (command, connect, disconnect) = match (command, connect, disconnect) {
+        (Ok(command), Ok(connect), Ok(disconnect)) => (command, connect, disconnect),
+        (Err(command), Err(connect), Err(disconnect)) => {
+            assert_eq!(command, connect);
+            return assert_eq!(connect, disconnect);
+        }
+        other => panic!("the decoders disagree: {other:?}"),
+    };
+    assert!(is_grammatical(body));
+    let Ok(members) = serde_json::from_slice::<Members>(body) else {
+        return;
+    };
+    assert_eq!(command.status, status(&members));
+    assert_eq!(connect.status, command.status);
+    assert_eq!(disconnect.status, command.status);
+    assert_eq!(connect.identifiers, members.last_text("identifiers"));
+    assert_eq!(disconnect.error_msg, members.last_text("error_msg"));
+    assert_eq!(command.error_msg, disconnect.error_msg);
+    assert_eq!(command.streams, texts(&members, "streams"));
+    assert_eq!(command.stopped_streams, texts(&members, "stopped_streams"));
+    assert_eq!(command.transmissions, texts(&members, "transmissions"));
+    assert_eq!(connect.transmissions, command.transmissions);
+    assert_eq!(command.disconnect, is_true(&members, "disconnect"));
+    assert_eq!(command.stop_streams, is_true(&members, "stop_streams"));
+    assert_eq!(command.presence, members.last("presence").is_some());
+    assert_eq!(connect.cstate, command.cstate);
+}
+
+fn status(members: &Members) -> RpcStatus {
+    match members.last("status") {
+        Some(Value::String(name)) if name == "SUCCESS" => RpcStatus::Success,
+        Some(Value::String(name)) if name == "FAILURE" => RpcStatus::Failure,
+        Some(Value::Number(number)) if number.as_i64() == Some(1) => RpcStatus::Success,
+        Some(Value::Number(number)) if number.as_i64() == Some(2) => RpcStatus::Failure,
+        _ => RpcStatus::Error,
+    }
+}
+
+fn texts<'a>(members: &'a Members, name: &str) -> Vec<&'a str> {
+    let list = members.last(name).and_then(Value::as_array);
+    list.into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .collect()
+}
+
+fn is_true(members: &Members, name: &str) -> bool {
+    members.last(name) == Some(&Value::Bool(true))
+}

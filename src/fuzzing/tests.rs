@@ -1,0 +1,134 @@
+//! The committed corpora, as they are and changed, on the stable toolchain.
+
+use std::fs;
+use std::path::Path;
+
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::*;
+
+type Target = fn(&[u8]);
+
+/// The inputs of a target, in an order that does not change.
+fn corpus(name: &str) -> Vec<Vec<u8>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("fuzz/corpus")
+        .join(name);
+    let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{folder:?}: {error}"));
+    let mut files: Vec<_> = entries
+        .map(|entry| entry.expect("a readable folder").path())
+        .collect();
+    files.sort();
+    files
+        .iter()
+        .map(|file| fs::read(file).expect("a readable file"))
+        .collect()
+}
+
+fn replay(name: &str, target: Target) {
+    let inputs = corpus(name);
+    assert!(inputs.len() > 20, "{name}: only {} inputs", inputs.len());
+    for input in &inputs {
+        target(input);
+    }
+}
+
+/// A change of an input: overwritten, taken out, put in, or cut off.
+#[derive(Debug, Clone)]
+enum Change {
+    Set(Index, u8),
+    Remove(Index),
+    Insert(Index, u8),
+    CutOff(Index),
+}
+
+fn changes() -> impl Strategy<Value = Vec<Change>> {
+    let change = prop_oneof![
+        (any::<Index>(), any::<u8>()).prop_map(|(at, byte)| Change::Set(at, byte)),
+        any::<Index>().prop_map(Change::Remove),
+        (any::<Index>(), any::<u8>()).prop_map(|(at, byte)| Change::Insert(at, byte)),
+        any::<Index>().prop_map(Change::CutOff),
+    ];
+    proptest::collection::vec(change, 1..6)
+}
+
+fn apply(input: &mut Vec<u8>, change: &Change) {
+    let bytes = input.len();
+    match change {
+        Change::Insert(at, byte) => input.insert(at.index(bytes + 1), *byte),
+        _ if bytes == 0 => {}
+        Change::Set(at, byte) => input[at.index(bytes)] = *byte,
+        Change::Remove(at) => drop(input.remove(at.index(bytes))),
+        Change::CutOff(at) => input.truncate(at.index(bytes)),
+    }
+}
+
+/// Feeds changed inputs of the corpus. What fails is printed, ready to become a file of the corpus.
+fn mutate(name: &str, target: Target) {
+    let inputs = corpus(name);
+    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
+        cases: 500,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let strategy = (any::<Index>(), any::<Index>(), changes());
+    let outcome = runner.run(&strategy, |(first, second, changes)| {
+        let mut input = first.get(&inputs).clone();
+        // Two inputs behind one another, now and then.
+        if let Some(Change::CutOff(_)) = changes.first() {
+            input.extend_from_slice(second.get::<Vec<u8>>(&inputs));
+        }
+        for change in &changes {
+            apply(&mut input, change);
+        }
+        target(&input);
+        Ok(())
+    });
+    if let Err(error) = outcome {
+        panic!("{name}: {error}");
+    }
+}
+
+macro_rules! corpora {
+    ($($replayed:ident, $mutated:ident: $target:ident;)*) => {
+        $(
+            #[test]
+            fn $replayed() {
+                replay(stringify!($target), $target);
+            }
+
+            #[test]
+            fn $mutated() {
+                mutate(stringify!($target), $target);
+            }
+        )*
+
+        /// A corpus without a target would be replayed by nobody.
+        #[test]
+        fn every_corpus_and_every_target_is_here() {
+            let mut known = vec![$(stringify!($target).to_owned()),*];
+            known.sort();
+            let names = |folder: &str, suffix: &str| {
+                let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
+                let mut names: Vec<String> = fs::read_dir(folder)
+                    .expect("a readable folder")
+                    .map(|entry| entry.expect("a readable folder").file_name())
+                    .map(|name| name.to_string_lossy().trim_end_matches(suffix).to_owned())
+                    .collect();
+                names.sort();
+                names
+            };
+            assert_eq!(names("fuzz/corpus", ""), known);
+            assert_eq!(names("fuzz/fuzz_targets", ".rs"), known);
+        }
+    };
+}
+
+corpora! {
+    requests_of_the_corpus_hold, changed_requests_hold: http_request;
+    json_of_the_corpus_holds, changed_json_holds: json;
+    answers_of_the_corpus_hold, changed_answers_hold: rpc_answer;
+    tokens_of_the_corpus_hold, changed_tokens_hold: tokens;
+    websocket_bytes_of_the_corpus_hold, changed_websocket_bytes_hold: websocket;
+}
