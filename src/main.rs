@@ -1,12 +1,18 @@
 //! The program: reads the configuration, starts the server, and turns errors into one line and an exit code.
 
+// They panic where stdout or stderr is closed or full; `os::stdio` does not.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use std::env;
-use std::io::Write;
+use std::fmt::Display;
+use std::io::ErrorKind;
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use mimalloc::MiMalloc;
 use ringcable::check::Report;
 use ringcable::config::{self, CheckRequest, Config, Startup};
+use ringcable::os::stdio::{self, Stream};
 use ringcable::{check_config, log, os, server};
 
 #[global_allocator]
@@ -28,8 +34,7 @@ fn main() -> ExitCode {
         .collect();
     match config::load(&args, &variables) {
         Ok(Startup::Print(text)) => {
-            // A closed standard output is the reader's choice.
-            let _ = std::io::stdout().write_all(text.as_bytes());
+            print(&text);
             ExitCode::SUCCESS
         }
         Ok(Startup::Check(request)) => check(&request),
@@ -37,7 +42,8 @@ fn main() -> ExitCode {
         Ok(Startup::Run(config)) => start(*config),
         Err(error) => {
             if error.usage() {
-                println!("Incorrect Usage: {error}\n\n{}", config::help());
+                print(&format!("Incorrect Usage: {error}\n"));
+                return fail(&format!("{error}; see ringcable --help"), error.exit_code());
             }
             fail(&error, error.exit_code())
         }
@@ -46,8 +52,7 @@ fn main() -> ExitCode {
 
 fn check(request: &CheckRequest) -> ExitCode {
     let report = Report::of_this_host(request);
-    // A closed standard output is the reader's choice.
-    let _ = write!(std::io::stdout(), "{report}");
+    print(&report.to_string());
     if report.passes() {
         ExitCode::SUCCESS
     } else {
@@ -56,11 +61,10 @@ fn check(request: &CheckRequest) -> ExitCode {
 }
 
 fn check_config(config: &Config) -> ExitCode {
-    // A closed standard output is the reader's choice, here and below.
-    let _ = write!(std::io::stdout(), "{}", check_config::remarks(config));
+    print(&check_config::remarks(config).to_string());
     match check_config::verdict(config) {
         Ok(line) => {
-            let _ = writeln!(std::io::stdout(), "{line}");
+            print(&format!("{line}\n"));
             ExitCode::SUCCESS
         }
         Err(error) => fail(&error, 1),
@@ -69,22 +73,38 @@ fn check_config(config: &Config) -> ExitCode {
 
 fn start(config: Config) -> ExitCode {
     for notice in &config.notices {
-        println!("{notice}");
+        print(&format!("{notice}\n"));
     }
     if config.console.is_some() {
         log::kept::start();
     }
-    log::init(&config.log, &config.node_id);
-    match server::run(config) {
+    if let Err(error) = log::init(&config.log, &config.node_id) {
+        return fail(&format!("cannot start the log: {error}"), 1);
+    }
+    let result = server::run(config);
+    log::flush();
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error, 1),
     }
 }
 
-fn fail(error: &dyn std::error::Error, code: i32) -> ExitCode {
-    eprintln!(
-        "{}",
-        config::stderr_line(std::time::SystemTime::now(), error)
-    );
+/// To stdout. A reader who has gone has seen enough; a disk that is full leaves half a file, and is told.
+fn print(text: &str) {
+    if let Err(error) = stdio::write(Stream::Stdout, text)
+        && error.kind() != ErrorKind::BrokenPipe
+    {
+        tell(&format!("cannot write to stdout: {error}"));
+    }
+}
+
+fn fail(error: &dyn Display, code: i32) -> ExitCode {
+    tell(error);
     ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+/// One line to stderr. When that is gone too, the exit code has to do.
+fn tell(error: &dyn Display) {
+    let line = config::stderr_line(SystemTime::now(), error);
+    let _nobody_to_tell = stdio::write(Stream::Stderr, &format!("{line}\n"));
 }

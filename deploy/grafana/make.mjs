@@ -216,6 +216,7 @@ const ROWS = [
     graph("Given up", "ops", [
       [rate("ringcable_whispers_dropped_total"), "whispers"],
       [rate("ringcable_disconnect_calls_dropped_total"), "disconnect calls"],
+      [rate("ringcable_log_records_dropped_total"), "log records"],
     ], "Should be 0."),
     graph("StatsD", "ops", [
       [rate("ringcable_statsd_packets_total"), "packets"],

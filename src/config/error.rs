@@ -2,6 +2,7 @@
 //!
 //! Source: `contract/operations.md` §1, §3, §6.
 
+use std::fmt::Display;
 use std::io;
 use std::time::SystemTime;
 
@@ -71,7 +72,8 @@ pub enum ConfigError {
     Incomplete { given: String, other: &'static str },
     #[error(
         "no RPC host is set (gRPC on localhost:50051, the default of anycable-go, is not supported): set \
-         --rpc_host=http://<app>/_anycable or ANYCABLE_RPC_HOST, or start with --norpc"
+         --rpc_host=http://<app>/_anycable or ANYCABLE_RPC_HOST, or start with --norpc; to try ringcable without an app: \
+         --demo"
     )]
     RpcHostMissing,
     #[error(
@@ -91,7 +93,7 @@ impl ConfigError {
         1
     }
 
-    /// True when stdout shall get `Incorrect Usage: <message>`, an empty line and the help text first.
+    /// True when stdout shall get `Incorrect Usage: <message>` first, and stderr shall name the help.
     pub fn usage(&self) -> bool {
         matches!(
             self,
@@ -106,7 +108,7 @@ impl ConfigError {
 }
 
 /// The line for stderr: `YYYY/MM/DD HH:MM:SS <message>` in local time, without a newline.
-pub fn stderr_line(now: SystemTime, error: &dyn std::error::Error) -> String {
+pub fn stderr_line(now: SystemTime, error: &dyn Display) -> String {
     let unix_secs = now
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default()

@@ -13,6 +13,7 @@ use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Level};
 
+use super::record::clipped;
 use super::{level_names, shortened};
 
 /// Records kept of each kind; the oldest goes when another one comes.
@@ -128,7 +129,9 @@ impl Visit for KeptRecord {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.note(field, &format!("{value:?}"));
+        // One byte more than is kept of a text, so that it shows that something is missing.
+        let bytes_max = MESSAGE_BYTES_MAX.max(VALUE_BYTES_MAX) + 1;
+        self.note(field, &clipped(format_args!("{value:?}"), bytes_max));
     }
 }
 

@@ -1,17 +1,21 @@
-//! The log: records on stdout in the reference's `text` and `json` formats, one line and one write each.
+//! The log: records on stdout in the reference's `text` and `json` formats, one line each.
 //!
 //! Owns the `tracing` subscriber of the process; the rest of the code says `tracing::info!(context = "rpc", "…")` and
-//! never formats a record itself. Pure layers do not log at all. [`init`] is called once by `main`.
+//! never formats a record itself. Pure layers do not log at all. [`init`] is called once by `main`. A record is made by the
+//! thread that has something to say and written by another one ([`queue`]), so nobody waits for whoever reads the log.
+//! No value and no line is longer than a bound, whoever sent it ([`record`]).
 //! Source: `contract/operations.md` §8.
 
 pub mod kept;
 mod local_time;
+mod queue;
 mod record;
 mod sparse;
 
-use std::io::{IsTerminal, Write};
-use std::sync::LazyLock;
-use std::time::SystemTime;
+use std::io::{self, IsTerminal};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime};
+use std::{fmt, panic, thread};
 
 use tracing::level_filters::LevelFilter;
 use tracing::span;
@@ -21,13 +25,24 @@ pub use local_time::{LocalTime, local_time};
 pub use sparse::{Admitted, SPARSE_INTERVAL, Sparse};
 
 use crate::config::{LogConfig, LogFormat, LogLevel};
+use crate::os::stdio::{self, Stream};
+use queue::{Loss, Queue};
 use record::{Header, JsonRecord, TextRecord};
 
 /// Bytes of a payload that a record shows.
 const PAYLOAD_SHOWN_BYTES_MAX: usize = 100;
 
-/// Installs the log of the process. A second call changes nothing.
-pub fn init(config: &LogConfig, node_id: &str) {
+/// How long the process waits at its end for the last records to be written.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What is on its way to stdout.
+static STDOUT: Queue = Queue::new();
+
+/// Installs the log of the process. To be called once.
+///
+/// # Errors
+/// No descriptor or no thread for it.
+pub fn init(config: &LogConfig, node_id: &str) -> io::Result<()> {
     // Read the time zone now: later the first record of some shard would wait for the file.
     LazyLock::force(&local_time::ZONE);
     let log = Log {
@@ -37,11 +52,42 @@ pub fn init(config: &LogConfig, node_id: &str) {
             LogLevel::Warn => LevelFilter::WARN,
             LogLevel::Error => LevelFilter::ERROR,
         },
-        format: config.format,
-        colours: std::io::stdout().is_terminal(),
-        node_id: node_id.to_owned(),
+        lines: Arc::new(Lines {
+            format: config.format,
+            colours: io::stdout().is_terminal(),
+            node_id: node_id.to_owned(),
+        }),
     };
+    let (stdout, lines) = (stdio::open(Stream::Stdout)?, Arc::clone(&log.lines));
+    thread::Builder::new()
+        .name("log".to_owned())
+        .spawn(move || {
+            STDOUT.write_all(stdout, |count, loss| {
+                lines.of_loss(SystemTime::now(), count, loss)
+            })
+        })?;
     tracing::subscriber::set_global_default(log).ok();
+    flush_before_panics_end();
+    Ok(())
+}
+
+/// Returns when every record so far is written, or after a second when nobody takes them. To be called before the process ends.
+pub fn flush() {
+    STDOUT.flush(FLUSH_TIMEOUT);
+}
+
+/// Records that were lost, because they came faster than they were taken or could not be written.
+pub fn dropped_records() -> u64 {
+    STDOUT.dropped_total()
+}
+
+/// A release build aborts after the hook; what was said before the panic says why.
+fn flush_before_panics_end() {
+    let report = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        report(info);
+        flush();
+    }));
 }
 
 /// A payload as records show it: the first 100 bytes and how many were left out, `...(<bytes cut>)`.
@@ -51,6 +97,34 @@ pub fn cut(payload: &str) -> String {
     }
     let shown = beginning(payload, PAYLOAD_SHOWN_BYTES_MAX);
     format!("{shown}...({})", payload.len() - shown.len())
+}
+
+/// The same of bytes that may be no text.
+pub fn cut_bytes(payload: &[u8]) -> String {
+    if payload.len() <= PAYLOAD_SHOWN_BYTES_MAX {
+        return String::from_utf8_lossy(payload).into_owned();
+    }
+    let is_within_a_character = |at: &usize| payload[*at] & 0b1100_0000 == 0b1000_0000;
+    let end = (PAYLOAD_SHOWN_BYTES_MAX - 3..=PAYLOAD_SHOWN_BYTES_MAX)
+        .rev()
+        .find(|at| !is_within_a_character(at))
+        .unwrap_or(PAYLOAD_SHOWN_BYTES_MAX);
+    let (shown, rest) = payload.split_at(end);
+    format!("{}...({})", String::from_utf8_lossy(shown), rest.len())
+}
+
+/// A duration as records show it: `10ms`, `1.5s`.
+pub fn in_words(duration: Duration) -> impl fmt::Display {
+    InWords(duration)
+}
+
+struct InWords(Duration);
+
+impl fmt::Display for InWords {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Of a duration, unlike of most types, the debug form is made for people.
+        write!(formatter, "{:?}", self.0)
+    }
 }
 
 /// At most `bytes_max` bytes of a text, with an ellipsis where something was left out.
@@ -77,7 +151,8 @@ pub fn numbers<'a>(mut numbers: impl Iterator<Item = (&'a str, i64)>) {
         if let Some(log) = dispatch.downcast_ref::<Log>()
             && log.level >= LevelFilter::INFO
         {
-            write(&log.numbers_line(SystemTime::now(), &mut numbers));
+            let now = SystemTime::now();
+            STDOUT.push(&log.lines.of_numbers(now, Level::INFO, "", &mut numbers));
         }
     });
 }
@@ -85,14 +160,19 @@ pub fn numbers<'a>(mut numbers: impl Iterator<Item = (&'a str, i64)>) {
 /// The subscriber. It knows no spans: nothing here uses them, and events alone need no bookkeeping.
 struct Log {
     level: LevelFilter,
+    lines: Arc<Lines>,
+}
+
+/// How records look.
+struct Lines {
     format: LogFormat,
     /// ANSI colours, for terminals only.
     colours: bool,
     node_id: String,
 }
 
-impl Log {
-    fn line(&self, now: SystemTime, event: &Event<'_>) -> Vec<u8> {
+impl Lines {
+    fn of_event(&self, now: SystemTime, event: &Event<'_>) -> Vec<u8> {
         let header = self.header(now, *event.metadata().level());
         match self.format {
             LogFormat::Text => {
@@ -108,24 +188,45 @@ impl Log {
         }
     }
 
-    fn numbers_line<'a>(
+    fn of_numbers<'a>(
         &self,
         now: SystemTime,
+        level: Level,
+        message: &str,
         numbers: impl Iterator<Item = (&'a str, i64)>,
     ) -> Vec<u8> {
-        let header = self.header(now, Level::INFO);
+        let header = self.header(now, level);
         match self.format {
             LogFormat::Text => {
                 let mut record = TextRecord::new(self.colours);
+                record.push_message(message);
                 numbers.for_each(|(name, number)| record.push_number(name, number));
                 record.line(&header)
             }
             LogFormat::Json => {
                 let mut record = JsonRecord::default();
+                record.push_message(message);
                 numbers.for_each(|(name, number)| record.push_number(name, number));
                 record.line(&header)
             }
         }
+    }
+
+    /// The record that stands where others are missing.
+    fn of_loss(&self, now: SystemTime, count: u64, loss: &Loss) -> Vec<u8> {
+        let message = match loss {
+            Loss::Full => {
+                "log records were dropped here: stdout was not read in time; log less, or read it faster".to_owned()
+            }
+            Loss::Failed(error) => format!("log records were dropped here: stdout could not be written: {error}"),
+        };
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.of_numbers(
+            now,
+            Level::WARN,
+            &message,
+            [("left_out", count)].into_iter(),
+        )
     }
 
     fn header(&self, now: SystemTime, level: Level) -> Header<'_> {
@@ -135,11 +236,6 @@ impl Log {
             node_id: &self.node_id,
         }
     }
-}
-
-fn write(line: &[u8]) {
-    // There is nobody left to tell when stdout is gone, and serving goes on without a log.
-    std::io::stdout().lock().write_all(line).ok();
 }
 
 impl Subscriber for Log {
@@ -155,7 +251,7 @@ impl Subscriber for Log {
         let now = SystemTime::now();
         kept::keep(now, event);
         if *event.metadata().level() <= self.level {
-            write(&self.line(now, event));
+            STDOUT.push(&self.lines.of_event(now, event));
         }
     }
 
@@ -203,7 +299,8 @@ mod tests {
         }
         fn event(&self, event: &Event<'_>) {
             let now = UNIX_EPOCH + Duration::new(1_795_451_029, 45_600_700);
-            let line = String::from_utf8(self.log.line(now, event)).expect("records are UTF-8");
+            let line = String::from_utf8(self.log.lines.of_event(now, event));
+            let line = line.expect("records are UTF-8");
             self.lines
                 .lock()
                 .expect("no test panics while holding it")
@@ -227,9 +324,11 @@ mod tests {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let log = Log {
             level,
-            format,
-            colours,
-            node_id: "2Tbzkw".to_owned(),
+            lines: Arc::new(Lines {
+                format,
+                colours,
+                node_id: "2Tbzkw".to_owned(),
+            }),
         };
         tracing::subscriber::with_default(
             Collector {
@@ -336,14 +435,13 @@ mod tests {
     #[test]
     fn records_of_numbers_have_no_message() {
         let check = |format: LogFormat, expected: &str| {
-            let log = Log {
-                level: LevelFilter::INFO,
+            let lines = Lines {
                 format,
                 colours: false,
                 node_id: "lDkNav".to_owned(),
             };
             let numbers = [("clients_num", 1), ("rpc_call_total", 3)];
-            let line = log.numbers_line(UNIX_EPOCH, numbers.into_iter());
+            let line = lines.of_numbers(UNIX_EPOCH, Level::INFO, "", numbers.into_iter());
             let line = String::from_utf8(line).expect("records are UTF-8");
             assert!(line.ends_with(expected), "{line}");
         };
@@ -399,6 +497,108 @@ mod tests {
     }
 
     #[test]
+    fn long_values_are_cut_wherever_they_stand() {
+        let long = "x".repeat(1_000_000);
+        let shown = format!("{}...(999488)", "x".repeat(512));
+        assert_eq!(
+            text(|| tracing::info!(v = long, "m")),
+            format!("INF m nodeid=2Tbzkw v={shown}\n")
+        );
+        assert_eq!(
+            text(|| tracing::info!(v = %long, "m")),
+            format!("INF m nodeid=2Tbzkw v={shown}\n")
+        );
+        assert_eq!(
+            text(|| tracing::info!("m {long}")),
+            format!("INF m {}...(997954) nodeid=2Tbzkw\n", "x".repeat(2046))
+        );
+        let attribute = format!(",\"v\":\"{shown}\"}}\n");
+        assert!(json(|| tracing::info!(v = long, "m")).ends_with(&attribute));
+        assert!(json(|| tracing::info!(v = %long, "m")).ends_with(&attribute));
+    }
+
+    #[test]
+    fn no_record_is_a_long_line() {
+        const LINE_BYTES_MAX: usize = 24 * 1024;
+        let worst = "\u{1}".repeat(5_000);
+        let say = || {
+            let w = &*worst;
+            tracing::info!(
+                a = w,
+                b.a = w,
+                b.b = w,
+                c = w,
+                d = w,
+                e = w,
+                f = w,
+                g = w,
+                h = w,
+                "{worst}"
+            );
+        };
+        let (text, json) = (text(say), json(say));
+        assert!(
+            text.len() < LINE_BYTES_MAX && json.len() < LINE_BYTES_MAX,
+            "{} {}",
+            text.len(),
+            json.len()
+        );
+        let record = format!("{{{}", json.trim_start_matches(','));
+        let _record: serde_json::Value = serde_json::from_str(&record).expect("one JSON object");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_cut_too() {
+        let check = |payload: &[u8], expected: &str| assert_eq!(cut_bytes(payload), expected);
+        check(b"short", "short");
+        check(b"a\xff", "a\u{fffd}");
+        check("x".repeat(350).as_bytes(), &cut(&"x".repeat(350)));
+        let text = format!("{}€uro", "x".repeat(98));
+        check(text.as_bytes(), &cut(&text));
+        check(&[0x80; 200], &format!("{}...(100)", "\u{fffd}".repeat(100)));
+    }
+
+    #[test]
+    fn durations_are_in_words() {
+        let check = |millis: u64, expected: &str| {
+            assert_eq!(
+                in_words(Duration::from_millis(millis)).to_string(),
+                expected
+            )
+        };
+        check(10, "10ms");
+        check(1_500, "1.5s");
+        check(15_000, "15s");
+    }
+
+    #[test]
+    fn losses_are_told_in_both_formats() {
+        let check = |format: LogFormat, loss: &Loss, expected: &str| {
+            let lines = Lines {
+                format,
+                colours: false,
+                node_id: "lDkNav".to_owned(),
+            };
+            let line =
+                String::from_utf8(lines.of_loss(UNIX_EPOCH, 7, loss)).expect("records are UTF-8");
+            assert!(line.contains(expected), "{line}");
+        };
+        check(
+            LogFormat::Text,
+            &Loss::Full,
+            " WRN log records were dropped here: stdout was not read in time; ",
+        );
+        check(LogFormat::Text, &Loss::Full, " nodeid=lDkNav left_out=7\n");
+        let full = Loss::Failed(io::Error::from_raw_os_error(libc::ENOSPC));
+        check(
+            LogFormat::Json,
+            &full,
+            "\"log records were dropped here: stdout could not be written: No space left on device",
+        );
+        check(LogFormat::Json, &full, ",\"left_out\":7}\n");
+    }
+
+    #[test]
     fn long_payloads_are_cut() {
         let check = |payload: &str, expected: &str| assert_eq!(cut(payload), expected);
         let hundred = "x".repeat(100);
@@ -426,8 +626,10 @@ mod tests {
         }
 
         #[test]
-        fn cutting_never_panics(payload in "[a-zé€😀]{0,120}") {
+        fn cutting_never_panics(payload in "[a-zé€😀]{0,120}", bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
             let shown = cut(&payload);
+            prop_assert_eq!(&cut_bytes(payload.as_bytes()), &shown);
+            prop_assert!(cut_bytes(&bytes).len() <= 3 * PAYLOAD_SHOWN_BYTES_MAX + "...(100)".len());
             prop_assert!(payload.len() <= 100 && shown == payload || shown.contains("...("));
         }
     }

@@ -1,15 +1,17 @@
 //! How one record looks: fields are collected as `tracing` hands them over, then put behind the header.
 //!
-//! Pure, called by `log` alone. Source: `contract/operations.md` §8.
+//! Here every value is cut, so that no place that logs has to think of it: what a client, a peer or the app sends cannot make
+//! a long line. Pure, called by `log` alone. Source: `contract/operations.md` §8.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tracing::Level;
 use tracing::field::{Field, Visit};
 
-use super::level_names;
 use super::local_time::{LocalTime, local_time};
+use super::{beginning, level_names};
 
 /// What stands before the attributes, besides the message.
 pub struct Header<'a> {
@@ -25,6 +27,68 @@ impl Header<'_> {
             local_time(i64::try_from(since_epoch.as_secs()).unwrap_or(i64::MAX)),
             since_epoch,
         )
+    }
+}
+
+/// Bytes of an attribute that a record shows.
+const VALUE_BYTES_MAX: usize = 512;
+
+/// Bytes of a message that a record shows. What others have sent is cut shorter where the message is made; this is room for
+/// an operator's own lists.
+const MESSAGE_BYTES_MAX: usize = 2048;
+
+/// With so many bytes of attributes the others of a record are left out: escapes make a value up to six times as long.
+const ATTRIBUTES_BYTES_MAX: usize = 4096;
+
+/// A text that takes no more than a number of bytes and counts the rest. So a value of megabytes is never copied.
+struct Clipped {
+    text: String,
+    bytes_max: usize,
+    left_out: usize,
+}
+
+/// What `value` shows of itself in `bytes_max` bytes, with `...(<bytes cut>)` where something is missing, as in the reference.
+pub fn clipped(value: fmt::Arguments<'_>, bytes_max: usize) -> String {
+    let mut clipped = Clipped {
+        text: String::new(),
+        bytes_max,
+        left_out: 0,
+    };
+    // A value that cannot show itself is no reason to lose the record.
+    let _shown = clipped.write_fmt(value);
+    if clipped.left_out > 0 {
+        write_to(&mut clipped.text, format_args!("...({})", clipped.left_out));
+    }
+    clipped.text
+}
+
+fn bytes_max_of(field: &Field) -> usize {
+    match field.name() {
+        MESSAGE => MESSAGE_BYTES_MAX,
+        _ => VALUE_BYTES_MAX,
+    }
+}
+
+/// A text is copied only when it is too long.
+fn clipped_text<'a>(field: &Field, value: &'a str) -> Cow<'a, str> {
+    let bytes_max = bytes_max_of(field);
+    if value.len() <= bytes_max {
+        return Cow::Borrowed(value);
+    }
+    Cow::Owned(clipped(format_args!("{value}"), bytes_max))
+}
+
+impl Write for Clipped {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let room = self.bytes_max - self.text.len();
+        let shown = match self.left_out {
+            0 if text.len() <= room => text,
+            0 => beginning(text, room),
+            _ => "",
+        };
+        self.text.push_str(shown);
+        self.left_out += text.len() - shown.len();
+        Ok(())
     }
 }
 
@@ -86,6 +150,11 @@ impl TextRecord {
         line.into_bytes()
     }
 
+    pub fn push_message(&mut self, message: &str) {
+        push_message(&mut self.message, message);
+    }
+
+    /// Numbers are the server's own, so all of them are shown.
     pub fn push_number(&mut self, name: &str, number: i64) {
         push_text_attribute(
             &mut self.attributes,
@@ -97,8 +166,9 @@ impl TextRecord {
 
     fn push(&mut self, field: &Field, value: &str) {
         match field.name() {
-            MESSAGE => push_message(&mut self.message, value),
+            MESSAGE => self.push_message(value),
             CONTEXT if value.is_empty() => {}
+            _ if self.attributes.len() >= ATTRIBUTES_BYTES_MAX => {}
             key => push_text_attribute(&mut self.attributes, self.colours, key, value),
         }
     }
@@ -106,12 +176,15 @@ impl TextRecord {
 
 impl Visit for TextRecord {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.push(field, value);
+        self.push(field, &clipped_text(field, value));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        // Numbers and booleans come here too: their debug form is the one to show.
-        self.push(field, &format!("{value:?}"));
+        // Numbers, booleans and what is displayed come here too: their debug form is the one to show.
+        self.push(
+            field,
+            &clipped(format_args!("{value:?}"), bytes_max_of(field)),
+        );
     }
 }
 
@@ -218,6 +291,11 @@ impl JsonRecord {
         line.into_bytes()
     }
 
+    pub fn push_message(&mut self, message: &str) {
+        self.message.push_str(message);
+    }
+
+    /// Numbers are the server's own, so all of them are shown.
     pub fn push_number(&mut self, name: &str, number: i64) {
         self.push_key(name);
         write_to(&mut self.attributes, format_args!("{number}"));
@@ -261,8 +339,9 @@ impl JsonRecord {
 
     fn push_text(&mut self, field: &Field, value: &str) {
         match field.name() {
-            MESSAGE => self.message.push_str(value),
+            MESSAGE => self.push_message(value),
             CONTEXT if value.is_empty() => {}
+            _ if self.attributes.len() >= ATTRIBUTES_BYTES_MAX => {}
             _ => push_json_text(self.place(field), value),
         }
     }
@@ -270,7 +349,7 @@ impl JsonRecord {
 
 impl Visit for JsonRecord {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.push_text(field, value);
+        self.push_text(field, &clipped_text(field, value));
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
@@ -295,7 +374,10 @@ impl Visit for JsonRecord {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.push_text(field, &format!("{value:?}"));
+        self.push_text(
+            field,
+            &clipped(format_args!("{value:?}"), bytes_max_of(field)),
+        );
     }
 }
 

@@ -235,6 +235,8 @@ pub struct Metrics {
     pub statsd_packets_total: Counter,
     /// StatsD datagrams and whole flushes that could not be sent. Written by the thread that sends them.
     pub statsd_errors_total: Counter,
+    /// Log records that were lost. A sample of a number that only grows.
+    pub log_records_dropped: Gauge,
     /// Threads of the process, exposed under the reference's name `goroutines_num`. Written by the control thread.
     pub threads: Gauge,
     /// Private memory of the process when every shard served and nobody was connected; unset without the console.
@@ -282,6 +284,7 @@ impl Metrics {
             rpc_breaker_opened: Gauge::default(),
             statsd_packets_total: Counter::default(),
             statsd_errors_total: Counter::default(),
+            log_records_dropped: Gauge::default(),
             threads: Gauge::default(),
             private_bytes_at_start: OnceLock::new(),
             driver: OnceLock::new(),

@@ -376,6 +376,11 @@ pub(super) const OWN_PROCESS: &[ProcessFamily] = &[
         "StatsD datagrams and whole flushes that could not be sent",
         |m| m.statsd_errors_total.value() as i64,
     ),
+    process_counter(
+        "log_records_dropped_total",
+        "Log records that were lost, because stdout was not read in time or could not be written",
+        |m| m.log_records_dropped.value(),
+    ),
 ];
 
 fn bytes_per_connection(metrics: &Metrics) -> i64 {
@@ -996,6 +1001,8 @@ mod tests {
         check(&metrics, &[], "ringcable_rpc_breaker_opened_total 2");
         metrics.statsd_errors_total.add(5);
         check(&metrics, &[], "ringcable_statsd_errors_total 5");
+        metrics.log_records_dropped.set(7);
+        check(&metrics, &[], "ringcable_log_records_dropped_total 7");
         metrics.cpu_millis[1].set(61_020);
         check(
             &metrics,

@@ -10,3 +10,4 @@ pub mod memory;
 pub mod notify;
 pub mod port_owner;
 pub mod sockets;
+pub mod stdio;

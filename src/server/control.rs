@@ -12,6 +12,7 @@ use super::StartError;
 use super::drain::drain;
 use crate::certificate::{self, ReloadWish};
 use crate::config::Config;
+use crate::log;
 use crate::mesh::{Mesh, ShardMessage, Survey};
 use crate::metrics::Metrics;
 use crate::net::Driver;
@@ -198,6 +199,7 @@ fn refresh_gauges(metrics: &Metrics, mesh: &Mesh) {
 
 pub fn terminate() -> ! {
     tracing::warn!("Immediate termination requested. Stopped");
+    log::flush();
     process::exit(0)
 }
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::control::{ControlEvent, terminate};
 use crate::config::Config;
+use crate::log;
 use crate::mesh::{Mesh, ShardMessage};
 use crate::metrics::Metrics;
 use crate::os;
@@ -83,6 +84,7 @@ pub fn drain(
         .send_blocking(ShardMessage::FinishDisconnects { deadline, done });
     // The shard keeps the deadline and logs what it could not do.
     wait_for(1, &finished, deadline + NOTICE_TIME, control);
+    log::flush();
     process::exit(0)
 }
 

@@ -1,6 +1,7 @@
 //! Looks up the numbers that nobody counts, for whoever is about to read all metrics: a shard that is scraped, or the control
 //! thread.
 
+use crate::log;
 use crate::mesh::Mesh;
 use crate::metrics::Metrics;
 use crate::rpc::RpcShared;
@@ -10,6 +11,9 @@ pub fn sample(metrics: &Metrics, mesh: &Mesh, rpc: Option<&RpcShared>) {
     for (shard, mailbox) in metrics.shards.iter().zip(mesh.mailboxes()) {
         shard.inbox_depth.set(mailbox.depth() as i64);
     }
+    metrics
+        .log_records_dropped
+        .set(i64::try_from(log::dropped_records()).unwrap_or(i64::MAX));
     if let Some(rpc) = rpc {
         let breaker = rpc.breaker_status();
         metrics.rpc_running_num.set(rpc.running() as i64);

@@ -63,6 +63,7 @@ mod http_front;
 mod jwt;
 mod lifecycle;
 mod load;
+mod log_pressure;
 mod logs;
 mod metrics;
 mod options;

@@ -580,6 +580,22 @@ symptoms! {
         line.wait_in(&stage.server);
     }
 
+    fn log_dropped(driver: Driver, line: Line) {
+        let (rails, gate, port) = (Rails::start(), Gate::new(), free_port());
+        let launch = Stage::launch(driver, &rails).arg(format!("--port={port}")).log_is_read_after(&gate);
+        let server = launch.start_at(port);
+        let mut client = Raw::welcomed(server.address());
+        let page = || server.get("/metrics").text();
+        while page().contains("\nringcable_log_records_dropped_total 0\n") {
+            for _ in 0..1_000 {
+                client.send_text("no command");
+            }
+            client.expect_nothing_before_pong();
+        }
+        gate.open();
+        line.wait_in(&server);
+    }
+
     // ---- shutdown --------------------------------------------------------------------------------------------------
 
     fn shutdown_begins(driver: Driver, line: Line) {

@@ -103,6 +103,13 @@ impl Gate {
         *self.open.lock().expect("not poisoned") = true;
     }
 
+    /// Returns when it is open.
+    pub fn wait(&self) {
+        while !self.is_open() {
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
     fn is_open(&self) -> bool {
         *self.open.lock().expect("not poisoned")
     }

@@ -12,6 +12,7 @@ use std::time::Instant;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::http::{self, Response};
+use super::rails::Gate;
 use super::wait::{PATIENCE, until};
 
 /// The back end of sockets and readiness. Every test runs on both.
@@ -59,6 +60,17 @@ pub struct Launch {
     env: Vec<(String, String)>,
     directory: Option<PathBuf>,
     open_files_max: Option<u32>,
+    log: LogReader,
+}
+
+/// What becomes of the server's stdout.
+enum LogReader {
+    /// Read as it comes.
+    Reads,
+    /// Read from the moment in which the gate is opened.
+    StandsStill(Gate),
+    /// The server has this in place of a pipe of ours.
+    Elsewhere(Stdio),
 }
 
 impl Launch {
@@ -74,6 +86,7 @@ impl Launch {
             env: Vec::new(),
             directory: None,
             open_files_max: None,
+            log: LogReader::Reads,
         }
     }
 
@@ -100,6 +113,18 @@ impl Launch {
     /// Soft and hard limit of open files.
     pub fn open_files_max(mut self, count: u32) -> Self {
         self.open_files_max = Some(count);
+        self
+    }
+
+    /// Nobody reads the log before `gate` is opened. To be started with [`Self::start_at`]: no port is read from it.
+    pub fn log_is_read_after(mut self, gate: &Gate) -> Self {
+        self.log = LogReader::StandsStill(gate.clone());
+        self
+    }
+
+    /// The server's stdout. To be started with [`Self::start_at`]: its log is not seen.
+    pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
+        self.log = LogReader::Elsewhere(stdout.into());
         self
     }
 
@@ -392,16 +417,23 @@ impl Process {
         // A variable of whoever runs the tests must not configure the server.
         command.env_clear().envs(launch.env).args(launch.args);
         command.current_dir(launch.directory.unwrap_or_else(std::env::temp_dir));
+        let (gate, own_stdout) = match launch.log {
+            LogReader::Reads => (None, Stdio::piped()),
+            LogReader::StandsStill(gate) => (Some(gate), Stdio::piped()),
+            LogReader::Elsewhere(stdout) => (None, stdout),
+        };
         command
             .stdin(Stdio::null())
-            .stdout(Stdio::piped())
+            .stdout(own_stdout)
             .stderr(Stdio::piped());
         let mut child = command.spawn().expect("the binary starts");
+        // Our copy of a descriptor that was handed over.
+        drop(command);
         let (stdout, stderr) = (Arc::new(Output::default()), Arc::new(Output::default()));
-        let readers = vec![
-            stdout.follow(child.stdout.take().expect("stdout is piped")),
-            stderr.follow(child.stderr.take().expect("stderr is piped")),
-        ];
+        let mut readers = vec![stderr.follow(child.stderr.take().expect("stderr is piped"), None)];
+        if let Some(source) = child.stdout.take() {
+            readers.push(stdout.follow(source, gate));
+        }
         Self {
             pid: child.id(),
             child: Mutex::new(child),
@@ -484,9 +516,16 @@ struct Output {
 }
 
 impl Output {
-    fn follow(self: &Arc<Self>, source: impl Read + Send + 'static) -> JoinHandle<()> {
+    fn follow(
+        self: &Arc<Self>,
+        source: impl Read + Send + 'static,
+        gate: Option<Gate>,
+    ) -> JoinHandle<()> {
         let output = Arc::clone(self);
         thread::spawn(move || {
+            if let Some(gate) = gate {
+                gate.wait();
+            }
             for line in BufReader::new(source).split(b'\n') {
                 let Ok(line) = line else { return };
                 output
