@@ -8,6 +8,8 @@ use crate::config::{Config, MetricsConfig, RpcEndpoint};
 use crate::console;
 use crate::demo::DemoApp;
 use crate::driver::Choice;
+use crate::log::in_words;
+use crate::os;
 use crate::os::limits::{DESCRIPTORS_RESERVED, HOW_TO_RAISE};
 use crate::os::port_owner::PortOwner;
 use crate::rpc::without_secrets;
@@ -82,6 +84,19 @@ pub fn banner(config: &Config, open_files: u64, shards: usize) {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    if let Some(warning) = too_many_shards(shards, os::cpu::default_cores()) {
+        tracing::warn!("{warning}");
+    }
+}
+
+/// `--cores` with a number that this machine has no use for.
+fn too_many_shards(shards: usize, cpus: usize) -> Option<String> {
+    (shards > cpus).then(|| {
+        format!(
+            "cores={shards}, but there are {cpus} CPUs for this process: more than one shard for each makes nothing faster and \
+             costs memory; leave cores out to get one for each"
+        )
+    })
 }
 
 /// A server that cannot hold this many connections deserves a warning.
@@ -90,7 +105,7 @@ const CONNECTIONS_EXPECTED: u64 = 1000;
 /// The reference's pace of Disconnect calls, a debug line.
 fn disconnects(config: &Config) {
     let pace = Duration::from_secs(1) / config.disconnect.rate.max(1);
-    tracing::debug!(context = "disconnector", rate = ?pace, "calls rate");
+    tracing::debug!(context = "disconnector", rate = %in_words(pace), "calls rate");
 }
 
 /// What is served where, and how.
@@ -314,6 +329,17 @@ pub fn demo(config: &Config, demo: &DemoApp) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn more_shards_than_cpus_are_worth_a_warning() {
+        assert_eq!(too_many_shards(2, 2), None);
+        assert_eq!(too_many_shards(1, 2), None);
+        let warning = too_many_shards(500, 2).expect("a warning");
+        assert!(
+            warning.starts_with("cores=500, but there are 2 CPUs "),
+            "{warning}"
+        );
+    }
 
     #[test]
     fn a_limit_on_open_files_that_is_too_low_is_explained_with_figures() {

@@ -13,6 +13,9 @@ use super::value::{Kind, Value};
 /// What the program is called, by itself and by those who come from the reference.
 const PROGRAM_NAMES: [&str; 2] = ["ringcable", "anycable-go"];
 
+/// Flags that people type as a word, as they do with other servers: `ringcable version`.
+const COMMAND_WORDS: [&str; 3] = ["demo", "help", "version"];
+
 /// The flags as given, in order.
 #[derive(Debug, Default)]
 pub struct Flags {
@@ -27,6 +30,10 @@ impl Flags {
     pub fn parse(args: &[String]) -> Result<Self, ConfigError> {
         let mut flags = Self::default();
         let mut words = args[usize::from(starts_with_name(args))..].iter();
+        if let Some(index) = words.as_slice().first().and_then(command_word) {
+            words.next();
+            flags.given.push((index, Value::Bool(true)));
+        }
         while let Some(word) = words.next() {
             if word == "--" {
                 break;
@@ -85,7 +92,7 @@ impl Flags {
             Some((index, Value::Bool(_))) if OPTIONS[*index].kind.parse(word).is_ok() => {
                 Some(format!(" (write --{}={word})", OPTIONS[*index].name))
             }
-            _ => None,
+            _ => suggest::flag_like(word).map(|name| format!(" (did you mean --{name}?)")),
         };
         ConfigError::UnexpectedArgument {
             word: word.to_owned(),
@@ -96,6 +103,14 @@ impl Flags {
 
 fn is_word(argument: Option<&String>) -> bool {
     argument.is_some_and(|text| !text.starts_with('-'))
+}
+
+/// The flag that a first word stands for.
+fn command_word(word: &String) -> Option<usize> {
+    COMMAND_WORDS
+        .contains(&word.as_str())
+        .then(|| index_of_flag(word))
+        .flatten()
 }
 
 /// Splits `--name=value`; `None` for a word that is no flag.
@@ -194,6 +209,11 @@ mod tests {
             "headers",
             Value::List(vec!["Cookie".to_owned(), "X-Api".to_owned()]),
         );
+        for word in ["demo", "help", "version"] {
+            check(&[word], word, Value::Bool(true));
+            check(&["ringcable", word], word, Value::Bool(true));
+            check(&[word, "--port=9000"], "port", Value::Int(9000));
+        }
         for name in ["anycable-go", "ringcable", "/usr/local/bin/anycable-go"] {
             check(&[name, "--port=9000"], "port", Value::Int(9000));
             check(&[name], "port", Value::Int(8080));
@@ -210,6 +230,19 @@ mod tests {
             );
         };
         check(&["--nope"], "flag provided but not defined: -nope");
+        check(&["dance"], "unexpected argument \"dance\"");
+        check(
+            &["--norpc", "demo"],
+            "unexpected argument \"demo\" (did you mean --demo?)",
+        );
+        check(
+            &["check-config"],
+            "unexpected argument \"check-config\" (did you mean --check-config?)",
+        );
+        check(
+            &["verison"],
+            "unexpected argument \"verison\" (did you mean --version?)",
+        );
         check(&["-nope=1"], "flag provided but not defined: -nope");
         check(
             &["--prot", "1"],

@@ -5,6 +5,9 @@ use std::fmt::Write;
 use super::options::{OPTIONS, OptionSpec, Section, Support};
 use super::value::Kind;
 
+/// The closing section: a newcomer need not look through what is not there.
+const NOT_YET: &str = "OPTIONS OF ANYCABLE-GO THAT ARE NOT SUPPORTED YET";
+
 const MORE: &str = "\nMORE:\n   Every option, with its file key: man ringcable, or ringcable --generate=options\n   \
                     What comes of yours: ringcable --print-config; whether a start would like it: ringcable --check-config\n";
 
@@ -17,19 +20,29 @@ pub fn text() -> String {
     );
     let mut shown: Vec<&OptionSpec> = OPTIONS.iter().filter(|option| !option.hidden).collect();
     shown.sort_by_key(|option| (option.section, option.name));
-    for block in shown.chunk_by(|left, right| left.section == right.section) {
-        write_block(&mut out, block);
+    let (missing, there): (Vec<&OptionSpec>, Vec<&OptionSpec>) =
+        shown.into_iter().partition(|option| is_missing(option));
+    for block in there.chunk_by(|left, right| left.section == right.section) {
+        let section = block[0].section;
+        write_block(
+            &mut out,
+            (section != Section::General).then(|| section.title()),
+            block,
+        );
     }
+    write_block(&mut out, Some(NOT_YET), &missing);
     out.push_str(MORE);
     out
 }
 
-fn write_block(out: &mut String, options: &[&OptionSpec]) {
-    let section = options
-        .first()
-        .map_or(Section::General, |option| option.section);
-    if section != Section::General {
-        writeln!(out, "\n   {}:\n", section.title()).expect("a String takes all");
+/// The reference has it, and here it is refused by name.
+fn is_missing(option: &OptionSpec) -> bool {
+    matches!(option.support, Support::Refused(_))
+}
+
+fn write_block(out: &mut String, title: Option<&str>, options: &[&OptionSpec]) {
+    if let Some(title) = title {
+        writeln!(out, "\n   {title}:\n").expect("a String takes all");
     }
     let width = options
         .iter()
@@ -58,7 +71,7 @@ fn usage(option: &OptionSpec) -> String {
 
 fn explanation(option: &OptionSpec) -> String {
     let mut text = option.help.to_owned();
-    if let Support::Refused(_) = option.support {
+    if is_missing(option) {
         text.push_str(" (not supported yet)");
     }
     match option.kind {
@@ -102,7 +115,25 @@ mod tests {
             .map(str::trim)
             .collect();
         assert_eq!(titles.first(), Some(&"API:"));
-        assert!(titles.contains(&"SERVER-SENT EVENTS:") && titles.contains(&"WEBSOCKETS:"));
+        assert!(titles.contains(&"WEBSOCKETS:"));
+    }
+
+    #[test]
+    fn what_is_not_there_yet_stands_at_the_end_in_a_section_of_its_own() {
+        let text = text();
+        let (before, closing) = text.split_once(NOT_YET).expect("a section");
+        assert!(!before.contains("(not supported yet)"));
+        let lines: Vec<&str> = closing
+            .lines()
+            .filter(|line| line.contains("--") && !line.contains("ringcable --"))
+            .collect();
+        assert!(
+            lines.len() > 10
+                && lines
+                    .iter()
+                    .all(|line| line.contains("(not supported yet)")),
+            "{lines:#?}"
+        );
     }
 
     #[test]

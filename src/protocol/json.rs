@@ -83,7 +83,7 @@ pub fn lossy_text(bytes: &[u8]) -> Cow<'_, str> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum JsonError {
     /// The text breaks the grammar at byte `at`.
-    #[error("expected {expected} at byte {at}")]
+    #[error("not JSON at byte {at}: expected {expected}")]
     Syntax { expected: &'static str, at: usize },
     /// The grammar is kept, but another kind of value is wanted here.
     #[error("expected {expected}, found {found} at byte {at}")]
@@ -372,7 +372,7 @@ impl<'a> Reader<'a> {
 
     fn literal(&mut self, word: &'static str) -> Result<(), JsonError> {
         if !self.input[self.at..].starts_with(word.as_bytes()) {
-            return Err(self.syntax(word));
+            return Err(self.syntax("a value"));
         }
         self.at += word.len();
         Ok(())

@@ -61,6 +61,37 @@ fn programs_own_name_as_the_first_word_is_skipped() {
 }
 
 #[test]
+fn words_that_everybody_types_are_understood() {
+    assert_eq!(run(&["version"]).stdout, run(&["--version"]).stdout);
+    assert_eq!(run(&["help"]).stdout, run(&["--help"]).stdout);
+    let printed = run(&["demo", "--port=9000", "--print-config"]);
+    assert!(printed.stdout.contains("\nport = 9000\n"), "{printed}");
+    refused_args(
+        &["check-config"],
+        &["unexpected argument \"check-config\" (did you mean --check-config?)"],
+    );
+    refused(
+        Launch::bare(),
+        &[
+            "no RPC host is set",
+            "to try ringcable without an app: --demo",
+        ],
+    );
+}
+
+#[test]
+fn options_that_are_not_there_yet_close_the_help() {
+    let help = run(&["--help"]).stdout;
+    let (before, after) = help
+        .split_once("OPTIONS OF ANYCABLE-GO THAT ARE NOT SUPPORTED YET:")
+        .expect("a section");
+    assert!(
+        !before.contains("not supported yet") && after.contains("--sse"),
+        "{help}"
+    );
+}
+
+#[test]
 fn help_lists_the_options_with_defaults_and_variables() {
     for flag in ["--help", "-h"] {
         let finished = run(&[flag]);
@@ -91,7 +122,7 @@ fn help_lists_the_options_with_defaults_and_variables() {
 }
 
 #[test]
-fn usage_errors_are_explained_on_both_streams() {
+fn usage_errors_are_a_line_on_each_stream() {
     let table: [(&[&str], &str); 5] = [
         (
             &["--check=many"],
@@ -114,6 +145,11 @@ fn usage_errors_are_explained_on_both_streams() {
             finished
                 .stdout
                 .starts_with(&format!("Incorrect Usage: {message}")),
+            "{finished}"
+        );
+        assert_eq!(finished.stdout.lines().count(), 1, "{finished}");
+        assert!(
+            finished.stderr.ends_with("; see ringcable --help"),
             "{finished}"
         );
         let date = finished.stderr.get(..20).expect("a date");

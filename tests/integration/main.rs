@@ -63,16 +63,19 @@ mod http_front;
 mod jwt;
 mod lifecycle;
 mod load;
+
 mod log_pressure;
 mod logs;
 mod metrics;
 mod options;
+mod outputs;
 mod pings;
 mod pubsub;
 mod reporting;
 mod rpc;
 mod shutdown;
 mod slow_clients;
+
 mod tls;
 mod tls_reload;
 mod troubleshooting;
