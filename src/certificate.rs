@@ -36,7 +36,7 @@ pub fn announce(tls: &ServerTls, metrics: &Metrics) {
         let path = tls.cert_path();
         tracing::info!(
             context = "tls",
-            "SSL certificate {path:?} is valid until {}",
+            "SSL certificate {path} is valid until {}",
             validity.not_after
         );
     }
@@ -65,7 +65,7 @@ pub fn reload(tls: Option<&ServerTls>, metrics: &Metrics) {
     match result {
         Ok(()) => tracing::info!(
             context = "tls",
-            "SSL certificate {path:?} reloaded for new connections{until}"
+            "SSL certificate {path} reloaded for new connections{until}"
         ),
         Err(error) => tracing::error!(
             context = "tls",
@@ -99,15 +99,15 @@ fn warn_of_dates(tls: &ServerTls) {
         Standing::Valid => {}
         Standing::NotYetValid => tracing::warn!(
             context = "tls",
-            "SSL certificate {path:?} is not valid before {not_before}: clients refuse it until then; check the clock of this machine"
+            "SSL certificate {path} is not valid before {not_before}: clients refuse it until then; check the clock of this machine"
         ),
         Standing::EndsSoon => tracing::warn!(
             context = "tls",
-            "SSL certificate {path:?} expires at {not_after}: renew it and send SIGHUP"
+            "SSL certificate {path} expires at {not_after}: renew it and send SIGHUP"
         ),
         Standing::Expired => tracing::warn!(
             context = "tls",
-            "SSL certificate {path:?} has expired at {not_after}: clients refuse it; renew it and send SIGHUP"
+            "SSL certificate {path} has expired at {not_after}: clients refuse it; renew it and send SIGHUP"
         ),
     }
 }

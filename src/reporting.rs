@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::config::MetricsConfig;
-use crate::log::{self, Sparse};
+use crate::log::{self, Sparse, in_words};
 use crate::metrics::Metrics;
 use crate::metrics::rotation::{self, Rotation, Selection};
 use crate::metrics::statsd::LineFormat;
@@ -86,7 +86,7 @@ impl Reporting {
 
     /// Writes the metrics of the interval that ends now.
     pub fn report(&mut self, metrics: &Metrics) {
-        tracing::debug!(context = "metrics", interval = ?self.interval, "rotate metrics");
+        tracing::debug!(context = "metrics", interval = %in_words(self.interval), "rotate metrics");
         let readings = self.rotation.rotate(metrics);
         if let Some(selection) = &self.log {
             let shown = readings.iter().filter(|reading| selection.shows(reading));
@@ -167,7 +167,7 @@ impl Sending {
                 service = "statsd",
                 host = self.target,
                 %error,
-                suppressed = admitted.count(),
+                left_out = admitted.left_out(),
                 "cannot send metrics, the packet is lost"
             );
         }

@@ -4,13 +4,14 @@
 //! Source: `contract/rpc.md` §9.
 
 use std::sync::{Mutex, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use super::broadcaster::Broadcaster;
 use super::channels;
 use super::chat::{Chat, Publication};
 use super::http::{Request, Response};
 use super::rpc::{Answer, CommandCall, ConnectCall, DisconnectCall, json};
+use crate::log::Sparse;
 
 #[derive(Debug)]
 pub struct App {
@@ -19,6 +20,8 @@ pub struct App {
     mount_path: &'static str,
     broadcaster: Broadcaster,
     chat: Mutex<Chat>,
+    /// Anybody on this machine may send what cannot be read.
+    unreadable: Mutex<Sparse>,
 }
 
 impl App {
@@ -32,6 +35,7 @@ impl App {
             mount_path,
             broadcaster,
             chat: Mutex::new(Chat::seeded(now_ms())),
+            unreadable: Mutex::default(),
         }
     }
 
@@ -58,9 +62,20 @@ impl App {
                 body: json(&answer),
             },
             Err(error) => {
-                tracing::warn!(%error, call, "the demo app was sent a call it cannot read");
+                self.log_unreadable(call, &error);
                 plain("500 Internal Server Error", "Internal Server Error")
             }
+        }
+    }
+
+    fn log_unreadable(&self, call: &str, error: &sonic_rs::Error) {
+        let mut unreadable = self
+            .unreadable
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if let Some(admitted) = unreadable.admit(Instant::now()) {
+            let left_out = admitted.left_out();
+            tracing::warn!(%error, call, left_out, "the demo app was sent a call it cannot read");
         }
     }
 

@@ -9,10 +9,11 @@ use std::net::TcpStream;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::chat::Publication;
 use super::rpc::json;
+use crate::log::Sparse;
 
 /// Publications that wait for the sending thread; above, the call that broadcasts fails.
 const QUEUE_PUBLICATIONS_MAX: usize = 4096;
@@ -88,10 +89,14 @@ impl Broadcaster {
 }
 
 fn send_all(publications: &Receiver<Publication>, target: &Target, token: Option<&str>) {
+    let mut failures = Sparse::default();
     for publication in publications {
         let endpoint = target.0.wait();
-        if let Err(error) = send_with_retries(endpoint, token, &json(&publication)) {
-            tracing::warn!(%error, stream = publication.stream, "the demo app could not broadcast");
+        if let Err(error) = send_with_retries(endpoint, token, &json(&publication))
+            && let Some(admitted) = failures.admit(Instant::now())
+        {
+            let (stream, left_out) = (publication.stream, admitted.left_out());
+            tracing::warn!(%error, stream, left_out, "the demo app could not broadcast");
         }
     }
 }

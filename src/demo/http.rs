@@ -7,7 +7,9 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use crate::log::Sparse;
 
 /// Connections served at once. ringcable keeps at most its `--rpc_concurrency` (28) open.
 const CONNECTIONS_MAX: usize = 256;
@@ -52,34 +54,38 @@ where
         .name("demo-accept".to_owned())
         .stack_size(STACK_BYTES)
         .spawn(move || {
+            let mut refusals = Sparse::default();
             for stream in listener.incoming() {
-                match stream {
-                    Ok(stream) => start_connection(stream, &answer, &open),
-                    Err(error) => {
-                        tracing::warn!(%error, "the demo app could not accept a connection")
-                    }
+                let result = stream.and_then(|stream| start_connection(stream, &answer, &open));
+                if let Err(error) = result
+                    && let Some(admitted) = refusals.admit(Instant::now())
+                {
+                    let left_out = admitted.left_out();
+                    tracing::warn!(%error, left_out, "the demo app could not serve a connection");
                 }
             }
         })?;
     Ok(())
 }
 
-fn start_connection<A>(stream: TcpStream, answer: &Arc<A>, open: &Arc<AtomicUsize>)
+/// # Errors
+/// Too many connections are open, or no thread can be had. The connection is closed.
+fn start_connection<A>(
+    stream: TcpStream,
+    answer: &Arc<A>,
+    open: &Arc<AtomicUsize>,
+) -> io::Result<()>
 where
     A: Fn(&Request) -> Response + Send + Sync + 'static,
 {
     // Only the accepting thread adds, so the check cannot be overtaken. A refused stream is closed by dropping it.
     if open.load(Ordering::Relaxed) >= CONNECTIONS_MAX {
-        tracing::warn!(
-            connections_max = CONNECTIONS_MAX,
-            "the demo app refused a connection: too many are open"
-        );
-        return;
+        return Err(io::Error::other(format!("{CONNECTIONS_MAX} are open")));
     }
     open.fetch_add(1, Ordering::Relaxed);
     let slot = Slot(Arc::clone(open));
     let answer = Arc::clone(answer);
-    let started = thread::Builder::new()
+    thread::Builder::new()
         .name("demo-connection".to_owned())
         .stack_size(STACK_BYTES)
         .spawn(move || {
@@ -87,10 +93,8 @@ where
             if let Err(error) = serve_connection(stream, answer.as_ref()) {
                 tracing::debug!(%error, "a connection to the demo app ended");
             }
-        });
-    if let Err(error) = started {
-        tracing::warn!(%error, "the demo app could not start a thread");
-    }
+        })?;
+    Ok(())
 }
 
 /// Counts one open connection until it is dropped.

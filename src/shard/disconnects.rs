@@ -11,12 +11,13 @@ use std::rc::Rc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
-use crate::log::cut;
+use crate::log::cut_bytes;
 use crate::mesh::ShardId;
 use crate::protocol::rpc::{RpcStatus, decode_disconnect_response};
 use crate::rpc::{CallTimes, Method, Priority};
 use crate::session::Farewell;
 use crate::shard::Shard;
+use crate::shard::notices::Notice;
 use crate::shard::signal::Signal;
 use crate::shard::slow_calls::FinishedCall;
 
@@ -93,13 +94,16 @@ impl DisconnectQueue {
         if jobs.len() >= DISCONNECT_JOBS_MAX {
             counters.disconnect_calls_dropped_total.add(1);
             self.count(|tally| tally.refused += 1);
-            tracing::error!(
-                context = "disconnector",
-                shard = shard.id,
-                sid = job.sid(),
-                waiting = jobs.len(),
-                "the disconnect queue is full, the app is not told that this session is gone"
-            );
+            if let Some(admitted) = shard.notices.admit(Notice::DisconnectQueueFull) {
+                tracing::error!(
+                    context = "disconnector",
+                    shard = shard.id,
+                    sid = job.sid(),
+                    waiting = jobs.len(),
+                    left_out = admitted.left_out(),
+                    "the disconnect queue is full, the app is not told that this session is gone"
+                );
+            }
             return;
         }
         if jobs.len() >= shard.config.disconnect.backlog {
@@ -241,7 +245,7 @@ async fn call(shard: Rc<Shard>, job: Farewell) {
             context = "node",
             sid = job.sid(),
             shard = shard.id,
-            data = %cut(&String::from_utf8_lossy(&body)),
+            data = %cut_bytes(&body),
             "disconnect"
         );
         let times = CallTimes::since(Instant::now());
@@ -276,13 +280,18 @@ async fn call(shard: Rc<Shard>, job: Farewell) {
             Err(error) => Some(error.to_string()),
         };
         match failure {
-            Some(error) => tracing::error!(
-                context = "node",
-                sid = job.sid(),
-                shard = shard.id,
-                error,
-                "controller disconnect failed"
-            ),
+            Some(error) => {
+                if let Some(admitted) = shard.notices.admit(Notice::DisconnectFailed) {
+                    tracing::error!(
+                        context = "node",
+                        sid = job.sid(),
+                        shard = shard.id,
+                        error,
+                        left_out = admitted.left_out(),
+                        "controller disconnect failed"
+                    );
+                }
+            }
             None => tracing::debug!(
                 context = "node",
                 sid = job.sid(),

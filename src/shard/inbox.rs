@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::time::Duration;
 
-use crate::log::cut;
+use crate::log::cut_bytes;
 use crate::mesh::ShardMessage;
 use crate::shard::console;
 use crate::shard::sessions::{Sessions, TimeSlice};
@@ -51,7 +51,7 @@ fn take(shard: &Rc<Shard>, sessions: &mut Sessions, number: u64, message: ShardM
                     context = "node",
                     shard = shard.id,
                     stream = &*publication.stream,
-                    payload = %cut(&String::from_utf8_lossy(&publication.message)),
+                    payload = %cut_bytes(publication.message.as_ref()),
                     "incoming broadcast message"
                 );
             }

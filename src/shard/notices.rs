@@ -1,7 +1,7 @@
 //! Warnings that clients and the app can cause at any rate: each kind is written at once the first time, then rarely.
 
 use std::cell::RefCell;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::log::{Admitted, Sparse};
 
@@ -28,9 +28,31 @@ pub enum Notice {
     TokenWithoutIdentifiers,
     TokenMissing,
     NobodyToAsk,
+    /// A message that is no command.
+    MessageUnreadable,
+    /// Clients of Action Cable subscribe again when a confirmation is late, so this is no sign of anything wrong.
+    AlreadySubscribed,
+    CommandRefused,
+    /// A command's call to the app.
+    CommandFailed,
+    /// A client that got no welcome for no fault of its own.
+    SessionFailed,
+    NoPong,
+    SocketUnwatched,
+    PublicationUnreadable,
+    RemoteCommandUnknown,
+    DisconnectFailed,
+    DisconnectQueueFull,
+    ConsoleLogin,
+    ConsoleLoginFailed,
+    ConsoleDisconnect,
+    ConsolePublication,
 }
 
-const NOTICES: usize = Notice::NobodyToAsk as usize + 1;
+const NOTICES: usize = Notice::ConsolePublication as usize + 1;
+
+/// Between two records of what an operator does: every single one, at the pace of a human.
+const OFTEN: Duration = Duration::from_secs(1);
 
 /// The rates of one shard.
 #[derive(Debug, Default)]
@@ -40,6 +62,12 @@ impl Notices {
     /// Asks for one record of this kind. `None`: it is left out.
     pub fn admit(&self, notice: Notice) -> Option<Admitted> {
         self.0[notice as usize].borrow_mut().admit(Instant::now())
+    }
+
+    /// The same for what people do by hand.
+    pub fn admit_often(&self, notice: Notice) -> Option<Admitted> {
+        let mut sparse = self.0[notice as usize].borrow_mut();
+        sparse.admit_every(OFTEN, Instant::now())
     }
 }
 

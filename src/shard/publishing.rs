@@ -5,10 +5,11 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::log::cut;
+use crate::log::cut_bytes;
 use crate::mesh::{ShardId, ShardMessage};
 use crate::protocol::publication::{Broadcast, Publication, decode_broadcast};
 use crate::shard::Shard;
+use crate::shard::notices::Notice;
 use crate::shard::signal::Signal;
 
 /// Parses a broadcast and hands it to every shard. When this returns, every shard has it in its inbox; what cannot be
@@ -17,7 +18,7 @@ pub async fn publish_body(shard: &Rc<Shard>, body: &[u8]) {
     tracing::debug!(
         context = "node",
         shard = shard.id,
-        payload = %cut(&String::from_utf8_lossy(body)),
+        payload = %cut_bytes(body),
         "handle broadcast message"
     );
     let counters = shard.counters();
@@ -25,13 +26,16 @@ pub async fn publish_body(shard: &Rc<Shard>, body: &[u8]) {
         Ok(broadcast) => broadcast,
         Err(error) => {
             counters.failed_broadcast_msg_total.add(1);
-            tracing::warn!(
-                context = "node",
-                shard = shard.id,
-                data = %cut(&String::from_utf8_lossy(body)),
-                %error,
-                "failed to parse pubsub message"
-            );
+            if let Some(admitted) = shard.notices.admit(Notice::PublicationUnreadable) {
+                tracing::warn!(
+                    context = "node",
+                    shard = shard.id,
+                    data = %cut_bytes(body),
+                    %error,
+                    left_out = admitted.left_out(),
+                    "failed to parse pubsub message"
+                );
+            }
             return;
         }
     };
@@ -49,12 +53,15 @@ pub async fn publish_body(shard: &Rc<Shard>, body: &[u8]) {
         }
         Broadcast::UnknownCommand(_) | Broadcast::InvalidCommand(_) => {
             counters.remote_commands_total.add(1);
-            tracing::warn!(
-                context = "node",
-                shard = shard.id,
-                data = %cut(&String::from_utf8_lossy(body)),
-                "unknown or malformed remote command, ignored"
-            );
+            if let Some(admitted) = shard.notices.admit(Notice::RemoteCommandUnknown) {
+                tracing::warn!(
+                    context = "node",
+                    shard = shard.id,
+                    data = %cut_bytes(body),
+                    left_out = admitted.left_out(),
+                    "unknown or malformed remote command, ignored"
+                );
+            }
         }
     }
 }

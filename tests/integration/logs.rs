@@ -183,8 +183,8 @@ on_both_drivers! {
         let mut client = stage.client();
         client.subscribe("A");
         client.command("subscribe", "B");
-        stage.server.wait_for_log(&["DBG controller authenticate", "context=node", "response=\"ConnectResponse {"]);
-        stage.server.wait_for_log(&["DBG controller subscribe", "context=node", "response=\"CommandResponse {"]);
+        stage.server.wait_for_log(&["DBG controller authenticate", "context=node", r#"response="{\"#]);
+        stage.server.wait_for_log(&["DBG controller subscribe", "context=node", r#"response="{\"#]);
         let failed = stage.server.wait_for_log(&["DBG controller subscribe", " err="]);
         assert!(!failed.contains("response="), "{failed}");
         let warning = stage.server.wait_for_log(&["WRN failed to handle incoming message", " error="]);
@@ -235,7 +235,8 @@ on_both_drivers! {
         for identifier in ["A", "B", "C"] {
             client.subscribe(identifier);
         }
-        let line = stage.server.wait_for_log(&["WRN slow RPC call", "context=rpc", "sid=me", "shard=0", "suppressed=0"]);
+        let line = stage.server.wait_for_log(&["WRN slow RPC call", "context=rpc", "sid=me", "shard=0"]);
+        assert!(!line.contains("left_out"), "nothing was left out: {line}");
         for part in [" method=command", " command=subscribe", " identifier=A", " waited_ms="] {
             assert!(line.contains(part), "{line}");
         }

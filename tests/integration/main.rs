@@ -63,7 +63,7 @@ mod http_front;
 mod jwt;
 mod lifecycle;
 mod load;
-
+mod log_floods;
 mod log_pressure;
 mod logs;
 mod metrics;
@@ -75,7 +75,7 @@ mod reporting;
 mod rpc;
 mod shutdown;
 mod slow_clients;
-
+mod tidy;
 mod tls;
 mod tls_reload;
 mod troubleshooting;

@@ -17,6 +17,7 @@ use crate::log::kept;
 use crate::mesh::{ConsoleQuestion, SessionRef};
 use crate::protocol::publication::Publication;
 use crate::shard::console::{LOGIN_PAUSE, ask_all, ask_one};
+use crate::shard::notices::Notice;
 use crate::shard::publishing;
 use crate::wire::http_request::RequestHead;
 use crate::wire::origins::AllowedOrigins;
@@ -71,13 +72,27 @@ impl Client {
         let word = query_param_last(&form, "token").unwrap_or_default();
         let response = match guard.log_in(head, word.trim(), tls, unix_secs()) {
             Some(cookie) => {
-                tracing::info!(context = "console", peer = %self.peer.to_canonical(), "somebody has logged in to the console");
+                if let Some(admitted) = shard.notices.admit(Notice::ConsoleLogin) {
+                    tracing::info!(
+                        context = "console",
+                        peer = %self.peer.to_canonical(),
+                        left_out = admitted.left_out(),
+                        "somebody has logged in to the console"
+                    );
+                }
                 page::see_other(console::PATH)
                     .with_headers(vec![("Set-Cookie", Cow::Owned(cookie))])
             }
             None => {
                 shard.counters().console_logins_failed_total.add(1);
-                tracing::warn!(context = "console", peer = %self.peer.to_canonical(), "a login to the console has failed");
+                if let Some(admitted) = shard.notices.admit(Notice::ConsoleLoginFailed) {
+                    tracing::warn!(
+                        context = "console",
+                        peer = %self.peer.to_canonical(),
+                        left_out = admitted.left_out(),
+                        "a login to the console has failed"
+                    );
+                }
                 shard.timeouts.sleep(LOGIN_PAUSE).await;
                 page::login(403, Some(WRONG_WORD), guard.has_login())
             }
@@ -154,14 +169,17 @@ impl Client {
         match ended {
             Some(true) => {
                 self.shard.counters().console_actions_total.add(1);
-                tracing::info!(
-                    context = "console",
-                    sid = request.sid,
-                    shard = request.shard,
-                    reconnect = request.reconnect,
-                    peer = %self.peer.to_canonical(),
-                    "the console has disconnected a session"
-                );
+                if let Some(admitted) = self.shard.notices.admit_often(Notice::ConsoleDisconnect) {
+                    tracing::info!(
+                        context = "console",
+                        sid = request.sid,
+                        shard = request.shard,
+                        reconnect = request.reconnect,
+                        peer = %self.peer.to_canonical(),
+                        left_out = admitted.left_out(),
+                        "the console has disconnected a session"
+                    );
+                }
                 page::json(200, &Done { listeners: None })
             }
             Some(false) => page::refusal(404, "the session has ended by itself"),
@@ -182,13 +200,16 @@ impl Client {
         })
         .await;
         let listeners: u64 = listeners.iter().sum();
-        tracing::info!(
-            context = "console",
-            stream = &*stream,
-            listeners,
-            peer = %self.peer.to_canonical(),
-            "the console has published a test message"
-        );
+        if let Some(admitted) = self.shard.notices.admit_often(Notice::ConsolePublication) {
+            tracing::info!(
+                context = "console",
+                stream = &*stream,
+                listeners,
+                peer = %self.peer.to_canonical(),
+                left_out = admitted.left_out(),
+                "the console has published a test message"
+            );
+        }
         page::json(
             200,
             &Done {

@@ -1,6 +1,6 @@
 //! Obeys what a session decides, and brings the app's answers back to it.
 
-use std::fmt::{Debug, Display};
+use std::fmt::Display;
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -18,6 +18,7 @@ use crate::protocol::rpc::{
 use crate::rpc::RpcError;
 use crate::session::{CallPurpose, Context, Session, Step};
 use crate::shard::calls::{Call, CallHandle};
+use crate::shard::notices::Notice;
 
 impl Sessions {
     /// Lets the session decide, then obeys its steps.
@@ -144,8 +145,7 @@ impl Sessions {
 
     fn apply_connect(&mut self, slot: u32, result: Result<Vec<u8>, RpcError>) {
         let response: Result<ConnectResponse, String> =
-            self.decoded(result, decode_connect_response);
-        self.log_response(slot, &CallPurpose::Connect, &response);
+            self.decoded(slot, &CallPurpose::Connect, result, decode_connect_response);
         match response {
             Ok(response) if response.status != RpcStatus::Error => {
                 self.with_session(slot, |session, context, steps| {
@@ -169,8 +169,7 @@ impl Sessions {
         result: Result<Vec<u8>, RpcError>,
     ) {
         let response: Result<CommandResponse, String> =
-            self.decoded(result, decode_command_response);
-        self.log_response(slot, &purpose, &response);
+            self.decoded(slot, &purpose, result, decode_command_response);
         match response {
             Ok(response) if response.status != RpcStatus::Error => {
                 self.with_session(slot, |session, context, steps| {
@@ -182,14 +181,7 @@ impl Sessions {
             })
             | Err(error) => {
                 self.counters().failed_client_msg_total.add(1);
-                tracing::warn!(
-                    context = "node",
-                    sid = self.sid(slot),
-                    shard = self.shard,
-                    data = %cut(&message_text(&purpose)),
-                    error,
-                    "failed to handle incoming message"
-                );
+                self.log_failed_command(slot, &purpose, &error);
             }
         }
     }
@@ -197,37 +189,57 @@ impl Sessions {
     /// The answer, or what to log in place of it. A 200 that cannot be read is an RPC error too.
     fn decoded<T>(
         &self,
+        slot: u32,
+        purpose: &CallPurpose,
         result: Result<Vec<u8>, RpcError>,
         decode: impl FnOnce(&[u8]) -> Result<T, RpcDecodeError>,
     ) -> Result<T, String> {
-        let body = result.map_err(|error| error.to_string())?;
-        decode(&body).map_err(|error| {
-            self.counters().rpc_error_total.add(1);
-            error.to_string()
-        })
-    }
-
-    /// The session gets no welcome, for no fault of the client.
-    pub(super) fn log_failed_session(&self, slot: u32, error: &dyn Display) {
-        tracing::error!(
-            context = "ws",
-            sid = self.sid(slot),
-            shard = self.shard,
-            %error,
-            "WebSocket session failed"
-        );
-    }
-
-    fn log_response<T: Debug>(&self, slot: u32, purpose: &CallPurpose, result: &Result<T, String>) {
+        let body = result.map_err(|error| error.to_string());
+        let answer = body.as_deref().map_err(String::clone).and_then(|body| {
+            decode(body).map_err(|error| {
+                self.counters().rpc_error_total.add(1);
+                error.to_string()
+            })
+        });
+        // As it came: who looks for a field greps JSON.
         tracing::debug!(
             context = "node",
             sid = self.sid(slot),
             shard = self.shard,
-            response = result.as_ref().ok().map(tracing::field::debug),
-            err = result.as_ref().err(),
+            response = body.as_deref().ok().map(String::from_utf8_lossy).as_deref(),
+            err = answer.as_ref().err(),
             "{}",
             controller_record(purpose)
         );
+        answer
+    }
+
+    /// The session gets no welcome, for no fault of the client.
+    pub(super) fn log_failed_session(&self, slot: u32, error: &dyn Display) {
+        if let Some(admitted) = self.notices.admit(Notice::SessionFailed) {
+            tracing::error!(
+                context = "ws",
+                sid = self.sid(slot),
+                shard = self.shard,
+                %error,
+                left_out = admitted.left_out(),
+                "WebSocket session failed"
+            );
+        }
+    }
+
+    fn log_failed_command(&self, slot: u32, purpose: &CallPurpose, error: &str) {
+        if let Some(admitted) = self.notices.admit(Notice::CommandFailed) {
+            tracing::warn!(
+                context = "node",
+                sid = self.sid(slot),
+                shard = self.shard,
+                data = %cut(&message_text(purpose)),
+                error,
+                left_out = admitted.left_out(),
+                "failed to handle incoming message"
+            );
+        }
     }
 }
 

@@ -3,6 +3,7 @@
 use super::frames::PingFrames;
 use super::{Cause, Life, Sessions};
 use crate::protocol::disconnect::{Close, DisconnectReason};
+use crate::shard::notices::Notice;
 
 impl Sessions {
     /// Serves what has come due.
@@ -38,12 +39,7 @@ impl Sessions {
         }
         let due = connection.session.deadlines.take_due(self.now_tick);
         if due.no_pong {
-            tracing::warn!(
-                context = "node",
-                sid = self.sid(slot),
-                shard = self.shard,
-                "disconnecting session due to no pongs"
-            );
+            self.log_no_pong(slot);
             let close = Close::NO_PONG;
             return self.disconnect(slot, DisconnectReason::NoPong, true, close, Cause::NoPong);
         }
@@ -59,6 +55,18 @@ impl Sessions {
             );
         }
         self.set_timer(slot);
+    }
+
+    fn log_no_pong(&self, slot: u32) {
+        if let Some(admitted) = self.notices.admit(Notice::NoPong) {
+            tracing::warn!(
+                context = "node",
+                sid = self.sid(slot),
+                shard = self.shard,
+                left_out = admitted.left_out(),
+                "disconnecting session due to no pongs"
+            );
+        }
     }
 
     pub(super) fn set_timer(&mut self, slot: u32) {

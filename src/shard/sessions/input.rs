@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use super::share::{Share, TimeSlice};
 use super::{Cause, Life, Sessions};
-use crate::log::cut;
+use crate::log::cut_bytes;
 use crate::protocol::command::{CommandKind, decode_command};
 use crate::reactor::{Readiness, Token};
+use crate::session::CommandRefusal;
+use crate::shard::notices::Notice;
 use crate::shard::outbox::Frame;
 use crate::wire::frame;
 use crate::wire::message::Incoming;
@@ -304,7 +306,9 @@ impl Sessions {
         let command = match decode_command(payload) {
             Ok(Some(command)) => command,
             Ok(None) => return,
-            Err(error) => return self.refuse_message(slot, payload, &error),
+            Err(error) => {
+                return self.refuse_message(slot, payload, Notice::MessageUnreadable, &error);
+            }
         };
         self.counters().client_msg_total.add(1);
         if command.kind == CommandKind::Whisper {
@@ -318,25 +322,48 @@ impl Sessions {
             context = "node",
             sid = self.sid(slot),
             shard = self.shard,
-            data = %cut(&String::from_utf8_lossy(payload)),
+            data = %cut_bytes(payload),
             "incoming message"
         );
         let result = self.with_session(slot, |session, context, steps| {
             session.on_command(context, command, steps)
         });
         if let Err(error) = result {
-            self.refuse_message(slot, payload, &error);
+            let notice = match error {
+                CommandRefusal::AlreadySubscribed(_) => Notice::AlreadySubscribed,
+                _ => Notice::CommandRefused,
+            };
+            self.refuse_message(slot, payload, notice, &error);
         }
     }
 
-    pub(super) fn refuse_message(&self, slot: u32, payload: &[u8], error: &dyn std::error::Error) {
+    /// Counts a message without effect, and logs it: those that the rate leaves out are debug records.
+    fn refuse_message(
+        &self,
+        slot: u32,
+        payload: &[u8],
+        notice: Notice,
+        error: &dyn std::error::Error,
+    ) {
         self.counters().failed_client_msg_total.add(1);
+        let Some(admitted) = self.notices.admit(notice) else {
+            tracing::debug!(
+                context = "node",
+                sid = self.sid(slot),
+                shard = self.shard,
+                data = %cut_bytes(payload),
+                %error,
+                "failed to handle incoming message"
+            );
+            return;
+        };
         tracing::warn!(
             context = "node",
             sid = self.sid(slot),
             shard = self.shard,
-            data = %cut(&String::from_utf8_lossy(payload)),
+            data = %cut_bytes(payload),
             %error,
+            left_out = admitted.left_out(),
             "failed to handle incoming message"
         );
     }

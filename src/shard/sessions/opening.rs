@@ -1,5 +1,6 @@
 //! From an answered upgrade to an authenticated session: timers, tokens, the first call.
 
+use std::io;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -81,7 +82,7 @@ impl Sessions {
             .reactor
             .add(self.connections[slot as usize].socket.as_fd(), token)
         {
-            tracing::warn!(sid = new.sid, shard = self.shard, %error, "cannot watch a session's socket, closing it");
+            self.log_unwatched(slot, &error);
             self.abort(slot, Cause::Error);
             return None;
         }
@@ -119,6 +120,18 @@ impl Sessions {
     }
 
     /// The counters have every refusal, the log a few of each kind, and each that is no verdict about the client.
+    fn log_unwatched(&self, slot: u32, error: &io::Error) {
+        if let Some(admitted) = self.notices.admit(Notice::SocketUnwatched) {
+            tracing::warn!(
+                sid = self.sid(slot),
+                shard = self.shard,
+                %error,
+                left_out = admitted.left_out(),
+                "cannot watch a session's socket, closing it"
+            );
+        }
+    }
+
     fn note_refusal(&self, slot: u32, refusal: AuthRefusal) {
         let (notice, what) = match refusal {
             AuthRefusal::BadQuery => return self.log_failed_session(slot, &refusal),
