@@ -26,7 +26,7 @@ fn tell(state: &str) {
         return;
     };
     if let Err(error) = send(&name, state) {
-        tracing::warn!(%error, "cannot tell {state} to the socket in NOTIFY_SOCKET ({})", name.display());
+        tracing::warn!(%error, "cannot tell {state} to the socket in NOTIFY_SOCKET (\"{}\")", name.display());
     }
 }
 
