@@ -30,7 +30,7 @@ impl Flags {
     pub fn parse(args: &[String]) -> Result<Self, ConfigError> {
         let mut flags = Self::default();
         let mut words = args[usize::from(starts_with_name(args))..].iter();
-        if let Some(index) = words.as_slice().first().and_then(command_word) {
+        if let Some(index) = words.as_slice().first().and_then(|word| command_word(word)) {
             words.next();
             flags.given.push((index, Value::Bool(true)));
         }
@@ -106,9 +106,9 @@ fn is_word(argument: Option<&String>) -> bool {
 }
 
 /// The flag that a first word stands for.
-fn command_word(word: &String) -> Option<usize> {
+fn command_word(word: &str) -> Option<usize> {
     COMMAND_WORDS
-        .contains(&word.as_str())
+        .contains(&word)
         .then(|| index_of_flag(word))
         .flatten()
 }

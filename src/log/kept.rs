@@ -23,6 +23,10 @@ const FIELDS_MAX: usize = 8;
 const VALUE_BYTES_MAX: usize = 300;
 /// What a client or the app has sent.
 const PAYLOAD_FIELDS: [&str; 2] = ["data", "payload"];
+/// How many records like this one were not written.
+const LEFT_OUT: &str = "left_out";
+/// What tells records with one message apart. The others, such as the sid, differ each time.
+const CAUSE: &str = "error";
 
 static KEPT: OnceLock<Mutex<Kept>> = OnceLock::new();
 
@@ -91,6 +95,9 @@ pub struct KeptRecord {
     /// `WARN`, `ERROR` or `SLOW`.
     pub level: &'static str,
     pub message: String,
+    /// How many records like it came since the oldest that is kept; those that the log has left out are among them.
+    pub times: u64,
+    /// Of the newest of them.
     pub fields: Vec<(&'static str, String)>,
 }
 
@@ -99,6 +106,7 @@ impl KeptRecord {
         let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             unix_ms: u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX),
+            times: 1,
             ..Self::default()
         }
     }
@@ -117,9 +125,24 @@ impl KeptRecord {
         let name = field.name();
         if name == "message" {
             self.message = shortened(value, MESSAGE_BYTES_MAX);
+        } else if name == LEFT_OUT {
+            self.times += value.parse().unwrap_or(0);
         } else if self.fields.len() < FIELDS_MAX && !PAYLOAD_FIELDS.contains(&name) {
             self.fields.push((name, shortened(value, VALUE_BYTES_MAX)));
         }
+    }
+}
+
+impl KeptRecord {
+    /// The same happened again.
+    fn repeats(&self, earlier: &Self) -> bool {
+        (self.level, &self.message) == (earlier.level, &earlier.message)
+            && self.cause() == earlier.cause()
+    }
+
+    fn cause(&self) -> Option<&str> {
+        let (_, cause) = self.fields.iter().find(|(name, _)| *name == CAUSE)?;
+        Some(cause)
     }
 }
 
@@ -149,10 +172,14 @@ struct Kept {
 }
 
 impl Kept {
-    fn push(&mut self, record: KeptRecord, kind: Kind) {
+    /// What repeats takes the place of what it repeats, so that the one record that explains the others is not pushed out.
+    fn push(&mut self, mut record: KeptRecord, kind: Kind) {
         self.last_number += 1;
         let records = &mut self.records[kind as usize];
-        if records.len() >= RECORDS_KEPT_MAX {
+        let earlier = records.iter().position(|earlier| record.repeats(earlier));
+        if let Some(earlier) = earlier.and_then(|at| records.remove(at)) {
+            record.times = record.times.saturating_add(earlier.times);
+        } else if records.len() >= RECORDS_KEPT_MAX {
             records.pop_front();
         }
         records.push_back(KeptRecord {
@@ -175,8 +202,50 @@ mod tests {
     fn record(message: &str) -> KeptRecord {
         KeptRecord {
             message: message.to_owned(),
+            times: 1,
             ..KeptRecord::default()
         }
+    }
+
+    #[test]
+    fn what_repeats_is_one_record_with_a_number() {
+        let failed = |error: &str, times: u64| KeptRecord {
+            times,
+            fields: vec![("sid", "differs".to_owned()), ("error", error.to_owned())],
+            ..record("WebSocket session failed")
+        };
+        let mut kept = Kept::default();
+        kept.push(failed("circuit breaker is open", 1), Kind::Log);
+        kept.push(record("RPC check: could not reach the app"), Kind::Log);
+        kept.push(failed("no route", 1), Kind::Log);
+        kept.push(failed("circuit breaker is open", 40), Kind::Log);
+        let shown: Vec<(u64, u64, String)> = kept
+            .newest_first()
+            .into_iter()
+            .map(|record| {
+                (
+                    record.number,
+                    record.times,
+                    format!("{} {:?}", record.message, record.cause()),
+                )
+            })
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                (
+                    4,
+                    41,
+                    "WebSocket session failed Some(\"circuit breaker is open\")".to_owned()
+                ),
+                (
+                    3,
+                    1,
+                    "WebSocket session failed Some(\"no route\")".to_owned()
+                ),
+                (2, 1, "RPC check: could not reach the app None".to_owned()),
+            ]
+        );
     }
 
     #[test]
@@ -228,6 +297,7 @@ mod tests {
                 shard = 3,
                 data = "a password",
                 payload = "another",
+                left_out = Some(7_u64),
                 "kept-test: {long}"
             );
         });
@@ -242,7 +312,10 @@ mod tests {
             ("SLOW", "s2")
         );
         let warning = &records[1];
-        assert_eq!((warning.level, warning.unix_ms), ("WARN", 1_234));
+        assert_eq!(
+            (warning.level, warning.unix_ms, warning.times),
+            ("WARN", 1_234, 8)
+        );
         assert_eq!(
             warning.fields,
             [("sid", "s1".to_owned()), ("shard", "3".to_owned())]

@@ -175,7 +175,7 @@ on_both_drivers! {
         for output in [Output::Closed, Output::Full, Output::Broken] {
             let port = free_port();
             let listen = format!("--port={port}");
-            let args = ["--norpc", "--noauth", "--host=127.0.0.1", "--cores=1", "--disable_disconnect", driver.flag(), &listen];
+            let args = ["--norpc", "--noauth", "--secret=of-a-test", "--host=127.0.0.1", "--cores=1", "--disable_disconnect", driver.flag(), &listen];
             let mut server = command(&args, output, output).spawn().expect("the binary starts");
             let address = SocketAddr::from(([127, 0, 0, 1], port));
             until("/health to answer 200", || {

@@ -43,12 +43,12 @@ async function loadRecords() {
   $("record-count").textContent = records.length > 0 ? String(records.length) : "";
 }
 
-function recordItem({ level, unix_ms: at, message, fields }) {
+function recordItem({ level, unix_ms: at, message, times, fields }) {
   const time = element("time", { dateTime: new Date(at).toISOString() }, clock(at));
   const facts = fields.filter(([name]) => name !== "context").map(([name, value]) => `${name} ${value}`).join(" · ");
   return element("li", { className: "record" },
     element("p", { className: "record-head" }, element("span", { className: `level level-${level.toLowerCase()}` }, LEVELS[level] ?? level), time),
-    element("p", {}, message), element("p", { className: "note" }, facts));
+    element("p", {}, times > 1 ? `${message} (${times} times)` : message), element("p", { className: "note" }, facts));
 }
 
 startSessions();
