@@ -35,6 +35,9 @@ const PAYLOAD_SHOWN_BYTES_MAX: usize = 100;
 /// How long the process waits at its end for the last records to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// The writer's calls are few and flat.
+const WRITER_STACK_BYTES: usize = 128 * 1024;
+
 /// What is on its way to stdout.
 static STDOUT: Queue = Queue::new();
 
@@ -61,6 +64,7 @@ pub fn init(config: &LogConfig, node_id: &str) -> io::Result<()> {
     let (stdout, lines) = (stdio::open(Stream::Stdout)?, Arc::clone(&log.lines));
     thread::Builder::new()
         .name("log".to_owned())
+        .stack_size(WRITER_STACK_BYTES)
         .spawn(move || {
             STDOUT.write_all(stdout, |count, loss| {
                 lines.of_loss(SystemTime::now(), count, loss)
