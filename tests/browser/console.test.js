@@ -3,16 +3,15 @@
 
 import assert from "node:assert/strict";
 import { readFile } from "node:fs/promises";
-import { createRequire } from "node:module";
 import { after, before, test } from "node:test";
+import { assertAccessible } from "./support/axe.js";
 import { launch, openWindow } from "./support/chromium.js";
 import { Ringcable, SECRET, derivedKey, freePort } from "./support/server.js";
 import { until } from "./support/until.js";
 
-const AXE = await readFile(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 // A part of the page without imports of its own: it can be asked without a browser.
 const figures = await readFile(new URL("../../src/console/page/figures.js", import.meta.url), "utf8");
-const { History, percentile } = await import(`data:text/javascript,${encodeURIComponent(figures)}`);
+const { History, bytes, millis, percentile } = await import(`data:text/javascript,${encodeURIComponent(figures)}`);
 const PEOPLE = ["Ada", "Grace", "Radia", "Barbara", "Edsger", "Alan", "Margaret", "Katherine", "Donald", "Leslie"];
 const CROWD = 150;
 const ROOM = JSON.stringify({ channel: "RoomChannel", room_id: 1 });
@@ -106,15 +105,6 @@ async function search(page, query) {
   await page.waitForFunction(() => !/^(Searching|Look for)/.test(document.getElementById("search-state").textContent));
 }
 
-async function assertAccessible(page, what) {
-  // Evaluated, not added as a script element: the page's policy forbids those.
-  await page.evaluate(AXE);
-  const { violations, passes } = await page.evaluate(() => axe.run(document, { resultTypes: ["violations"] }));
-  const shown = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html, any }) => `${html} (${any.map(({ message }) => message)})`).join("; ")}`);
-  assert.deepEqual(shown, [], what);
-  assert.ok(passes.length > 5, `${what}: axe has looked at something`);
-}
-
 const overflow = (page) => page.evaluate(() => document.scrollingElement.scrollWidth - document.scrollingElement.clientWidth);
 
 test("figures are what the counters say", () => {
@@ -124,6 +114,10 @@ test("figures are what the counters say", () => {
   assert.equal(percentile([10, 0, 0, 0], bounds, 0.5), 0.5);
   assert.equal(percentile([0, 10, 0, 0], bounds, 1), 2.5);
   assert.equal(percentile([0, 0, 0, 10], bounds, 0.99), 5);
+  // As wide as their card, whatever comes.
+  const shown = [0.083_33, 0.833_33, 1, 9.876, 83.33, 833.3, 1_234, 98_765];
+  assert.deepEqual(shown.map(millis), ["0.083 ms", "0.83 ms", "1 ms", "9.9 ms", "83 ms", "833 ms", "1.2 s", "99 s"]);
+  assert.deepEqual([999, 1_234, 4_410_000].map(bytes), ["999 B", "1.23 kB", "4.41 MB"]);
 
   const shard = { sessions: 0, accepted: 0, closed: 0, messages: 0, publications: 0, deliveries: 0, sent_bytes: 0, outbox_bytes: 0, inbox_depth: 0, slow: 0 };
   const snapshot = (seconds, deliveries, node = "a") => ({
@@ -196,6 +190,7 @@ test("a session is found, shown, spoken to and ended, by keyboard alone", async 
   await page.keyboard.press("Enter");
   await page.waitForSelector("#disconnect[open]");
   await assertAccessible(page, "the question");
+  assert.match(await state(page, "disconnect-text"), /Radia\d*, session \S+, gets .* no ban/);
   await page.keyboard.press("Escape");
   await page.waitForSelector("#disconnect:not([open])", { state: "attached" });
   assert.equal(radia.closed, undefined);
@@ -210,7 +205,7 @@ test("a session is found, shown, spoken to and ended, by keyboard alone", async 
   assert.deepEqual(radia.closed, { code: 1000, reason: "Closed remotely" });
   assert.deepEqual(radia.received.at(-1), { type: "disconnect", reason: "remote", reconnect: false });
   await page.waitForSelector(".session", { state: "detached" });
-  assert.match(await state(page, "search-state"), /is disconnected\.$/);
+  assert.match(await state(page, "search-state"), /^Session \S+ of .*Radia\d* is disconnected\.$/);
   assert.equal(await page.evaluate(() => document.activeElement.id), "search-state");
   await page.waitForFunction((count) => document.querySelector("#card-sessions .value").textContent === count, String(CROWD - 1));
   clients.splice(72, 1);
@@ -298,10 +293,14 @@ test("a lost connection is said, and made again", async () => {
   await page.waitForSelector("body[data-phase=lost]");
   assert.equal(await state(page, "state"), "Connection lost, trying again");
   assert.match(await page.title(), /^\(Connection lost/);
+  await search(page, "Radia72");
+  assert.equal(await state(page, "search-state"), "The server does not answer.");
   clients.length = 0;
   await startServer();
   await page.waitForSelector("body[data-phase=live]", { timeout: RECOVERY_MS });
   await page.waitForFunction(() => document.querySelector("#card-sessions .value").textContent === "0");
+  // What was wrong is over.
+  assert.equal(await state(page, "search-state"), "");
   // What the browser itself says about the connections that were refused meanwhile.
   errors.splice(0, errors.length, ...errors.filter((text) => !/ERR_CONNECTION_REFUSED|ERR_EMPTY_RESPONSE|WebSocket connection/.test(text)));
   await page.context().close();

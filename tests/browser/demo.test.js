@@ -2,6 +2,7 @@
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
+import { assertAccessible } from "./support/axe.js";
 import { launch, openWindow } from "./support/chromium.js";
 import { Ringcable, freePort } from "./support/server.js";
 
@@ -56,6 +57,148 @@ test("a visitor without a name is asked for one", async () => {
   assert.equal(await page.textContent("#my-name"), "Radia");
   await page.context().close();
 });
+
+test("whoever changes the name can leave it as it was", async () => {
+  const page = await enter("Ada");
+  const changing = () => page.locator("#join[open]");
+
+  await page.click("#change-name");
+  assert.equal(await page.textContent("#join-submit"), "Save");
+  await page.keyboard.press("Escape");
+  await changing().waitFor({ state: "detached" });
+  await page.click("#change-name");
+  await page.click("text=Cancel");
+  await changing().waitFor({ state: "detached" });
+  // The same name is no new one: what has been written stays.
+  await page.fill("#composer-text", "half a sentence");
+  await page.click("#change-name");
+  await page.click("text=Save");
+  await changing().waitFor({ state: "detached" });
+  assert.equal(await page.inputValue("#composer-text"), "half a sentence");
+  assert.equal(await page.textContent("#my-name"), "Ada");
+
+  await page.click("#change-name");
+  await page.fill("#join-name", "Grace");
+  await page.keyboard.press("Enter");
+  await page.waitForFunction(() => document.getElementById("my-name").textContent === "Grace");
+  await page.context().close();
+});
+
+test("a first visitor cannot leave without a name", async () => {
+  const page = await openWindow(browser, base, { errors });
+  await page.waitForSelector("#join[open]");
+  assert.equal(await page.locator("#join-cancel:visible").count(), 0);
+  await page.keyboard.press("Escape");
+  await page.keyboard.press("Escape");
+  assert.equal(await page.locator("#join[open]").count(), 1);
+  await page.context().close();
+});
+
+/** With SHOTS=<folder>: how the page looks, with and without the panel, in both schemes. For the eye. */
+async function takeShots(page, name) {
+  if (!process.env.SHOTS) return;
+  for (const colorScheme of ["light", "dark"]) {
+    await page.emulateMedia({ colorScheme });
+    await page.screenshot({ path: `${process.env.SHOTS}/${name}-${colorScheme}.png` });
+    await page.click("#toggle-live");
+    await page.screenshot({ path: `${process.env.SHOTS}/${name}-${colorScheme}-live.png` });
+    await page.click("#toggle-live");
+  }
+}
+
+const PHONES = [[390, 844], [320, 568], [768, 1024], [844, 390]];
+
+/** What a finger meets in the middle of an element: itself, or the id of what lies over it. */
+const meets = (page, selector) => page.evaluate((wanted) => {
+  const node = document.querySelector(wanted);
+  const { x, y, width, height } = node.getBoundingClientRect();
+  const met = document.elementFromPoint(x + width / 2, y + height / 2);
+  return node.contains(met) || `${met?.tagName} ${met?.id} ${met?.className}`;
+}, selector);
+const panelIsOpen = (page) => page.locator("#live").isVisible();
+
+for (const [width, height] of PHONES) {
+  test(`the live panel opens and closes at ${width}x${height}`, async () => {
+    const page = await enter("Ada", { viewport: { width, height }, hasTouch: true });
+    const button = page.locator("#toggle-live");
+    const open = async () => {
+      await button.tap();
+      assert.equal(await panelIsOpen(page), true);
+      assert.equal(await button.getAttribute("aria-expanded"), "true");
+    };
+    const assertClosed = async (how) => {
+      assert.equal(await panelIsOpen(page), false, how);
+      assert.equal(await button.getAttribute("aria-expanded"), "false", how);
+    };
+    assert.equal(await panelIsOpen(page), false);
+
+    await open();
+    assert.equal(await page.locator("#shade").isVisible(), true);
+    const panel = await page.locator("#live").boundingBox();
+    const { y, height: tall } = await button.boundingBox();
+    assert.ok(panel.y >= y + tall, `the panel starts at ${panel.y}, the button ends at ${y + tall}`);
+    assert.ok(panel.height > 60 && panel.y + panel.height <= height && panel.x >= 0 && panel.x + panel.width <= width, JSON.stringify(panel));
+    for (const selector of ["#toggle-live", "#composer-text", ".send"]) assert.equal(await meets(page, selector), true, selector);
+
+    await button.tap();
+    await assertClosed("by the button");
+    await open();
+    await page.keyboard.press("Escape");
+    await assertClosed("by Esc");
+    assert.equal(await page.evaluate(() => document.activeElement.id), "toggle-live");
+    await open();
+    await page.touchscreen.tap(panel.x - 20, panel.y + panel.height / 2);
+    await assertClosed("by a tap beside it");
+    await open();
+    await page.tap("#live .connection strong");
+    assert.equal(await panelIsOpen(page), true, "a tap into it");
+    await page.tap("#composer-text");
+    await assertClosed("by a tap on the composer");
+    assert.equal(await page.evaluate(() => document.activeElement.id), "composer-text");
+    await takeShots(page, `demo-${width}x${height}`);
+    await page.context().close();
+  });
+}
+
+test("beside the chat the live panel stays open when the chat is clicked", async () => {
+  const page = await enter("Ada", { viewport: { width: 1000, height: 700 } });
+  await page.click("#toggle-live");
+  await page.click("#composer-text");
+  assert.equal(await panelIsOpen(page), true);
+  assert.equal(await page.locator("#shade").isVisible(), false);
+  await page.keyboard.press("Escape");
+  assert.equal(await panelIsOpen(page), false);
+  await page.context().close();
+});
+
+test("every room can be scrolled to and read on a phone", async () => {
+  const page = await enter("Ada", { viewport: { width: 390, height: 844 }, hasTouch: true });
+  await page.tap(".room-link >> nth=-1");
+  // Not under the fade at the right edge, which is 28 px wide.
+  await page.waitForFunction(() => {
+    const list = document.querySelector(".rooms").getBoundingClientRect();
+    const name = document.querySelector(".room-link[aria-current] .room-link-name");
+    return name.getBoundingClientRect().right <= list.right - 28 && name.scrollWidth <= name.clientWidth;
+  });
+  await page.context().close();
+});
+
+for (const colorScheme of ["light", "dark"]) {
+  test(`axe-core finds nothing in the ${colorScheme} scheme`, async () => {
+    const page = await enter("Ada", { colorScheme });
+    await assertAccessible(page, `the chat, ${colorScheme}`);
+    if (process.env.SHOTS) await page.screenshot({ path: `${process.env.SHOTS}/demo-1280-${colorScheme}.png` });
+    await page.setViewportSize({ width: 390, height: 844 });
+    await page.click("#toggle-live");
+    await assertAccessible(page, `the live panel on a phone, ${colorScheme}`);
+    await page.keyboard.press("Escape");
+    await page.setViewportSize({ width: 1280, height: 800 });
+    await page.click("#change-name");
+    await assertAccessible(page, `the dialog, ${colorScheme}`);
+    if (process.env.SHOTS) await page.screenshot({ path: `${process.env.SHOTS}/demo-change-name-${colorScheme}.png` });
+    await page.context().close();
+  });
+}
 
 test("two windows chat, see each other, see who types and what is unread", async () => {
   const ada = await enter("Ada", { colorScheme: "light" });
@@ -119,17 +262,31 @@ test("names and messages are text, not markup", async () => {
 test("what is written while the server restarts arrives after it", async () => {
   const page = await enter("Ada");
   const { port } = ringcable;
+  await page.waitForFunction(() => document.getElementById("count-pings").textContent !== "0");
   assert.deepEqual(await ringcable.stop(), { code: 0, signal: null });
   await page.waitForFunction(() => document.body.dataset.phase === "reconnecting");
   await page.fill("#composer-text", "Still there?");
   await page.press("#composer-text", "Enter");
   await page.waitForSelector(".message.underway");
+  // What is known is from before, and looks like it.
+  await page.waitForFunction(() => /^last ping [\d.]+ s ago$/.test(document.getElementById("ping-age").textContent));
+  const dot = () => page.evaluate(() => getComputedStyle(document.querySelector("#people .avatar"), "::after").backgroundColor);
+  const away = await dot();
+  await page.setViewportSize({ width: 390, height: 844 });
+  await page.click("#toggle-live");
+  assert.equal(await page.locator("#banner").isVisible(), true);
+  assert.equal(await meets(page, "#banner"), true);
+  if (process.env.SHOTS) await page.screenshot({ path: `${process.env.SHOTS}/demo-phone-down.png` });
+  await page.keyboard.press("Escape");
+  await page.setViewportSize({ width: 1280, height: 800 });
+  if (process.env.SHOTS) await page.screenshot({ path: `${process.env.SHOTS}/demo-down.png` });
 
   ringcable = await Ringcable.start({ port, args: ["--demo", `--port=${port}`, "--host=127.0.0.1"] });
   await page.waitForFunction(() => document.body.dataset.phase === "connected", null, { timeout: RECOVERY_MS });
   await said(page, "Still there?");
   assert.equal(await page.locator(".bubble:text-is('Still there?')").count(), 1);
   assert.equal(await page.textContent("#count-reconnects"), "1");
+  assert.notEqual(await dot(), away);
   await page.context().close();
 });
 

@@ -3,7 +3,7 @@
 import { CARDS, Card, element, fillMinuteTable, fillShardTable } from "./charts.js";
 import { Cable } from "./cable.js";
 import { History, clock, duration } from "./figures.js";
-import { ask, startSessions } from "./sessions.js";
+import { ask, serverIsBack, startSessions } from "./sessions.js";
 
 const IDENTIFIER = '{"channel":"ringcable:console"}';
 const STATES = { connecting: "Connecting", live: "Live", lost: "Connection lost, trying again" };
@@ -19,6 +19,7 @@ function showPhase(phase) {
   $("state").textContent = STATES[phase];
   document.title = phase === "live" ? "ringcable console" : `(${STATES[phase]}) ringcable console`;
   // The login may have ended: the answer says so, and leads to the form.
+  if (phase === "live") serverIsBack();
   if (phase === "lost") loadRecords().catch(() => {});
 }
 

@@ -78,6 +78,7 @@ export function percentile(counts, boundsMicros, part) {
 
 const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
+const two = new Intl.NumberFormat("en", { maximumSignificantDigits: 2 });
 const tenths = new Intl.NumberFormat("en", { maximumFractionDigits: 1 });
 const compact = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
 
@@ -90,7 +91,7 @@ export function rateText(value) {
 
 export function bytes(value) {
   if (value === null) return "–";
-  const units = ["B", "KB", "MB", "GB", "TB"];
+  const units = ["B", "kB", "MB", "GB", "TB"];
   let unit = 0;
   while (value >= 1000 && unit < units.length - 1) {
     value /= 1000;
@@ -101,7 +102,9 @@ export function bytes(value) {
 
 export function millis(value) {
   if (value === null) return "–";
-  return value >= 1000 ? `${short.format(value / 1000)} s` : `${short.format(value)} ms`;
+  // Two digits: a third one is noise, and does not fit into its card. From 100 ms on, whole ones.
+  const digits = (number) => (number >= 100 ? whole : two).format(number);
+  return value >= 1000 ? `${digits(value / 1000)} s` : `${digits(value)} ms`;
 }
 
 export function duration(seconds) {

@@ -128,11 +128,20 @@ function clear(text) {
 
 // ---- disconnect ----
 
+// Who it is, in a few words, as far as the app has said.
+const nameOf = ({ identifiers }) => pairs(identifiers).map(([, value]) => value).join(", ") || "nobody by name";
+
+// What was wrong with an answer is over when the server is there again.
+export function serverIsBack() {
+  for (const id of ["search-state", "publish-state"]) if ($(id).classList.contains("wrong")) say(id, "");
+}
+
 let chosen;
 
 function confirmDisconnect(session, item, button) {
   chosen = { session, item, button };
-  $("disconnect-who").textContent = session.sid;
+  $("disconnect-sid").textContent = session.sid;
+  $("disconnect-who").textContent = nameOf(session);
   $("disconnect").returnValue = "";
   $("disconnect").showModal();
 }
@@ -143,7 +152,7 @@ async function disconnect() {
   const { shard, slot, generation, sid } = session;
   try {
     await ask("/_console/disconnect", { shard, slot, generation, sid, reconnect: $("reconnect").checked });
-    say("search-state", `Session ${sid} is disconnected.`);
+    say("search-state", `Session ${sid} of ${nameOf(session)} is disconnected.`);
   } catch (error) {
     say("search-state", error.message, true);
     return button.focus();

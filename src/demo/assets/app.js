@@ -26,15 +26,27 @@ async function chooseName() {
   return known || askForName();
 }
 
-function askForName(current = "") {
+// Resolves with a name; with null when somebody who has one leaves the dialog without another.
+function askForName(current) {
   const dialog = $("join");
   const input = $("join-name");
-  input.value = current || suggestName();
-  dialog.addEventListener("cancel", (event) => event.preventDefault());
+  const change = current !== undefined;
+  $("join-title").textContent = change ? "Change your name" : "Who are you?";
+  $("join-text").textContent = change ? "The page loads again under the new one." : "There are no accounts here: choose a name and walk in.";
+  $("join-submit").textContent = change ? "Save" : "Join the chat";
+  $("join-cancel").hidden = !change;
+  input.value = current ?? suggestName();
+  $("join-cancel").onclick = () => dialog.close("");
+  dialog.returnValue = "";
   dialog.showModal();
   input.select();
   return new Promise((resolve) => {
-    $("join-form").addEventListener("submit", () => resolve(input.value.trim()), { once: true });
+    dialog.onclose = () => {
+      if (dialog.returnValue === "ok") resolve(input.value.trim());
+      else if (change) resolve(null);
+      // Without a name there is no chat to go back to.
+      else dialog.showModal();
+    };
   });
 }
 
@@ -280,6 +292,7 @@ function renderRooms() {
   const focused = document.activeElement?.dataset?.room;
   $("rooms").replaceChildren(...rows);
   if (focused) $("rooms").querySelector(`[data-room="${focused}"]`)?.focus();
+  $("rooms").querySelector("[aria-current]")?.scrollIntoView({ block: "nearest", inline: "nearest" });
   const unread = [...state.rooms.values()].reduce((sum, room) => sum + room.unread, 0);
   document.title = `${unread > 0 ? `(${unread}) ` : ""}${currentRoom()?.name ?? "ringcable"} · ringcable demo`;
 }
@@ -440,7 +453,7 @@ function pinged() {
 
 function renderPingAge() {
   const seconds = live.pingedAt === null ? null : (performance.now() - live.pingedAt) / 1000;
-  $("ping-age").textContent = seconds === null ? "no ping yet" : `last ping ${seconds.toFixed(1)} s ago`;
+  $("ping-age").textContent = seconds === null ? "no ping yet" : `last ping ${seconds.toFixed(seconds < 60 ? 1 : 0)} s ago`;
 }
 
 function bytes(count) {
@@ -450,6 +463,24 @@ function bytes(count) {
 }
 
 const milliseconds = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
+
+// In a narrow window the panel is opened by its button: beside the chat, or over the messages where there is no room.
+const OVER_THE_MESSAGES = matchMedia("(max-width: 900px)");
+const livePanelIsOpen = () => document.body.classList.contains("live-open");
+const livePanelIsOver = () => livePanelIsOpen() && OVER_THE_MESSAGES.matches;
+
+function showLivePanel(open) {
+  document.body.classList.toggle("live-open", open);
+  $("toggle-live").setAttribute("aria-expanded", open);
+  placeLivePanel();
+}
+
+// It covers the messages and nothing else: the button, the banner and the composer stay where they can be reached.
+function placeLivePanel() {
+  const { top, right, bottom, left } = $("scroll").getBoundingClientRect();
+  const edges = { top, right: innerWidth - right, bottom: innerHeight - bottom, left };
+  for (const [edge, pixels] of Object.entries(edges)) document.body.style.setProperty(`--messages-${edge}`, `${pixels}px`);
+}
 
 // ---- wiring -------------------------------------------------------------------------------------------------------
 
@@ -466,7 +497,10 @@ setInterval(renderPingAge, 200);
 setInterval(() => roomSubscriptions.presence?.perform("refresh"), PRESENCE_REFRESH_MS);
 
 $("scroll").addEventListener("scroll", scrolled, { passive: true });
-new ResizeObserver(() => atEnd && scrollToEnd()).observe($("scroll"));
+new ResizeObserver(() => {
+  if (atEnd) scrollToEnd();
+  placeLivePanel();
+}).observe($("scroll"));
 
 const text = $("composer-text");
 $("composer").addEventListener("submit", (event) => {
@@ -496,11 +530,19 @@ $("second-window").addEventListener("click", () => {
 });
 $("change-name").addEventListener("click", async () => {
   const name = await askForName(state.me.name);
+  if (name === null || name === state.me.name) return;
   location.assign(`/?name=${encodeURIComponent(name)}`);
 });
-$("toggle-live").addEventListener("click", () => {
-  const open = document.body.classList.toggle("live-open");
-  $("toggle-live").setAttribute("aria-expanded", open);
+$("toggle-live").addEventListener("click", () => showLivePanel(!livePanelIsOpen()));
+// A tap beside the panel closes it and does what it does anyway: the composer gets the cursor at once.
+document.addEventListener("pointerdown", ({ target }) => {
+  if (livePanelIsOver() && !target.closest("#live, #toggle-live")) showLivePanel(false);
+});
+document.addEventListener("keydown", ({ key }) => {
+  // In the dialog Esc is the dialog's.
+  if (key !== "Escape" || $("join").open || !livePanelIsOpen()) return;
+  showLivePanel(false);
+  $("toggle-live").focus();
 });
 
 renderPhase();

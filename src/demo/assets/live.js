@@ -24,7 +24,6 @@ export class Live extends EventTarget {
 
   closed() {
     this.subscriptions.clear();
-    this.pingedAt = null;
     if (this.phase !== "refused") this.#enter(this.#welcomed ? "reconnecting" : "connecting");
   }
 
