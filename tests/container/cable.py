@@ -14,7 +14,7 @@ TEXT, CLOSE, PING = 1, 8, 9
 class Cable:
     """One connection. Raises ConnectionError when it ends while something is waited for."""
 
-    def __init__(self, port, path="/cable", cookie=None):
+    def __init__(self, port, path="/cable", cookie=None, origin=None):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECS)
         self.received = b""
         self.close_code = None
@@ -27,6 +27,7 @@ class Cable:
             f"Sec-WebSocket-Key: {base64.b64encode(os.urandom(16)).decode()}",
             "Sec-WebSocket-Protocol: actioncable-v1-json",
             *([f"Cookie: {cookie}"] if cookie else []),
+            *([f"Origin: {origin}"] if origin else []),
         ]
         self.socket.sendall("\r\n".join([*head, "", ""]).encode())
         while b"\r\n\r\n" not in self.received:

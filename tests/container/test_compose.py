@@ -15,6 +15,7 @@ from cable import Cable
 from support import ROOT, eventually, run, status
 
 PORT = 8088
+PAGE = f"http://localhost:{PORT}"
 COMPOSE = ROOT / "deploy/compose"
 
 
@@ -84,7 +85,7 @@ class Topology(unittest.TestCase):
 
         ann, bob = visit(), visit()
         self.assertNotEqual(ann, bob)
-        with Cable(PORT, cookie=ann) as first, Cable(PORT, cookie=bob) as second:
+        with Cable(PORT, cookie=ann, origin=PAGE) as first, Cable(PORT, cookie=bob, origin=PAGE) as second:
             for cable in [first, second]:
                 cable.subscribe(channel="RoomChannel")
             self.assertEqual(status(f"http://127.0.0.1:{PORT}/messages", b"hello", Cookie=ann), 201)
@@ -92,9 +93,14 @@ class Topology(unittest.TestCase):
                 message = cable.next(lambda message: "message" in message)["message"]
                 self.assertEqual(message, {"from": ann.partition("=")[2], "text": "hello"})
 
-        with Cable(PORT) as stranger:
+        with Cable(PORT, origin=PAGE) as stranger:
             refusal = stranger.next(lambda message: message.get("type") == "disconnect")
             self.assertEqual((refusal["reason"], refusal["reconnect"]), ("unauthorized", False))
+        with self.assertRaisesRegex(ConnectionError, "403"):
+            Cable(PORT, cookie=ann, origin="https://evil.example.net")
+        # What a user sees first: nothing is wrong.
+        eventually("the check of the start", lambda: "answers, the path and the secret are right" in stack.log("anycable"))
+        self.assertNotIn("Traceback", stack.log("web"))
         # Caddy hands nothing but /cable to ringcable: neither health nor broadcasts are reachable through it.
         self.assertEqual(status(f"http://127.0.0.1:{PORT}/_broadcast", b"{}"), 401)
         self.assertEqual(status(f"http://127.0.0.1:{PORT}/health"), 404)

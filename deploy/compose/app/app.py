@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """What Rails does beside ringcable, in one file: logs a visitor in by cookie, answers the RPC calls, broadcasts.
 
-    ANYCABLE_SECRET=… ANYCABLE_BROADCAST_URL=http://anycable:8080/_broadcast python3 app.py     serves on :3000 (PORT)
+    ANYCABLE_SECRET=… ANYCABLE_HTTP_BROADCAST_URL=http://anycable:8080/_broadcast python3 app.py     serves on :3000 (PORT)
     python3 app.py --check                                                                      asks that server for /up
 
 One room, one channel, no storage. It keeps to what Rails does where ringcable can see it: tokens derived from the
@@ -56,7 +56,7 @@ def token(label):
 
 def broadcast(stream, message):
     request = urllib.request.Request(
-        os.environ["ANYCABLE_BROADCAST_URL"],
+        os.environ["ANYCABLE_HTTP_BROADCAST_URL"],
         data=json.dumps({"stream": stream, "data": json.dumps(message)}).encode(),
         headers={"Content-Type": "application/json", "Authorization": f"Bearer {token('broadcast-cable')}"},
     )
@@ -135,6 +135,9 @@ class App(http.server.BaseHTTPRequestHandler):
             return self.answer(401)
         if name not in CALLS:
             return self.answer(404)
+        # ringcable's check at its start sends nothing else than the token, and the Ruby side answers this.
+        if not body:
+            return self.answer(422, b"Empty request body")
         return self.answer(200, json.dumps(CALLS[name](json.loads(body))).encode(), "application/json")
 
 
@@ -142,8 +145,8 @@ def main():
     if sys.argv[1:] == ["--check"]:
         with urllib.request.urlopen(f"http://127.0.0.1:{PORT}/up", timeout=2):
             return
-    if not os.environ.get("ANYCABLE_SECRET") or not os.environ.get("ANYCABLE_BROADCAST_URL"):
-        sys.exit("set ANYCABLE_SECRET and ANYCABLE_BROADCAST_URL")
+    if not os.environ.get("ANYCABLE_SECRET") or not os.environ.get("ANYCABLE_HTTP_BROADCAST_URL"):
+        sys.exit("set ANYCABLE_SECRET and ANYCABLE_HTTP_BROADCAST_URL")
     http.server.ThreadingHTTPServer(("", PORT), App).serve_forever()
 
 
