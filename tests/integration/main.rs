@@ -69,6 +69,7 @@ mod logs;
 mod metrics;
 mod options;
 mod outputs;
+mod origins;
 mod pings;
 mod pubsub;
 mod reporting;
