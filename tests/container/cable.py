@@ -14,7 +14,7 @@ TEXT, CLOSE, PING = 1, 8, 9
 class Cable:
     """One connection. Raises ConnectionError when it ends while something is waited for."""
 
-    def __init__(self, port, path="/cable", cookie=None, origin=None):
+    def __init__(self, port, path="/cable", cookie=None, origin=None, sid=None):
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=PATIENCE_SECS)
         self.received = b""
         self.close_code = None
@@ -28,6 +28,7 @@ class Cable:
             "Sec-WebSocket-Protocol: actioncable-v1-json",
             *([f"Cookie: {cookie}"] if cookie else []),
             *([f"Origin: {origin}"] if origin else []),
+            *([f"X-Request-ID: {sid}"] if sid else []),
         ]
         self.socket.sendall("\r\n".join([*head, "", ""]).encode())
         while b"\r\n\r\n" not in self.received:
@@ -44,10 +45,11 @@ class Cable:
 
     def send(self, message):
         payload = json.dumps(message).encode()
-        assert len(payload) < 126, "longer frames are not needed here"
+        assert len(payload) < 65536, "longer frames are not needed here"
+        length = bytes([0x80 | TEXT]) + (bytes([0x80 | len(payload)]) if len(payload) < 126 else struct.pack("!BH", 0xFE, len(payload)))
         mask = os.urandom(4)
         masked = bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
-        self.socket.sendall(bytes([0x80 | TEXT, 0x80 | len(payload)]) + mask + masked)
+        self.socket.sendall(length + mask + masked)
 
     def next(self, matches):
         """The next message that `matches`; pings and others are skipped."""
