@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use crate::report::{Stored, number};
 use crate::scenarios::churn::CASE as CHURN;
 use crate::scenarios::storm::{CASE_FAST_APP, CASE_RPC};
+use crate::scenarios::unfair;
 
 enum Goal {
     AtMost(f64),
@@ -35,6 +36,17 @@ struct Bar {
     metric: &'static str,
     goal: Goal,
     moonshot: Option<Goal>,
+    /// As it is called in results.
+    server: &'static str,
+}
+
+impl Bar {
+    const fn on_epoll(self) -> Self {
+        Self {
+            server: "ringcable epoll",
+            ..self
+        }
+    }
 }
 
 use Goal::{AtLeast, AtMost};
@@ -52,6 +64,7 @@ const fn bar(
         metric,
         goal,
         moonshot,
+        server: "ringcable",
     }
 }
 
@@ -216,6 +229,84 @@ const BARS: &[Bar] = &[
         AtMost(1.05),
         None,
     ),
+    bar(
+        "one client sends flat out, the worst flood: the others' ping p99, ms",
+        ["unfair", "1 attacker: the worst of all", unfair::PING],
+        AtMost(10.0),
+        None,
+    ),
+    bar(
+        "100 clients do: the same",
+        ["unfair", "100 attackers: the worst of all", unfair::PING],
+        AtMost(25.0),
+        None,
+    ),
+    bar(
+        "the same: `/health` p99, ms",
+        ["unfair", "100 attackers: the worst of all", unfair::HEALTH],
+        AtMost(20.0),
+        None,
+    ),
+    bar(
+        "the same: a publication's 201 p99, ms",
+        ["unfair", "100 attackers: the worst of all", unfair::TAKEN],
+        AtMost(50.0),
+        None,
+    ),
+    bar(
+        "the same: Action Cable pings off their time by at most, ms",
+        ["unfair", "100 attackers: the worst of all", unfair::PINGS],
+        AtMost(100.0),
+        None,
+    ),
+    bar(
+        "the same: newcomers' welcome p99, ms",
+        ["unfair", "100 attackers: the worst of all", unfair::WELCOME],
+        AtMost(1_000.0),
+        None,
+    ),
+    bar(
+        "one client sends flat out, the worst flood, epoll: the others' ping p99, ms",
+        ["unfair", "1 attacker: the worst of all", unfair::PING],
+        AtMost(10.0),
+        None,
+    )
+    .on_epoll(),
+    bar(
+        "100 clients do, epoll: the same",
+        ["unfair", "100 attackers: the worst of all", unfair::PING],
+        AtMost(25.0),
+        None,
+    )
+    .on_epoll(),
+    bar(
+        "the same: `/health` p99, ms",
+        ["unfair", "100 attackers: the worst of all", unfair::HEALTH],
+        AtMost(20.0),
+        None,
+    )
+    .on_epoll(),
+    bar(
+        "the same: a publication's 201 p99, ms",
+        ["unfair", "100 attackers: the worst of all", unfair::TAKEN],
+        AtMost(50.0),
+        None,
+    )
+    .on_epoll(),
+    bar(
+        "the same: Action Cable pings off their time by at most, ms",
+        ["unfair", "100 attackers: the worst of all", unfair::PINGS],
+        AtMost(100.0),
+        None,
+    )
+    .on_epoll(),
+    bar(
+        "the same: newcomers' welcome p99, ms",
+        ["unfair", "100 attackers: the worst of all", unfair::WELCOME],
+        AtMost(1_000.0),
+        None,
+    )
+    .on_epoll(),
 ];
 
 /// The table of all bars as Markdown; what was not measured says so.
@@ -231,7 +322,7 @@ pub fn markdown() -> String {
                 row.server == server && row.case == bar.case && row.metric == bar.metric
             })
         };
-        let (measured, peer) = (row("ringcable"), row("peer"));
+        let (measured, peer) = (row(bar.server), row("peer"));
         let verdict = match measured.map(|row| row.median()) {
             None => "",
             Some(value) if bar.moonshot.as_ref().is_some_and(|goal| goal.is_met(value)) => {

@@ -6,6 +6,7 @@ use std::net::{SocketAddrV4, TcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
+use flate2::{Compress, Compression, FlushCompress};
 use memchr::memmem;
 use rustls::{ClientConfig, StreamOwned};
 
@@ -15,6 +16,8 @@ use crate::tls;
 pub const OPCODE_TEXT: u8 = 0x1;
 pub const OPCODE_PING: u8 = 0x9;
 pub const OPCODE_PONG: u8 = 0xa;
+/// The bit of a frame's first byte that says: deflated.
+pub const COMPRESSED: u8 = 0x40;
 const READ_BYTES: usize = 16 * 1024;
 
 /// A connection to a server, encrypted or not.
@@ -49,6 +52,17 @@ pub fn upgrade_request(address: SocketAddrV4, target: &str, lines: &str) -> Stri
 /// The text of a command that has an identifier and nothing else.
 pub fn command(command: &str, identifier: &str) -> String {
     serde_json::json!({ "command": command, "identifier": identifier }).to_string()
+}
+
+/// As permessage-deflate wants it: raw, ended by a flush of which the last four bytes are left out.
+pub fn deflated(message: &[u8], level: Compression) -> Vec<u8> {
+    let mut compressed = Vec::with_capacity(message.len() / 100 + 1_000);
+    Compress::new(level, false)
+        .compress_vec(message, &mut compressed, FlushCompress::Sync)
+        .expect("there is room");
+    assert!(compressed.ends_with(&[0, 0, 0xff, 0xff]), "it was flushed");
+    compressed.truncate(compressed.len() - 4);
+    compressed
 }
 
 /// An upgraded connection.

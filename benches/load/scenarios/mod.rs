@@ -6,6 +6,7 @@ pub mod drain;
 mod drive;
 pub mod fanout;
 pub mod gate;
+pub mod greedy;
 pub mod idle;
 pub mod limit;
 pub mod profiles;
@@ -55,6 +56,11 @@ pub const SCENARIOS: &[Scenario] = &[
         "unfair",
         "clients that send flat out: what the others on their shard still get",
         unfair::run,
+    ),
+    scenario(
+        "greedy",
+        "clients that make the server hold much: memory for each of them",
+        greedy::run,
     ),
     scenario(
         "limit",

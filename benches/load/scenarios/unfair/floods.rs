@@ -4,13 +4,13 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
-use flate2::{Compress, Compression, FlushCompress};
+use flate2::Compression;
 use hmac::{Hmac, Mac as _};
 use serde_json::json;
 use sha2::Sha256;
 
 use crate::fleet::client_frame;
-use crate::websocket::{OPCODE_PING, OPCODE_PONG, OPCODE_TEXT, command};
+use crate::websocket::{COMPRESSED, OPCODE_PING, OPCODE_PONG, OPCODE_TEXT, command, deflated};
 
 /// What a flood is made of is repeated up to this, so that one write carries much.
 const BLOCK_BYTES: usize = 64 * 1024;
@@ -27,7 +27,6 @@ const IDENTIFIERS_OF_MANY: usize = 400;
 const WHISPER_LISTENERS: usize = 4;
 const STREAMS_SECRET: &str = "a secret of nobody";
 const FIN: u8 = 0x80;
-const COMPRESSED: u8 = 0x40;
 
 /// What a server must offer for a flood.
 #[derive(Clone, Copy, Default)]
@@ -227,20 +226,12 @@ fn compressed(count: usize, bytes: usize) -> Vec<Part> {
         identifiers: Vec::new(),
         compression: true,
     };
-    let mut frame = frame(OPCODE_TEXT, &deflated(message.as_bytes()));
+    let mut frame = frame(
+        OPCODE_TEXT,
+        &deflated(message.as_bytes(), Compression::best()),
+    );
     frame[0] |= COMPRESSED;
     vec![part(entry, &frame, 1, true); count]
-}
-
-/// As permessage-deflate wants it: raw, ended by a flush of which the last four bytes are left out.
-fn deflated(message: &[u8]) -> Vec<u8> {
-    let mut compressed = Vec::with_capacity(message.len() / 500 + 1_000);
-    Compress::new(Compression::best(), false)
-        .compress_vec(message, &mut compressed, FlushCompress::Sync)
-        .expect("there is room");
-    assert!(compressed.ends_with(&[0, 0, 0xff, 0xff]), "it was flushed");
-    compressed.truncate(compressed.len() - 4);
-    compressed
 }
 
 /// One message after the other, each in many frames.

@@ -20,7 +20,7 @@ use crate::app::App;
 use crate::options::Options;
 use crate::peer::{Peer, Target, public_flags};
 use crate::process;
-use crate::report::{Report, number};
+use crate::report::{Report, Row, number};
 use crate::tables;
 use crate::tls::Certificate;
 use attack::{Attack, Done};
@@ -32,8 +32,6 @@ pub use gate::run as run_gate;
 const SECONDS: u64 = 5;
 const ATTACKERS: [usize; 2] = [1, 100];
 const WARM_UP: Duration = Duration::from_secs(1);
-/// Between two looks at the server's memory.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(20);
 /// The app is as nice as half of the attackers' niceness: it is no probe, and attackers must not starve it.
 const APP_NICENESS: i32 = attack::NICENESS / 2;
 
@@ -85,7 +83,7 @@ pub fn group(attackers: usize) -> String {
 }
 
 /// The case of the largest value of each figure over all floods.
-pub const WORST: &str = "the worst of all";
+const WORST: &str = "the worst of all";
 
 pub fn run(options: &Options) {
     let counts = match options.attackers.as_slice() {
@@ -155,17 +153,13 @@ fn measure(
     };
     let probes = Probes::connect(&scene);
     let before = process::rss(peer.pid());
+    process::reset_peak(peer.pid());
     let attack = Attack::start(&scene, (flood.parts)(attackers));
     thread::sleep(warm_up);
     let (begun, done) = (Instant::now(), attack.done());
     let (cpu, waited) = (peer.cpu(), process::waited(peer.pid()));
-    let mut grown_bytes = 0;
-    let mut look = || {
-        thread::sleep(BETWEEN_LOOKS);
-        grown_bytes = grown_bytes.max(process::rss(peer.pid()).saturating_sub(before));
-    };
     let mut at_the_end = (Done::default(), 0.0, Duration::ZERO, Duration::ZERO);
-    let seen = probes.measure(time, &mut look, || {
+    let seen = probes.measure(time, || {
         at_the_end = (
             attack.done().since(done),
             begun.elapsed().as_secs_f64(),
@@ -181,7 +175,7 @@ fn measure(
         seconds,
         cpu: cpu.as_secs_f64() / seconds,
         waited: waited.as_secs_f64() / seconds,
-        grown_bytes,
+        grown_bytes: process::peak_rss(peer.pid()).saturating_sub(before),
     }
 }
 
@@ -272,26 +266,36 @@ fn tell_worst(report: &mut Report, options: &Options, attackers: usize) {
     }
 }
 
-/// Which bars were missed, in words.
+/// Which bars were missed: a line for each case and server.
 fn tell_missed(report: &Report, counts: &[usize]) {
     println!();
     for count in counts {
         let begin = format!("{}: ", group(*count));
-        for row in report.rows() {
-            let Some(bar) = BARS.iter().find(|bar| bar.metric == row.metric) else {
-                continue;
-            };
-            let most = if *count == 1 { bar.one } else { bar.many };
-            if row.case.starts_with(&begin) && !row.case.ends_with(WORST) && row.median() > most {
-                println!(
-                    "missed: {}, {}: {} is {}, at most {}",
-                    row.case,
-                    row.server,
-                    row.metric,
-                    number(row.median()),
-                    number(most)
-                );
+        let of_count = |row: &&Row| row.case.starts_with(&begin) && !row.case.ends_with(WORST);
+        let rows: Vec<&Row> = report.rows().iter().filter(of_count).collect();
+        for rows in
+            rows.chunk_by(|one, other| (&one.case, &one.server) == (&other.case, &other.server))
+        {
+            let missed: Vec<String> = rows.iter().filter_map(|row| missed(row, *count)).collect();
+            if !missed.is_empty() {
+                let (case, server) = (&rows[0].case, &rows[0].server);
+                println!("missed: {case}, {server}: {}", missed.join(", "));
             }
         }
     }
+}
+
+/// The figure with its bar, when that is missed.
+fn missed(row: &Row, attackers: usize) -> Option<String> {
+    let bar = BARS.iter().find(|bar| bar.metric == row.metric)?;
+    let most = if attackers == 1 { bar.one } else { bar.many };
+    let text = || {
+        format!(
+            "{} {} (≤ {})",
+            bar.metric,
+            number(row.median()),
+            number(most)
+        )
+    };
+    (row.median() > most).then(text)
 }

@@ -68,6 +68,8 @@ type Ask = Box<dyn FnMut(&mut dyn FnMut(Figure)) -> io::Result<()> + Send>;
 
 struct Probe {
     interval: Duration,
+    /// What `ask` tells of.
+    figures: &'static [Figure],
     ask: Ask,
 }
 
@@ -100,6 +102,7 @@ impl Probes {
     /// # Panics
     /// When the server does not let them in: there is nothing to measure then.
     pub fn connect(scene: &Scene) -> Self {
+        use Figure::{Delivered, FreshHealth, Health, Nothing, Ping, Subscribe, Taken, Welcome};
         let ready = || -> io::Result<(Vec<Probe>, Vec<Watcher>)> {
             let mut watchers = Vec::new();
             for _ in 0..WATCHERS {
@@ -107,15 +110,15 @@ impl Probes {
                 thread::sleep(STAGGER);
             }
             let mut probes = vec![
-                probe(10, Box::new(|tell| Ok(tell(Figure::Nothing)))),
-                probe(25, subscribe(scene)?),
-                probe(20, health(scene)?),
-                probe(50, fresh_health(scene)),
-                probe(50, broadcast(scene)?),
-                probe(100, newcomer(scene)),
+                probe(10, &[Nothing], Box::new(|tell| Ok(tell(Nothing)))),
+                probe(25, &[Subscribe], subscribe(scene)?),
+                probe(20, &[Health], health(scene)?),
+                probe(50, &[FreshHealth], fresh_health(scene)),
+                probe(50, &[Taken, Delivered], broadcast(scene)?),
+                probe(100, &[Welcome], newcomer(scene)),
             ];
             for _ in 0..PINGERS {
-                probes.push(probe(10, ping(scene)?));
+                probes.push(probe(10, &[Ping], ping(scene)?));
             }
             Ok((probes, watchers))
         };
@@ -127,14 +130,8 @@ impl Probes {
         }
     }
 
-    /// Asks for `time`, then waits until everything that was asked is answered; `meanwhile` runs in the calling thread until the time
-    /// is over, and `at_the_end` then.
-    pub fn measure(
-        self,
-        time: Duration,
-        mut meanwhile: impl FnMut(),
-        at_the_end: impl FnOnce(),
-    ) -> Seen {
+    /// Asks for `time`, does what `at_the_end` says, then waits until everything that was asked is answered.
+    pub fn measure(self, time: Duration, at_the_end: impl FnOnce()) -> Seen {
         let mut seen = Seen {
             times: vec![Histogram::default(); FIGURES.len()],
             failures: 0,
@@ -154,9 +151,7 @@ impl Probes {
                 })
             })
             .collect();
-        while Instant::now() < end {
-            meanwhile();
-        }
+        thread::sleep(end.saturating_duration_since(Instant::now()));
         at_the_end();
         for pacer in pacers {
             let paced = pacer.join().expect("a probe does not panic");
@@ -166,10 +161,9 @@ impl Probes {
             seen.failures += usize::from(paced.failed);
         }
         for watcher in self.watchers {
-            match watcher.finish(begun) {
-                Some(deviation) => seen.ping_deviation = seen.ping_deviation.max(deviation),
-                None => seen.failures += 1,
-            }
+            let noted = watcher.finish();
+            seen.ping_deviation = seen.ping_deviation.max(noted.deviation(begun));
+            seen.failures += usize::from(noted.failed);
         }
         seen
     }
@@ -180,7 +174,8 @@ struct Paced {
     failed: bool,
 }
 
-/// Asks at all its times between `begun` and `end`, as soon as it can; a probe that fails asks no more.
+/// Asks at all its times between `begun` and `end`, as soon as it can. A probe that fails asks no more; its last question counts as
+/// answered then.
 fn pace(mut probe: Probe, begun: Instant, end: Instant) -> Paced {
     let mut paced = Paced {
         times: vec![Histogram::default(); FIGURES.len()],
@@ -193,16 +188,20 @@ fn pace(mut probe: Probe, begun: Instant, end: Instant) -> Paced {
         let mut tell =
             |figure: Figure| times[figure as usize].record(due.elapsed().as_nanos() as u64);
         if let Err(error) = (probe.ask)(&mut tell) {
-            eprintln!("a probe failed: {error}");
+            eprintln!("a probe of {:?} failed: {error}", probe.figures);
             paced.failed = true;
+            for figure in probe.figures {
+                paced.times[*figure as usize].record(due.elapsed().as_nanos() as u64);
+            }
         }
         due += probe.interval;
     }
     paced
 }
 
-fn probe(interval_millis: u64, ask: Ask) -> Probe {
+fn probe(interval_millis: u64, figures: &'static [Figure], ask: Ask) -> Probe {
     Probe {
+        figures,
         interval: Duration::from_millis(interval_millis),
         ask,
     }
@@ -314,7 +313,7 @@ fn expect(status: u16, wanted: u16) -> io::Result<()> {
 /// Notes when the Action Cable pings of one client come.
 struct Watcher {
     stopping: Arc<AtomicBool>,
-    thread: JoinHandle<Option<Vec<Instant>>>,
+    thread: JoinHandle<Noted>,
 }
 
 impl Watcher {
@@ -332,27 +331,37 @@ impl Watcher {
         Ok(Self { stopping, thread })
     }
 
-    /// The largest distance of a ping from its time, of those since `begun`; `None` when the connection was lost.
-    fn finish(self, begun: Instant) -> Option<Duration> {
+    fn finish(self) -> Noted {
         self.stopping.store(true, Relaxed);
-        let arrivals = self.thread.join().expect("a watcher does not panic")?;
+        self.thread.join().expect("a watcher does not panic")
+    }
+}
+
+/// What a watcher noted.
+#[derive(Default)]
+struct Noted {
+    /// When pings came, and when the watcher failed.
+    moments: Vec<Instant>,
+    failed: bool,
+}
+
+impl Noted {
+    /// The largest distance of a ping from its time, of those since `begun`.
+    fn deviation(&self, begun: Instant) -> Duration {
+        let pairs = self.moments.windows(2).filter(|pair| pair[1] > begun);
         let deviation = |pair: &[Instant]| (pair[1] - pair[0]).abs_diff(WATCHED_INTERVAL);
-        arrivals
-            .windows(2)
-            .filter(|pair| pair[1] > begun)
-            .map(deviation)
-            .max()
+        pairs.map(deviation).max().unwrap_or_default()
     }
 }
 
 /// Until the first ping after the stop: that one says how long nothing had come.
-fn note_pings(mut session: Session, stopping: &AtomicBool) -> Option<Vec<Instant>> {
-    let mut arrivals = Vec::new();
+fn note_pings(mut session: Session, stopping: &AtomicBool) -> Noted {
+    let mut noted = Noted::default();
     loop {
-        session.wait_for(OPCODE_TEXT, br#""ping""#).ok()?;
-        arrivals.push(Instant::now());
-        if stopping.load(Relaxed) {
-            return Some(arrivals);
+        noted.failed = session.wait_for(OPCODE_TEXT, br#""ping""#).is_err();
+        noted.moments.push(Instant::now());
+        if noted.failed || stopping.load(Relaxed) {
+            return noted;
         }
     }
 }

@@ -1,0 +1,191 @@
+//! Greedy clients: they get in, offer bytes until no more are taken, and stay.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use serde_json::json;
+
+use super::ways::{Entry, Offer, Reading, STREAM, Way};
+use crate::peer::Peer;
+use crate::websocket::{OPCODE_TEXT, WebSocket, dial, exchange, upgrade_request};
+
+/// For one client to get in, or one publication to be taken.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// When nothing has been sent for so long, the server takes no more.
+const QUIET: Duration = Duration::from_secs(1);
+/// Whoever still sends then does so for ever.
+const OFFER_MAX: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_millis(1);
+/// What slow readers read, and how often.
+const SLOW_BYTES: usize = 6 * 1024;
+const SLOW_EVERY: Duration = Duration::from_millis(500);
+const READ_BYTES: usize = 256 * 1024;
+
+/// One client that wants much.
+pub struct Greedy {
+    /// `None`: it was not let in, or has left.
+    socket: Option<TcpStream>,
+    offer: Offer,
+    pub sent_bytes: u64,
+    /// When a slow reader reads next.
+    reads_at: Instant,
+}
+
+impl Greedy {
+    /// Lets all clients of a way in. Who is refused is there all the same, without a connection.
+    pub fn enter_all(peer: &Peer, way: &Way) -> Vec<Self> {
+        (0..way.clients)
+            .map(|number| {
+                let offer = (way.offer)(peer.address, number);
+                let socket = enter(peer, &offer).unwrap_or(None);
+                Self {
+                    socket,
+                    offer,
+                    sent_bytes: 0,
+                    reads_at: Instant::now(),
+                }
+            })
+            .collect()
+    }
+
+    /// Whether the server has not ended the connection.
+    pub fn is_open(&self) -> bool {
+        let Some(socket) = &self.socket else {
+            return false;
+        };
+        let ends = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        let mut polled = [PollFd::new(socket, ends)];
+        let now = Timespec {
+            tv_sec: 0,
+            tv_nsec: 0,
+        };
+        poll(&mut polled, Some(&now)).expect("a socket can be polled") == 0
+    }
+
+    /// Sends what is taken now; whether that was anything.
+    fn send(&mut self) -> bool {
+        let Some(socket) = &mut self.socket else {
+            return false;
+        };
+        let rest = &self.offer.bytes[self.sent_bytes as usize..];
+        if rest.is_empty() {
+            return false;
+        }
+        match socket.write(rest) {
+            Ok(written) => {
+                self.sent_bytes += written as u64;
+                written > 0
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(_) => {
+                self.socket = None;
+                false
+            }
+        }
+    }
+
+    fn read(&mut self, buffer: &mut [u8]) {
+        let Some(socket) = &mut self.socket else {
+            return;
+        };
+        let most = match self.offer.reading {
+            Reading::Never => return,
+            Reading::All => buffer.len(),
+            Reading::Slowly if Instant::now() < self.reads_at => return,
+            Reading::Slowly => {
+                self.reads_at = Instant::now() + SLOW_EVERY;
+                SLOW_BYTES
+            }
+        };
+        match socket.read(&mut buffer[..most]) {
+            Ok(0) => self.socket = None,
+            Err(error) if error.kind() != io::ErrorKind::WouldBlock => self.socket = None,
+            _ => {}
+        }
+    }
+}
+
+/// All clients offer what they have until none of it is taken any more, and then stay for `hold`.
+pub fn offer(clients: &mut [Greedy], hold: Duration) {
+    let mut buffer = vec![0; READ_BYTES];
+    let begun = Instant::now();
+    let mut last_sent = begun;
+    let mut stays_until = None;
+    loop {
+        let mut sent = false;
+        for client in &mut *clients {
+            sent |= client.send();
+            client.read(&mut buffer);
+        }
+        let now = Instant::now();
+        if sent {
+            last_sent = now;
+        }
+        if now - last_sent > QUIET || now - begun > OFFER_MAX {
+            stays_until.get_or_insert(now + hold);
+        }
+        if stays_until.is_some_and(|until| now > until) {
+            return;
+        }
+        if !sent {
+            thread::sleep(PAUSE);
+        }
+    }
+}
+
+/// Publishes to the stream of greedy subscriptions, so many times so many bytes.
+pub fn publish(peer: &Peer, times: usize, bytes: usize) {
+    let publish = || -> io::Result<()> {
+        let mut stream = dial(peer.broadcast_address, None, PATIENCE)?;
+        let body = json!({ "stream": STREAM, "data": json!("a".repeat(bytes)).to_string() });
+        let body = body.to_string();
+        let request = format!(
+            "POST /_broadcast HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\r\n{body}",
+            peer.broadcast_address,
+            body.len()
+        );
+        for _ in 0..times {
+            let status = exchange(&mut *stream, request.as_bytes())?;
+            assert_eq!(status, 201, "publications are taken");
+        }
+        Ok(())
+    };
+    if let Err(error) = publish() {
+        eprintln!("a publication failed: {error}");
+    }
+}
+
+fn enter(peer: &Peer, offer: &Offer) -> io::Result<Option<TcpStream>> {
+    let address = match offer.entry {
+        Entry::Broadcasts => peer.broadcast_address,
+        _ => peer.address,
+    };
+    let socket = TcpStream::connect(address)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    let socket = match &offer.entry {
+        Entry::Clients | Entry::Broadcasts => socket,
+        Entry::Session { compression } => {
+            let lines = match compression {
+                true => "Sec-WebSocket-Extensions: permessage-deflate\r\n",
+                false => "",
+            };
+            welcomed(socket, &upgrade_request(address, "/cable", lines))?
+        }
+        Entry::Reset { lines } => {
+            let socket = welcomed(socket, &upgrade_request(address, "/cable", lines))?;
+            rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO))?;
+            return Ok(None);
+        }
+    };
+    socket.set_nonblocking(true)?;
+    Ok(Some(socket))
+}
+
+fn welcomed(socket: TcpStream, request: &str) -> io::Result<TcpStream> {
+    let mut session = WebSocket::open(socket, request)?;
+    session.wait_for(OPCODE_TEXT, b"welcome")?;
+    Ok(session.into_stream())
+}

@@ -1,0 +1,315 @@
+//! The ways in which one client takes much.
+
+use std::net::SocketAddrV4;
+use std::sync::Arc;
+
+use flate2::Compression;
+use serde_json::json;
+
+use crate::fleet::client_frame;
+use crate::websocket::{COMPRESSED, OPCODE_PING, OPCODE_TEXT, command, deflated, upgrade_request};
+
+/// What greedy subscriptions listen to.
+pub const STREAM: &str = "much";
+/// The default of `--max_message_size`, less what stands around an identifier.
+const IDENTIFIER_BYTES: usize = 65_000;
+/// The largest head that servers of this project have ever taken, less a little.
+const HEAD_BYTES: usize = 1_000_000;
+const COOKIE_BYTES: usize = 900_000;
+const SMALL_COOKIE_BYTES: usize = 60_000;
+const FLOOD_BYTES: usize = 3_000_000;
+const EARLY_BYTES: usize = 940_000;
+const MIB: usize = 1024 * 1024;
+/// Fragments and bodies that are begun and not ended.
+const UNFINISHED_BYTES: usize = 65_000;
+const SUBSCRIPTIONS: usize = 4_090;
+
+/// One way of taking much.
+pub struct Way {
+    pub name: &'static str,
+    pub clients: usize,
+    /// Clients are the app's; else everything is open.
+    pub app: bool,
+    pub app_hangs: bool,
+    pub flags: &'static [&'static str],
+    /// What the client with this number does, at this address.
+    pub offer: fn(SocketAddrV4, usize) -> Offer,
+    /// What happens when that is over.
+    pub then: &'static [After],
+}
+
+/// What happens to clients that hold much.
+pub enum After {
+    Publish { times: usize, bytes: usize },
+    Leave,
+}
+
+impl After {
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Publish { .. } => "published to",
+            Self::Leave => "closed",
+        }
+    }
+}
+
+/// What one client does.
+pub struct Offer {
+    pub entry: Entry,
+    /// Sent as far as the server takes it.
+    pub bytes: Arc<[u8]>,
+    pub reading: Reading,
+}
+
+/// How a client gets in.
+pub enum Entry {
+    /// It connects to the port of clients, or to that of broadcasts.
+    Clients,
+    Broadcasts,
+    /// It has its welcome.
+    Session {
+        compression: bool,
+    },
+    /// The same, and is gone by a RST.
+    Reset {
+        lines: String,
+    },
+}
+
+/// How a client takes what the server sends.
+pub enum Reading {
+    Never,
+    All,
+    Slowly,
+}
+
+const SESSION: Entry = Entry::Session { compression: false };
+const COMPRESSING: Entry = Entry::Session { compression: true };
+const WITH_COMPRESSION: &[&str] = &["--enable_ws_compression"];
+const OPEN_STREAMS: &[&str] = &["--public_streams", "--broadcast_adapter=http"];
+
+/// A way without an app, from which the others differ.
+const fn way(name: &'static str, clients: usize, offer: fn(SocketAddrV4, usize) -> Offer) -> Way {
+    Way {
+        name,
+        clients,
+        app: false,
+        app_hangs: false,
+        flags: &[],
+        offer,
+        then: &[],
+    }
+}
+
+pub const WAYS: &[Way] = &[
+    way("idle session", 2_000, |_, _| never(SESSION, Vec::new())),
+    way("silent connection", 1_000, |_, _| {
+        never(Entry::Clients, Vec::new())
+    }),
+    way("half a head of 1 kB", 1_000, |address, _| {
+        never(Entry::Clients, unended_head(address, 1_000))
+    }),
+    way("head of 1 MB, unfinished", 100, |address, _| {
+        never(Entry::Clients, unended_head(address, HEAD_BYTES))
+    }),
+    way("head of 60 kB, unfinished", 200, |address, _| {
+        never(Entry::Clients, unended_head(address, SMALL_COOKIE_BYTES))
+    }),
+    way("X-Request-ID of 1 MB", 50, |address, _| {
+        never(Entry::Clients, long_request_id(address, HEAD_BYTES))
+    }),
+    way("X-Request-ID of 60 kB", 200, |address, _| {
+        never(Entry::Clients, long_request_id(address, SMALL_COOKIE_BYTES))
+    }),
+    way("message of 65 kB, unfinished", 200, |_, _| {
+        let mut frame = Vec::new();
+        client_frame(OPCODE_TEXT, &[b'a'; UNFINISHED_BYTES], &mut frame);
+        frame.truncate(frame.len() - 10);
+        never(SESSION, frame)
+    }),
+    way("body of 65 kB, unfinished", 200, |_, _| {
+        never(Entry::Broadcasts, unended_body("/_broadcast"))
+    }),
+    way("body that nobody reads, unfinished", 200, |_, _| {
+        never(Entry::Clients, unended_body("/health"))
+    }),
+    Way {
+        app: true,
+        app_hangs: true,
+        ..way("commands before the welcome", 50, |address, _| {
+            let mut bytes = upgrade_request(address, "/cable", "").into_bytes();
+            bytes.extend(subscribes(EARLY_BYTES / 1_000, 900));
+            never(Entry::Clients, bytes)
+        })
+    },
+    Way {
+        flags: WITH_COMPRESSION,
+        ..way("bomb of 60 kB for 60 MiB", 25, |_, _| {
+            never(
+                COMPRESSING,
+                compressed(&command("pong", &"a".repeat(60 * MIB))),
+            )
+        })
+    },
+    Way {
+        flags: WITH_COMPRESSION,
+        ..way("bomb of 16 kB for 16 MiB", 25, |_, _| {
+            never(
+                COMPRESSING,
+                compressed(&command("pong", &"a".repeat(16 * MIB - 1_000))),
+            )
+        })
+    },
+    Way {
+        then: &[After::Publish {
+            times: 60,
+            bytes: 8_000,
+        }],
+        ..way("never reads", 1_000, |_, _| {
+            never(SESSION, subscribes(1, 0))
+        })
+    },
+    way("pings, never read", 20, |_, _| never(SESSION, pings())),
+    way("pings, read slowly", 10, |_, _| Offer {
+        reading: Reading::Slowly,
+        ..never(SESSION, pings())
+    }),
+    way("ping commands, never read", 20, |_, _| {
+        let mut frame = Vec::new();
+        client_frame(OPCODE_TEXT, br#"{"command":"ping"}"#, &mut frame);
+        never(SESSION, frame.repeat(FLOOD_BYTES / frame.len()))
+    }),
+    Way {
+        then: &[
+            After::Publish {
+                times: 1,
+                bytes: 10,
+            },
+            After::Leave,
+        ],
+        ..way("4,090 subscriptions of 65 kB", 1, |_, _| Offer {
+            reading: Reading::All,
+            ..never(SESSION, subscribes(SUBSCRIPTIONS, IDENTIFIER_BYTES))
+        })
+    },
+    Way {
+        then: &[After::Leave],
+        ..way("4,090 subscriptions of 65 kB, closed at once", 1, |_, _| {
+            Offer {
+                reading: Reading::All,
+                ..never(SESSION, subscribes(SUBSCRIPTIONS, IDENTIFIER_BYTES))
+            }
+        })
+    },
+    Way {
+        app: true,
+        then: &[After::Leave],
+        ..way("4,090 subscriptions of 65 kB, app", 1, |_, _| Offer {
+            reading: Reading::All,
+            ..never(SESSION, app_subscribes(SUBSCRIPTIONS, IDENTIFIER_BYTES))
+        })
+    },
+    Way {
+        flags: WITH_COMPRESSION,
+        then: &[After::Leave],
+        ..way("100 compressed subscriptions of 16 MiB", 1, |_, _| {
+            let bytes = (0..100).flat_map(|number| {
+                compressed(&command("subscribe", &identifier(number, 16 * MIB - 2_000)))
+            });
+            Offer {
+                reading: Reading::All,
+                ..never(COMPRESSING, bytes.collect())
+            }
+        })
+    },
+    Way {
+        app: true,
+        flags: OPEN_STREAMS,
+        ..way("open with a cookie of 900 kB, RST", 1_000, |_, _| {
+            reset_with_cookie(COOKIE_BYTES)
+        })
+    },
+    Way {
+        app: true,
+        flags: OPEN_STREAMS,
+        ..way("open with a cookie of 60 kB, RST", 5_000, |_, _| {
+            reset_with_cookie(SMALL_COOKIE_BYTES)
+        })
+    },
+];
+
+fn never(entry: Entry, bytes: Vec<u8>) -> Offer {
+    Offer {
+        entry,
+        bytes: bytes.into(),
+        reading: Reading::Never,
+    }
+}
+
+/// A request that lacks its last line, of about so many bytes.
+fn unended_head(address: SocketAddrV4, bytes: usize) -> Vec<u8> {
+    let padding = "a".repeat(bytes.saturating_sub(300));
+    let mut head = upgrade_request(address, "/cable", &format!("X-Padding: {padding}\r\n"));
+    head.truncate(head.len() - 2);
+    head.into_bytes()
+}
+
+fn long_request_id(address: SocketAddrV4, bytes: usize) -> Vec<u8> {
+    let line = format!("X-Request-ID: {}\r\n", "a".repeat(bytes));
+    upgrade_request(address, "/cable", &line).into_bytes()
+}
+
+fn unended_body(path: &str) -> Vec<u8> {
+    let length = UNFINISHED_BYTES + 10;
+    let head =
+        format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+    [head.into_bytes(), vec![b' '; UNFINISHED_BYTES]].concat()
+}
+
+fn pings() -> Vec<u8> {
+    let mut frame = Vec::new();
+    client_frame(OPCODE_PING, b"", &mut frame);
+    frame.repeat(FLOOD_BYTES / frame.len())
+}
+
+/// An identifier of [`STREAM`], about so many bytes longer than it has to be.
+fn identifier(number: usize, bytes: usize) -> String {
+    json!({
+        "channel": "$pubsub", "stream_name": STREAM, "number": number, "padding": "a".repeat(bytes.saturating_sub(100))
+    })
+    .to_string()
+}
+
+fn subscribes(count: usize, identifier_bytes: usize) -> Vec<u8> {
+    frames((0..count).map(|number| command("subscribe", &identifier(number, identifier_bytes))))
+}
+
+fn app_subscribes(count: usize, identifier_bytes: usize) -> Vec<u8> {
+    let padding = "a".repeat(identifier_bytes - 100);
+    frames((0..count).map(|number| {
+        let identifier =
+            json!({ "channel": "GreedyChannel", "number": number, "padding": padding });
+        command("subscribe", &identifier.to_string())
+    }))
+}
+
+fn frames(texts: impl Iterator<Item = String>) -> Vec<u8> {
+    let mut frames = Vec::new();
+    for text in texts {
+        client_frame(OPCODE_TEXT, text.as_bytes(), &mut frames);
+    }
+    frames
+}
+
+fn compressed(text: &str) -> Vec<u8> {
+    let mut frame = Vec::new();
+    let payload = deflated(text.as_bytes(), Compression::fast());
+    client_frame(OPCODE_TEXT, &payload, &mut frame);
+    frame[0] |= COMPRESSED;
+    frame
+}
+
+fn reset_with_cookie(bytes: usize) -> Offer {
+    let lines = format!("Cookie: session={}\r\n", "a".repeat(bytes));
+    never(Entry::Reset { lines }, Vec::new())
+}
