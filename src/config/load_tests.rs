@@ -71,6 +71,7 @@ fn defaults_are_those_of_the_reference() {
         config.runtime,
         RuntimeConfig {
             cores: None,
+            memory: MemoryBound::OfLimit,
             driver: DriverChoice::Auto
         }
     );
@@ -553,6 +554,7 @@ fn everything_else_lands_in_its_place() {
         config.runtime,
         RuntimeConfig {
             cores: Some(2),
+            memory: MemoryBound::OfLimit,
             driver: DriverChoice::Epoll
         }
     );
@@ -610,6 +612,19 @@ fn metrics_by_interval_are_off_unless_asked_for() {
     assert_eq!(on.statsd, Some(statsd));
     let zero = config(&["--metrics_rotate_interval=0"]).metrics;
     assert_eq!(zero.rotate_interval, Duration::from_secs(15));
+}
+
+#[test]
+fn memory_is_bounded_by_a_share_a_number_or_not_at_all() {
+    let bound = |args: &[&str]| config(args).runtime.memory;
+    assert_eq!(bound(&[]), MemoryBound::OfLimit);
+    assert_eq!(bound(&["--memory_bytes_max=-1"]), MemoryBound::OfLimit);
+    assert_eq!(bound(&["--memory_bytes_max=0"]), MemoryBound::None);
+    assert_eq!(
+        bound(&["--memory_bytes_max=50000000"]),
+        MemoryBound::Bytes(50_000_000)
+    );
+    assert!(startup(&[], &["--memory_bytes_max=-2"]).is_err());
 }
 
 #[test]

@@ -247,6 +247,16 @@ pub struct RuntimeConfig {
     /// `--cores`: number of shards; `None` = the CPUs allowed by affinity and cgroup quota.
     pub cores: Option<usize>,
     pub driver: DriverChoice,
+    pub memory: MemoryBound,
+}
+
+/// `--memory_bytes_max`: what may be held for clients and requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemoryBound {
+    /// A share of the memory limit that holds for this process.
+    OfLimit,
+    None,
+    Bytes(usize),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -12,9 +12,9 @@ use super::value::Value;
 use super::{
     ApiConfig, AuthConfig, BroadcastConfig, CheckRequest, Config, ConsoleConfig, DisconnectConfig,
     DisconnectMode, DriverChoice, HttpBroadcastConfig, JwtConfig, LogConfig, LogFormat, LogLevel,
-    MetricsConfig, PingConfig, PingPrecision, RpcConfig, RpcEndpoint, RpcTlsConfig, RuntimeConfig,
-    ServerConfig, ShutdownConfig, StatsdConfig, StatsdTagStyle, StreamsConfig, TlsFiles,
-    WebSocketConfig, is_loopback_host,
+    MemoryBound, MetricsConfig, PingConfig, PingPrecision, RpcConfig, RpcEndpoint, RpcTlsConfig,
+    RuntimeConfig, ServerConfig, ShutdownConfig, StatsdConfig, StatsdTagStyle, StreamsConfig,
+    TlsFiles, WebSocketConfig, is_loopback_host,
 };
 
 /// Port of the HTTP broadcast endpoint without a secret.
@@ -171,6 +171,10 @@ fn runtime(settings: &Settings) -> RuntimeConfig {
             "io_uring" => DriverChoice::IoUring,
             "epoll" => DriverChoice::Epoll,
             _ => DriverChoice::Auto,
+        },
+        memory: match settings.int("memory_bytes_max") {
+            0 => MemoryBound::None,
+            bytes => usize::try_from(bytes).map_or(MemoryBound::OfLimit, MemoryBound::Bytes),
         },
     }
 }

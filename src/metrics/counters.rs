@@ -168,6 +168,10 @@ pub struct ShardMetrics {
     pub write_blocked_total: Counter,
     /// Bytes in all outboxes now; a frame shared by many sessions counts once per session.
     pub outbox_bytes: Gauge,
+    /// Bytes charged to the shard's budget: what it holds for clients and requests; live.
+    pub memory_bytes: Gauge,
+    /// Work refused because the process holds as much as `memory_bytes_max` allows.
+    pub memory_refusals_total: Counter,
     /// Messages in the inbox. A sample.
     pub inbox_depth: Gauge,
     /// Times this shard, as a sender, found an inbox full and waited.
@@ -221,6 +225,8 @@ pub struct Metrics {
     pub cpu_millis: Vec<Gauge>,
     /// The limit on open files. Set at the start.
     pub open_files_limit: Gauge,
+    /// Bytes that the shards together may hold for clients and requests, 0 = no bound. Set at the start.
+    pub memory_bytes_max: Gauge,
     /// When the process started, in seconds since 1970. Set at the start.
     pub start_time_seconds: Gauge,
     /// Calls to the app that may run at a time, over all shards. Set at the start.
@@ -277,6 +283,7 @@ impl Metrics {
             private_bytes: Gauge::default(),
             cpu_millis: (0..shards).map(|_| Gauge::default()).collect(),
             open_files_limit: Gauge::default(),
+            memory_bytes_max: Gauge::default(),
             start_time_seconds: Gauge::default(),
             rpc_slots_num: Gauge::default(),
             rpc_running_num: Gauge::default(),

@@ -347,6 +347,11 @@ pub(super) const OWN_PROCESS: &[ProcessFamily] = &[
         "Private memory divided by the number of sessions, 0 without sessions; the share of the process itself is in it",
         bytes_per_connection,
     ),
+    process_gauge(
+        "memory_bytes_max",
+        "Bytes that may be held for clients and requests, 0 = no bound",
+        |m| m.memory_bytes_max.value(),
+    ),
     process_gauge("open_files_limit", "The limit on open files", |m| {
         m.open_files_limit.value()
     }),
@@ -509,6 +514,11 @@ pub(super) const OWN: &[Family] = &[
         |m| &m.rpc_slow_calls_total,
     ),
     counter(
+        "memory_refusals_total",
+        "Work refused because the process holds as much as memory_bytes_max allows",
+        |m| &m.memory_refusals_total,
+    ),
+    counter(
         "console_logins_failed_total",
         "Failed logins to the console",
         |m| &m.console_logins_failed_total,
@@ -533,6 +543,9 @@ pub(super) const OWN: &[Family] = &[
     ),
     gauge("outbox_bytes", "Bytes waiting in outboxes", |m| {
         &m.outbox_bytes
+    }),
+    gauge("memory_bytes", "Bytes held for clients and requests", |m| {
+        &m.memory_bytes
     }),
     gauge(
         "inbox_depth",

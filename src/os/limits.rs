@@ -34,6 +34,15 @@ pub fn locked_memory() -> io::Result<Limit> {
     read(|limit| unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, limit) })
 }
 
+/// The soft limits on private memory and on address space, in bytes; a limit that cannot be read is none.
+pub fn memory() -> [u64; 2] {
+    // SAFETY: the pointer is to a live rlimit that the call fills.
+    let data = read(|limit| unsafe { libc::getrlimit(libc::RLIMIT_DATA, limit) });
+    // SAFETY: as above.
+    let address_space = read(|limit| unsafe { libc::getrlimit(libc::RLIMIT_AS, limit) });
+    [data, address_space].map(|limit| limit.map_or(u64::MAX, |limit| limit.soft))
+}
+
 /// Raises the soft limit on open files to the hard one and returns the limit then in force.
 ///
 /// # Errors

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::cgroup;
+use super::{cgroup, limits};
 
 /// A cgroup v1 without a limit reports the largest multiple of a page; nothing real is near it.
 const UNLIMITED_BYTES: u64 = 1 << 62;
@@ -63,15 +63,27 @@ fn parse_status(text: &str) -> Status {
 
 /// Bytes that the kernel could give to programs without swapping (`MemAvailable`).
 pub fn available_bytes() -> Option<u64> {
-    available(&fs::read_to_string("/proc/meminfo").ok()?)
+    meminfo_bytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
 }
 
-fn available(meminfo: &str) -> Option<u64> {
-    let value = meminfo
-        .lines()
-        .find_map(|line| line.strip_prefix("MemAvailable:"))?;
+fn meminfo_bytes(meminfo: &str, name: &str) -> Option<u64> {
+    let value = meminfo.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = value.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some(kib * 1024)
+}
+
+/// The smallest of the limits on this process's memory: what the host has, its cgroups, RLIMIT_DATA and RLIMIT_AS. `None`
+/// when nothing of it can be read.
+pub fn limit_bytes() -> Option<u64> {
+    let host = fs::read_to_string("/proc/meminfo").ok();
+    let host = host.and_then(|meminfo| meminfo_bytes(&meminfo, "MemTotal:"));
+    let of_process = limits::memory()
+        .into_iter()
+        .filter(|&bytes| bytes < u64::MAX);
+    host.into_iter()
+        .chain(cgroup_limit_bytes())
+        .chain(of_process)
+        .min()
 }
 
 /// The smallest memory limit of this process's cgroup and those above it, `None` without one. Kernel memory of sockets
@@ -105,6 +117,7 @@ mod tests {
         assert!(resident_bytes() > 100_000);
         assert!(status().threads >= 1);
         assert!(status().private_bytes > 10_000);
+        assert!(limit_bytes().is_some_and(|bytes| bytes > 10_000));
     }
 
     #[test]
@@ -121,10 +134,10 @@ mod tests {
     #[test]
     fn available_memory_is_in_bytes() {
         assert_eq!(
-            available("MemFree: 1 kB\nMemAvailable:      12 kB\n"),
+            meminfo_bytes("MemFree: 1 kB\nMemAvailable:      12 kB\n", "MemAvailable:"),
             Some(12_288)
         );
-        assert_eq!(available("MemFree: 1 kB\n"), None);
+        assert_eq!(meminfo_bytes("MemFree: 1 kB\n", "MemAvailable:"), None);
     }
 
     #[test]

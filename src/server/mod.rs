@@ -20,9 +20,9 @@ use self::control::{
 use self::drain::drain;
 use self::listen::listen;
 use crate::certificate::{self, ReloadWish};
-use crate::config::{Config, DriverChoice, RpcEndpoint};
+use crate::config::{Config, DriverChoice, MemoryBound, RpcEndpoint};
 use crate::demo::{DemoApp, DemoOptions};
-use crate::mesh::{Mesh, ShardMessage};
+use crate::mesh::{Mesh, ProcessBudget, ShardMessage};
 use crate::metrics::{Metrics, TlsMetrics};
 use crate::net::Driver;
 use crate::net::tls::{ServerTls, TlsFileError};
@@ -96,7 +96,8 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
     let mut metrics = Metrics::new(shards);
     metrics.rpc_configured = rpc.is_some();
     metrics.tls = tls.as_ref().map(|_| TlsMetrics::default());
-    set_constants(&metrics, open_files, rpc.as_deref());
+    let budget = ProcessBudget::new(memory_bytes_max(&config), shards);
+    set_constants(&metrics, open_files, rpc.as_deref(), &budget);
     let config = Arc::new(config);
     let metrics = Arc::new(metrics);
     let (mesh, inboxes) = Mesh::new(shards);
@@ -110,6 +111,7 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
             metrics: Arc::clone(&metrics),
             mesh: mesh.clone(),
             inbox,
+            budget: Arc::clone(&budget),
             listeners,
             rpc: rpc.clone(),
             tls: tls.clone(),
@@ -206,13 +208,32 @@ pub fn prepare(config: &Config) -> Result<Prepared, StartError> {
 }
 
 /// The gauges that never change.
-fn set_constants(metrics: &Metrics, open_files: u64, rpc: Option<&RpcShared>) {
+fn set_constants(
+    metrics: &Metrics,
+    open_files: u64,
+    rpc: Option<&RpcShared>,
+    budget: &ProcessBudget,
+) {
     let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH);
     let start = since_1970.unwrap_or_default().as_secs();
     metrics.start_time_seconds.set(start as i64);
     metrics.open_files_limit.set(open_files as i64);
     let slots = rpc.map_or(0, RpcShared::concurrency);
     metrics.rpc_slots_num.set(slots as i64);
+    let bytes_max = budget.bytes_max().unwrap_or(0);
+    metrics.memory_bytes_max.set(bytes_max as i64);
+}
+
+/// What clients and requests may take; `None` = no bound. The other half of the limit is for the process itself, for the
+/// kernel's memory of sockets, and for what an allocator needs beside what it is asked for.
+fn memory_bytes_max(config: &Config) -> Option<usize> {
+    match config.runtime.memory {
+        MemoryBound::None => None,
+        MemoryBound::Bytes(bytes) => Some(bytes),
+        MemoryBound::OfLimit => {
+            os::memory::limit_bytes().map(|bytes| usize::try_from(bytes / 2).unwrap_or(usize::MAX))
+        }
+    }
 }
 
 fn start_demo(config: &mut Config) -> Result<Option<DemoApp>, StartError> {

@@ -38,7 +38,7 @@ use monoio::time::TimeDriver;
 use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder};
 
 use crate::config::Config;
-use crate::mesh::{Inbox, Mesh, ShardId, ShardMessage};
+use crate::mesh::{Inbox, Mesh, ProcessBudget, ShardBudget, ShardId, ShardMessage};
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::net::tls::ServerTls;
 use crate::net::{Driver, Listener, ReactorWake, Timeouts, Yields};
@@ -65,6 +65,7 @@ pub struct ShardSetup {
     pub metrics: Arc<Metrics>,
     pub mesh: Mesh,
     pub inbox: Inbox,
+    pub budget: Arc<ProcessBudget>,
     pub listeners: Vec<ListenerSetup>,
     pub rpc: Option<Arc<RpcShared>>,
     /// TLS on every listener.
@@ -89,6 +90,8 @@ pub struct Shard {
     pub rpc: Option<Rc<RpcClient>>,
     pub tls: Option<Arc<ServerTls>>,
     pub timeouts: Rc<Timeouts>,
+    /// What is held for clients and requests.
+    pub budget: Rc<ShardBudget>,
     inbox: Rc<Inbox>,
     yields: Rc<Yields>,
     sessions: RefCell<Sessions>,
@@ -184,8 +187,10 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
     });
     let slow_calls = SlowCalls::new(setup.config.rpc.slow_call);
     let concurrency = setup.rpc.as_ref().map_or(1, |rpc| rpc.concurrency());
+    let budget = ShardBudget::new(setup.budget, Arc::clone(&setup.metrics), setup.id);
     let shard = Rc::new(Shard {
         id: setup.id,
+        budget,
         sessions: RefCell::new(Sessions::new(
             setup.id,
             Arc::clone(&setup.config),

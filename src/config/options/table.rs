@@ -74,6 +74,11 @@ const PACKET_BYTES: Kind = Kind::Int {
     max: 65_507,
 };
 const CORES: Kind = Kind::Int { min: 0, max: 1024 };
+/// -1 lets the server choose.
+const BYTES_OR_AUTO: Kind = Kind::Int {
+    min: -1,
+    max: i64::MAX,
+};
 
 /// Empty = nothing is asked for.
 const GENERATED: Kind = Kind::Word(&[
@@ -171,6 +176,8 @@ options! {
             "Cores to use, one pinned thread each; 0 = every core the process may use";
         "driver", "runtime.driver", DRIVER, "auto",
             "How to wait for sockets: io_uring, epoll, auto = io_uring where the kernel allows it";
+        "memory_bytes_max", "runtime.memory_bytes_max", BYTES_OR_AUTO, "-1",
+            "Bytes that may be held for clients and requests before new work is refused; 0 = no bound, -1 = half of the memory limit";
     }
     Ssl {
         "ssl_cert", "server.ssl.cert_path", FILE, "",

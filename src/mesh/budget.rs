@@ -1,0 +1,402 @@
+//! How much memory clients and requests may make the process hold: one budget for all shards, leased to each in chunks.
+//!
+//! Whoever keeps bytes because somebody outside wants it (a session's texts, an unsent frame, a body, a queued call) charges
+//! them here for as long as they are kept. At the bound new work is refused, each kind with an answer of its own, and what is
+//! there lives on: an allocation that fails would end the process with all its clients.
+//!
+//! A shard charges its own [`ShardBudget`], which is a few cells; the atomic of the [`ProcessBudget`] is touched once per chunk.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
+
+use crate::log::Sparse;
+use crate::mesh::ShardId;
+use crate::metrics::{Metrics, ShardMetrics};
+
+/// A shard leases this much at once, and keeps up to twice as much that it does not use.
+const LEASE_BYTES_MAX: usize = 256 << 10;
+const LEASE_BYTES_MIN: usize = 4 << 10;
+/// Leases into which the share of a shard is divided: what the shards hold unused is a small part of the whole.
+const LEASES_PER_SHARD: usize = 64;
+
+/// The bytes that all shards together may hold for clients and requests.
+#[derive(Debug)]
+pub struct ProcessBudget {
+    bytes_max: usize,
+    lease_bytes: usize,
+    leased: AtomicUsize,
+}
+
+impl ProcessBudget {
+    /// At most `bytes_max` for `shards` shards; `None` = no bound, everything is counted all the same.
+    pub fn new(bytes_max: Option<usize>, shards: usize) -> Arc<Self> {
+        let bytes_max = bytes_max.unwrap_or(usize::MAX);
+        let lease_bytes = bytes_max / (LEASES_PER_SHARD * shards.max(1));
+        Arc::new(Self {
+            bytes_max,
+            lease_bytes: lease_bytes.clamp(LEASE_BYTES_MIN, LEASE_BYTES_MAX),
+            leased: AtomicUsize::new(0),
+        })
+    }
+
+    /// The bound; `None` without one.
+    pub fn bytes_max(&self) -> Option<usize> {
+        (self.bytes_max < usize::MAX).then_some(self.bytes_max)
+    }
+
+    /// Bytes leased to the shards. At most the bound, but for what could not be refused.
+    pub fn leased_bytes(&self) -> usize {
+        self.leased.load(Ordering::Relaxed)
+    }
+
+    fn try_take(&self, bytes: usize) -> bool {
+        self.leased
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |leased| {
+                leased
+                    .checked_add(bytes)
+                    .filter(|&leased| leased <= self.bytes_max)
+            })
+            .is_ok()
+    }
+
+    fn take(&self, bytes: usize) {
+        self.leased.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    fn give(&self, bytes: usize) {
+        self.leased.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// One shard's part of the [`ProcessBudget`].
+pub struct ShardBudget {
+    process: Arc<ProcessBudget>,
+    metrics: Arc<Metrics>,
+    shard: ShardId,
+    used: Cell<usize>,
+    /// Taken from the process; less than `used` never.
+    leased: Cell<usize>,
+    refusals: RefCell<Sparse>,
+}
+
+impl ShardBudget {
+    pub fn new(process: Arc<ProcessBudget>, metrics: Arc<Metrics>, shard: ShardId) -> Rc<Self> {
+        Rc::new(Self {
+            process,
+            metrics,
+            shard,
+            used: Cell::new(0),
+            leased: Cell::new(0),
+            refusals: RefCell::default(),
+        })
+    }
+
+    /// Bytes charged now.
+    pub fn used_bytes(&self) -> usize {
+        self.used.get()
+    }
+
+    /// Charges `bytes`, to be released by [`Self::release`]. False: the process holds as much as it may; the caller refuses
+    /// the work, and the refusal is counted and told here.
+    #[must_use]
+    pub fn try_charge(&self, bytes: usize) -> bool {
+        let charged = self.has_room(bytes);
+        if charged {
+            self.set_used(self.used.get() + bytes);
+        }
+        charged
+    }
+
+    /// True when `bytes` more could be charged now. A refusal is counted as by [`Self::try_charge`].
+    #[must_use]
+    pub fn has_room(&self, bytes: usize) -> bool {
+        let room = self.lease(bytes);
+        if !room {
+            self.note_refusal(bytes);
+        }
+        room
+    }
+
+    /// Charges what cannot be refused any more. It is small, or it replaces something.
+    pub fn charge(&self, bytes: usize) {
+        if !self.lease(bytes) {
+            let missing = (self.used.get() + bytes).saturating_sub(self.leased.get());
+            self.process.take(missing);
+            self.leased.set(self.leased.get() + missing);
+        }
+        self.set_used(self.used.get() + bytes);
+    }
+
+    /// Gives charged bytes back.
+    pub fn release(&self, bytes: usize) {
+        debug_assert!(bytes <= self.used.get(), "only what was charged");
+        self.set_used(self.used.get().saturating_sub(bytes));
+        let spare = self.leased.get() - self.used.get();
+        let lease_bytes = self.process.lease_bytes;
+        if spare > 2 * lease_bytes {
+            let back = spare - lease_bytes;
+            self.leased.set(self.leased.get() - back);
+            self.process.give(back);
+        }
+    }
+
+    /// As [`Self::try_charge`]; what is charged is released with the guard.
+    pub fn hold(self: &Rc<Self>, bytes: usize) -> Option<Charge> {
+        self.try_charge(bytes).then(|| Charge {
+            budget: Rc::clone(self),
+            bytes,
+        })
+    }
+
+    /// As [`Self::charge`]; what is charged is released with the guard.
+    pub fn hold_anyway(self: &Rc<Self>, bytes: usize) -> Charge {
+        self.charge(bytes);
+        Charge {
+            budget: Rc::clone(self),
+            bytes,
+        }
+    }
+
+    /// Makes sure that `bytes` more are leased. False: the process has no more.
+    fn lease(&self, bytes: usize) -> bool {
+        let Some(wanted) = self.used.get().checked_add(bytes) else {
+            return false;
+        };
+        let missing = wanted.saturating_sub(self.leased.get());
+        if missing == 0 {
+            return true;
+        }
+        let chunks = missing.checked_next_multiple_of(self.process.lease_bytes);
+        // Near the bound there may be room for these bytes and for no chunk.
+        for wish in [chunks.unwrap_or(missing), missing] {
+            if self.process.try_take(wish) {
+                self.leased.set(self.leased.get() + wish);
+                return true;
+            }
+        }
+        false
+    }
+
+    fn set_used(&self, bytes: usize) {
+        self.used.set(bytes);
+        self.counters().memory_bytes.set(bytes as i64);
+    }
+
+    fn counters(&self) -> &ShardMetrics {
+        &self.metrics.shards[self.shard]
+    }
+
+    fn note_refusal(&self, bytes: usize) {
+        self.counters().memory_refusals_total.add(1);
+        if let Some(admitted) = self.refusals.borrow_mut().admit(Instant::now()) {
+            tracing::warn!(
+                shard = self.shard,
+                bytes,
+                max = self.process.bytes_max,
+                left_out = admitted.left_out(),
+                "the memory for clients and requests is used up (memory_bytes_max), new work is refused"
+            );
+        }
+    }
+}
+
+impl Drop for ShardBudget {
+    fn drop(&mut self) {
+        self.process.give(self.leased.get());
+    }
+}
+
+/// Bytes charged to a shard's budget; dropping it releases them.
+pub struct Charge {
+    budget: Rc<ShardBudget>,
+    bytes: usize,
+}
+
+impl Charge {
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Charges `bytes` more. False: refused, and nothing has changed.
+    #[must_use]
+    pub fn grow(&mut self, bytes: usize) -> bool {
+        let grown = self.budget.try_charge(bytes);
+        if grown {
+            self.bytes += bytes;
+        }
+        grown
+    }
+
+    /// Charges `bytes` more, which cannot be refused.
+    pub fn grow_anyway(&mut self, bytes: usize) {
+        self.budget.charge(bytes);
+        self.bytes += bytes;
+    }
+
+    /// Releases `bytes` of it.
+    pub fn shrink(&mut self, bytes: usize) {
+        debug_assert!(bytes <= self.bytes, "only what was charged");
+        let bytes = bytes.min(self.bytes);
+        self.bytes -= bytes;
+        self.budget.release(bytes);
+    }
+}
+
+impl std::fmt::Debug for Charge {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Charge({})", self.bytes)
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        self.budget.release(self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn shard(process: &Arc<ProcessBudget>) -> Rc<ShardBudget> {
+        ShardBudget::new(Arc::clone(process), Arc::new(Metrics::new(1)), 0)
+    }
+
+    #[test]
+    fn the_last_byte_can_be_charged_and_one_more_cannot() {
+        let process = ProcessBudget::new(Some(100_000), 1);
+        let budget = shard(&process);
+        assert!(budget.try_charge(99_999));
+        assert!(budget.try_charge(1));
+        assert!(!budget.try_charge(1));
+        let counters = budget.counters();
+        assert_eq!(
+            (
+                counters.memory_bytes.value(),
+                counters.memory_refusals_total.value()
+            ),
+            (100_000, 1)
+        );
+        budget.release(2);
+        assert!(budget.try_charge(2));
+    }
+
+    #[test]
+    fn what_cannot_be_refused_is_counted_beyond_the_bound() {
+        let process = ProcessBudget::new(Some(10_000), 1);
+        let budget = shard(&process);
+        budget.charge(15_000);
+        assert_eq!(
+            (budget.used_bytes(), process.leased_bytes()),
+            (15_000, 15_000)
+        );
+        assert!(!budget.try_charge(1));
+        budget.release(15_000);
+        assert!(budget.try_charge(10_000));
+    }
+
+    #[test]
+    fn without_a_bound_nothing_is_refused() {
+        let process = ProcessBudget::new(None, 1);
+        let budget = shard(&process);
+        assert_eq!(process.bytes_max(), None);
+        assert!(budget.try_charge(1 << 40) && budget.try_charge(1 << 40));
+        assert!(!budget.try_charge(usize::MAX), "no overflow either");
+    }
+
+    #[test]
+    fn one_shard_can_use_what_the_others_do_not() {
+        let process = ProcessBudget::new(Some(1 << 20), 4);
+        let (first, second) = (shard(&process), shard(&process));
+        assert!(second.try_charge(1));
+        assert!(first.try_charge((1 << 20) - process.lease_bytes));
+        assert!(!first.try_charge(1), "the other shard has the rest");
+        drop(second);
+        assert!(first.try_charge(1));
+    }
+
+    #[test]
+    fn a_charge_is_released_when_it_is_dropped() {
+        let process = ProcessBudget::new(Some(1000), 1);
+        let budget = shard(&process);
+        let mut charge = budget.hold(600).expect("there is room");
+        assert!(budget.hold(600).is_none());
+        assert!(charge.grow(400) && !charge.grow(1));
+        charge.shrink(500);
+        assert_eq!((charge.bytes(), budget.used_bytes()), (500, 500));
+        drop(charge);
+        assert_eq!(budget.used_bytes(), 0);
+        drop(budget);
+        assert_eq!(process.leased_bytes(), 0);
+    }
+
+    proptest! {
+        #[test]
+        fn used_is_the_sum_of_the_charges_and_never_more_than_the_bound(
+            bytes_max in 1usize..2_000_000,
+            acts in prop::collection::vec((0usize..3, 0usize..300_000, any::<bool>()), 1..200),
+        ) {
+            let process = ProcessBudget::new(Some(bytes_max), 3);
+            let shards: Vec<_> = (0..3).map(|_| shard(&process)).collect();
+            let mut held: Vec<(usize, Charge)> = Vec::new();
+            for (shard, bytes, take) in acts {
+                if take {
+                    held.extend(shards[shard].hold(bytes).map(|charge| (shard, charge)));
+                } else if !held.is_empty() {
+                    let position = bytes % held.len();
+                    held.swap_remove(position);
+                }
+                for (id, budget) in shards.iter().enumerate() {
+                    let of_shard = held.iter().filter(|(other, _)| *other == id);
+                    let sum: usize = of_shard.map(|(_, charge)| charge.bytes()).sum();
+                    prop_assert_eq!(budget.used_bytes(), sum);
+                    prop_assert!(budget.leased.get() >= sum);
+                }
+                prop_assert!(process.leased_bytes() <= bytes_max);
+            }
+            drop((held, shards));
+            prop_assert_eq!(process.leased_bytes(), 0);
+        }
+    }
+
+    #[test]
+    fn shards_on_many_threads_stay_within_the_bound() {
+        const BYTES_MAX: usize = 1 << 20;
+        let process = ProcessBudget::new(Some(BYTES_MAX), 4);
+        let threads: Vec<_> = (1..=4)
+            .map(|seed: usize| {
+                let process = Arc::clone(&process);
+                thread::spawn(move || {
+                    let budget = shard(&process);
+                    let (mut random, mut held, mut refused) = (seed, Vec::new(), 0);
+                    for _ in 0..50_000 {
+                        random = random
+                            .wrapping_mul(6_364_136_223_846_793_005)
+                            .wrapping_add(1);
+                        match budget.hold((random >> 33) % 40_000) {
+                            Some(charge) => held.push(charge),
+                            None => {
+                                refused += 1;
+                                held.truncate(held.len() / 2);
+                            }
+                        }
+                        assert!(process.leased_bytes() <= BYTES_MAX);
+                    }
+                    refused
+                })
+            })
+            .collect();
+        for thread in threads {
+            let refused = thread.join().expect("within the bound");
+            assert!(refused > 0, "the bound was never reached");
+        }
+        assert_eq!(process.leased_bytes(), 0);
+    }
+}
