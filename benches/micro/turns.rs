@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 use ringcable::config::{self, Config, Startup};
-use ringcable::mesh::Mesh;
+use ringcable::mesh::{Mesh, ProcessBudget, ShardBudget};
 use ringcable::metrics::Metrics;
 use ringcable::protocol::publication::{Broadcast, Publication, decode_broadcast};
 use ringcable::reactor::Reactor;
@@ -114,8 +114,18 @@ impl Shard {
         // Fixed seeds: the same collisions in every run.
         let hasher = RandomState::with_seeds(1, 2, 3, 4);
         let config = Arc::new(config());
+        let budget = ShardBudget::new(ProcessBudget::new(None, 1), Arc::clone(&metrics), 0);
         let inbox = Rc::new(Mesh::new(1).1.remove(0));
-        let sessions = Sessions::new(0, config, Arc::clone(&metrics), hasher, reactor, inbox, now);
+        let sessions = Sessions::new(
+            0,
+            config,
+            Arc::clone(&metrics),
+            budget,
+            hasher,
+            reactor,
+            inbox,
+            now,
+        );
         let mut shard = Self {
             sessions,
             metrics,

@@ -272,8 +272,10 @@ pub struct WebSocketConfig {
     pub message_bytes_max: u64,
     /// Deadline of a blocked write.
     pub write_timeout: Duration,
-    /// Unsent bytes beyond which a client is slow; 0 = no limit.
+    /// Unsent bytes beyond which a client that takes nothing is slow; 0 = no limit.
     pub pending_bytes_max: u64,
+    /// What the server holds for one client; 0 = no limit.
+    pub session_bytes_max: u64,
     /// `--enable_ws_compression`.
     pub compression: bool,
 }

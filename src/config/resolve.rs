@@ -184,6 +184,7 @@ fn websocket(settings: &Settings) -> WebSocketConfig {
         message_bytes_max: unsigned(settings, "max_message_size"),
         write_timeout: secs(settings, "ws_write_timeout"),
         pending_bytes_max: unsigned(settings, "ws_max_pending_size"),
+        session_bytes_max: unsigned(settings, "session_bytes_max"),
         compression: settings.on("enable_ws_compression"),
     }
 }

@@ -20,7 +20,11 @@ pub struct Interner {
     texts: Slab<Interned>,
     index: HashTable<TextId>,
     hasher: RandomState,
+    text_bytes: usize,
 }
+
+/// What a text takes beside its bytes: its entry and its place in the index.
+const TEXT_BYTES: usize = 48;
 
 impl Interner {
     /// Adds a user of `text` and returns its index, and whether it is new.
@@ -33,6 +37,7 @@ impl Interner {
             self.texts[id as usize].references += 1;
             return (id, false);
         }
+        self.text_bytes += text.len();
         let id = self.texts.insert(Interned {
             text: text.into(),
             references: 1,
@@ -69,6 +74,7 @@ impl Interner {
         if interned.references > 0 {
             return false;
         }
+        self.text_bytes -= interned.text.len();
         let hash = self.hasher.hash_one(&*interned.text);
         if let Ok(entry) = self.index.find_entry(hash, |&other| other == id) {
             entry.remove();
@@ -80,6 +86,11 @@ impl Interner {
     /// Texts in use.
     pub fn len(&self) -> usize {
         self.texts.len()
+    }
+
+    /// What the texts in use take.
+    pub fn held_bytes(&self) -> usize {
+        self.text_bytes + self.texts.len() * TEXT_BYTES
     }
 
     /// Every text in use.

@@ -8,9 +8,20 @@ use slab::Slab;
 
 use super::intern::{Interner, TextId};
 use super::latecomers::Latecomers;
+use crate::protocol::json;
 
 /// "No group": the edge of a subscription without a stream, and the end of a list of groups.
 const NONE: u32 = u32::MAX;
+
+/// What one (subscription, stream) pair takes beside the texts: an edge, a group with its index, a place among the members,
+/// and two interned texts with theirs.
+const SUBSCRIPTION_BYTES: usize = 160;
+
+/// What an identifier is counted as in the budget of its session: as long as it is in JSON, which is how the app and the client
+/// get it, and with all that the tables need for it.
+pub fn identifier_bytes(identifier: &str) -> usize {
+    json::escaped_bytes(identifier) + SUBSCRIPTION_BYTES
+}
 
 /// Bytes that one (subscription, stream) pair takes in its session's row.
 pub const EDGE_BYTES: usize = 12;
@@ -85,6 +96,9 @@ struct Group {
 const GROUP_BYTES: usize = 24;
 const _: () = assert!(size_of::<Group>() == GROUP_BYTES);
 
+/// What a group takes beside that: its place in the index and among the first groups, and its share of a crowd.
+const GROUP_INDEX_BYTES: usize = 24;
+
 /// Slots of sessions. Most streams of a chat have one listener: that one needs no allocation.
 #[derive(Clone, Copy)]
 enum Members {
@@ -111,6 +125,8 @@ pub struct Hub {
     hasher: RandomState,
     /// Each session's edges, by slot.
     rows: Vec<Box<[Edge]>>,
+    /// All edges.
+    edges: usize,
     latecomers: Latecomers,
     /// The group that [`Self::next_group`] comes to next.
     next_group: u32,
@@ -127,6 +143,7 @@ impl Default for Hub {
             group_index: HashTable::new(),
             hasher: RandomState::default(),
             rows: Vec::new(),
+            edges: 0,
             latecomers: Latecomers::default(),
             next_group: NONE,
         }
@@ -239,6 +256,7 @@ impl Hub {
             return;
         };
         for edge in std::mem::take(row) {
+            self.edges -= 1;
             self.leave(slot, edge);
             self.identifiers.release(edge.identifier());
         }
@@ -332,6 +350,30 @@ impl Hub {
     /// Subscriptions of a session, each counted once for every stream it listens to.
     pub fn edges_len(&self, slot: u32) -> usize {
         self.row(slot).len()
+    }
+
+    /// What one subscription is counted as in the budget of its session, its streams included; 0 when there is none.
+    pub fn subscription_bytes(&self, slot: u32, identifier: &str) -> usize {
+        let Some(id) = self.identifiers.find(identifier) else {
+            return 0;
+        };
+        let edges = self.row(slot).iter();
+        let mut bytes = 0;
+        for edge in edges.filter(|edge| edge.identifier() == id) {
+            bytes += match bytes {
+                0 => identifier_bytes(identifier),
+                _ => SUBSCRIPTION_BYTES,
+            };
+            let stream = self.stream_of(edge);
+            bytes += stream.map_or(0, |stream| self.streams.text(stream).len());
+        }
+        bytes
+    }
+
+    /// What all subscriptions take, texts that several share counted once.
+    pub fn held_bytes(&self) -> usize {
+        let texts = self.identifiers.held_bytes() + self.streams.held_bytes();
+        texts + self.edges * EDGE_BYTES + self.groups.len() * (GROUP_BYTES + GROUP_INDEX_BYTES)
     }
 
     /// The streams of one subscription.
@@ -437,12 +479,14 @@ impl Hub {
         row.extend_from_slice(&self.rows[slot]);
         row.push(edge);
         self.rows[slot] = row.into_boxed_slice();
+        self.edges += 1;
     }
 
     fn remove_edge(&mut self, slot: u32, position: usize) {
         let mut row = std::mem::take(&mut self.rows[slot as usize]).into_vec();
         row.remove(position);
         self.rows[slot as usize] = row.into_boxed_slice();
+        self.edges -= 1;
     }
 
     /// Takes one edge out of its group. The last edge of a subscription stays, without a group.
@@ -822,6 +866,9 @@ mod tests {
         }
         let streams: BTreeSet<_> = model.values().flatten().collect();
         assert_eq!(hub.streams_len(), streams.len());
+        let edges: usize = model.values().map(|streams| streams.len().max(1)).sum();
+        assert_eq!(hub.edges, edges);
+        assert_eq!(hub.held_bytes() == 0, model.is_empty());
         if model.is_empty() {
             assert_eq!(
                 (

@@ -110,6 +110,11 @@ impl ShardBudget {
         charged
     }
 
+    /// True when the process holds as much as it may. Nothing is counted.
+    pub fn is_full(&self) -> bool {
+        self.process.leased_bytes() >= self.process.bytes_max
+    }
+
     /// True when `bytes` more could be charged now. A refusal is counted as by [`Self::try_charge`].
     #[must_use]
     pub fn has_room(&self, bytes: usize) -> bool {
@@ -189,7 +194,8 @@ impl ShardBudget {
         &self.metrics.shards[self.shard]
     }
 
-    fn note_refusal(&self, bytes: usize) {
+    /// Work that takes about `bytes` has been refused because [`Self::is_full`] said so.
+    pub fn note_refusal(&self, bytes: usize) {
         self.counters().memory_refusals_total.add(1);
         if let Some(admitted) = self.refusals.borrow_mut().admit(Instant::now()) {
             tracing::warn!(

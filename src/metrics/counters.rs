@@ -170,6 +170,8 @@ pub struct ShardMetrics {
     pub outbox_bytes: Gauge,
     /// Bytes charged to the shard's budget: what it holds for clients and requests; live.
     pub memory_bytes: Gauge,
+    /// Subscriptions refused and sessions ended because of `session_bytes_max`.
+    pub session_bytes_exceeded_total: Counter,
     /// Work refused because the process holds as much as `memory_bytes_max` allows.
     pub memory_refusals_total: Counter,
     /// Messages in the inbox. A sample.

@@ -514,6 +514,11 @@ pub(super) const OWN: &[Family] = &[
         |m| &m.rpc_slow_calls_total,
     ),
     counter(
+        "session_bytes_exceeded_total",
+        "Subscriptions refused and sessions ended because of session_bytes_max",
+        |m| &m.session_bytes_exceeded_total,
+    ),
+    counter(
         "memory_refusals_total",
         "Work refused because the process holds as much as memory_bytes_max allows",
         |m| &m.memory_refusals_total,

@@ -83,6 +83,16 @@ impl Close {
         code: 1000,
         reason: "",
     };
+    /// The session holds more than it may. Source: RFC 6455 §7.4.1.
+    pub const TOO_LARGE: Close = Close {
+        code: 1008,
+        reason: "session_bytes_max",
+    };
+    /// The server has no memory for what the client sends. Source: the registry of RFC 6455 §11.7.
+    pub const NO_MEMORY: Close = Close {
+        code: 1013,
+        reason: "try again later",
+    };
 }
 
 #[cfg(test)]

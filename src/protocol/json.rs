@@ -56,6 +56,18 @@ pub fn escape_into(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
+/// Bytes that [`escape_into`] appends for `text`, or a few more.
+pub fn escaped_bytes(text: &str) -> usize {
+    let escapes = text.bytes().map(|byte| match byte {
+        b'"' | b'\\' => 1,
+        // Of three bytes that may be a line separator, six are made.
+        0xE2 => 3,
+        _ if NEEDS_ESCAPE[usize::from(byte)] => 5,
+        _ => 0,
+    });
+    text.len() + 2 + escapes.sum::<usize>()
+}
+
 /// Whether `text` is one complete JSON value with nothing but whitespace around it.
 ///
 /// Checks the grammar and [`NESTING_MAX`]; uses no stack for nesting. UTF-8 inside strings is not checked.

@@ -3,6 +3,9 @@
 //! Most sessions have none, some have one or two keys, and what is there rests for hours: a sorted slice of the exact size
 //! takes a tenth of the memory of a tree. Source: `contract/rpc.md` §6.
 
+/// What an entry takes beside its texts: two pointers with lengths, and what the allocator rounds up.
+const ENTRY_BYTES: usize = 48;
+
 /// A map of texts, sorted bytewise by key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct State {
@@ -13,6 +16,12 @@ impl State {
     /// True without any key.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
+    }
+
+    /// What its keys and values take.
+    pub fn bytes(&self) -> usize {
+        let text_bytes = self.iter().map(|(key, value)| key.len() + value.len());
+        text_bytes.sum::<usize>() + self.entries.len() * ENTRY_BYTES
     }
 
     /// The value of `key`.

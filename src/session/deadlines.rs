@@ -21,11 +21,14 @@ pub struct Deadlines {
     /// Ticks between pings; 0 = no pings.
     ping_ticks: Tick,
     pong_due: Tick,
-    /// Ticks that a client may be silent after a ping; 0 = pongs are not required of this session.
+    /// Ticks that a client may be silent after a ping; 0 = pongs are not required of this session. [`WAITING_FOR_APP`] may be
+    /// set beside it: a field of its own would make every session four bytes larger.
     pong_ticks: Tick,
-    /// A call to the app is under way, so nothing is read from the client: its silence means nothing.
-    waiting_for_app: bool,
 }
+
+/// A call to the app is under way, so nothing is read from the client: its silence means nothing. Ticks of an interval stay
+/// far below this bit.
+const WAITING_FOR_APP: Tick = 1 << 31;
 
 impl Deadlines {
     /// Deadlines of a session that starts at `now` and gets its first ping `first_ping_ticks` later.
@@ -45,9 +48,12 @@ impl Deadlines {
             } else {
                 NEVER
             },
-            pong_ticks,
-            waiting_for_app: false,
+            pong_ticks: pong_ticks & !WAITING_FOR_APP,
         }
+    }
+
+    fn pong_ticks(&self) -> Tick {
+        self.pong_ticks & !WAITING_FOR_APP
     }
 
     /// The earliest deadline.
@@ -61,16 +67,16 @@ impl Deadlines {
     /// What is due at `now`; a due ping counts as sent and the next one is planned.
     pub fn take_due(&mut self, now: Tick) -> DueNow {
         let mut no_pong = self.pong_due != NEVER && self.pong_due <= now;
-        if no_pong && self.waiting_for_app {
+        if no_pong && self.pong_ticks & WAITING_FOR_APP != 0 {
             no_pong = false;
-            self.pong_due = now.saturating_add(self.pong_ticks);
+            self.pong_due = now.saturating_add(self.pong_ticks());
         }
         let ping = self.ping_due != NEVER && self.ping_due <= now;
         if ping {
             // From the plan, not from now: a late tick does not move the rhythm. After a stall one ping is enough.
             self.ping_due = (self.ping_due + self.ping_ticks).max(now + 1);
-            if self.pong_due == NEVER && self.pong_ticks > 0 {
-                self.pong_due = now + self.pong_ticks;
+            if self.pong_due == NEVER && self.pong_ticks() > 0 {
+                self.pong_due = now + self.pong_ticks();
             }
         }
         DueNow { ping, no_pong }
@@ -88,19 +94,19 @@ impl Deadlines {
 
     /// A command (or the connect call) waits for the app from now on: no deadline passes before it has ended.
     pub fn command_started(&mut self) {
-        self.waiting_for_app = true;
+        self.pong_ticks |= WAITING_FOR_APP;
     }
 
     /// A command ended. What a ping has set meanwhile is pushed back: the session was not read while it ran.
     pub fn command_ended(&mut self) {
-        self.waiting_for_app = false;
+        self.pong_ticks &= !WAITING_FOR_APP;
         self.extend_pong();
     }
 
     fn extend_pong(&mut self) {
         if self.pong_due != NEVER {
             // Clients decide how many pongs they send: adding up must not overflow.
-            self.pong_due = self.pong_due.saturating_add(self.pong_ticks);
+            self.pong_due = self.pong_due.saturating_add(self.pong_ticks());
         }
     }
 }

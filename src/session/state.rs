@@ -31,7 +31,12 @@ pub(super) struct AppState {
     pub cstate: State,
     /// Channel state by identifier, sorted; also of subscriptions whose state is empty again.
     istates: Vec<(Box<str>, State)>,
+    /// What the states and their identifiers take.
+    bytes: usize,
 }
+
+/// What an identifier takes beside its text, and a state its pointer.
+const ISTATE_BYTES: usize = 48;
 
 impl AppState {
     fn position(&self, identifier: &str) -> Result<usize, usize> {
@@ -46,6 +51,7 @@ impl AppState {
 
     fn istate_mut(&mut self, identifier: &str) -> &mut State {
         let position = self.position(identifier).unwrap_or_else(|position| {
+            self.bytes += identifier.len() + ISTATE_BYTES;
             self.istates.reserve_exact(1);
             self.istates
                 .insert(position, (identifier.into(), State::default()));
@@ -56,9 +62,24 @@ impl AppState {
 
     fn forget(&mut self, identifier: &str) {
         if let Ok(position) = self.position(identifier) {
-            self.istates.remove(position);
+            let (identifier, state) = self.istates.remove(position);
+            self.bytes -= identifier.len() + ISTATE_BYTES + state.bytes();
             self.istates.shrink_to_fit();
         }
+    }
+
+    fn merge_cstate(&mut self, changes: &[(String, String)]) {
+        let before = self.cstate.bytes();
+        self.cstate.merge(changes);
+        self.bytes = self.bytes - before + self.cstate.bytes();
+    }
+
+    fn merge_istate(&mut self, identifier: &str, changes: &[(String, String)]) {
+        let state = self.istate_mut(identifier);
+        let before = state.bytes();
+        state.merge(changes);
+        let after = state.bytes();
+        self.bytes = self.bytes - before + after;
     }
 }
 
@@ -72,6 +93,8 @@ pub struct Session {
     identifiers_bytes: u32,
     pub(super) app_state: Option<Box<AppState>>,
     pub deadlines: Deadlines,
+    /// What its subscriptions take, whether others share their texts or not.
+    pub(super) subscribed_bytes: u32,
     /// Connect has succeeded.
     pub(super) authenticated: bool,
     /// A Disconnect call is owed when the session ends; sticky.
@@ -86,6 +109,7 @@ impl Session {
             identifiers_bytes: 0,
             app_state: None,
             deadlines: settings.deadlines,
+            subscribed_bytes: 0,
             authenticated: false,
             wants_disconnect: false,
         }
@@ -111,6 +135,21 @@ impl Session {
 
     pub fn is_authenticated(&self) -> bool {
         self.authenticated
+    }
+
+    /// What it takes by itself beside its entry in the table: texts and state.
+    pub fn own_bytes(&self) -> usize {
+        self.text.len() + state_bytes(&self.app_state)
+    }
+
+    /// What its subscriptions take, whether others share their texts or not.
+    pub fn subscribed_bytes(&self) -> usize {
+        self.subscribed_bytes as usize
+    }
+
+    /// Both together.
+    pub fn held_bytes(&self) -> usize {
+        self.own_bytes() + self.subscribed_bytes()
     }
 
     pub(super) fn set_identifiers(&mut self, identifiers: &str) {
@@ -146,13 +185,13 @@ impl Session {
 
     pub(super) fn merge_cstate(&mut self, changes: &[(String, String)]) {
         if !changes.is_empty() {
-            self.app_state_mut().cstate.merge(changes);
+            self.app_state_mut().merge_cstate(changes);
         }
     }
 
     pub(super) fn merge_istate(&mut self, identifier: &str, changes: &[(String, String)]) {
         if !changes.is_empty() {
-            self.app_state_mut().istate_mut(identifier).merge(changes);
+            self.app_state_mut().merge_istate(identifier, changes);
         }
     }
 
@@ -188,9 +227,9 @@ impl Farewell {
         self.texts().0
     }
 
-    /// Bytes that are kept for it, without the app's state.
+    /// Bytes that are kept for it.
     pub fn bytes_held(&self) -> usize {
-        self.text.len() + self.subscriptions.len()
+        self.text.len() + self.subscriptions.len() + state_bytes(&self.app_state)
     }
 
     /// The whole body of the Disconnect call.
@@ -226,4 +265,10 @@ fn split(text: &str, sid_bytes: u32, identifiers_bytes: u32) -> (&str, &str, &st
 fn cstate(app_state: &Option<Box<AppState>>) -> &State {
     static EMPTY: LazyLock<State> = LazyLock::new(State::default);
     app_state.as_ref().map_or(&EMPTY, |state| &state.cstate)
+}
+
+fn state_bytes(app_state: &Option<Box<AppState>>) -> usize {
+    app_state
+        .as_ref()
+        .map_or(0, |state| size_of::<AppState>() + state.bytes)
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use crate::auth::channels::{self, LocalSubscribe, Route};
 use crate::auth::jwt::{self, JwtVerdict};
 use crate::config::{AuthConfig, DisconnectMode};
-use crate::hub::{Hub, Marks};
+use crate::hub::{self, Hub, Marks};
 use crate::protocol::command::{ClientCommand, CommandKind, Data, HistoryRequest};
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::publication::{self, Publication};
@@ -21,6 +21,9 @@ const PRESENCE_KEY: &str = "$p";
 
 /// Subscriptions that one client may hold, each counted once for every stream it listens to. The reference has no limit; a client could fill the memory.
 pub const SUBSCRIPTIONS_MAX: usize = 4096;
+
+/// Data of a message that is refused when the memory for clients is used up; smaller ones are performed.
+const LARGE_DATA_BYTES: usize = 4096;
 
 /// What the shard must do next for a session, in order. Obeyed by `shard::sessions`.
 #[derive(Debug)]
@@ -57,6 +60,18 @@ pub enum CallPurpose {
 }
 
 impl CallPurpose {
+    /// What its texts take while the call waits and runs.
+    pub fn held_bytes(&self) -> usize {
+        let texts = match self {
+            Self::Connect => 0,
+            Self::Subscribe { identifier, .. } | Self::Unsubscribe { identifier } => {
+                identifier.len()
+            }
+            Self::Message { identifier, data } => identifier.len() + data.len(),
+        };
+        size_of::<Self>() + texts
+    }
+
     /// The client's command and its identifier; `None` for Connect.
     pub fn command(&self) -> Option<(&'static str, &str)> {
         match self {
@@ -68,7 +83,7 @@ impl CallPurpose {
     }
 }
 
-/// Why a client's command had no effect. The client is not told; the shard logs and counts it.
+/// Why a client's command had no effect. The shard logs and counts it; the client is told only that a subscription is rejected.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CommandRefusal {
     #[error("already subscribed to {0}")]
@@ -83,6 +98,12 @@ pub enum CommandRefusal {
     NoRpc,
     #[error("{SUBSCRIPTIONS_MAX} subscriptions are open, no more are accepted")]
     TooManySubscriptions,
+    #[error(
+        "the session's subscriptions take as many bytes as they may (session_bytes_max), no more are accepted"
+    )]
+    NoRoomInSession,
+    #[error("the memory for clients is used up (memory_bytes_max)")]
+    NoMemory,
 }
 
 /// Why this server lets a client in no further, without having asked the app. The client reads a reason of the protocol; this
@@ -121,6 +142,10 @@ pub struct Context<'a> {
     pub disconnect_mode: DisconnectMode,
     /// False: `--norpc`.
     pub has_rpc: bool,
+    /// What the session's subscriptions may grow by.
+    pub room_bytes: usize,
+    /// The process holds as much as it may: nothing large is begun.
+    pub memory_is_full: bool,
 }
 
 /// What the upgrade request says about who the client is.
@@ -249,7 +274,7 @@ impl Session {
     /// A client's command.
     ///
     /// # Errors
-    /// Why the command has no effect; no step was added then.
+    /// Why the command has no effect; the only step is then a rejection, for a subscription that would have been possible.
     pub fn on_command(
         &mut self,
         context: &mut Context<'_>,
@@ -300,8 +325,10 @@ impl Session {
         command: ClientCommand<'_>,
         steps: &mut Vec<Step>,
     ) -> Result<(), CommandRefusal> {
-        if context.hub.edges_len(context.slot) >= SUBSCRIPTIONS_MAX {
-            return Err(CommandRefusal::TooManySubscriptions);
+        if let Some(refusal) = no_room(context, &command.identifier) {
+            // A client that is told nothing would wait for ever.
+            steps.push(Step::Send(reply::reject_subscription(&command.identifier)));
+            return Err(refusal);
         }
         match channels::route_subscribe(&command.identifier, &context.auth.streams) {
             Route::Local(LocalSubscribe::Confirm {
@@ -345,10 +372,12 @@ impl Session {
         presence: bool,
         steps: &mut Vec<Step>,
     ) {
-        context.hub.subscribe(context.slot, identifier);
-        context.hub.attach(context.slot, identifier, stream);
-        let marks = Marks { whisper, presence };
-        context.hub.mark(context.slot, identifier, marks);
+        self.change(context, identifier, |_, context| {
+            context.hub.subscribe(context.slot, identifier);
+            context.hub.attach(context.slot, identifier, stream);
+            let marks = Marks { whisper, presence };
+            context.hub.mark(context.slot, identifier, marks);
+        });
         steps.push(Step::Send(reply::confirm_subscription(identifier)));
     }
 
@@ -383,6 +412,9 @@ impl Session {
         };
         if !context.has_rpc {
             return Err(CommandRefusal::NoRpc);
+        }
+        if context.memory_is_full && data.len() > LARGE_DATA_BYTES {
+            return Err(CommandRefusal::NoMemory);
         }
         let purpose = CallPurpose::Message {
             identifier: command.identifier.into(),
@@ -424,7 +456,9 @@ impl Session {
             } => {
                 self.note_rpc_answer(context.disconnect_mode);
                 if success {
-                    context.hub.subscribe(context.slot, &identifier);
+                    self.change(context, &identifier, |_, context| {
+                        context.hub.subscribe(context.slot, &identifier);
+                    });
                     self.apply(context, &identifier, response, steps);
                     answer_history(context, &identifier, history, steps);
                 } else {
@@ -454,6 +488,20 @@ impl Session {
         response: CommandResponse,
         steps: &mut Vec<Step>,
     ) {
+        self.change(context, identifier, |session, context| {
+            session.apply_streams(context, identifier, &response);
+        });
+        self.merge_istate(identifier, &response.istate);
+        self.merge_cstate(&response.cstate);
+        send_all(response.transmissions, steps);
+    }
+
+    fn apply_streams(
+        &mut self,
+        context: &mut Context<'_>,
+        identifier: &str,
+        response: &CommandResponse,
+    ) {
         let touches_marks = response.stop_streams
             || !(response.stopped_streams.is_empty() && response.istate.is_empty());
         if touches_marks {
@@ -472,14 +520,27 @@ impl Session {
                 context.hub.attach(context.slot, identifier, stream);
             }
         }
-        self.merge_istate(identifier, &response.istate);
-        self.merge_cstate(&response.cstate);
-        send_all(response.transmissions, steps);
     }
 
     fn forget(&mut self, context: &mut Context<'_>, identifier: &str) {
-        context.hub.unsubscribe(context.slot, identifier);
+        self.change(context, identifier, |_, context| {
+            context.hub.unsubscribe(context.slot, identifier);
+        });
         self.forget_istate(identifier);
+    }
+
+    /// Changes one subscription in the hub, and keeps the count of what all of them take.
+    fn change(
+        &mut self,
+        context: &mut Context<'_>,
+        identifier: &str,
+        change: impl FnOnce(&mut Self, &mut Context<'_>),
+    ) {
+        let before = context.hub.subscription_bytes(context.slot, identifier);
+        change(self, context);
+        let after = context.hub.subscription_bytes(context.slot, identifier);
+        let bytes = self.subscribed_bytes() - before + after;
+        self.subscribed_bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
     }
 
     /// Turns marks into ordinary channel state, before the app changes that state or the streams.
@@ -570,6 +631,19 @@ fn changes(marks: Marks, stream: &str) -> Vec<(String, String)> {
     reserved_entries(marks, stream)
         .map(|(key, value)| (key.to_string(), value.to_string()))
         .collect()
+}
+
+/// Why one more subscription is too much.
+fn no_room(context: &Context<'_>, identifier: &str) -> Option<CommandRefusal> {
+    if context.hub.edges_len(context.slot) >= SUBSCRIPTIONS_MAX {
+        Some(CommandRefusal::TooManySubscriptions)
+    } else if hub::identifier_bytes(identifier) > context.room_bytes {
+        Some(CommandRefusal::NoRoomInSession)
+    } else if context.memory_is_full {
+        Some(CommandRefusal::NoMemory)
+    } else {
+        None
+    }
 }
 
 fn refuse(reason: DisconnectReason, steps: &mut Vec<Step>) {

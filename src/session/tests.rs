@@ -39,6 +39,11 @@ const SIGNED: &str = r#"{"channel":"$pubsub","signed_stream_name":"ImNoYXQvMjAyM
 const BADLY_SIGNED: &str = r#"{"channel":"$pubsub","signed_stream_name":"ImNoYXQvMjAyMyI=--2b2e"}"#;
 const PUBLIC: &str = r#"{"channel":"$pubsub","stream_name":"lobby"}"#;
 
+fn rejection_text(identifier: &str) -> String {
+    let text = crate::protocol::reply::reject_subscription(identifier);
+    String::from_utf8(text).expect("UTF-8")
+}
+
 fn config(args: &[&str]) -> Config {
     let args: Vec<String> = args.iter().map(|arg| arg.to_string()).collect();
     match load(&args, &[]) {
@@ -53,6 +58,8 @@ struct Scene {
     hub: Hub,
     session: Session,
     call: Option<CallPurpose>,
+    room_bytes: usize,
+    memory_is_full: bool,
 }
 
 impl Scene {
@@ -67,6 +74,8 @@ impl Scene {
             hub: Hub::default(),
             session: Session::new(&settings),
             call: None,
+            room_bytes: usize::MAX,
+            memory_is_full: false,
         }
     }
 
@@ -96,6 +105,8 @@ impl Scene {
             slot: SLOT,
             disconnect_mode: self.config.disconnect.mode,
             has_rpc: self.config.rpc.endpoint != crate::config::RpcEndpoint::None,
+            room_bytes: self.room_bytes,
+            memory_is_full: self.memory_is_full,
         };
         let mut steps = Vec::new();
         let result = decide(&mut self.session, &mut context, &mut steps);
@@ -160,6 +171,22 @@ impl Scene {
             self.step(|session, context, steps| session.on_command(context, command, steps));
         assert!(result.is_ok() || steps.is_empty(), "a refusal has no steps");
         result.map(|()| steps)
+    }
+
+    /// A subscription for which there is no room: why, and that the client is told.
+    fn refused_subscription(&mut self, identifier: &str) -> CommandRefusal {
+        let text = json!({ "command": "subscribe", "identifier": identifier }).to_string();
+        let command = decode_command(text.as_bytes())
+            .expect("decodable")
+            .expect("not null");
+        let (result, steps) =
+            self.step(|session, context, steps| session.on_command(context, command, steps));
+        let [step] = steps.as_slice() else {
+            panic!("{steps:?}")
+        };
+        assert!(step.ends_with(&rejection_text(identifier)), "{step}");
+        assert!(self.call.is_none(), "the app is not asked");
+        result.expect_err("a refusal")
     }
 
     fn command(&mut self, command: &str, identifier: &str) -> Vec<String> {
@@ -589,7 +616,10 @@ fn subscriptions_run_out_and_come_back() {
     assert_eq!(scene.command("subscribe", "last").len(), 1);
     scene.answer(&json!({ "status": 1 }));
     let more = json!({ "command": "subscribe", "identifier": "more" });
-    assert_eq!(scene.say(&more), Err(CommandRefusal::TooManySubscriptions));
+    assert_eq!(
+        scene.refused_subscription("more"),
+        CommandRefusal::TooManySubscriptions
+    );
     let again = json!({ "command": "subscribe", "identifier": "last" });
     assert_eq!(
         scene.say(&again),
@@ -598,6 +628,68 @@ fn subscriptions_run_out_and_come_back() {
     scene.command("unsubscribe", "last");
     scene.answer(&json!({ "status": 1 }));
     assert_eq!(scene.say(&more).expect("accepted").len(), 1);
+}
+
+#[test]
+fn a_subscription_that_does_not_fit_is_rejected() {
+    let mut scene = Scene::connected(&[]);
+    scene.room_bytes = 1000;
+    let large = "x".repeat(1000);
+    assert_eq!(
+        scene.refused_subscription(&large),
+        CommandRefusal::NoRoomInSession
+    );
+    let quotes = "\"".repeat(500);
+    assert_eq!(
+        scene.refused_subscription(&quotes),
+        CommandRefusal::NoRoomInSession,
+        "an identifier is as long as it is in JSON"
+    );
+    assert_eq!(scene.command("subscribe", &"x".repeat(500)).len(), 1);
+}
+
+#[test]
+fn without_memory_nothing_large_is_begun_and_the_rest_goes_on() {
+    let mut scene = Scene::subscribed(&[], "A", &["x"]);
+    scene.memory_is_full = true;
+    assert_eq!(scene.refused_subscription("B"), CommandRefusal::NoMemory);
+    let message = |bytes: usize| json!({ "command": "message", "identifier": "A", "data": "x".repeat(bytes) });
+    assert_eq!(scene.say(&message(5000)), Err(CommandRefusal::NoMemory));
+    assert_eq!(scene.say(&message(4000)).expect("performed").len(), 1);
+    scene.answer(&json!({ "status": 1 }));
+    scene.command("unsubscribe", "A");
+    scene.answer(&json!({ "status": 1 }));
+    assert_eq!(scene.session.subscribed_bytes(), 0);
+}
+
+/// What a session is charged for is what it holds, whatever the app does with it.
+#[test]
+fn the_bytes_of_a_session_go_up_and_down_with_what_it_holds() {
+    let mut scene = Scene::connected(&[]);
+    let at_first = scene.session.held_bytes();
+    scene.command("subscribe", "A");
+    scene.answer(
+        &json!({ "status": 1, "streams": ["x", "y"], "env": { "istate": { "k": "v".repeat(1000) } } }),
+    );
+    let first = scene.session.subscribed_bytes();
+    assert_eq!(first, scene.hub.subscription_bytes(SLOT, "A"));
+    assert!(first > 2 * 160 && scene.session.held_bytes() > at_first + first + 1000);
+    scene.command("subscribe", "B");
+    scene.answer(
+        &json!({ "status": 1, "streams": ["x"], "env": { "cstate": { "c": "v".repeat(500) } } }),
+    );
+    scene.message("A", "data");
+    scene.answer(
+        &json!({ "status": 1, "streams": ["z"], "stopped_streams": ["x"], "env": { "istate": { "k": "" } } }),
+    );
+    let both = scene.hub.subscription_bytes(SLOT, "A") + scene.hub.subscription_bytes(SLOT, "B");
+    assert_eq!(scene.session.subscribed_bytes(), both);
+    scene.command("unsubscribe", "A");
+    scene.answer(&json!({ "status": 1, "env": { "cstate": { "c": "" } } }));
+    scene.command("unsubscribe", "B");
+    scene.answer(&json!({ "status": 1 }));
+    assert_eq!(scene.session.held_bytes(), at_first);
+    assert_eq!(scene.hub.held_bytes(), 0);
 }
 
 // ---- channels that the server answers itself -----------------------------------------------------------------------

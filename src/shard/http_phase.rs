@@ -29,7 +29,7 @@ use crate::session::Credentials;
 use crate::shard::front::Front;
 use crate::shard::refusals::{self, Secured};
 use crate::shard::sampling::sample;
-use crate::shard::sessions::NewConnection;
+use crate::shard::sessions::{NewConnection, SESSION_ENTRY_BYTES};
 use crate::shard::{RequestGuard, Shard, Stage, publishing};
 use crate::wire::handshake::{self, Subprotocol, Upgrade};
 use crate::wire::http_body::{BodyFraming, ChunkedDecoder};
@@ -423,6 +423,11 @@ impl Client {
         compression: bool,
     ) -> Next {
         match handshake::upgrade(&head, origins, compression) {
+            Ok(_) if !self.shard.budget.has_room(SESSION_ENTRY_BYTES) => {
+                self.shard.counters().upgrade_refused_total.add(1);
+                let response = Response::text(503, "no memory for more clients");
+                self.answer(&head, response).await
+            }
             Ok(upgrade) => Next::Upgrade(Box::new(head), Box::new(upgrade)),
             Err(error) => {
                 refusals::upgrade(&self.shard, &head, self.peer, error);

@@ -190,11 +190,12 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
     let budget = ShardBudget::new(setup.budget, Arc::clone(&setup.metrics), setup.id);
     let shard = Rc::new(Shard {
         id: setup.id,
-        budget,
+        budget: Rc::clone(&budget),
         sessions: RefCell::new(Sessions::new(
             setup.id,
             Arc::clone(&setup.config),
             Arc::clone(&setup.metrics),
+            budget,
             setup.hasher,
             reactor,
             Rc::clone(&inbox),

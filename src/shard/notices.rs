@@ -47,9 +47,11 @@ pub enum Notice {
     ConsoleLoginFailed,
     ConsoleDisconnect,
     ConsolePublication,
+    /// A session is at `session_bytes_max`.
+    SessionFull,
 }
 
-const NOTICES: usize = Notice::ConsolePublication as usize + 1;
+const NOTICES: usize = Notice::SessionFull as usize + 1;
 
 /// Between two records of what an operator does: every single one, at the pace of a human.
 const OFTEN: Duration = Duration::from_secs(1);

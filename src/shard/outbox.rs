@@ -4,12 +4,15 @@
 //! per receiver); then each session that got something is written once, with one gathered call. A large batch is written
 //! over several turns, and what is published meanwhile is gathered with it. Only what the kernel does not take moves into an
 //! [`Outbox`] of the session.
+//!
+//! The bytes of a frame are charged to the shard's budget once, however many sessions wait for them.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
 use std::net::TcpStream;
 use std::rc::Rc;
 
+use crate::mesh::{Charge, ShardBudget};
 use crate::net::tls::TlsSession;
 use crate::session::Tick;
 
@@ -17,12 +20,18 @@ use crate::session::Tick;
 pub const FRAMES_PER_WRITE_MAX: usize = 64;
 /// Deliveries noted in a batch before it has to be written out whole: 4 MiB.
 pub const BATCH_DELIVERIES_MAX: usize = 512 << 10;
-/// Bytes of frames in a batch before it has to be written out whole.
-pub const BATCH_FRAME_BYTES_MAX: usize = 16 << 20;
+/// Bytes of frames in a batch, with their overhead, before it has to be written out whole.
+pub const BATCH_FRAME_BYTES_MAX: usize = 4 << 20;
+/// Frames in a batch from which on a session gets only the newest of its pongs.
+const PONGS_APART_MAX: usize = 256;
+/// What a frame takes beside its bytes: counts and length, its charge, a place in the batch or in an outbox, and what the
+/// allocator rounds up. A pong of two bytes is no less.
+pub const FRAME_OVERHEAD_BYTES: usize = 96;
+const _: () = assert!(size_of::<Frame>() + 16 + size_of::<Rc<Frame>>() <= FRAME_OVERHEAD_BYTES);
 /// Deliveries and frames that an empty batch keeps room for.
 const BATCH_ROOM_KEPT: usize = 4096;
 /// Bytes encrypted ahead of what the kernel takes: a few records.
-pub const SEALED_BYTES_MAX: usize = 64 << 10;
+const SEALED_BYTES_MAX: usize = 64 << 10;
 
 /// What a frame counts as when it has been written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,24 +42,40 @@ pub enum FrameKind {
     Ping,
     /// A WebSocket control frame: counts as nothing.
     Control,
+    /// A control frame that a newer one may replace while it waits. Source: RFC 6455 §5.5.3.
+    Pong,
 }
 
-/// Encoded WebSocket bytes, shared; or the TLS records that carry such a frame to one client.
-#[derive(Debug, Clone)]
+/// Encoded WebSocket bytes, shared by reference count; or the TLS records that carry such a frame to one client.
+#[derive(Debug)]
 pub struct Frame {
-    pub bytes: Rc<[u8]>,
+    pub bytes: Box<[u8]>,
     pub kind: FrameKind,
     /// Bytes without frame header and encryption: what the counters count.
     payload_bytes: u32,
+    /// Set when the frame is put into a batch or an outbox.
+    charge: Option<Charge>,
 }
 
 impl Frame {
     pub fn new(bytes: Vec<u8>, kind: FrameKind) -> Self {
         Self {
             payload_bytes: payload_bytes(&bytes),
-            bytes: bytes.into(),
+            bytes: bytes.into_boxed_slice(),
             kind,
+            charge: None,
         }
+    }
+
+    /// What it takes in memory.
+    pub fn held_bytes(&self) -> usize {
+        self.bytes.len() + FRAME_OVERHEAD_BYTES
+    }
+
+    /// Cannot be refused: whoever gets a frame has been looked at before it was encoded.
+    fn charged(mut self, budget: &Rc<ShardBudget>) -> Rc<Self> {
+        self.charge = Some(budget.hold_anyway(self.held_bytes()));
+        Rc::new(self)
     }
 
     /// Nothing to send, but a reason to flush: TLS has records of its own.
@@ -61,9 +86,10 @@ impl Frame {
     /// The same frame in the records that carry it. They have a place in the client's order: none may be dropped.
     fn sealed(&self, records: Vec<u8>) -> Self {
         Self {
-            bytes: records.into(),
+            bytes: records.into_boxed_slice(),
             kind: self.kind,
             payload_bytes: self.payload_bytes,
+            charge: None,
         }
     }
 }
@@ -81,27 +107,51 @@ fn payload_bytes(frame: &[u8]) -> u32 {
 /// Frames that the kernel has not taken yet. Exists only while there are some.
 #[derive(Debug, Default)]
 pub struct Outbox {
-    frames: VecDeque<Frame>,
+    frames: VecDeque<Rc<Frame>>,
     /// Bytes of the first frame that are written already.
     head_written: usize,
     /// Unsent bytes, the first frame's rest included.
     pending_bytes: usize,
-    /// When the first frame must be through.
+    /// Bytes of all its frames with their overhead, written ones of the first frame included.
+    held_bytes: usize,
+    /// With TLS: frames at the front that are encrypted already, and their unsent bytes. Without it 0.
+    sealed: usize,
+    sealed_bytes: usize,
+    /// When the kernel must have taken something.
     pub deadline: Tick,
+    /// When it took something last, or the outbox began.
+    pub progress: Tick,
 }
 
 impl Outbox {
-    /// Empty; what comes first must be through at `deadline`.
-    pub fn due(deadline: Tick) -> Self {
+    /// Empty at `now`; something of what comes must have gone out at `deadline`.
+    pub fn due(now: Tick, deadline: Tick) -> Self {
         Self {
             deadline,
+            progress: now,
             ..Self::default()
         }
     }
 
-    pub fn push(&mut self, frame: Frame) {
+    pub fn push(&mut self, frame: Rc<Frame>) {
         self.pending_bytes += frame.bytes.len();
+        self.held_bytes += frame.held_bytes();
         self.frames.push_back(frame);
+    }
+
+    /// As [`Self::push`]; a pong takes the place of one that waits at the end and has not been started.
+    fn push_or_replace(&mut self, frame: Rc<Frame>) {
+        let waits = self.frames.len() > self.started();
+        if frame.kind == FrameKind::Pong
+            && let Some(last) = self.frames.back()
+            && last.kind == FrameKind::Pong
+            && waits
+        {
+            self.pending_bytes -= last.bytes.len();
+            self.held_bytes -= last.held_bytes();
+            self.frames.pop_back();
+        }
+        self.push(frame);
     }
 
     pub fn is_empty(&self) -> bool {
@@ -112,6 +162,17 @@ impl Outbox {
         self.pending_bytes
     }
 
+    /// Unsent bytes behind the frame that is being written. Source: `contract/websocket.md` §11.
+    pub fn queued_bytes(&self) -> usize {
+        let first = self.frames.front().map_or(0, |frame| frame.bytes.len());
+        self.pending_bytes - (first - self.head_written)
+    }
+
+    /// What it takes in memory.
+    pub fn held_bytes(&self) -> usize {
+        self.held_bytes
+    }
+
     /// Unsent frames that count as messages.
     pub fn messages(&self) -> usize {
         self.frames
@@ -120,15 +181,53 @@ impl Outbox {
             .count()
     }
 
-    /// Drops what has not been started. A frame that is half written has to be finished, or the client could not read on.
+    /// Encrypts frames at the front, behind the records that TLS itself has to send, until a few records wait for the socket:
+    /// what is encrypted is the client's own copy, and cannot be dropped any more.
+    pub fn seal(&mut self, tls: &mut TlsSession, budget: &Rc<ShardBudget>) {
+        let mut records = Vec::new();
+        tls.take_output(&mut records);
+        if !records.is_empty() {
+            let frame = Frame::flush_only().sealed(std::mem::take(&mut records));
+            let place = self.sealed;
+            self.note_sealed(&frame);
+            self.frames.insert(place, frame.charged(budget));
+        }
+        while self.sealed_bytes < SEALED_BYTES_MAX
+            && let Some(frame) = self.frames.get(self.sealed).cloned()
+        {
+            tls.encrypt(&frame.bytes, &mut records);
+            let sealed = frame.sealed(std::mem::take(&mut records));
+            self.pending_bytes -= frame.bytes.len();
+            self.held_bytes -= frame.held_bytes();
+            let place = self.sealed;
+            self.note_sealed(&sealed);
+            self.frames[place] = sealed.charged(budget);
+        }
+    }
+
+    fn note_sealed(&mut self, frame: &Frame) {
+        self.pending_bytes += frame.bytes.len();
+        self.held_bytes += frame.held_bytes();
+        self.sealed += 1;
+        self.sealed_bytes += frame.bytes.len();
+    }
+
+    /// Frames at the front that must go out: one that is half written, or else the client could not read on; with TLS all that
+    /// are encrypted, or else it could not decrypt what follows.
+    fn started(&self) -> usize {
+        self.sealed.max(usize::from(self.head_written > 0))
+    }
+
+    /// Drops what has not been started.
     pub fn clear_unstarted(&mut self) {
-        self.frames.truncate(usize::from(self.head_written > 0));
+        self.frames.truncate(self.started());
         self.pending_bytes = self
             .frames
             .iter()
             .map(|frame| frame.bytes.len())
             .sum::<usize>()
             - self.head_written;
+        self.held_bytes = self.frames.iter().map(|frame| frame.held_bytes()).sum();
     }
 
     /// Writes as much as the kernel takes, with one call. Returns what went out.
@@ -136,10 +235,17 @@ impl Outbox {
     /// # Errors
     /// Those of writev(2) other than "would block", which is an empty [`Written`].
     pub fn write(&mut self, socket: &TcpStream) -> io::Result<Written> {
+        if self.is_empty() {
+            return Ok(Written::default());
+        }
         let mut slices = [IoSlice::new(&[]); FRAMES_PER_WRITE_MAX];
         let mut count = 0;
         let mut offered = 0;
-        for frame in self.frames.iter().take(FRAMES_PER_WRITE_MAX) {
+        let ready = match self.sealed {
+            0 => self.frames.len(),
+            sealed => sealed,
+        };
+        for frame in self.frames.iter().take(ready.min(FRAMES_PER_WRITE_MAX)) {
             let skip = if count == 0 { self.head_written } else { 0 };
             slices[count] = IoSlice::new(&frame.bytes[skip..]);
             offered += frame.bytes.len() - skip;
@@ -157,13 +263,16 @@ impl Outbox {
 
     fn consume(&mut self, bytes: usize, written: &mut Written) {
         self.pending_bytes -= bytes;
+        self.sealed_bytes = self.sealed_bytes.saturating_sub(bytes);
         let mut left = self.head_written + bytes;
         while let Some(first) = self.frames.front() {
             if left < first.bytes.len() {
                 break;
             }
             left -= first.bytes.len();
+            self.held_bytes -= first.held_bytes();
             written.count(first);
+            self.sealed = self.sealed.saturating_sub(1);
             self.frames.pop_front();
         }
         self.head_written = left;
@@ -188,7 +297,7 @@ impl Written {
     fn count(&mut self, frame: &Frame) {
         self.frames += 1;
         self.messages += u64::from(frame.kind == FrameKind::Message);
-        if frame.kind != FrameKind::Control {
+        if matches!(frame.kind, FrameKind::Message | FrameKind::Ping) {
             self.payload_bytes += u64::from(frame.payload_bytes);
         }
     }
@@ -240,9 +349,9 @@ struct Node {
 }
 
 /// Deliveries of all sessions that have not been handed to the kernel yet.
-#[derive(Default)]
 pub struct Batch {
-    frames: Vec<Frame>,
+    budget: Rc<ShardBudget>,
+    frames: Vec<Rc<Frame>>,
     frame_bytes: usize,
     nodes: Vec<Node>,
     /// Slots that have deliveries, in the order in which they got the first one.
@@ -250,11 +359,38 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Empty; its frames are charged to `budget`.
+    pub fn new(budget: Rc<ShardBudget>) -> Self {
+        Self {
+            budget,
+            frames: Vec::new(),
+            frame_bytes: 0,
+            nodes: Vec::new(),
+            dirty: VecDeque::new(),
+        }
+    }
+
     /// Adds a frame that deliveries can name.
     pub fn add_frame(&mut self, frame: Frame) -> u32 {
-        self.frame_bytes += frame.bytes.len();
-        self.frames.push(frame);
+        self.frame_bytes += frame.held_bytes();
+        self.frames.push(frame.charged(&self.budget));
         self.frames.len() as u32 - 1
+    }
+
+    /// Puts a pong in the place of the last frame of `list`, when that is a pong and the batch has many frames or the session
+    /// takes nothing now (`blocked`). Gives the pong back otherwise.
+    pub fn replace_pong(&mut self, list: BatchList, pong: Frame, blocked: bool) -> Option<Frame> {
+        let may_replace = blocked || self.frames.len() > PONGS_APART_MAX;
+        let Some(node) = self.nodes.get(list.last as usize) else {
+            return Some(pong);
+        };
+        let frame = &mut self.frames[node.frame as usize];
+        if frame.kind != FrameKind::Pong || !may_replace {
+            return Some(pong);
+        }
+        self.frame_bytes = self.frame_bytes - frame.held_bytes() + pong.held_bytes();
+        *frame = pong.charged(&self.budget);
+        None
     }
 
     /// Notes that the session in `slot` gets `frame`.
@@ -290,11 +426,6 @@ impl Batch {
         self.dirty.pop_front()
     }
 
-    /// A session has not got all of its deliveries: it is written again, behind the others.
-    pub fn put_back(&mut self, slot: u32) {
-        self.dirty.push_back(slot);
-    }
-
     /// Forgets the frames once nobody waits for a write; every list made of them is empty then.
     pub fn finish(&mut self) {
         debug_assert!(self.dirty.is_empty(), "everybody has been written");
@@ -306,41 +437,13 @@ impl Batch {
         self.dirty.shrink_to(BATCH_ROOM_KEPT);
     }
 
-    /// Moves a session's deliveries into its outbox.
+    /// Moves a session's deliveries into its outbox. A frame without bytes was only a reason to flush.
     pub fn drain_into(&self, list: &mut BatchList, outbox: &mut Outbox) {
         for frame in self.frames_of(std::mem::take(list)) {
-            outbox.push(frame.clone());
-        }
-    }
-
-    /// Encrypts a session's deliveries into its outbox, behind the records that TLS itself has to send, until the outbox
-    /// holds `bytes_max` or more. What is left stays in the list.
-    pub fn seal_into(
-        &self,
-        list: &mut BatchList,
-        tls: &mut TlsSession,
-        outbox: &mut Outbox,
-        bytes_max: usize,
-    ) {
-        let mut records = Vec::new();
-        tls.take_output(&mut records);
-        if !records.is_empty() {
-            outbox.push(Frame::flush_only().sealed(std::mem::take(&mut records)));
-        }
-        while outbox.pending_bytes() < bytes_max
-            && let Some(frame) = self.take_first(list)
-        {
             if !frame.bytes.is_empty() {
-                tls.encrypt(&frame.bytes, &mut records);
-                outbox.push(frame.sealed(std::mem::take(&mut records)));
+                outbox.push_or_replace(Rc::clone(frame));
             }
         }
-    }
-
-    fn take_first(&self, list: &mut BatchList) -> Option<&Frame> {
-        let node = self.nodes.get(list.first as usize)?;
-        list.first = node.next;
-        Some(&self.frames[node.frame as usize])
     }
 
     /// Writes a session's deliveries straight into its socket. What the kernel does not take is returned as an outbox.
@@ -364,7 +467,7 @@ impl Batch {
     /// The only frame of a list; `None` when there are more, or none.
     pub fn single(&self, list: BatchList) -> Option<&Frame> {
         let node = self.nodes.get(list.first as usize)?;
-        (list.first == list.last).then(|| &self.frames[node.frame as usize])
+        (list.first == list.last).then(|| &*self.frames[node.frame as usize])
     }
 
     /// What became of a [`Self::single`] frame of which the kernel took `bytes`.
@@ -391,7 +494,7 @@ impl Batch {
         }
         let mut outbox = Outbox::default();
         self.frames_of(list)
-            .for_each(|frame| outbox.push(frame.clone()));
+            .for_each(|frame| outbox.push(Rc::clone(frame)));
         outbox.consume(bytes, &mut written);
         (written, Some(outbox))
     }
@@ -417,7 +520,7 @@ impl Batch {
         Ok((bytes, offered, frames.next().is_some()))
     }
 
-    fn frames_of(&self, list: BatchList) -> impl Iterator<Item = &Frame> {
+    fn frames_of(&self, list: BatchList) -> impl Iterator<Item = &Rc<Frame>> {
         let mut next = list.first;
         std::iter::from_fn(move || {
             let node = self.nodes.get(next as usize)?;
@@ -433,7 +536,26 @@ mod tests {
     use std::net::TcpListener;
 
     use super::*;
+    use crate::mesh::ProcessBudget;
+    use crate::metrics::Metrics;
     use crate::wire::frame;
+
+    fn budget() -> Rc<ShardBudget> {
+        let metrics = Metrics::new(1).into();
+        ShardBudget::new(ProcessBudget::new(None, 1), metrics, 0)
+    }
+
+    fn batch() -> Batch {
+        Batch::new(budget())
+    }
+
+    fn shared(text: &str) -> Rc<Frame> {
+        message(text).into()
+    }
+
+    fn pong(payload: &str) -> Frame {
+        Frame::new(frame::pong_frame(payload.as_bytes()), FrameKind::Pong)
+    }
 
     fn sockets() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
@@ -450,7 +572,7 @@ mod tests {
     #[test]
     fn a_batch_goes_out_in_order_with_one_write() {
         let (server, mut client) = sockets();
-        let mut batch = Batch::default();
+        let mut batch = batch();
         let mut list = BatchList::default();
         for text in ["a", "bb", "ccc"] {
             let frame = batch.add_frame(message(text));
@@ -471,7 +593,7 @@ mod tests {
     #[test]
     fn what_does_not_fit_waits_in_order_and_nothing_is_lost() {
         let (server, mut client) = sockets();
-        let mut batch = Batch::default();
+        let mut batch = batch();
         let mut list = BatchList::default();
         let texts: Vec<String> = (0..200).map(|index| format!("{index:0>65000}")).collect();
         for text in &texts {
@@ -503,15 +625,15 @@ mod tests {
     #[test]
     fn clearing_keeps_a_frame_that_is_half_written() {
         let mut outbox = Outbox::default();
-        outbox.push(message("first"));
-        outbox.push(message("second"));
+        outbox.push(shared("first"));
+        outbox.push(shared("second"));
         let mut written = Written::default();
         outbox.consume(3, &mut written);
         outbox.clear_unstarted();
         assert_eq!((outbox.messages(), outbox.pending_bytes()), (1, 4));
         outbox.consume(4, &mut written);
         assert!(outbox.is_empty());
-        outbox.push(message("third"));
+        outbox.push(shared("third"));
         outbox.clear_unstarted();
         assert_eq!((outbox.is_empty(), outbox.pending_bytes()), (true, 0));
     }
@@ -525,5 +647,105 @@ mod tests {
             );
             assert_eq!(frame.payload_bytes, bytes);
         }
+    }
+
+    #[test]
+    fn the_frame_that_is_being_written_is_pending_and_not_queued() {
+        let mut outbox = Outbox::default();
+        assert_eq!((outbox.queued_bytes(), outbox.held_bytes()), (0, 0));
+        outbox.push(shared("first"));
+        assert_eq!((outbox.pending_bytes(), outbox.queued_bytes()), (7, 0));
+        outbox.push(shared("second"));
+        outbox.consume(3, &mut Written::default());
+        assert_eq!((outbox.pending_bytes(), outbox.queued_bytes()), (12, 8));
+        assert_eq!(outbox.held_bytes(), 15 + 2 * FRAME_OVERHEAD_BYTES);
+        outbox.consume(12, &mut Written::default());
+        assert_eq!((outbox.queued_bytes(), outbox.held_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn a_frame_is_charged_once_and_until_its_last_receiver_has_it() {
+        let budget = budget();
+        let mut batch = Batch::new(Rc::clone(&budget));
+        let frame = batch.add_frame(message("shared"));
+        let held = 8 + FRAME_OVERHEAD_BYTES;
+        assert_eq!(budget.used_bytes(), held);
+        let mut outboxes = [Outbox::default(), Outbox::default()];
+        for (slot, outbox) in outboxes.iter_mut().enumerate() {
+            let mut list = BatchList::default();
+            batch.deliver(slot as u32, &mut list, frame);
+            batch.next_dirty();
+            batch.drain_into(&mut list, outbox);
+        }
+        batch.finish();
+        let [mut first, second] = outboxes;
+        first.consume(8, &mut Written::default());
+        assert_eq!(budget.used_bytes(), held);
+        drop(second);
+        assert_eq!(budget.used_bytes(), 0);
+    }
+
+    #[test]
+    fn of_many_pongs_that_wait_only_the_newest_is_kept() {
+        let mut batch = batch();
+        let mut list = BatchList::default();
+        let deliver = |batch: &mut Batch, list: &mut BatchList, frame| {
+            let frame = batch.add_frame(frame);
+            batch.deliver(1, list, frame);
+        };
+        assert!(
+            batch.replace_pong(list, pong("a"), true).is_some(),
+            "nothing is there"
+        );
+        deliver(&mut batch, &mut list, pong("a"));
+        assert!(
+            batch.replace_pong(list, pong("b"), false).is_some(),
+            "few are all sent"
+        );
+        assert!(batch.replace_pong(list, pong("b"), true).is_none());
+        deliver(&mut batch, &mut list, message("text"));
+        assert!(
+            batch.replace_pong(list, pong("c"), true).is_some(),
+            "the order stays"
+        );
+        let mut outbox = Outbox::default();
+        batch.drain_into(&mut list, &mut outbox);
+        for newer in ["c", "d"] {
+            deliver(&mut batch, &mut list, pong(newer));
+            batch.drain_into(&mut list, &mut outbox);
+        }
+        let kept: Vec<&[u8]> = outbox
+            .frames
+            .iter()
+            .map(|frame| &frame.bytes[2..])
+            .collect();
+        assert_eq!(kept, [b"b" as &[u8], b"text", b"d"]);
+        assert_eq!(outbox.pending_bytes(), 3 + 6 + 3);
+    }
+
+    #[test]
+    fn a_pong_that_is_half_written_is_not_replaced() {
+        let mut outbox = Outbox::default();
+        outbox.push_or_replace(pong("a").into());
+        outbox.consume(1, &mut Written::default());
+        outbox.push_or_replace(pong("b").into());
+        outbox.push_or_replace(pong("c").into());
+        assert_eq!(outbox.frames.len(), 2);
+        assert_eq!(outbox.pending_bytes(), 5);
+    }
+
+    #[test]
+    fn pongs_of_a_full_batch_are_merged_for_everybody() {
+        let mut batch = batch();
+        let mut list = BatchList::default();
+        let mut kept = 0;
+        for _ in 0..10_000 {
+            if let Some(pong) = batch.replace_pong(list, pong(""), false) {
+                let frame = batch.add_frame(pong);
+                batch.deliver(1, &mut list, frame);
+                kept += 1;
+            }
+        }
+        assert_eq!(kept, PONGS_APART_MAX + 1);
     }
 }

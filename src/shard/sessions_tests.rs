@@ -16,7 +16,10 @@ use serde_json::{Value, json};
 use socket2::SockRef;
 
 use crate::config::{Config, PingPrecision, Startup, load};
-use crate::mesh::{ConnectionLimit, Inbox, Mesh, SessionRef, ShardId, ShardMessage, Survey};
+use crate::mesh::{
+    ConnectionLimit, Inbox, Mesh, ProcessBudget, SessionRef, ShardBudget, ShardId, ShardMessage,
+    Survey,
+};
 use crate::metrics::{Counter, Metrics, ShardMetrics};
 use crate::protocol::publication::{Publication, RemoteDisconnect};
 use crate::reactor::Reactor;
@@ -89,10 +92,13 @@ impl Bench {
         let now = Instant::now();
         let (mesh, mut inboxes) = Mesh::new(1);
         let inbox = Rc::new(inboxes.remove(0));
+        let process = ProcessBudget::new(None, 1);
+        let budget = ShardBudget::new(process, Arc::clone(&metrics), 0);
         let sessions = Sessions::new(
             0,
             Arc::new(config(args)),
             Arc::clone(&metrics),
+            budget,
             RandomState::new(),
             reactor,
             Rc::clone(&inbox),

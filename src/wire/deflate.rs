@@ -109,7 +109,7 @@ impl Inflater {
     /// Replaces `out` with the decompressed payload of one message, which may be `bytes_max` bytes (0 = no limit).
     /// Nothing is remembered from one call to the next.
     ///
-    /// `out` grows with what the stream really yields, to at most about twice `bytes_max`.
+    /// `out` grows with what the stream really yields, to at most one byte more than `bytes_max`.
     ///
     /// # Errors
     /// See [`InflateError`]; `out` then holds a part of the message.
@@ -121,7 +121,7 @@ impl Inflater {
     ) -> Result<(), InflateError> {
         self.state.reset(false);
         out.clear();
-        out.reserve(data.len() + GROWTH_BYTES_MIN);
+        grow(out, data.len(), bytes_max);
         for part in [data, FINISHING_TAIL.as_slice()] {
             if self.inflate_part(part, bytes_max, out)? == Progress::Finished {
                 return Ok(());
@@ -139,7 +139,7 @@ impl Inflater {
         let mut rest = part;
         loop {
             if out.len() == out.capacity() {
-                out.reserve(GROWTH_BYTES_MIN);
+                grow(out, out.len(), bytes_max);
             }
             let (consumed, produced) = (self.state.total_in(), out.len());
             let status = self
@@ -164,6 +164,16 @@ impl Inflater {
             }
         }
     }
+}
+
+/// Makes room for about `bytes` more, but for no more than shows that the message is too long.
+fn grow(out: &mut Vec<u8>, bytes: usize, bytes_max: u64) {
+    let wanted = bytes + GROWTH_BYTES_MIN;
+    let useful = match bytes_max {
+        0 => wanted,
+        max => usize::try_from(max + 1 - out.len() as u64).unwrap_or(wanted),
+    };
+    out.reserve_exact(wanted.min(useful));
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,7 +22,7 @@ pub struct MessageLimits {
     pub message_bytes_max: u64,
     /// permessage-deflate was negotiated.
     pub deflate: bool,
-    /// Bytes of one message after decompression. 0 = no limit. The reference has none; ours stops decompression bombs.
+    /// Bytes of one message after decompression. 0 = no limit. The reference has none: 16 KiB may become 16 MiB there.
     pub inflated_bytes_max: u64,
 }
 
@@ -128,6 +128,15 @@ impl MessageDecoder {
             }
         });
         Ok((consumed, incoming))
+    }
+
+    /// Bytes that are kept of an unfinished frame or message.
+    pub fn held_bytes(&self) -> usize {
+        self.partial.as_ref().map_or(0, |partial| {
+            let message = partial.message.as_ref();
+            let payload = message.map_or(0, |message| message.payload.capacity());
+            size_of::<Partial>() + payload + partial.control.capacity()
+        })
     }
 
     /// True when the next byte starts a new message.

@@ -574,6 +574,24 @@ symptoms! {
         line.wait_in(&stage.server);
     }
 
+    fn session_full(driver: Driver, line: Line) {
+        let stage = Stage::with(driver, &["--session_bytes_max=100000"]);
+        let mut client = stage.raw();
+        client.command("subscribe", &"x".repeat(30_000));
+        line.wait_in(&stage.server);
+    }
+
+    fn memory_full(driver: Driver, line: Line) {
+        let stage = Stage::with(driver, &["--memory_bytes_max=1000000"]);
+        let sent = Cell::new(0);
+        let mut client = stage.raw();
+        until("no room for another", || {
+            client.command("subscribe", &format!("{:060000}", sent.replace(sent.get() + 1)));
+            (client.next_json()["type"] == "reject_subscription").then_some(())
+        });
+        line.wait_in(&stage.server);
+    }
+
     fn no_pongs(driver: Driver, line: Line) {
         let stage = Stage::with(driver, &["--ping_interval=1", "--pong_timeout=1"]);
         let _silent = Cable::to(&stage.server).subprotocols("actioncable-v1-ext-json").welcomed();

@@ -9,6 +9,7 @@ pub mod fleet;
 pub mod http;
 pub mod keys;
 pub mod machine;
+pub mod memory;
 pub mod ports;
 pub mod rails;
 pub mod raw;

@@ -265,6 +265,13 @@ impl Raw {
         }
     }
 
+    /// One read of a client that takes its time; gives the number of bytes.
+    pub fn fill_some(&mut self) -> usize {
+        let before = self.unread.len();
+        self.fill("more bytes");
+        self.unread.len() - before
+    }
+
     fn fill(&mut self, what: &str) {
         let mut buffer = [0; 16 * 1024];
         let started = Instant::now();

@@ -60,6 +60,7 @@ pub struct Launch {
     env: Vec<(String, String)>,
     directory: Option<PathBuf>,
     open_files_max: Option<u32>,
+    data_bytes_max: Option<u64>,
     log: LogReader,
 }
 
@@ -87,6 +88,7 @@ impl Launch {
             directory: None,
             open_files_max: None,
             log: LogReader::Reads,
+            data_bytes_max: None,
         }
     }
 
@@ -125,6 +127,12 @@ impl Launch {
     /// The server's stdout. To be started with [`Self::start_at`]: its log is not seen.
     pub fn stdout(mut self, stdout: impl Into<Stdio>) -> Self {
         self.log = LogReader::Elsewhere(stdout.into());
+        self
+    }
+
+    /// Soft and hard limit of private memory (RLIMIT_DATA).
+    pub fn data_bytes_max(mut self, bytes: u64) -> Self {
+        self.data_bytes_max = Some(bytes);
         self
     }
 
@@ -402,15 +410,18 @@ struct Process {
 impl Process {
     fn spawn(launch: Launch) -> Self {
         let binary = env!("CARGO_BIN_EXE_ringcable");
-        let mut command = match launch.open_files_max {
-            None => Command::new(binary),
-            Some(count) => {
+        let open_files = launch
+            .open_files_max
+            .map(|count| format!("ulimit -n {count} && "));
+        let data = launch
+            .data_bytes_max
+            .map(|bytes| format!("ulimit -d {} && ", bytes / 1024));
+        let limits = open_files.unwrap_or_default() + &data.unwrap_or_default();
+        let mut command = match limits.as_str() {
+            "" => Command::new(binary),
+            limits => {
                 let mut shell = Command::new("/bin/sh");
-                shell.args([
-                    "-c",
-                    &format!("ulimit -n {count} && exec \"$0\" \"$@\""),
-                    binary,
-                ]);
+                shell.args(["-c", &format!("{limits}exec \"$0\" \"$@\""), binary]);
                 shell
             }
         };

@@ -129,7 +129,7 @@ options! {
         "check", "", COUNT, "0", no_env(),
             "Say what would stop this host from holding that many connections, and exit with 0 if nothing does";
         "ws_max_pending_size", "ws.max_pending_size", BYTES, "1048576",
-            "Unsent bytes beyond which a client counts as slow and is dropped; 0 = no limit";
+            "Unsent bytes beyond which a client that takes nothing counts as slow and is dropped; 0 = no limit";
         "demo", "", BOOL, "false", no_env(),
             "Start a small built-in chat app beside the server; open the printed address in a browser";
         "console", "console.enabled", BOOL, "false",
@@ -377,9 +377,11 @@ options! {
         "write_buffer_size", "ws.write_buffer_size", BYTES, "1024", hidden() unused("connections have no buffers of their own"),
             "Write buffer of a connection in anycable-go";
         "max_message_size", "ws.max_message_size", BYTES, "65536", hidden(),
-            "Largest accepted client message in bytes; 0 = no limit";
+            "Largest accepted client message in bytes, before and after decompression; 0 = no limit";
+        "session_bytes_max", "ws.session_bytes_max", BYTES, "16777216",
+            "Bytes that the server holds for one client: unsent messages, subscriptions, state, unfinished messages; 0 = no limit";
         "ws_write_timeout", "ws.write_timeout", POSITIVE, "2",
-            "Seconds after which a blocked write ends the connection";
+            "Seconds without progress after which a blocked write ends the connection";
         "enable_ws_compression", "ws.enable_compression", BOOL, "false", hidden(),
             "Negotiate permessage-deflate";
     }

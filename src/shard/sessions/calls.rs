@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use super::share::Share;
-use super::{Action, Cause, Sessions, identity_hash};
+use super::{Action, Cause, PendingCall, Sessions, identity_hash};
 use crate::config::RpcEndpoint;
 use crate::log::cut;
 use crate::mesh::SessionRef;
@@ -29,7 +29,10 @@ impl Sessions {
     ) -> R {
         let mut steps = std::mem::take(&mut self.steps);
         self.hub.set_arrived(self.inbox.arrived());
+        let room_bytes = self.subscription_room(slot);
         let mut context = Context {
+            room_bytes,
+            memory_is_full: self.budget.is_full(),
             auth: &self.config.auth,
             hub: &mut self.hub,
             slot,
@@ -37,7 +40,11 @@ impl Sessions {
             has_rpc: self.config.rpc.endpoint != RpcEndpoint::None,
         };
         let session = &mut self.connections[slot as usize].session;
+        let before = session.own_bytes();
         let result = decide(session, &mut context, &mut steps);
+        let after = session.own_bytes();
+        self.recharge(before, after);
+        self.charge_hub();
         for step in steps.drain(..) {
             self.obey(slot, step);
         }
@@ -81,8 +88,12 @@ impl Sessions {
         }
         let session = self.session_ref(slot);
         let handle = Rc::new(CallHandle::default());
+        let charge = self.budget.hold_anyway(purpose.held_bytes());
         let connection = &mut self.connections[slot as usize];
-        connection.held.get_or_insert_default().call = Some(Rc::clone(&handle));
+        connection.held.get_or_insert_default().call = Some(PendingCall {
+            handle: Rc::clone(&handle),
+            charge,
+        });
         self.actions.push(Action::Call(Call {
             session,
             purpose,
@@ -128,6 +139,7 @@ impl Sessions {
         connection.session.deadlines.command_ended();
         self.set_timer(slot);
         self.apply_result(slot, purpose, result);
+        self.close_if_too_large(slot);
         if self.live(session).is_some() {
             self.read(slot, &mut Share::new());
         }

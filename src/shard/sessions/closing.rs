@@ -88,15 +88,18 @@ impl Sessions {
         connection.life = Life::Closing;
         self.open_sessions -= 1;
         if let Some(call) = connection.held.take().and_then(|held| held.call) {
-            call.cancel();
-            self.actions.push(Action::Canceled(call));
+            call.handle.cancel();
+            self.actions.push(Action::Canceled(call.handle));
         }
+        let before = connection.session.own_bytes();
         if let Some(farewell) = connection.session.take_farewell(&self.hub, slot) {
             self.actions.push(Action::Disconnect(farewell));
         }
+        let after = connection.session.own_bytes();
         let registered = std::mem::take(&mut connection.registered);
         self.hub.remove_session(slot);
         self.identity_hashes[slot as usize] = 0;
+        self.recharge(before, after);
         let was_console = self.console.remove(slot);
         let counters = self.counters();
         counters.clients_num.sub(i64::from(registered));
@@ -145,6 +148,7 @@ impl Sessions {
         self.wheel.clear(slot);
         let connection = self.connections.remove(slot as usize);
         self.counters().sessions_num.sub(1);
+        self.budget.release(connection.charged_bytes());
         if let Some(outbox) = &connection.outbox {
             self.counters()
                 .outbox_bytes

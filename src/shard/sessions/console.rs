@@ -146,9 +146,9 @@ impl Sessions {
         let watchers = self.console.watchers();
         let mut text = Vec::new();
         reply::data_message(IDENTIFIER, snapshot, None, &mut text);
-        let frame = message_frame(&text, false, FrameKind::Message, &mut self.deflater);
         for &slot in &watchers {
-            self.send(slot, frame.clone());
+            let frame = message_frame(&text, false, FrameKind::Message, &mut self.deflater);
+            self.send(slot, frame);
         }
         watchers.len()
     }

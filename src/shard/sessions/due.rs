@@ -37,6 +37,10 @@ impl Sessions {
             Life::Closing => return self.set_timer(slot),
             Life::Lingering => return self.release(slot),
         }
+        if connection.outbox.is_some() && self.drop_if_stalled(slot) {
+            return;
+        }
+        let connection = &mut self.connections[slot as usize];
         let due = connection.session.deadlines.take_due(self.now_tick);
         if due.no_pong {
             self.log_no_pong(slot);
@@ -71,7 +75,11 @@ impl Sessions {
 
     pub(super) fn set_timer(&mut self, slot: u32) {
         let connection = &self.connections[slot as usize];
-        let write = connection.outbox.as_ref().map(|outbox| outbox.deadline);
+        let outbox = connection.outbox.as_ref();
+        let write = outbox.map(|outbox| match connection.life {
+            Life::Open => self.bounds.next_look(outbox),
+            _ => outbox.deadline,
+        });
         let session = if connection.is_open() {
             connection.session.deadlines.next()
         } else {

@@ -211,8 +211,10 @@ impl Sessions {
             && connection.is_open()
             && taken < input.len()
         {
-            let held = connection.held.get_or_insert_default();
-            held.unread.bytes.extend_from_slice(&input[taken..]);
+            let unread = &mut connection.held.get_or_insert_default().unread;
+            unread.bytes.extend_from_slice(&input[taken..]);
+            // As much as one read brings, and what it decrypts to.
+            unread.charge = Some(self.budget.hold_anyway(unread.bytes.len()));
         }
     }
 
@@ -236,16 +238,24 @@ impl Sessions {
         }
     }
 
-    /// Decodes input and acts on it until the session's share is used up, a call has begun, or the session has ended. Returns
-    /// how many bytes are done with.
+    /// Decodes input and acts on it until the session's share is used up, a call has begun, the batch has to be written first,
+    /// or the session has ended. Returns how many bytes are done with. What is left of an unfinished message is charged.
     fn take_up(&mut self, slot: u32, input: &mut [u8], share: &mut Share) -> usize {
+        self.release_partial(slot);
+        let taken = self.decode_input(slot, input, share);
+        self.charge_partial(slot);
+        taken
+    }
+
+    fn decode_input(&mut self, slot: u32, input: &mut [u8], share: &mut Share) -> usize {
         let mut inflated = std::mem::take(&mut self.inflate_buffer);
         let mut taken = 0;
         while taken < input.len() {
             let Some(connection) = self.connections.get_mut(slot as usize) else {
                 break;
             };
-            if !connection.is_open() || connection.has_call() || share.is_used_up() {
+            let full = self.batch.is_full();
+            if !connection.is_open() || connection.has_call() || share.is_used_up() || full {
                 break;
             }
             // The decoder is taken out so that its borrow does not last while the event is handled.
@@ -286,7 +296,7 @@ impl Sessions {
                 share.pay_message(payload.len());
                 self.on_message(slot, payload, share);
             }
-            Incoming::Ping(payload) => self.send_control(slot, frame::pong_frame(payload)),
+            Incoming::Ping(payload) => self.send_pong(slot, payload),
             Incoming::Pong(_) => self.connections[slot as usize]
                 .session
                 .deadlines
@@ -329,6 +339,7 @@ impl Sessions {
             session.on_command(context, command, steps)
         });
         if let Err(error) = result {
+            self.note_bound(slot, &error, payload.len());
             let notice = match error {
                 CommandRefusal::AlreadySubscribed(_) => Notice::AlreadySubscribed,
                 _ => Notice::CommandRefused,

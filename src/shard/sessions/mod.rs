@@ -4,6 +4,7 @@
 //! tick): it changes state, notes deliveries, and ends with one flush. What has to wait (RPC calls, publishing,
 //! Disconnect calls) is handed back as [`Action`]s.
 
+mod bounds;
 mod calls;
 mod closing;
 mod console;
@@ -16,6 +17,7 @@ mod output;
 mod schedule;
 mod share;
 
+pub use bounds::SESSION_ENTRY_BYTES;
 #[cfg(test)]
 pub use console::CONSOLE_CONNECTIONS_MAX;
 pub use console::Scan;
@@ -34,12 +36,13 @@ use std::time::Instant;
 use ahash::RandomState;
 use slab::Slab;
 
+use self::bounds::Bounds;
 use self::drain::SlowDrain;
 use self::output::FanOut;
 use self::schedule::Schedule;
 use crate::config::{Config, PingPrecision};
 use crate::hub::Hub;
-use crate::mesh::{Inbox, Permit, SessionRef, ShardId, Survey};
+use crate::mesh::{Charge, Inbox, Permit, SessionRef, ShardBudget, ShardId, Survey};
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::net::tls::TlsSession;
 use crate::protocol::publication::Publication;
@@ -55,8 +58,6 @@ use crate::wire::message::{MessageDecoder, MessageLimits};
 /// Bytes read from a socket at once, into one buffer that all sessions of the shard share. Also the most that a session
 /// keeps unread while a call is under way.
 const READ_BUFFER_BYTES: usize = 64 << 10;
-/// A compressed message may grow to this size; the limit on messages counts compressed bytes.
-const INFLATED_BYTES_MAX: u64 = 16 << 20;
 
 /// The most that a resting connection takes in the table, session included, beside its texts and subscriptions.
 pub const CONNECTION_BYTES_MAX: usize = 144;
@@ -99,9 +100,24 @@ pub enum Action {
 /// Why a client is not listened to: its call is under way, or it has had its share. Exists only then.
 #[derive(Default)]
 struct Held {
-    call: Option<Rc<CallHandle>>,
+    call: Option<PendingCall>,
     /// What had been read before.
     unread: Unread,
+}
+
+impl Held {
+    /// What is charged for it.
+    fn bytes(&self) -> usize {
+        let call = self.call.as_ref().map(|call| &call.charge);
+        let unread = self.unread.charge.as_ref();
+        call.into_iter().chain(unread).map(Charge::bytes).sum()
+    }
+}
+
+struct PendingCall {
+    handle: Rc<CallHandle>,
+    /// Of the texts of the call.
+    charge: Charge,
 }
 
 /// Bytes that were read and not taken up yet.
@@ -110,6 +126,7 @@ struct Unread {
     bytes: Vec<u8>,
     /// So many are done with.
     start: usize,
+    charge: Option<Charge>,
 }
 
 impl Unread {
@@ -183,15 +200,6 @@ impl Connection {
             _ => (&self.socket).read(buffer),
         }
     }
-
-    fn is_over(&self, pending_bytes_max: u64) -> bool {
-        match &self.outbox {
-            Some(outbox) => {
-                pending_bytes_max > 0 && outbox.pending_bytes() as u64 >= pending_bytes_max
-            }
-            None => false,
-        }
-    }
 }
 
 /// Why a session ends, for the counters.
@@ -213,6 +221,10 @@ pub struct Sessions {
     shard: ShardId,
     config: Arc<Config>,
     metrics: Arc<Metrics>,
+    budget: Rc<ShardBudget>,
+    bounds: Bounds,
+    /// What is charged for the hub.
+    hub_charged: usize,
     hasher: RandomState,
     connections: Slab<Connection>,
     /// Hash of the connection identifiers by slot, 0 = not registered: what a remote disconnect looks through.
@@ -262,16 +274,13 @@ impl Sessions {
         shard: ShardId,
         config: Arc<Config>,
         metrics: Arc<Metrics>,
+        budget: Rc<ShardBudget>,
         hasher: RandomState,
         reactor: Reactor,
         inbox: Rc<Inbox>,
         now: Instant,
     ) -> Self {
-        let limits = MessageLimits {
-            message_bytes_max: config.websocket.message_bytes_max,
-            deflate: false,
-            inflated_bytes_max: INFLATED_BYTES_MAX,
-        };
+        let bounds = Bounds::new(&config.websocket);
         Self {
             shard,
             config,
@@ -281,7 +290,9 @@ impl Sessions {
             identity_hashes: Vec::new(),
             last_generation: 0,
             hub: Hub::default(),
-            batch: Batch::default(),
+            batch: Batch::new(Rc::clone(&budget)),
+            budget,
+            hub_charged: 0,
             reactor,
             // Tick 0 means "no deadline": the wheel starts in the past.
             wheel: TimerWheel::new(now.checked_sub(TICK).unwrap_or(now)),
@@ -303,7 +314,8 @@ impl Sessions {
             steps: Vec::new(),
             actions: Vec::new(),
             notices: Notices::default(),
-            limits,
+            limits: bounds.message_limits(),
+            bounds,
             console: console::ConsoleConnections::default(),
             open_sessions: 0,
             draining: false,
@@ -323,6 +335,7 @@ impl Sessions {
     /// Ends a turn: writes what was queued, as far as one turn may; see [`Self::has_unflushed`].
     pub fn end_turn(&mut self) {
         self.flush_some();
+        self.charge_hub();
         self.rearm();
         self.reactor.flush();
     }

@@ -67,6 +67,8 @@ impl Sessions {
             scheduled: false,
             registered: false,
         }) as u32;
+        self.budget
+            .charge(self.connections[slot as usize].charged_bytes());
         self.counters().sessions_num.add(1);
         self.open_sessions += 1;
         if self.identity_hashes.len() <= slot as usize {

@@ -13,7 +13,8 @@ use crate::metrics::ShardMetrics;
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::publication::Publication;
 use crate::reactor::Outgoing;
-use crate::shard::outbox::{BatchList, Frame, FrameKind, Outbox, SEALED_BYTES_MAX, Written};
+use crate::shard::outbox::{BatchList, Frame, FrameKind, Outbox, Written};
+use crate::wire::frame;
 
 /// Sessions written in one turn at most.
 pub const FLUSHES_PER_TURN_MAX: usize = 512;
@@ -54,11 +55,25 @@ impl Sessions {
         if !connection.is_open() {
             return;
         }
-        if connection.is_over(self.config.websocket.pending_bytes_max) {
+        if connection.is_over(&self.bounds, &self.budget) {
             return self.drop_slow_client(slot);
         }
         let frame = self.batch.add_frame(frame);
         self.batch.deliver(slot, &mut connection.deliveries, frame);
+    }
+
+    /// Answers a ping. Of pings that come faster than their answers leave, only the newest is answered (RFC 6455 §5.5.3): a
+    /// client that sends many and reads nothing would else be given a frame for each.
+    pub(super) fn send_pong(&mut self, slot: u32, payload: &[u8]) {
+        let pong = Frame::new(frame::pong_frame(payload), FrameKind::Pong);
+        let connection = &self.connections[slot as usize];
+        let blocked = connection.outbox.is_some();
+        if let Some(pong) = self
+            .batch
+            .replace_pong(connection.deliveries, pong, blocked)
+        {
+            self.send(slot, pong);
+        }
     }
 
     /// Begins to deliver publications, in order, to everybody who listens on this shard. They are one message of the inbox,
@@ -122,7 +137,6 @@ impl Sessions {
 
     /// Delivers a publication to one group; the frame is encoded once. Returns how many get it.
     fn deliver(&mut self, publication: &Publication, group: u32, number: u64) -> u64 {
-        let pending_bytes_max = self.config.websocket.pending_bytes_max;
         let has_latecomers = self.hub.has_latecomers();
         let (identifier, members) = self.hub.group(group);
         let mut frames = GroupFrames::new(identifier, publication);
@@ -133,7 +147,7 @@ impl Sessions {
             if excluded || (has_latecomers && self.hub.is_late_for(group, slot, number)) {
                 continue;
             }
-            if connection.is_over(pending_bytes_max) {
+            if connection.is_over(&self.bounds, &self.budget) {
                 self.slow.push(slot);
                 continue;
             }
@@ -263,17 +277,22 @@ impl Sessions {
             return;
         }
         let counters = &self.metrics.shards[self.shard];
-        if connection.tls.is_some() {
-            return self.flush_tls(slot);
+        if connection.tls.is_some() && connection.outbox.is_none() {
+            // Records are the client's own and cannot be shared: they are made when the outbox is written.
+            let outbox = Outbox::due(self.now_tick, self.write_deadline);
+            connection.outbox = Some(Box::new(outbox));
         }
         if let Some(outbox) = &mut connection.outbox {
-            let before = outbox.pending_bytes();
+            let before = outbox.pending_bytes() as i64;
             self.batch.drain_into(&mut connection.deliveries, outbox);
             counters
                 .outbox_bytes
-                .add((outbox.pending_bytes() - before) as i64);
+                .add(outbox.pending_bytes() as i64 - before);
             if !connection.write_watched {
                 self.write_outbox(slot);
+            } else if self.bounds.is_much(outbox) {
+                // Nothing may come any more that would ask whether it is slow.
+                self.set_timer(slot);
             }
             return;
         }
@@ -286,7 +305,7 @@ impl Sessions {
 
     /// The first write of a session's deliveries is done; what the kernel did not take becomes its outbox.
     fn on_written(&mut self, slot: u32, written: io::Result<(Written, Option<Outbox>)>) {
-        let deadline = self.write_deadline;
+        let (now, deadline) = (self.now_tick, self.write_deadline);
         let counters = &self.metrics.shards[self.shard];
         let connection = &mut self.connections[slot as usize];
         match written {
@@ -299,7 +318,7 @@ impl Sessions {
             Ok((written, Some(mut outbox))) => {
                 count_written(counters, &written);
                 counters.outbox_bytes.add(outbox.pending_bytes() as i64);
-                outbox.deadline = deadline;
+                (outbox.progress, outbox.deadline) = (now, deadline);
                 connection.outbox = Some(Box::new(outbox));
                 if written.blocked {
                     self.wait_for_room(slot);
@@ -311,61 +330,23 @@ impl Sessions {
         }
     }
 
-    /// With TLS everything goes through the outbox: records are the client's own and cannot be shared. So no more is encrypted
-    /// than the kernel takes, and when it takes nothing, than a client may have waiting.
-    fn flush_tls(&mut self, slot: u32) {
-        let deadline = self.write_deadline;
-        for _ in 0..WRITES_PER_TURN_MAX {
-            let Some(connection) = self.connections.get_mut(slot as usize) else {
-                return;
-            };
-            let Some(tls) = &mut connection.tls else {
-                return;
-            };
-            let blocked = connection.write_watched;
-            let closing = connection.life == Life::Closing;
-            let bytes_max = match self.config.websocket.pending_bytes_max {
-                _ if !blocked => SEALED_BYTES_MAX,
-                // The last words have no limit: they are small, and there are two.
-                _ if closing => usize::MAX,
-                0 => usize::MAX,
-                max => usize::try_from(max).unwrap_or(usize::MAX),
-            };
-            let outbox = connection
-                .outbox
-                .get_or_insert_with(|| Box::new(Outbox::due(deadline)));
-            let before = outbox.pending_bytes();
-            self.batch
-                .seal_into(&mut connection.deliveries, tls, outbox, bytes_max);
-            let added = outbox.pending_bytes() - before;
-            let more = !connection.deliveries.is_empty();
-            self.metrics.shards[self.shard]
-                .outbox_bytes
-                .add(added as i64);
-            if blocked {
-                if more {
-                    self.drop_slow_client(slot);
-                }
-                return;
-            }
-            self.write_outbox(slot);
-            if !more {
-                return;
-            }
-        }
-        self.batch.put_back(slot);
-    }
-
     /// Writes an outbox until it is empty, the kernel takes no more, or the session had its share of writes.
     pub(super) fn write_outbox(&mut self, slot: u32) {
-        let deadline = self.write_deadline;
+        let (now, deadline) = (self.now_tick, self.write_deadline);
         for _ in 0..WRITES_PER_TURN_MAX {
             let connection = &mut self.connections[slot as usize];
             let Some(outbox) = &mut connection.outbox else {
                 return;
             };
             let counters = &self.metrics.shards[self.shard];
-            counters.writes_total.add(1);
+            if let Some(tls) = &mut connection.tls {
+                let before = outbox.pending_bytes() as i64;
+                outbox.seal(tls, &self.budget);
+                counters
+                    .outbox_bytes
+                    .add(outbox.pending_bytes() as i64 - before);
+            }
+            counters.writes_total.add(u64::from(!outbox.is_empty()));
             let written = match outbox.write(&connection.socket) {
                 Ok(written) => written,
                 Err(_) => {
@@ -383,7 +364,12 @@ impl Sessions {
                 }
                 return;
             }
-            if written.frames > 0 {
+            if written.bytes > 0 {
+                outbox.progress = now;
+            }
+            // A large message may take its time on a slow line. Who is on the way out gets time by the frame only, and there
+            // are two more.
+            if written.frames > 0 || (written.bytes > 0 && connection.life == Life::Open) {
                 outbox.deadline = deadline;
             }
             if written.blocked {
@@ -399,6 +385,9 @@ impl Sessions {
         self.counters().write_blocked_total.add(1);
         let token = self.token(slot);
         let connection = &mut self.connections[slot as usize];
+        if connection.write_watched {
+            return self.set_timer(slot);
+        }
         match self.reactor.watch_write(connection.socket.as_fd(), token) {
             Ok(()) => {
                 connection.write_watched = true;
@@ -413,9 +402,26 @@ impl Sessions {
         self.abort(slot, Cause::Client);
     }
 
-    /// The outbox has passed its limit. Source: contract/websocket.md §11.
+    /// A client that has much waiting gets a last chance to take something. True: it took nothing, and is dropped.
+    /// Source: contract/websocket.md §11.
+    pub(super) fn drop_if_stalled(&mut self, slot: u32) -> bool {
+        self.write_outbox(slot);
+        let Some(connection) = self.connections.get(slot as usize) else {
+            return true;
+        };
+        let outbox = connection.outbox.as_ref();
+        let stalled = connection.is_open()
+            && outbox.is_some_and(|outbox| self.bounds.is_stalled(outbox, self.now_tick));
+        if stalled {
+            self.drop_slow_client(slot);
+        }
+        stalled
+    }
+
+    /// The session has too much waiting.
     pub(super) fn drop_slow_client(&mut self, slot: u32) {
         let max = self.config.websocket.pending_bytes_max;
+        let why = self.why_slow(slot);
         tracing::debug!(
             context = "node",
             sid = self.sid(slot),
@@ -424,7 +430,7 @@ impl Sessions {
             "slow client detected, disconnecting"
         );
         self.counters().disconnected_slow_clients_total.add(1);
-        self.keep_slow_client(slot, "its outbox passed ws_max_pending_size");
+        self.keep_slow_client(slot, why);
         self.clear_queue(slot);
         self.disconnect(
             slot,
@@ -442,13 +448,9 @@ impl Sessions {
         kept::slow_client(self.sid(slot), self.shard, why, pending_bytes);
     }
 
-    /// Encrypted frames stay: the client could not decrypt what follows a gap.
     pub(super) fn clear_queue(&mut self, slot: u32) {
         let connection = &mut self.connections[slot as usize];
         connection.deliveries = BatchList::default();
-        if connection.tls.is_some() {
-            return;
-        }
         if let Some(outbox) = &mut connection.outbox {
             let before = outbox.pending_bytes();
             outbox.clear_unstarted();
