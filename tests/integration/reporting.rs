@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 
-use crate::support::wait::{PATIENCE, until};
+use crate::support::wait::{PATIENCE, uninterrupted, until};
 use crate::support::{Cable, Launch, Stage};
 
 /// An interval as short as it can be.
@@ -57,7 +57,8 @@ impl StatsdServer {
 
     fn next_packet(&self) -> String {
         let mut buffer = [0; 65_536];
-        let bytes = self.socket.recv(&mut buffer).expect("a packet in time");
+        let received = uninterrupted(|| self.socket.recv(&mut buffer));
+        let bytes = received.expect("a packet in time");
         String::from_utf8(buffer[..bytes].to_vec()).expect("packets are text")
     }
 

@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::support::http::HttpConnection;
 use crate::support::ports::free_port;
 use crate::support::raw::{Raw, handshake};
-use crate::support::wait::until;
+use crate::support::wait::{uninterrupted, until};
 use crate::support::{Answer, Driver, Gate, Launch, PATIENCE, Rails, Stage, http};
 
 const NOTICE: &str = r#"{"type":"disconnect","reason":"server_restart","reconnect":true}"#;
@@ -62,7 +62,8 @@ fn waits_for_notice(clients: Vec<Raw>, from: Instant) -> Vec<Duration> {
 /// One datagram of the server.
 fn told_to_manager(socket: &UnixDatagram) -> String {
     let mut buffer = [0; 256];
-    let bytes = socket.recv(&mut buffer).expect("the server says something");
+    let received = uninterrupted(|| socket.recv(&mut buffer));
+    let bytes = received.expect("the server says something");
     String::from_utf8(buffer[..bytes].to_vec()).expect("text")
 }
 
@@ -72,6 +73,7 @@ fn tells_its_manager(socket: UnixDatagram, name: &str, driver: Driver) {
         .expect("an option of every socket");
     let server = Launch::new(driver)
         .args(["--norpc", "--public"])
+        .arg(format!("--http_broadcast_port={}", free_port()))
         .env("NOTIFY_SOCKET", name)
         .start();
     assert_eq!(told_to_manager(&socket), "READY=1");
@@ -405,6 +407,7 @@ on_both_drivers! {
     fn socket_of_a_manager_that_is_gone_is_no_reason_to_stop(driver: Driver) {
         let server = Launch::new(driver)
             .args(["--norpc", "--public"])
+            .arg(format!("--http_broadcast_port={}", free_port()))
             .env("NOTIFY_SOCKET", "/nowhere/notify")
             .start();
         server.wait_for_log(&["WRN", "cannot tell READY=1 to the socket in NOTIFY_SOCKET (\"/nowhere/notify\")"]);

@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::{Arc, Condvar, LazyLock, Mutex};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Instant;
 
@@ -550,7 +550,9 @@ impl Output {
     }
 
     fn lines(&self) -> Vec<String> {
-        self.lines.lock().expect("not poisoned").clone()
+        // A test that failed while it looked is no reason to keep the lines from it.
+        let lines = self.lines.lock();
+        lines.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn text(&self) -> String {

@@ -1,5 +1,6 @@
 //! Waiting for something observable, always with a deadline.
 
+use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -24,5 +25,16 @@ pub fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
             "waited {PATIENCE:?} in vain for {what}"
         );
         thread::sleep(LOOK_INTERVAL);
+    }
+}
+
+/// The same call until nothing interrupts it: the kernel does not restart a read with a timeout, and a ring that another test
+/// tears down interrupts its thread later.
+pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match call() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
     }
 }
