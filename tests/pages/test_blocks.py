@@ -159,6 +159,17 @@ class Blocks(unittest.TestCase):
                 tomllib.loads(block.text)
                 self.check_config({}, f"--config-path={file.name}")
 
+    def test_the_file_that_the_generator_writes(self):
+        """moving-from-anycable-go.md: refused with its preset in the words of the page, taken without it."""
+        page = "docs/moving-from-anycable-go.md"
+        (file,) = [block.text for block in BLOCKS if block.page == page and block.language == "toml"]
+        (line,) = [block.text.strip() for block in BLOCKS if block.page == page and block.language == "text"]
+        self.assertIn('# presets = ["broker"]', file)
+        with written(file.replace("# presets", "presets"), ".toml") as written_anew:
+            done = run(shell.BINARY, f"--config-path={written_anew.name}", "--check-config", env={}, cwd="/")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(line, done.stdout)
+
     def test_json(self):
         for block in self.of("json"):
             with self.subTest(block.where):
@@ -238,7 +249,7 @@ def nginx(text):
     """A block of the pages inside what nginx needs around it."""
     main = "".join(f"{line}\n" for line in text.splitlines() if line.startswith("worker_"))
     server = "".join(f"{line}\n" for line in text.splitlines() if not line.startswith("worker_"))
-    return f"{main}pid /tmp/pages-nginx.pid;\nerror_log stderr;\nevents {{}}\nhttp {{\naccess_log off;\nserver {{\nlisten 127.0.0.1:8081;\n{server}\n}}\n}}\n"
+    return f"{main}pid {shell.WORK}/nginx.pid;\nerror_log stderr;\nevents {{}}\nhttp {{\naccess_log off;\nserver {{\nlisten 127.0.0.1:8081;\n{server}\n}}\n}}\n"
 
 
 def caddy_version(program):

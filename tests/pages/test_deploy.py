@@ -136,6 +136,7 @@ class App(unittest.TestCase):
 
 
 NGINX = """
+user root;
 pid {folder}/nginx.pid;
 error_log {folder}/error.log;
 events {{ worker_connections 512; }}
@@ -158,7 +159,6 @@ class Nginx:
 
         (block,) = [block.text for block in BLOCKS if block.page == "docs/troubleshooting.md" and block.language == "nginx"]
         self.folder = tempfile.TemporaryDirectory()
-        os.chmod(self.folder.name, 0o755)
         self.file = pathlib.Path(self.folder.name, "nginx.conf")
         self.file.write_text(NGINX.format(folder=self.folder.name, block=block))
 

@@ -77,6 +77,30 @@ class Names(unittest.TestCase):
         allowed = (0, 1) if "--check" in words else (0,)
         self.assertIn(done.returncode, allowed, done.stdout + done.stderr)
 
+    def test_inline_questions(self):
+        """`curl …` and others in the text of a page, put to a server with an app beside it. Any answer will do: it was understood."""
+        terminal, found = shell.Shell(), 0
+        try:
+            code, output = terminal.type(f"ringcable --rpc_host=http://web:3000/_anycable --secret={shell.SECRET} --metrics_http=/metrics --console")
+            self.assertEqual(code, 0, output)
+            for page in pages():
+                text = re.sub(r"(?ms)^\s*```.*?^\s*```$", "", (ROOT / page).read_text())
+                for command in re.findall(r"`((?:curl|getent|openssl|printf) [^`]+)`", text):
+                    if any(sign in command for sign in ("…", "<", "example")):
+                        continue
+                    found += 1
+                    with self.subTest(f"{page}: {command}"):
+                        code, output = terminal.type(command)
+                        self.assertEqual(code, 0, output)
+            self.assertGreater(found, 5)
+        finally:
+            terminal.close()
+
+    def test_every_example_names_the_pages_that_may_connect(self):
+        for name in ["compose/compose.yml", "kamal/deploy.yml", "kubernetes/base/deployment.yaml", "fly/fly.toml", "systemd/ringcable.default", "procfile/Procfile"]:
+            text = (ROOT / "deploy" / name).read_text()
+            self.assertRegex(text, "ANYCABLE_ALLOWED_ORIGINS|--allowed_origins=", name)
+
     def test_links(self):
         for page in pages():
             for target in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text()):

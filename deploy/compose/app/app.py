@@ -121,10 +121,11 @@ class App(http.server.BaseHTTPRequestHandler):
             self.close_connection = True
             return self.answer(413)
         body = self.rfile.read(length)
-        if self.path.startswith(MOUNT):
-            return self.rpc(self.path[len(MOUNT) :], body)
+        path = self.path.partition("?")[0]
+        if path.startswith(MOUNT):
+            return self.rpc(path[len(MOUNT) :], body)
         name = visitor(self.headers["Cookie"])
-        if self.path != "/messages" or name is None:
+        if path != "/messages" or name is None:
             return self.answer(404 if name else 401)
         broadcast(STREAM, {"from": name, "text": body.decode(errors="replace")})
         return self.answer(201)
