@@ -36,7 +36,7 @@ while server.poll() is None and b"ringcable is ready" not in log.read_bytes():
     time.sleep(0.02)
 print(log.read_text())
 if server.poll() is not None:
-    sys.exit(server.returncode or 1)
+    sys.exit(server.returncode)
 pid.write_text(str(server.pid))
 """
 
