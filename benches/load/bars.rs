@@ -2,8 +2,12 @@
 
 use std::fmt::Write as _;
 
-use crate::report::{Stored, number};
+use crate::report::{Row, Stored, number};
+use crate::scenarios::beside;
 use crate::scenarios::churn::CASE as CHURN;
+use crate::scenarios::fanout::CASE_ONE_STREAM;
+use crate::scenarios::idle::CASE_ONE_CHANNEL;
+use crate::scenarios::rpc::CASE_BUSY_CALLS;
 use crate::scenarios::storm::{CASE_FAST_APP, CASE_RPC};
 use crate::scenarios::unfair;
 
@@ -73,7 +77,7 @@ const BARS: &[Bar] = &[
         "user bytes per idle connection beside texts, 1 subscription",
         [
             "idle",
-            "1 subscription",
+            CASE_ONE_CHANNEL,
             "user bytes per connection beside texts",
         ],
         AtMost(512.0),
@@ -89,7 +93,7 @@ const BARS: &[Bar] = &[
         "whole system per idle connection, bytes",
         [
             "idle",
-            "1 subscription",
+            CASE_ONE_CHANNEL,
             "whole system, bytes per connection",
         ],
         AtMost(4_900.0),
@@ -97,7 +101,7 @@ const BARS: &[Bar] = &[
     ),
     bar(
         "CPU per ping while idle, of a bare loop's",
-        ["idle", "1 subscription", "CPU per ping, of the bare loop"],
+        ["idle", CASE_ONE_CHANNEL, "CPU per ping, of the bare loop"],
         AtMost(1.3),
         Some(AtMost(1.1)),
     ),
@@ -105,7 +109,7 @@ const BARS: &[Bar] = &[
         "fan-out to one stream, 200 B: deliveries/s, of the limit with one write each",
         [
             "fanout",
-            "1 stream, 200 B, window 1",
+            CASE_ONE_STREAM,
             "deliveries/s, of the better limit",
         ],
         AtLeast(0.85),
@@ -113,11 +117,7 @@ const BARS: &[Bar] = &[
     ),
     bar(
         "the same: user CPU per delivery, µs",
-        [
-            "fanout",
-            "1 stream, 200 B, window 1",
-            "server CPU per delivery, user",
-        ],
+        ["fanout", CASE_ONE_STREAM, "server CPU per delivery, user"],
         AtMost(0.8),
         Some(AtMost(0.4)),
     ),
@@ -153,7 +153,7 @@ const BARS: &[Bar] = &[
     ),
     bar(
         "start to `/health` 200, ms",
-        ["idle", "1 subscription", "start to healthy"],
+        ["idle", CASE_ONE_CHANNEL, "start to healthy"],
         AtMost(50.0),
         Some(AtMost(15.0)),
     ),
@@ -189,7 +189,7 @@ const BARS: &[Bar] = &[
     ),
     bar(
         "server CPU per perform, µs",
-        ["rpc", "app 2 ms, 500 clients", "server CPU per perform"],
+        ["rpc", CASE_BUSY_CALLS, "server CPU per perform"],
         AtMost(60.0),
         Some(AtMost(30.0)),
     ),
@@ -314,16 +314,21 @@ pub fn markdown() -> String {
     let mut text =
         "\n| what | bar | moonshot | measured | peer | |\n| --- | --- | --- | --- | --- | --- |\n"
             .to_owned();
+    // The same cases, measured with another server only.
+    let beside = Stored::read(beside::NAME);
     for bar in BARS {
         let stored = Stored::read(bar.scenario);
-        let row = |server: &str| {
+        let row = |stored: &Option<Stored>, server: &str| {
             let rows = &stored.as_ref()?.rows;
-            rows.iter().find(|row| {
-                row.server == server && row.case == bar.case && row.metric == bar.metric
-            })
+            rows.iter()
+                .find(|row| {
+                    row.server == server && row.case == bar.case && row.metric == bar.metric
+                })
+                .cloned()
         };
-        let (measured, peer) = (row(bar.server), row("peer"));
-        let verdict = match measured.map(|row| row.median()) {
+        let measured = row(&stored, bar.server);
+        let peer = row(&stored, "peer").or_else(|| row(&beside, "peer"));
+        let verdict = match measured.as_ref().map(Row::median) {
             None => "",
             Some(value) if bar.moonshot.as_ref().is_some_and(|goal| goal.is_met(value)) => {
                 "**moonshot**"

@@ -27,7 +27,7 @@ pub struct Options {
     pub attackers: Vec<usize>,
     /// The part of a case's name that selects cases; empty: all.
     pub case: String,
-    /// As it was typed.
+    /// As it was typed, without the folder of the other binary.
     pub shown: String,
 }
 
@@ -82,7 +82,7 @@ impl Options {
             streams: None,
             attackers: Vec::new(),
             case: String::new(),
-            shown: words.join(" "),
+            shown: shown(words),
         };
         let mut words = words.iter();
         while let Some(word) = words.next() {
@@ -172,6 +172,22 @@ impl Options {
             .max(clients.div_ceil(CLIENTS_PER_THREAD))
             .max(1)
     }
+}
+
+/// The command line as it would be typed elsewhere: the folder of another binary is this machine's own.
+fn shown(words: &[String]) -> String {
+    let file_name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+    let mut previous = "";
+    let mut shown = Vec::new();
+    for word in words {
+        shown.push(match word.strip_prefix("--peer=") {
+            Some(path) => format!("--peer={}", file_name(path)),
+            None if previous == "--peer" => file_name(word),
+            None => word.clone(),
+        });
+        previous = word;
+    }
+    shown.join(" ")
 }
 
 fn help() -> String {

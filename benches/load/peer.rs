@@ -75,7 +75,11 @@ impl Target {
             name: "peer",
             binary: binary.to_owned(),
             own_flags: Vec::new(),
-            environment: vec![("GOMAXPROCS", cores.to_string())],
+            environment: vec![
+                ("GOMAXPROCS", cores.to_string()),
+                // Traffic stays on this machine.
+                ("ANYCABLE_DISABLE_TELEMETRY", "true".to_owned()),
+            ],
             cores,
         }
     }
@@ -93,9 +97,7 @@ impl Target {
 
 /// Flags for streams without an app: everybody may connect and subscribe to public streams.
 pub fn public_flags() -> Vec<String> {
-    ["--public", "--norpc", "--broadcast_adapter=http"]
-        .map(str::to_owned)
-        .into()
+    ["--public", "--norpc"].map(str::to_owned).into()
 }
 
 /// How a server ended.
@@ -143,6 +145,8 @@ impl Peer {
             format!("--port={}", address.port()),
             format!("--http_broadcast_port={}", broadcast_address.port()),
             "--metrics_http=/metrics".to_owned(),
+            // Another server may wait for Redis otherwise.
+            "--broadcast_adapter=http".to_owned(),
         ];
         all.extend(flags.iter().chain(&target.own_flags).cloned());
         all.extend(certificate.into_iter().flat_map(Certificate::flags));

@@ -67,6 +67,8 @@ pub struct Report {
     /// As it was when the measurement began.
     host: Host,
     servers: Vec<(String, Vec<String>)>,
+    /// Name and version of the other server.
+    peer: Option<String>,
     rows: Vec<Row>,
 }
 
@@ -78,8 +80,20 @@ impl Report {
             options: options_shown.into(),
             host: Host::read(),
             servers: Vec::new(),
+            peer: None,
             rows: Vec::new(),
         }
+    }
+
+    /// Notes which other server is measured: the name of its file, and what it says itself.
+    pub fn name_peer(&mut self, binary: &Path) {
+        let output = Command::new(binary).arg("--version").output();
+        let said = output.map_or(String::new(), |output| {
+            String::from_utf8_lossy(&output.stdout).into_owned()
+        });
+        let version = said.split_whitespace().last().unwrap_or("");
+        let name = binary.file_name().unwrap_or_default().to_string_lossy();
+        self.peer = Some(format!("{name} {version}").trim_end().to_owned());
     }
 
     /// Notes the flags a server was started with. The first call for a name counts.
@@ -188,7 +202,7 @@ impl Report {
         json!({
             "scenario": self.scenario, "options": self.options, "date": host.date, "commit": host.commit,
             "dirty": host.dirty, "kernel": host.kernel, "cpu": host.cpu, "cores": host.cores,
-            "servers": servers, "samples": samples,
+            "servers": servers, "peer": self.peer, "samples": samples,
         })
     }
 }

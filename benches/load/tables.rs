@@ -1,7 +1,8 @@
 //! Renews the tables of the pages in `docs` from the files of the results.
 //!
 //! In a page a table stands between `<!-- results: NAME -->` and `<!-- end -->`; all that is between is replaced. The name is that
-//! of a scenario, `bars` for the summary, or a scenario and the beginning of its cases, whose table then has a row for each case.
+//! of a scenario, `bars` for the summary, `short` for `beside` in a few rows, or a scenario and the beginning of its cases, whose
+//! table then has a row for each case.
 
 use std::fmt::Write as _;
 use std::path::Path;
@@ -9,12 +10,17 @@ use std::{fs, io};
 
 use crate::bars;
 use crate::report::{Row, Stored, distinct};
+use crate::scenarios::beside;
 
 const BEGIN: &str = "<!-- results: ";
 const BEGIN_END: &str = " -->\n";
 const END: &str = "<!-- end -->";
 
-const PAGES: [&str; 2] = ["docs/PERFORMANCE.md", "docs/performance/experiments.md"];
+const PAGES: [&str; 3] = [
+    "README.md",
+    "docs/PERFORMANCE.md",
+    "docs/performance/experiments.md",
+];
 
 /// Renews the pages in place.
 pub fn renew_pages() {
@@ -60,8 +66,10 @@ fn renewed(page: &str, table: impl Fn(&str) -> Option<String>) -> String {
 }
 
 fn table_of(name: &str) -> Option<String> {
-    if name == "bars" {
-        return Some(bars::markdown());
+    match name {
+        "bars" => return Some(bars::markdown()),
+        "short" => return short(&Stored::read(beside::NAME)?),
+        _ => {}
     }
     match name.split_once(' ') {
         Some((scenario, begin)) => {
@@ -110,8 +118,28 @@ pub fn by_case(rows: &[Row], begin: &str) -> String {
     text
 }
 
-/// What was measured on what.
+/// A few figures beside another server's, in one row each; nothing when no other was measured.
+fn short(stored: &Stored) -> Option<String> {
+    let rows = beside::short(stored);
+    if rows.is_empty() {
+        return None;
+    }
+    let mut text = format!(
+        "\n| | ringcable | {} | |\n| --- | ---: | ---: | --- |\n",
+        stored.field("peer")
+    );
+    for [what, ours, theirs, ratio] in rows {
+        let _ = writeln!(text, "| {what} | {ours} | {theirs} | {ratio} |");
+    }
+    Some(text + &command_and_machine(beside::NAME, stored) + "Medians of the runs.\n\n")
+}
+
+/// What was measured on what, and what the cells say.
 fn measured_on(scenario: &str, stored: &Stored) -> String {
+    command_and_machine(scenario, stored) + "Median (min–max) of the runs.\n"
+}
+
+fn command_and_machine(scenario: &str, stored: &Stored) -> String {
     let commit = stored.field("commit");
     format!(
         "\n`cargo bench --bench load -- {}`, {}, commit {}{}, Linux {}, {}, {} cores.\n",
@@ -130,7 +158,7 @@ fn measured_on(scenario: &str, stored: &Stored) -> String {
         stored.field("kernel"),
         stored.field("cpu"),
         stored.document["cores"],
-    ) + "Median (min–max) of the runs.\n"
+    )
 }
 
 /// What was measured on what, and one table that folds away: a row for each figure, a column for each server.

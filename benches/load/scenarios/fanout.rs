@@ -25,6 +25,8 @@ const FIXED_RATE: f64 = 40_000.0;
 /// Where the curve of deliveries against subscribers is measured.
 const CURVE: [usize; 5] = [100, 1_000, 3_000, 10_000, 15_000];
 const PATIENCE: Duration = Duration::from_secs(120);
+/// One message at a time to everybody.
+pub const CASE_ONE_STREAM: &str = "1 stream, 200 B, window 1";
 
 /// Clients that are spread over public streams, one each.
 pub struct Spread {
@@ -75,6 +77,13 @@ pub fn run(options: &Options) {
         }
     }
     report.finish();
+}
+
+/// One run of the case that `beside` shows.
+pub fn measure_one_stream(options: &Options, report: &mut Report) {
+    let mut cases = cases(options);
+    cases.retain(|case| case.name == CASE_ONE_STREAM);
+    measure(options, &cases, report);
 }
 
 fn cases(options: &Options) -> Vec<Case> {

@@ -26,6 +26,8 @@ const CLIENTS: usize = 15_000;
 const TLS_CLIENTS: usize = 5_000;
 /// Three pings of each client.
 const SECONDS: u64 = 9;
+/// One subscription through the app.
+pub const CASE_ONE_CHANNEL: &str = "1 subscription";
 /// Clients that come and go before the baseline, so that it holds what a server allocates once.
 const WARM_UP: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -71,7 +73,7 @@ impl Case {
 
 pub fn run(options: &Options) {
     let cases = [
-        Case::new("1 subscription", Arc::new(OneChannel), true),
+        one_channel(),
         Case::new("campfire", Arc::new(RoomPage), true),
         Case::new("1 public subscription", Arc::new(OneStream), false),
     ];
@@ -80,11 +82,10 @@ pub fn run(options: &Options) {
 
 /// What TLS adds: the same clients without it and with it, in turns.
 pub fn run_tls(options: &Options) {
-    let app = || Case::new("1 subscription", Arc::new(OneChannel), true);
     let public = || Case::new("1 public subscription", Arc::new(OneStream), false);
     let mut cases = vec![
-        app(),
-        app().with_tls("1 subscription, TLS", Tls::Server),
+        one_channel(),
+        one_channel().with_tls("1 subscription, TLS", Tls::Server),
         public(),
         public().with_tls("1 public subscription, TLS", Tls::Server),
     ];
@@ -97,6 +98,18 @@ pub fn run_tls(options: &Options) {
     }
     let clients = options.clients.unwrap_or(TLS_CLIENTS);
     run_cases("tls", options, clients, &cases);
+}
+
+fn one_channel() -> Case {
+    Case::new(CASE_ONE_CHANNEL, Arc::new(OneChannel), true)
+}
+
+/// One run of the case that `beside` shows, without pings and leaving.
+pub fn measure_one_channel(options: &Options, target: &Target, report: &mut Report) {
+    let clients = options.clients.unwrap_or(CLIENTS);
+    let mut held = hold(options, clients, target, &one_channel(), None, report);
+    // Telling the app of so many leavers takes long and is not measured.
+    held.peer.stop(Duration::ZERO);
 }
 
 fn run_cases(scenario: &str, options: &Options, clients: usize, cases: &[Case]) {
@@ -185,14 +198,25 @@ impl Floor {
     }
 }
 
-fn measure(
+/// A server with clients that do nothing. Fields are dropped in this order.
+struct Held {
+    fleet: Fleet,
+    peer: Peer,
+    group: Option<KernelMemory>,
+    app: Option<App>,
+    /// Memory before they came.
+    base: Bytes,
+}
+
+/// Starts a server, has the clients come, and tells what they cost.
+fn hold(
     options: &Options,
     clients: usize,
     target: &Target,
     case: &Case,
-    floor: &Floor,
+    floor: Option<&Floor>,
     report: &mut Report,
-) {
+) -> Held {
     let app = case
         .app
         .then(|| App::start(Duration::ZERO, target.client_cpus()).expect("the app starts"));
@@ -259,12 +283,40 @@ fn measure(
         say("user bytes per connection beside texts", "B", user - texts);
     }
     tell_setup(&mut say, &fleet.take_figures());
-    tell_pings(&mut say, options, &peer, &fleet, floor);
+    Held {
+        fleet,
+        peer,
+        group,
+        app,
+        base,
+    }
+}
+
+fn measure(
+    options: &Options,
+    clients: usize,
+    target: &Target,
+    case: &Case,
+    floor: &Floor,
+    report: &mut Report,
+) {
+    let held = hold(options, clients, target, case, Some(floor), report);
+    let Held {
+        fleet,
+        peer,
+        group,
+        app,
+        base,
+    } = &held;
+    let mut say = |metric: &str, unit: &str, value: f64| {
+        report.sample(target.name, case.name, metric, unit, value)
+    };
+    tell_pings(&mut say, options, peer, fleet, floor);
 
     fleet.leave_all();
     let left = Instant::now();
     let mut tell_rest = |when: &str| {
-        let rest = Bytes::now(&peer, group.as_ref()).user as f64 - base.user as f64;
+        let rest = Bytes::now(peer, group.as_ref()).user as f64 - base.user as f64;
         report.sample(
             target.name,
             case.name,
@@ -278,7 +330,7 @@ fn measure(
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         tell_rest(&format!("{seconds} s after all left"));
     }
-    if let Some(app) = &app {
+    if let Some(app) = app {
         app.wait_told(WARM_UP + clients, PATIENCE);
         peer.settled_memory();
         tell_rest("when the app knows that all left");
@@ -317,7 +369,7 @@ fn tell_memory(
     say: &mut impl FnMut(&str, &str, f64),
     clients: usize,
     [base, half, full]: [Bytes; 3],
-    floor: &Floor,
+    floor: Option<&Floor>,
 ) -> f64 {
     let per_client =
         |from: u64, to: u64, clients: usize| (to as f64 - from as f64) / clients as f64;
@@ -334,9 +386,11 @@ fn tell_memory(
         "B",
         per_client(base.rss, full.rss, clients),
     );
-    let uncharged =
-        per_client(base.uncharged, full.uncharged, clients) - floor.client_uncharged_bytes;
-    say("kernel bytes that no group is charged for", "B", uncharged);
+    if let Some(floor) = floor {
+        let both_ends = per_client(base.uncharged, full.uncharged, clients);
+        let uncharged = both_ends - floor.client_uncharged_bytes;
+        say("kernel bytes that no group is charged for", "B", uncharged);
+    }
     if let (Some(from), Some(to)) = (base.kernel, full.kernel) {
         let kernel = per_client(from, to, clients);
         say("kernel bytes per connection", "B", kernel);

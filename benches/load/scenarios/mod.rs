@@ -1,5 +1,6 @@
 //! What is measured, one file each.
 
+pub mod beside;
 pub mod burst;
 pub mod churn;
 pub mod drain;
@@ -98,6 +99,11 @@ pub const SCENARIOS: &[Scenario] = &[
         "tls",
         "the same as idle without and with TLS for clients",
         idle::run_tls,
+    ),
+    scenario(
+        beside::NAME,
+        "the figures of the first page beside another server's, which --peer names",
+        beside::run,
     ),
     scenario(
         "rpc",

@@ -20,6 +20,13 @@ const CONCURRENCY: usize = 28;
 const CLIENTS: usize = 500;
 const WARM_UP: Duration = Duration::from_millis(500);
 
+/// The case that `beside` shows, by its name in the results.
+pub const CASE_BUSY_CALLS: &str = "app 2 ms, 500 clients";
+const BUSY_CALLS: Case = Case {
+    delay: Duration::from_millis(2),
+    clients: CLIENTS,
+};
+
 struct Case {
     delay: Duration,
     clients: usize,
@@ -70,19 +77,7 @@ fn measure(options: &Options, case: &Case, report: &mut Report) {
         );
     }
     for target in options.targets() {
-        let app = App::start(case.delay, target.client_cpus()).expect("the app starts");
-        let peer = Peer::start(&target, &[app.flag()], None);
-        report.server(target.name, &peer.flags);
-        // A thread of its own, since a pinned one stays pinned.
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                sys::pin(&target.client_cpus()).expect("the CPUs exist");
-                let clients = Performers::connect(peer.address, case.clients);
-                let mut performers = clients.expect("the clients subscribe");
-                performers.run(WARM_UP).expect("the app's echoes come back");
-                tell(report, &target, case, &peer, &app, &mut performers, time);
-            });
-        });
+        measure_server(&target, case, time, report);
         let performed = report
             .row(target.name, &name, "calls/s")
             .map_or(0.0, |row| row.values[row.values.len() - 1]);
@@ -106,6 +101,28 @@ fn measure(options: &Options, case: &Case, report: &mut Report) {
             report.sample(target.name, &name, "added by the server p99", "µs", most);
         }
     }
+}
+
+/// One run of the case with a slow app and calls that are always busy.
+pub fn measure_busy_calls(options: &Options, target: &Target, report: &mut Report) {
+    let time = Duration::from_secs(options.seconds.unwrap_or(SECONDS));
+    measure_server(target, &BUSY_CALLS, time, report);
+}
+
+fn measure_server(target: &Target, case: &Case, time: Duration, report: &mut Report) {
+    let app = App::start(case.delay, target.client_cpus()).expect("the app starts");
+    let peer = Peer::start(target, &[app.flag()], None);
+    report.server(target.name, &peer.flags);
+    // A thread of its own, since a pinned one stays pinned.
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            sys::pin(&target.client_cpus()).expect("the CPUs exist");
+            let clients = Performers::connect(peer.address, case.clients);
+            let mut performers = clients.expect("the clients subscribe");
+            performers.run(WARM_UP).expect("the app's echoes come back");
+            tell(report, target, case, &peer, &app, &mut performers, time);
+        });
+    });
 }
 
 fn tell(

@@ -13,6 +13,7 @@ use crate::peer::{Peer, Target};
 use crate::process::{self, Memory};
 use crate::report::Report;
 use crate::scenarios::profiles::{JWT_SECRET, LoadScript, OneChannel, TokenBearers};
+use crate::sys::Cpu;
 
 pub const CASE_RPC: &str = "app 2 ms, 6 subscriptions";
 pub const CASE_FAST_APP: &str = "app 0 ms, 1 subscription";
@@ -81,6 +82,21 @@ pub fn measure_fast_app(options: &Options, target: &Target, report: &mut Report)
     measure(options, target, &fast_app(options), None, report);
 }
 
+/// One run of the case that `beside` shows: the storm alone, without looks at memory that has rested.
+pub fn measure_return(options: &Options, target: &Target, report: &mut Report) {
+    let case = fast_app(options);
+    let mut stage = Stage::set(options, target, &case);
+    report.server(target.name, &stage.peer.flags);
+    stage.fleet.connect_all(case.clients, PATIENCE);
+    stage.fleet.take_figures();
+    let storm = stage.storm(case.clients);
+    storm.tell(
+        &mut |metric, unit, value| report.sample(target.name, case.name, metric, unit, value),
+        case.clients,
+    );
+    stage.peer.stop(Duration::ZERO);
+}
+
 fn fast_app(options: &Options) -> Case {
     Case {
         name: CASE_FAST_APP,
@@ -106,77 +122,35 @@ fn measure(
     alone: Option<f64>,
     report: &mut Report,
 ) {
-    let app = case
-        .delay
-        .map(|delay| App::start(delay, target.client_cpus()).expect("the app starts"));
-    let peer = Peer::start(target, &flags(app.as_ref()), None);
-    report.server(target.name, &peer.flags);
-    let mut plan = Plan::new(
-        peer.address,
-        Arc::clone(&case.profile),
-        options.threads_for(case.clients),
-    );
-    plan.cpus = target.client_cpus();
-    plan.pipelined = true;
-    plan.reconnect_after = Some(RECONNECT_AFTER);
-    plan.unfinished_max = case.clients;
-    let mut fleet = Fleet::start(&plan);
-    fleet.connect_all(WARM_UP, PATIENCE);
-    fleet.leave_all();
-    wait_told(app.as_ref(), WARM_UP);
-    let start = peer.settled_memory();
+    let mut stage = Stage::set(options, target, case);
+    report.server(target.name, &stage.peer.flags);
+    let start = stage.peer.settled_memory();
 
     // No storm yet: they come one by one, so this is what so many clients cost.
-    fleet.connect_paced(case.clients, ARRIVALS_PER_SECOND);
+    stage.fleet.connect_paced(case.clients, ARRIVALS_PER_SECOND);
     assert!(
-        fleet.wait_ready(case.clients as u64, PATIENCE),
+        stage.fleet.wait_ready(case.clients as u64, PATIENCE),
         "only {} clients are ready",
-        fleet.ready()
+        stage.fleet.ready()
     );
-    let before = rested_memory(&peer);
-    fleet.take_figures();
+    let before = rested_memory(&stage.peer);
+    stage.fleet.take_figures();
 
-    let calls = |app: &Option<App>| app.as_ref().map_or(0, |app| app.counts().calls());
-    let (calls_before, cpu_before, waited) = (calls(&app), peer.cpu(), process::waited(peer.pid()));
-    fleet.leave_all();
-    let elapsed = fleet.connect_all(case.clients, PATIENCE);
-    let cpu = peer.cpu().since(cpu_before);
-    let waited = process::waited(peer.pid()) - waited;
-    let called = calls(&app) - calls_before;
-    let figures = fleet.take_figures();
+    let storm = stage.storm(case.clients);
+    let Stage { fleet, peer, app } = &stage;
     let peak = peer.memory();
     wait_told(app.as_ref(), WARM_UP + case.clients);
-    let after = rested_memory(&peer);
+    let after = rested_memory(peer);
     fleet.leave_all();
     wait_told(app.as_ref(), WARM_UP + 2 * case.clients);
-    let end = rested_memory(&peer);
+    let end = rested_memory(peer);
 
-    let clients = case.clients as f64;
     let mut say = |metric: &str, unit: &str, value: f64| {
         report.sample(target.name, case.name, metric, unit, value)
     };
-    say("clients", "", clients);
-    say("all subscribed again", "s", elapsed.as_secs_f64());
-    say(
-        "server CPU per connection",
-        "µs",
-        cpu.total().as_secs_f64() * 1e6 / clients,
-    );
-    say(
-        "server CPU per connection, user",
-        "µs",
-        cpu.user.as_secs_f64() * 1e6 / clients,
-    );
-    say(
-        "client CPU per connection",
-        "µs",
-        figures.cpu.total().as_secs_f64() * 1e6 / clients,
-    );
-    let share = waited.as_secs_f64() / elapsed.as_secs_f64();
-    say("server waited for a CPU, of the time", "ratio", share);
-    tell_clients(&mut say, &figures);
-    if let (Some(app), Some(alone)) = (&app, alone) {
-        let rate = called as f64 / elapsed.as_secs_f64();
+    storm.tell(&mut say, case.clients);
+    if let (Some(app), Some(alone)) = (app, alone) {
+        let rate = storm.called as f64 / storm.elapsed.as_secs_f64();
         say("calls/s", "1/s", rate);
         say("calls/s, of the app alone", "ratio", rate / alone);
         say(
@@ -198,6 +172,84 @@ fn measure(
         );
     }
     tell_memory(&mut say, &[start, before, peak, after, end]);
+}
+
+/// A server, its app if there is one, and clients that have not come yet. Fields are dropped in this order.
+struct Stage {
+    fleet: Fleet,
+    peer: Peer,
+    app: Option<App>,
+}
+
+impl Stage {
+    fn set(options: &Options, target: &Target, case: &Case) -> Self {
+        let app = case
+            .delay
+            .map(|delay| App::start(delay, target.client_cpus()).expect("the app starts"));
+        let peer = Peer::start(target, &flags(app.as_ref()), None);
+        let mut plan = Plan::new(
+            peer.address,
+            Arc::clone(&case.profile),
+            options.threads_for(case.clients),
+        );
+        plan.cpus = target.client_cpus();
+        plan.pipelined = true;
+        plan.reconnect_after = Some(RECONNECT_AFTER);
+        plan.unfinished_max = case.clients;
+        let mut fleet = Fleet::start(&plan);
+        fleet.connect_all(WARM_UP, PATIENCE);
+        fleet.leave_all();
+        wait_told(app.as_ref(), WARM_UP);
+        Self { fleet, peer, app }
+    }
+
+    fn calls(&self) -> u64 {
+        self.app.as_ref().map_or(0, |app| app.counts().calls())
+    }
+
+    /// All leave, and all come again at once.
+    fn storm(&mut self, clients: usize) -> Storm {
+        let (calls, cpu, waited) = (
+            self.calls(),
+            self.peer.cpu(),
+            process::waited(self.peer.pid()),
+        );
+        self.fleet.leave_all();
+        let elapsed = self.fleet.connect_all(clients, PATIENCE);
+        Storm {
+            elapsed,
+            cpu: self.peer.cpu().since(cpu),
+            waited: process::waited(self.peer.pid()) - waited,
+            called: self.calls() - calls,
+            figures: self.fleet.take_figures(),
+        }
+    }
+}
+
+struct Storm {
+    elapsed: Duration,
+    cpu: Cpu,
+    /// How long the server's threads were ready and had no CPU.
+    waited: Duration,
+    /// Calls that the app got meanwhile.
+    called: u64,
+    figures: Figures,
+}
+
+impl Storm {
+    fn tell(&self, say: &mut impl FnMut(&str, &str, f64), clients: usize) {
+        let clients = clients as f64;
+        let each = |cpu: Duration| cpu.as_secs_f64() * 1e6 / clients;
+        say("clients", "", clients);
+        say("all subscribed again", "s", self.elapsed.as_secs_f64());
+        say("server CPU per connection", "µs", each(self.cpu.total()));
+        say("server CPU per connection, user", "µs", each(self.cpu.user));
+        let of_clients = each(self.figures.cpu.total());
+        say("client CPU per connection", "µs", of_clients);
+        let share = self.waited.as_secs_f64() / self.elapsed.as_secs_f64();
+        say("server waited for a CPU, of the time", "ratio", share);
+        tell_clients(say, &self.figures);
+    }
 }
 
 /// The Disconnect calls of those who left are made one after another; at the default of 100 per second nobody could wait for them.
