@@ -25,13 +25,14 @@ const quantiles = (name) => [
 
 const THRESHOLDS = { mode: "absolute", steps: [{ color: "green", value: null }] };
 
-const stat = (title, unit, expr, description, legend = "") => ({
+const stat = (title, unit, expr, description, { legend = "", none } = {}) => ({
   type: "stat",
   title,
   description,
   width: 3,
   height: 4,
   unit,
+  none,
   targets: [[expr, legend]],
   options: {
     colorMode: "value",
@@ -73,11 +74,11 @@ const ROWS = [
     stat("Streams", "short", sum("anycable_go_broadcast_streams_num"), "Streams with at least one listener."),
     stat("Deliveries", "ops", rate("ringcable_deliveries_total"), "Frames of publications, one per receiver."),
     stat("RPC calls", "ops", rate("anycable_go_rpc_call_total"), "Connect, command and disconnect calls to the app."),
-    stat("Bytes per connection", "bytes", `max (${of("ringcable_bytes_per_connection")})`,
-      "Private memory divided by sessions: says something from some thousand sessions on."),
+    stat("Bytes per connection", "bytes", `max (${of("ringcable_bytes_per_connection")} > 0)`,
+      "Private memory divided by sessions, on servers with 1,000 sessions and more.", { none: "below 1,000 clients" }),
     stat("Running for", "s", `min (time() - ${of("ringcable_start_time_seconds")})`, "The youngest of the chosen instances."),
     stat("Version, driver", "short", of("ringcable_build_info"), "epoll where io_uring was expected: see the log line of the start.",
-      "{{version}} {{driver}}"),
+      { legend: "{{version}} {{driver}}" }),
   ]],
   ["Connections", [
     graph("Sessions", "short", [
@@ -168,8 +169,8 @@ const ROWS = [
       [sum("anycable_go_mem_sys_bytes"), "resident"],
       [sum("ringcable_private_bytes"), "private"],
     ], "User space. The kernel's part of a connection (about 4 KB) is not in it.", { width: 12 }),
-    graph("Bytes per connection", "bytes", [[of("ringcable_bytes_per_connection"), "{{instance}}"]],
-      "Private memory divided by sessions.", { width: 12 }),
+    graph("Bytes per connection", "bytes", [[`${of("ringcable_bytes_per_connection")} > 0`, "{{instance}}"]],
+      "Private memory divided by sessions, while there are 1,000 and more.", { width: 12 }),
   ]],
   ["Shards", [
     graph("CPU", "percentunit", [[rate("ringcable_cpu_seconds_total", "instance, shard"), "{{instance}} shard {{shard}}"]],
@@ -227,7 +228,7 @@ const ROWS = [
 
 // ---- Grafana's JSON ----
 
-function panel({ type, title, description, unit, targets, custom, options }, id, gridPos) {
+function panel({ type, title, description, unit, none, targets, custom, options }, id, gridPos) {
   return {
     id,
     type,
@@ -235,7 +236,7 @@ function panel({ type, title, description, unit, targets, custom, options }, id,
     description,
     datasource: DATASOURCE,
     gridPos,
-    fieldConfig: { defaults: { unit, min: 0, ...(custom && { custom }), color: { mode: custom ? "palette-classic" : "thresholds" }, thresholds: THRESHOLDS }, overrides: [] },
+    fieldConfig: { defaults: { unit, min: 0, ...(none && { noValue: none }), ...(custom && { custom }), color: { mode: custom ? "palette-classic" : "thresholds" }, thresholds: THRESHOLDS }, overrides: [] },
     options,
     targets: targets.map(([expr, legendFormat], index) => ({
       refId: String.fromCharCode("A".charCodeAt(0) + index),

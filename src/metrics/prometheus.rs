@@ -344,7 +344,7 @@ pub(super) const OWN_PROCESS: &[ProcessFamily] = &[
     ),
     process_gauge(
         "bytes_per_connection",
-        "Private memory divided by the number of sessions, 0 without sessions; the share of the process itself is in it",
+        "Private memory divided by the number of sessions, 0 below 1000 sessions; the share of the process itself is in it",
         bytes_per_connection,
     ),
     process_gauge(
@@ -388,17 +388,19 @@ pub(super) const OWN_PROCESS: &[ProcessFamily] = &[
     ),
 ];
 
+/// With fewer sessions the figure would say more about the process than about connections. The console has the same bound.
+const SESSIONS_MIN: i64 = 1_000;
+
 fn bytes_per_connection(metrics: &Metrics) -> i64 {
     let sessions: i64 = metrics
         .shards
         .iter()
         .map(|shard| shard.sessions_num.value())
         .sum();
-    metrics
-        .private_bytes
-        .value()
-        .checked_div(sessions.max(0))
-        .unwrap_or(0)
+    if sessions < SESSIONS_MIN {
+        return 0;
+    }
+    metrics.private_bytes.value() / sessions
 }
 
 /// ringcable's own, one sample per shard.
@@ -1011,9 +1013,11 @@ mod tests {
         let metrics = Metrics::new(2);
         metrics.private_bytes.set(10_000_000);
         check(&metrics, &[], "ringcable_bytes_per_connection 0");
-        metrics.shards[0].sessions_num.set(3);
-        metrics.shards[1].sessions_num.set(1);
-        check(&metrics, &[], "ringcable_bytes_per_connection 2500000");
+        metrics.shards[0].sessions_num.set(600);
+        metrics.shards[1].sessions_num.set(399);
+        check(&metrics, &[], "ringcable_bytes_per_connection 0");
+        metrics.shards[1].sessions_num.set(400);
+        check(&metrics, &[], "ringcable_bytes_per_connection 10000");
         check(&metrics, &[], "ringcable_private_bytes 10000000");
         metrics.rpc_breaker_opened.set(2);
         check(&metrics, &[], "ringcable_rpc_breaker_opened_total 2");

@@ -158,7 +158,8 @@ on_both_drivers! {
             let page = page();
             (value(&page, "ringcable_private_bytes") > 0.0 && sum(&page, "ringcable_cpu_seconds_total") > 0.0).then_some(page)
         });
-        assert_eq!(value(&polled, "ringcable_bytes_per_connection"), value(&polled, "ringcable_private_bytes"));
+        // One session says nothing about many.
+        assert_eq!(value(&polled, "ringcable_bytes_per_connection"), 0.0);
         assert_eq!(value(&polled, "ringcable_rpc_running_num"), 0.0);
         // The poll itself puts a question into each inbox, which may be there still.
         until("empty inboxes", || (sum(&page(), "ringcable_inbox_depth") == 0.0).then_some(()));

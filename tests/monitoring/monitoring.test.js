@@ -14,6 +14,10 @@ import { Prometheus } from "./support/prometheus.js";
 const deploy = (path) => fileURLToPath(new URL(`../../deploy/${path}`, import.meta.url));
 const promtool = (...args) => spawnSync(process.env.PROMTOOL_BIN ?? "promtool", args, { encoding: "utf8" });
 
+/** Enough for the bytes per connection to be told. */
+const CLIENTS = 1_050;
+/** Between two broadcasts: each goes to all of them. */
+const PAUSE_MS = 400;
 /** Long enough for rates over 10 s that have seen all of it. */
 const LOAD_MS = 15_000;
 
@@ -48,8 +52,8 @@ describe("a scraped server", () => {
     scene = await Scene.start();
     prometheus = await Prometheus.start(scene.port);
     scene.road.delayMs = () => (Math.random() < 0.1 ? 150 : 2);
-    await scene.setClients(20);
-    scene.run();
+    await scene.setClients(CLIENTS);
+    scene.run(PAUSE_MS);
     await new Promise((resolve) => setTimeout(resolve, LOAD_MS));
   });
 
@@ -79,7 +83,8 @@ describe("a scraped server", () => {
       const { targets } = panels().find(({ title }) => title === panel);
       return Number((await prometheus.query(targets[index].expr))[0].value[1]);
     };
-    assert.ok(await value("Clients") >= 20);
+    assert.ok(await value("Clients") >= CLIENTS);
+    assert.ok(await value("Bytes per connection") > 100);
     assert.equal(await value("Users"), 3);
     assert.ok(await value("Deliveries") > 20);
     assert.ok(await value("Time of a call", 2) >= 0.1, "the slow ones are in the 99 %");

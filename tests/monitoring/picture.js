@@ -8,7 +8,6 @@ import { legend, panels } from "./support/panels.js";
 import { Prometheus } from "./support/prometheus.js";
 
 const IMAGE = fileURLToPath(new URL("../../docs/images/grafana-data.png", import.meta.url));
-const SECONDS = 110;
 const CELL = { width: 60, height: 24, gap: 6 };
 const COLOURS = ["#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#f2495c", "#b877d9", "#5794f2", "#ca95e5", "#96d98d"];
 
@@ -17,10 +16,10 @@ const sleep = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds 
 /** What happens in the picture. */
 async function play(scene) {
   scene.road.delayMs = () => 3 + Math.random() * 10;
-  await scene.setClients(40);
-  scene.run(40);
+  await scene.setClients(1_200);
+  scene.run(500);
   await sleep(25);
-  await scene.setClients(110);
+  await scene.setClients(2_500);
   await sleep(20);
   // The app becomes slow.
   scene.road.delayMs = () => 200 + Math.random() * 900;
@@ -34,7 +33,7 @@ async function play(scene) {
   await scene.campfire.disconnectUser(2, { reconnect: false });
   await scene.stall(3);
   await sleep(10);
-  await scene.setClients(60);
+  await scene.setClients(2_000);
   await sleep(8);
 }
 
@@ -127,10 +126,10 @@ function stat({ unit, series, title }, width, height) {
     <text x="${width / 2}" y="${height / 2 + 4}" text-anchor="middle" fill="#73bf69" font-size="${size}">${escaped(text)}</text></svg>`;
 }
 
-async function withData(prometheus, panel) {
+async function withData(prometheus, panel, seconds) {
   const series = [];
   for (const { expr, legendFormat } of panel.targets) {
-    for (const { metric, values } of await prometheus.range(expr, SECONDS)) {
+    for (const { metric, values } of await prometheus.range(expr, seconds)) {
       series.push({ name: legend(legendFormat, metric), values: values.map(([time, value]) => [time, Number(value)]) });
     }
   }
@@ -164,9 +163,11 @@ function page(filled) {
 const scene = await Scene.start();
 const prometheus = await Prometheus.start(scene.port);
 try {
+  const begun = performance.now();
   await play(scene);
+  const seconds = Math.ceil((performance.now() - begun) / 1000);
   const filled = [];
-  for (const panel of panels("5s")) filled.push(await withData(prometheus, panel));
+  for (const panel of panels("5s")) filled.push(await withData(prometheus, panel, seconds));
   const browser = await launch();
   const window = await browser.newPage({ viewport: { width: 24 * CELL.width + 12, height: 800 }, deviceScaleFactor: 1 });
   await window.setContent(page(filled));

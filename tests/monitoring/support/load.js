@@ -7,6 +7,8 @@ import { Ringcable, freePort } from "../../browser/support/server.js";
 import { CableClient } from "../../proxy/support/client.js";
 
 const USERS = 3;
+/** Clients that connect at a time. */
+const CONNECTING = 20;
 /** Of 60 KB each: more than the kernel and --ws_max_pending_size hold together. */
 const STALLING_BROADCASTS = 120;
 const UNREAD = JSON.stringify({ channel: "UnreadRoomsChannel" });
@@ -102,14 +104,21 @@ export class Scene {
 
   /** Brings the number of clients to `count`; each listens to two streams. */
   async setClients(count) {
+    this.clients = this.clients.filter(({ socket }) => socket.readyState === socket.OPEN);
     while (this.clients.length > count) this.clients.pop().close(1000);
     while (this.clients.length < count) {
-      const client = await this.connect(1 + (this.clients.length % USERS));
-      await client.subscribe(UNREAD);
-      await client.subscribe(TYPING);
-      client.forget();
-      this.clients.push(client);
+      const some = Math.min(CONNECTING, count - this.clients.length);
+      const come = Array.from({ length: some }, (_, number) => this.#listener(1 + (number % USERS)));
+      this.clients.push(...await Promise.all(come));
     }
+  }
+
+  async #listener(userId) {
+    const client = await this.connect(userId);
+    await client.subscribe(UNREAD);
+    await client.subscribe(TYPING);
+    client.forget();
+    return client;
   }
 
   /** Broadcasts, commands, mistakes and reconnects from now on; `pauseMs` between two broadcasts. */
