@@ -50,8 +50,8 @@ pub fn bind_addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 
 /// Opens `count` listening sockets on one address, one for each shard; the kernel spreads connections over them.
 ///
-/// The first socket is opened without `SO_REUSEPORT` and closed again: a second server on the same port would otherwise
-/// start without an error and silently take half of the connections.
+/// The port is tried without `SO_REUSEPORT` before: a second server on it would otherwise start without an error and silently
+/// take half of the connections.
 ///
 /// # Errors
 /// The error of the last address tried, usually `AddrInUse`.
@@ -67,34 +67,44 @@ pub fn listen(host: &str, port: u16, count: usize) -> io::Result<Vec<TcpListener
 }
 
 fn listen_on(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
-    drop(open_free(address)?);
-    let first = open_listener(address, true)?;
+    wait_until_free(address)?;
+    let first = open_listener(address)?;
     let bound = first.local_addr()?;
     let mut listeners = vec![first];
     for _ in 1..count {
-        listeners.push(open_listener(bound, true)?);
+        listeners.push(open_listener(bound)?);
     }
     Ok(listeners)
 }
 
-/// Opens a listener that shares its port with nobody, trying for a moment: a predecessor that has just exited may keep the
-/// port for some milliseconds more, because the kernel takes its rings down after its end.
-fn open_free(address: SocketAddr) -> io::Result<TcpListener> {
+/// Tries for a moment: a predecessor that has just exited may keep the port for some milliseconds more, because the kernel
+/// takes its rings down after its end.
+///
+/// The socket is bound and never listens: clients that come now would be in its queue, and reset with it.
+fn wait_until_free(address: SocketAddr) -> io::Result<()> {
     let started = Instant::now();
     loop {
-        match open_listener(address, false) {
+        match bind(address, false) {
             Err(error)
                 if error.kind() == io::ErrorKind::AddrInUse
                     && started.elapsed() < IN_USE_PATIENCE =>
             {
                 thread::sleep(IN_USE_RETRY);
             }
-            result => return result,
+            result => return result.map(drop),
         }
     }
 }
 
-fn open_listener(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListener> {
+fn open_listener(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = bind(address, true)?;
+    set_client_options(&socket)?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// A socket with an address. Where another one listens, one that may share its port is refused unless that one may too.
+fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
         Type::STREAM.nonblocking().cloexec(),
@@ -107,10 +117,8 @@ fn open_listener(address: SocketAddr, reuse_port: bool) -> io::Result<TcpListene
     if address.is_ipv6() {
         socket.set_only_v6(false)?;
     }
-    set_client_options(&socket)?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 /// Sets on a listening socket what its clients are to have: Linux copies these options to every socket that is accepted,
@@ -202,6 +210,40 @@ mod tests {
         }
         let error = listen("127.0.0.1", port, 1).expect_err("the port is taken");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    /// On every kind of address, and whoever listens.
+    #[test]
+    fn a_bound_socket_alone_finds_out_who_listens() {
+        for host in ["127.0.0.1", "0.0.0.0", "[::1]"] {
+            let Ok(listeners) = listen(host, 0, 2) else {
+                assert_eq!(host, "[::1]", "only IPv6 may be switched off");
+                continue;
+            };
+            let bound = listeners[0].local_addr().expect("bound");
+            let error = bind(bound, false).expect_err("listened to");
+            assert_eq!(error.kind(), io::ErrorKind::AddrInUse, "{host}");
+            drop(listeners);
+            wait_until_free(bound).expect("nobody has it any more");
+        }
+        // A server that shares its port with nobody.
+        let other = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let error = bind(other.local_addr().expect("bound"), false).expect_err("listened to");
+        assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    /// A client that comes between the try and the listeners is refused by the kernel, or served: it is never reset after
+    /// it was taken.
+    #[test]
+    fn the_try_takes_no_client() {
+        let probe = bind(SocketAddr::from(([127, 0, 0, 1], 0)), false).expect("a free port");
+        let address = probe
+            .local_addr()
+            .ok()
+            .and_then(|address| address.as_socket())
+            .expect("bound");
+        let refused = TcpStream::connect(address).expect_err("nobody listens");
+        assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
     }
 
     #[test]
