@@ -1,12 +1,14 @@
 //! `--check-config`: what a start would say about its configuration, without one.
 //!
-//! The checks are the start's own: `config::load` has passed when this is called, [`server::prepare`] is the rest.
-//! Nothing listens, and nobody is spoken to.
+//! The checks are the start's own: those of `config::load`, then [`server::prepare`]. A start ends with the first thing that
+//! is wrong; here all are listed. Nothing listens, and nobody is spoken to.
 
+use std::error::Error;
 use std::fmt::Write;
 
-use crate::config::Config;
-use crate::server::{self, StartError};
+use crate::config::{Config, ConfigError};
+use crate::server;
+use crate::shard::collisions;
 use crate::shard::front::{self, Features};
 use crate::startup;
 
@@ -20,18 +22,27 @@ pub fn remarks(config: &Config) -> String {
     for remark in &config.remarks {
         write(&format!("note: {remark}"));
     }
+    for remark in collisions::shared_patterns(config) {
+        write(&format!("note: {remark}"));
+    }
     for warning in &config.warnings {
         write(&format!("warning: {warning}"));
     }
     out
 }
 
-/// The line that says that a start would get as far as to listen, with which file and where.
+/// The line that says that a start would get as far as to listen, with which file and where. `problems` were found before.
 ///
 /// # Errors
-/// What a start would end with.
-pub fn verdict(config: &Config) -> Result<String, StartError> {
-    server::prepare(config)?;
+/// Everything that a start would end with, what was found before first.
+pub fn verdict(config: &Config, problems: Vec<ConfigError>) -> Result<String, Vec<Box<dyn Error>>> {
+    let mut problems: Vec<Box<dyn Error>> = problems.into_iter().map(Into::into).collect();
+    if let Err(found) = server::prepare(config) {
+        problems.extend(found.into_iter().map(Box::<dyn Error>::from));
+    }
+    if !problems.is_empty() {
+        return Err(problems);
+    }
     let file = match &config.config_file {
         Some(path) => format!("file {path}"),
         None => "no file".to_owned(),

@@ -11,7 +11,7 @@ use std::time::SystemTime;
 
 use mimalloc::MiMalloc;
 use ringcable::check::Report;
-use ringcable::config::{self, CheckRequest, Config, Startup};
+use ringcable::config::{self, CheckRequest, Config, ConfigError, Startup};
 use ringcable::os::stdio::{self, Stream};
 use ringcable::{check_config, log, os, server};
 
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Startup::Check(request)) => check(&request),
-        Ok(Startup::CheckConfig(config)) => check_config(&config),
+        Ok(Startup::CheckConfig(config, problems)) => check_config(&config, problems),
         Ok(Startup::Run(config)) => start(*config),
         Err(error) => {
             if error.usage() {
@@ -60,14 +60,19 @@ fn check(request: &CheckRequest) -> ExitCode {
     }
 }
 
-fn check_config(config: &Config) -> ExitCode {
+fn check_config(config: &Config, problems: Vec<ConfigError>) -> ExitCode {
     print(&check_config::remarks(config).to_string());
-    match check_config::verdict(config) {
+    match check_config::verdict(config, problems) {
         Ok(line) => {
             print(&format!("{line}\n"));
             ExitCode::SUCCESS
         }
-        Err(error) => fail(&error, 1),
+        Err(problems) => {
+            for problem in problems {
+                fail(&*problem, 1);
+            }
+            ExitCode::FAILURE
+        }
     }
 }
 

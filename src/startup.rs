@@ -13,6 +13,7 @@ use crate::os;
 use crate::os::limits::{DESCRIPTORS_RESERVED, HOW_TO_RAISE};
 use crate::os::port_owner::PortOwner;
 use crate::rpc::without_secrets;
+use crate::shard::collisions;
 use crate::shard::front::Features;
 
 /// What a URL in the log looks like: the host as configured.
@@ -77,6 +78,9 @@ pub fn banner(config: &Config, open_files: u64, shards: usize) {
     );
     if let Some(file) = &config.config_file {
         tracing::info!("Using configuration from file: {file}");
+    }
+    for remark in collisions::shared_patterns(config) {
+        tracing::info!("{remark}");
     }
     for remark in &config.remarks {
         tracing::info!("{remark}");

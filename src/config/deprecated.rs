@@ -123,9 +123,9 @@ mod tests {
     fn normalized(args: &[&str]) -> (Settings, Vec<String>) {
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
         let mut settings = Settings::defaults();
-        Flags::parse(&args)
-            .expect("good flags")
-            .apply(&mut settings);
+        let mut problems = Vec::new();
+        Flags::parse(&args, &mut problems).apply(&mut settings);
+        assert!(problems.is_empty(), "{problems:?}");
         let notices = normalize(&mut settings);
         (settings, notices)
     }

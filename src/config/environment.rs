@@ -3,11 +3,13 @@
 //! The first name of an option that is present wins, even when it is empty. Empty means: not given for a number, false for
 //! a boolean, empty for a text. Source: `contract/operations.md` §2.
 
+use std::net::SocketAddr;
+
 use super::error::ConfigError;
 use super::options::{OPTIONS, OptionSpec};
 use super::settings::{Settings, Source};
 use super::suggest;
-use super::value::{Kind, Unreadable, Value};
+use super::value::{Kind, Unreadable, Value, quoted};
 
 /// Variables with our prefix that are no options; nothing is said about them. Source: `contract/operations.md` §19.
 const OTHER_VARIABLES: &[&str] = &[
@@ -18,22 +20,22 @@ const OTHER_VARIABLES: &[&str] = &[
     "ANYCABLE_FLY_RPC_APP_NAME",
 ];
 
-/// Lays the environment over what the file said.
-///
-/// # Errors
-/// [`ConfigError::EnvValue`] when a value cannot be read.
-pub fn apply(env: &[(String, String)], settings: &mut Settings) -> Result<(), ConfigError> {
+/// Lays the environment over what the file said. A value that cannot be read is noted, see [`ConfigError::EnvValue`].
+pub fn apply(env: &[(String, String)], settings: &mut Settings, problems: &mut Vec<ConfigError>) {
     for (index, option) in OPTIONS.iter().enumerate() {
-        for variable in option.env_names() {
-            if let Some(text) = lookup(env, &variable) {
-                if let Some(value) = read(option, &variable, text)? {
-                    settings.set_at(index, value, Source::Env(variable));
-                }
-                break;
-            }
+        let mut given = option
+            .env_names()
+            .into_iter()
+            .filter_map(|variable| Some((lookup(env, &variable)?, variable)));
+        let Some((text, variable)) = given.next() else {
+            continue;
+        };
+        match read(option, &variable, text) {
+            Ok(Some(value)) => settings.set_at(index, value, Source::Env(variable)),
+            Ok(None) => {}
+            Err(problem) => problems.push(problem),
         }
     }
-    Ok(())
 }
 
 /// The value of a variable.
@@ -73,17 +75,21 @@ fn read(option: &OptionSpec, variable: &str, text: &str) -> Result<Option<Value>
 }
 
 fn unreadable(option: &OptionSpec, variable: &str, text: &str, cause: Unreadable) -> ConfigError {
-    let (kind, function) = match option.kind {
+    let (kind, expected) = match option.kind {
+        Kind::Bool => ("bool", "write true or false"),
         // A boolean is what the reference's paid edition takes here.
-        Kind::Bool | Kind::SecsOrSwitch => ("bool", "ParseBool"),
-        Kind::Int { .. } => ("int", "ParseInt"),
+        Kind::SecsOrSwitch => ("bool", "write a whole number of seconds, true or false"),
+        Kind::Int { .. } => ("int", "write a whole number"),
         _ => ("string", ""),
     };
-    // The reference's words, which come from its standard library.
     let cause = match cause {
-        Unreadable::Syntax => format!("strconv.{function}: parsing \"{text}\": invalid syntax"),
-        Unreadable::Range => format!("strconv.{function}: parsing \"{text}\": value out of range"),
-        Unreadable::TagWithoutColon => cause.to_string(),
+        Unreadable::Syntax if is_service_link(text) => format!(
+            "Kubernetes sets it for a service of that name; set enableServiceLinks: false in the pod's spec, or give the \
+             service another name, and {expected}"
+        ),
+        Unreadable::Syntax => format!("{expected}{}", quoted(text)),
+        Unreadable::Range => "the number is too large".to_owned(),
+        Unreadable::TagWithoutColon => format!("{cause}{}", quoted(text)),
     };
     ConfigError::EnvValue {
         name: option.name.to_owned(),
@@ -92,6 +98,14 @@ fn unreadable(option: &OptionSpec, variable: &str, text: &str, cause: Unreadable
         kind,
         cause,
     }
+}
+
+/// What Kubernetes puts into `<SERVICE>_PORT` of every pod beside a service: a name such as `anycable` makes it ours.
+fn is_service_link(text: &str) -> bool {
+    let address = ["tcp://", "udp://", "sctp://"]
+        .iter()
+        .find_map(|scheme| text.strip_prefix(scheme));
+    address.is_some_and(|address| address.parse::<SocketAddr>().is_ok())
 }
 
 #[cfg(test)]
@@ -105,9 +119,12 @@ mod tests {
     }
 
     fn settings(env: &[(&str, &str)]) -> Result<Settings, String> {
-        let mut settings = Settings::defaults();
-        apply(&pairs(env), &mut settings).map_err(|error| error.to_string())?;
-        Ok(settings)
+        let (mut settings, mut problems) = (Settings::defaults(), Vec::new());
+        apply(&pairs(env), &mut settings, &mut problems);
+        match problems.first() {
+            Some(problem) => Err(problem.to_string()),
+            None => Ok(settings),
+        }
     }
 
     #[test]
@@ -173,14 +190,41 @@ mod tests {
             "ANYCABLE_DEBUG",
             "yes",
             "could not parse \"yes\" as bool value from environment variable \"ANYCABLE_DEBUG\" for flag debug: \
-             strconv.ParseBool: parsing \"yes\": invalid syntax",
+             write true or false",
         );
         check(
             "PORT",
             "80a",
             "could not parse \"80a\" as int value from environment variable \"PORT\" for flag port: \
-             strconv.ParseInt: parsing \"80a\": invalid syntax",
+             write a whole number",
         );
+        check(
+            "ANYCABLE_MAX_CONN",
+            "99999999999999999999",
+            "could not parse \"99999999999999999999\" as int value from environment variable \"ANYCABLE_MAX_CONN\" for \
+             flag max-conn: the number is too large",
+        );
+        check(
+            "ANYCABLE_PORT",
+            "\"8080\"",
+            "could not parse \"\"8080\"\" as int value from environment variable \"ANYCABLE_PORT\" for flag port: \
+             write a whole number, without the quotes (docker --env-file and others keep them as a part of the value)",
+        );
+        for link in [
+            "tcp://1.2.3.4:80",
+            "udp://10.0.0.1:8080",
+            "tcp://[fd00::1]:80",
+        ] {
+            check(
+                "ANYCABLE_PORT",
+                link,
+                &format!(
+                    "could not parse \"{link}\" as int value from environment variable \"ANYCABLE_PORT\" for flag port: \
+                     Kubernetes sets it for a service of that name; set enableServiceLinks: false in the pod's spec, or \
+                     give the service another name, and write a whole number"
+                ),
+            );
+        }
     }
 
     #[test]

@@ -30,16 +30,19 @@ pub fn locate(flags: &Flags) -> Option<String> {
     }
 }
 
-/// Reads the file at `path` and lays it over the defaults. Returns log lines about keys that no option has.
-///
-/// # Errors
-/// The file variants of [`ConfigError`].
-pub fn apply(path: &str, settings: &mut Settings) -> Result<Vec<String>, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|cause| ConfigError::FileRead {
-        path: path.to_owned(),
-        cause,
-    })?;
-    apply_text(path, &text, settings)
+/// Reads the file at `path` and lays it over the defaults. Returns log lines about keys that no option has; what cannot be
+/// used is noted, as one of the file variants of [`ConfigError`].
+pub fn apply(path: &str, settings: &mut Settings, problems: &mut Vec<ConfigError>) -> Vec<String> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => apply_text(path, &text, settings, problems),
+        Err(cause) => {
+            problems.push(ConfigError::FileRead {
+                path: path.to_owned(),
+                cause,
+            });
+            Vec::new()
+        }
+    }
 }
 
 /// Lays the text of a file over the defaults; `path` is for messages.
@@ -47,10 +50,15 @@ pub fn apply_text(
     path: &str,
     text: &str,
     settings: &mut Settings,
-) -> Result<Vec<String>, ConfigError> {
-    let file: toml::Table = text
-        .parse()
-        .map_err(|error| syntax_error(path, text, &error))?;
+    problems: &mut Vec<ConfigError>,
+) -> Vec<String> {
+    let file: toml::Table = match text.parse() {
+        Ok(file) => file,
+        Err(error) => {
+            problems.push(syntax_error(path, text, &error));
+            return Vec::new();
+        }
+    };
     for (index, option) in OPTIONS.iter().enumerate() {
         if option.file_key.is_empty() {
             continue;
@@ -58,20 +66,19 @@ pub fn apply_text(
         let Some(found) = find(&file, option.file_key) else {
             continue;
         };
-        let value = option
-            .kind
-            .read_toml(found)
-            .ok_or_else(|| ConfigError::FileType {
+        match option.kind.read_toml(found) {
+            Some(value) => settings.set_at(index, value, Source::File),
+            None => problems.push(ConfigError::FileType {
                 path: path.to_owned(),
                 key: option.file_key,
                 expected: option.kind.toml_type(),
                 found: describe(found),
-            })?;
-        settings.set_at(index, value, Source::File);
+            }),
+        }
     }
     let mut unknown = Vec::new();
     collect_unknown(&file, "", &mut unknown);
-    Ok(unknown
+    unknown
         .iter()
         .map(|key| {
             let hint = suggest::file_key_like(key)
@@ -80,7 +87,7 @@ pub fn apply_text(
             let key = settings::in_one_line(key);
             format!("Unknown key {key} in {path} is ignored{hint}")
         })
-        .collect())
+        .collect()
 }
 
 /// Dotted paths of what no option has; a table without any known key is named once, as a whole.
@@ -178,9 +185,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn read(text: &str) -> Result<Settings, String> {
-        let mut settings = Settings::defaults();
-        apply_text("a.toml", text, &mut settings).map_err(|error| error.to_string())?;
-        Ok(settings)
+        let (mut settings, mut problems) = (Settings::defaults(), Vec::new());
+        apply_text("a.toml", text, &mut settings, &mut problems);
+        match problems.first() {
+            Some(problem) => Err(problem.to_string()),
+            None => Ok(settings),
+        }
     }
 
     #[test]
@@ -247,8 +257,9 @@ mod tests {
     #[test]
     fn unknown_keys_are_named_and_the_rest_counts() {
         let check = |text: &str, expected: &[&str]| {
-            let mut settings = Settings::defaults();
-            let found = apply_text("a.toml", text, &mut settings).expect("a good file");
+            let (mut settings, mut problems) = (Settings::defaults(), Vec::new());
+            let found = apply_text("a.toml", text, &mut settings, &mut problems);
+            assert!(problems.is_empty(), "{problems:?}");
             assert_eq!(found, expected, "{text}");
         };
         check(
@@ -313,9 +324,10 @@ mod tests {
 
     #[test]
     fn a_file_that_is_not_there_is_an_error() {
-        let error = apply("nope.toml", &mut Settings::defaults()).expect_err("no such file");
+        let mut problems = Vec::new();
+        apply("nope.toml", &mut Settings::defaults(), &mut problems);
         assert_eq!(
-            error.to_string(),
+            problems[0].to_string(),
             "failed to read config file, cause: open nope.toml: no such file or directory"
         );
     }
@@ -323,13 +335,11 @@ mod tests {
     proptest! {
         #[test]
         fn any_text_is_read_or_refused_in_one_line(text in "[a-z\\[\\]=.\"'#\n 0-9é]{0,60}") {
-            match apply_text("a.toml", &text, &mut Settings::defaults()) {
-                Err(error) => prop_assert_eq!(error.to_string().lines().count(), 1),
-                Ok(unknown) => {
-                    for line in unknown {
-                        prop_assert_eq!(line.lines().count(), 1, "{}", line);
-                    }
-                }
+            let mut problems = Vec::new();
+            let unknown = apply_text("a.toml", &text, &mut Settings::defaults(), &mut problems);
+            let errors = problems.iter().map(ToString::to_string);
+            for line in unknown.into_iter().chain(errors) {
+                prop_assert_eq!(line.lines().count(), 1, "{}", line);
             }
         }
     }

@@ -4,6 +4,8 @@
 //! of repeated flags wins. Source: `contract/operations.md` §1. Unlike the reference, a word that is no flag is refused
 //! instead of ending the flags without a message, and the program's own name as the first word is skipped.
 
+use std::slice;
+
 use super::error::ConfigError;
 use super::options::{OPTIONS, OptionSpec, index_of_flag};
 use super::settings::{Settings, Source};
@@ -23,11 +25,9 @@ pub struct Flags {
 }
 
 impl Flags {
-    /// Reads the arguments (without the program's name).
-    ///
-    /// # Errors
-    /// The flag variants of [`ConfigError`], all of which print the usage.
-    pub fn parse(args: &[String]) -> Result<Self, ConfigError> {
+    /// Reads the arguments (without the program's name). What cannot be read is noted, one of the flag variants of
+    /// [`ConfigError`] for each, and left out.
+    pub fn parse(args: &[String], problems: &mut Vec<ConfigError>) -> Self {
         let mut flags = Self::default();
         let mut words = args[usize::from(starts_with_name(args))..].iter();
         if let Some(index) = words.as_slice().first().and_then(|word| command_word(word)) {
@@ -38,31 +38,47 @@ impl Flags {
             if word == "--" {
                 break;
             }
-            let Some((name, inline)) = split_flag(word)? else {
-                return Err(flags.unexpected(word));
-            };
-            let index = index_of_flag(name).ok_or_else(|| unknown(name))?;
-            let option = &OPTIONS[index];
-            let value = match (option.kind, inline) {
-                (Kind::Bool, None) => Value::Bool(true),
-                // A separate word is its value, since no other word may stand there.
-                (Kind::SecsOrSwitch, None) if !is_word(words.as_slice().first()) => {
-                    Value::Bool(true)
-                }
-                (_, Some(text)) => read(option, name, text)?,
-                (_, None) => {
-                    let text = words.next().ok_or_else(|| ConfigError::FlagWithoutValue {
-                        name: name.to_owned(),
-                    })?;
-                    read(option, name, text)?
-                }
-            };
-            flags.given.push((index, value));
+            match flags.read_flag(word, &mut words) {
+                Ok(flag) => flags.given.push(flag),
+                Err(problem) => problems.push(problem),
+            }
         }
-        match words.next() {
-            Some(word) => Err(flags.unexpected(word)),
-            None => Ok(flags),
+        if let Some(word) = words.next() {
+            problems.push(flags.unexpected(word));
         }
+        flags
+    }
+
+    /// The flag in `word`, with its value from there or from the next word.
+    fn read_flag(
+        &self,
+        word: &str,
+        words: &mut slice::Iter<'_, String>,
+    ) -> Result<(usize, Value), ConfigError> {
+        let Some((name, inline)) = split_flag(word)? else {
+            return Err(self.unexpected(word));
+        };
+        let Some(index) = index_of_flag(name) else {
+            // What follows is its value, not another problem.
+            if inline.is_none() && is_word(words.as_slice().first()) {
+                words.next();
+            }
+            return Err(unknown(name));
+        };
+        let option = &OPTIONS[index];
+        let value = match (option.kind, inline) {
+            (Kind::Bool, None) => Value::Bool(true),
+            // A separate word is its value, since no other word may stand there.
+            (Kind::SecsOrSwitch, None) if !is_word(words.as_slice().first()) => Value::Bool(true),
+            (_, Some(text)) => read(option, name, text)?,
+            (_, None) => {
+                let text = words.next().ok_or_else(|| ConfigError::FlagWithoutValue {
+                    name: name.to_owned(),
+                })?;
+                read(option, name, text)?
+            }
+        };
+        Ok((index, value))
     }
 
     /// Lays the flags over what file and environment said.
@@ -164,11 +180,12 @@ mod tests {
 
     fn parse(args: &[&str]) -> Result<Settings, String> {
         let args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
-        let mut settings = Settings::defaults();
-        Flags::parse(&args)
-            .map_err(|error| error.to_string())?
-            .apply(&mut settings);
-        Ok(settings)
+        let (mut settings, mut problems) = (Settings::defaults(), Vec::new());
+        Flags::parse(&args, &mut problems).apply(&mut settings);
+        match problems.first() {
+            Some(problem) => Err(problem.to_string()),
+            None => Ok(settings),
+        }
     }
 
     #[test]
@@ -300,10 +317,28 @@ mod tests {
         );
     }
 
+    #[test]
+    fn each_bad_flag_is_a_problem_of_its_own() {
+        let args = ["--nope", "x", "--port=a", "--debug", "-other", "--host"].map(str::to_owned);
+        let mut problems = Vec::new();
+        let flags = Flags::parse(&args, &mut problems);
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            lines,
+            [
+                "flag provided but not defined: -nope",
+                "invalid value \"a\" for flag -port: parse error",
+                "flag provided but not defined: -other",
+                "flag needs an argument: -host",
+            ]
+        );
+        assert!(flags.on("debug"));
+    }
+
     proptest! {
         #[test]
         fn any_words_are_read_or_refused(words in proptest::collection::vec("-{0,3}[a-z_=]{0,12}", 0..5)) {
-            Flags::parse(&words).ok();
+            Flags::parse(&words, &mut Vec::new());
         }
     }
 }

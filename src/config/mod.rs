@@ -35,14 +35,14 @@ use settings::Settings;
 use value::Value;
 
 /// What the command line asks for.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug)]
 pub enum Startup {
     /// Start the server.
     Run(Box<Config>),
     /// `--check`: say what would stop this host, and exit.
     Check(CheckRequest),
     /// `--check-config`: say what a start with this configuration would find wrong before it listens, and exit.
-    CheckConfig(Box<Config>),
+    CheckConfig(Box<Config>, Vec<ConfigError>),
     /// Help, version, `--generate` or `--print-config`: this text goes to stdout as it is, and the process exits with 0.
     Print(String),
 }
@@ -52,11 +52,17 @@ pub enum Startup {
 /// Precedence: flag, environment, file, default; presets come last and replace only what equals the default.
 ///
 /// # Errors
-/// [`ConfigError`]: one line for stderr; see [`ConfigError::usage`] for what stdout gets first.
+/// The first [`ConfigError`]: one line for stderr; see [`ConfigError::usage`] for what stdout gets first. With
+/// `--check-config` all of them are in [`Startup::CheckConfig`] instead; what could not be used has its default there.
 ///
 /// Source: `contract/operations.md` §1–§6.
 pub fn load(args: &[String], env: &[(String, String)]) -> Result<Startup, ConfigError> {
-    let flags = Flags::parse(args)?;
+    let mut problems = Vec::new();
+    let flags = Flags::parse(args, &mut problems);
+    let checks_config = flags.on("check-config");
+    if !checks_config {
+        none_of(&mut problems)?;
+    }
     if flags.on("help") {
         return Ok(Startup::Print(help()));
     }
@@ -68,25 +74,29 @@ pub fn load(args: &[String], env: &[(String, String)]) -> Result<Startup, Config
     }
     let config_file = file::locate(&flags);
     let prints_config = flags.on("print-config");
-    let checks_config = flags.on("check-config");
     let connections = connections_to_check(&flags)?;
     let mut settings = Settings::defaults();
     let mut unknown_names = Vec::new();
     if let Some(path) = &config_file {
-        unknown_names.extend(file::apply(path, &mut settings)?);
+        unknown_names.extend(file::apply(path, &mut settings, &mut problems));
     }
     unknown_names.extend(environment::likely_typos(env));
-    environment::apply(env, &mut settings)?;
+    environment::apply(env, &mut settings, &mut problems);
     flags.apply(&mut settings);
 
     let notices = deprecated::normalize(&mut settings);
     if prints_config {
+        none_of(&mut problems)?;
         return Ok(Startup::Print(printed(&mut settings, &notices)));
     }
-    let presets = presets::apply(&mut settings, env)?;
+    let presets = presets::apply(&mut settings, env).unwrap_or_else(|problem| {
+        problems.push(problem);
+        Vec::new()
+    });
     unknown_names.extend(presets::unknown(&presets));
-    support::check(&settings)?;
+    support::check(&mut settings, &mut problems);
     if let Some(connections) = connections {
+        none_of(&mut problems)?;
         return Ok(Startup::Check(resolve::check_request(
             &settings,
             connections,
@@ -103,12 +113,20 @@ pub fn load(args: &[String], env: &[(String, String)]) -> Result<Startup, Config
         notices,
         warnings: unknown_names,
     };
-    let config = Box::new(resolve::config(&settings, origin)?);
-    Ok(if checks_config {
-        Startup::CheckConfig(config)
-    } else {
-        Startup::Run(config)
-    })
+    let config = Box::new(resolve::config(&settings, origin, &mut problems));
+    if checks_config {
+        return Ok(Startup::CheckConfig(config, problems));
+    }
+    none_of(&mut problems)?;
+    Ok(Startup::Run(config))
+}
+
+/// A start ends with the first problem.
+fn none_of(problems: &mut Vec<ConfigError>) -> Result<(), ConfigError> {
+    match problems.is_empty() {
+        true => Ok(()),
+        false => Err(problems.swap_remove(0)),
+    }
 }
 
 /// True for `localhost` and the addresses of this machine itself; an IPv6 address without brackets.
@@ -232,6 +250,8 @@ pub struct ServerConfig {
     pub allowed_origins: Vec<String>,
     /// Accepted sockets per listener, 0 = unlimited.
     pub connections_max: usize,
+    /// Of one request head, `--max_head_size`.
+    pub head_bytes_max: usize,
     /// Both files, when TLS is on for every listener.
     pub tls: Option<TlsFiles>,
 }

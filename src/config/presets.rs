@@ -127,7 +127,9 @@ mod tests {
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
         let mut settings = Settings::defaults();
-        environment::apply(&env, &mut settings).map_err(|error| error.to_string())?;
+        let mut problems = Vec::new();
+        environment::apply(&env, &mut settings, &mut problems);
+        assert!(problems.is_empty(), "{problems:?}");
         let names = apply(&mut settings, &env).map_err(|error| error.to_string())?;
         Ok((names, settings))
     }

@@ -166,12 +166,13 @@ fn no_option_is_ignored_in_silence() {
             // A feature that is not there yet is no context.
             .filter(|context| started(&[context]).is_ok());
         let before = started(context.as_slice()).expect("a good command line");
+        let before = format!("{before:?}");
         let shows = other_values(option).iter().any(|value| {
             let arg = format!("--{}={value}", fact.name);
             let mut args: Vec<&str> = context.into_iter().collect();
             args.push(&arg);
             // Refused, or printed, or in the configuration, or mentioned in the log.
-            started(&args).map_or(true, |after| after != before)
+            started(&args).map_or(true, |after| format!("{after:?}") != before)
         });
         assert!(shows, "--{} changes nothing and nobody is told", fact.name);
     }
@@ -211,16 +212,18 @@ fn flag_variable_and_file_give_the_same_value() {
         let by_flag = {
             let mut settings = Settings::defaults();
             let args = [format!("--{}={value}", option.name)];
-            Flags::parse(&args)
-                .expect("a good flag")
-                .apply(&mut settings);
+            let mut problems = Vec::new();
+            Flags::parse(&args, &mut problems).apply(&mut settings);
+            assert!(problems.is_empty(), "{problems:?}");
             settings.value(option.name).clone()
         };
         assert_ne!(by_flag, option.default_value(), "{}", option.name);
         for variable in option.env_names() {
             let mut settings = Settings::defaults();
             let env = [(variable.clone(), value.clone())];
-            environment::apply(&env, &mut settings).expect("a good variable");
+            let mut problems = Vec::new();
+            environment::apply(&env, &mut settings, &mut problems);
+            assert!(problems.is_empty(), "{problems:?}");
             assert_eq!(*settings.value(option.name), by_flag, "{variable}");
         }
         if !option.file_key.is_empty() {
@@ -230,7 +233,9 @@ fn flag_variable_and_file_give_the_same_value() {
                 option.file_key,
                 print::toml_value(option.kind, &by_flag)
             );
-            file::apply_text("a.toml", &text, &mut settings).expect("a good file");
+            let mut problems = Vec::new();
+            file::apply_text("a.toml", &text, &mut settings, &mut problems);
+            assert!(problems.is_empty(), "{problems:?}");
             assert_eq!(*settings.value(option.name), by_flag, "{text}");
         }
     }

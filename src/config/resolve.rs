@@ -55,10 +55,9 @@ pub struct Origin {
 
 /// Builds the configuration.
 ///
-/// # Errors
-/// RPC settings that lead nowhere: [`ConfigError::RpcHostMissing`], [`ConfigError::NotSupported`] for gRPC,
-/// [`ConfigError::NotAllowed`] for a host that is no URL.
-pub fn config(settings: &Settings, origin: Origin) -> Result<Config, ConfigError> {
+/// RPC settings that lead nowhere are a problem: [`ConfigError::RpcHostMissing`], [`ConfigError::NotSupported`] for gRPC,
+/// [`ConfigError::NotAllowed`] for a host that is no URL. The configuration has no RPC then.
+pub fn config(settings: &Settings, origin: Origin, problems: &mut Vec<ConfigError>) -> Config {
     let node_id = match settings.text("node_id") {
         "" => origin.random_node_id,
         given => given.to_owned(),
@@ -67,14 +66,14 @@ pub fn config(settings: &Settings, origin: Origin) -> Result<Config, ConfigError
     warnings.extend(secrets::doubts(settings));
     warnings.extend(support::without_effect(settings));
     warnings.extend(origin.warnings);
-    Ok(Config {
+    Config {
         node_id,
         server: server(settings),
         runtime: runtime(settings),
         websocket: websocket(settings),
         ping: ping(settings),
         auth: auth(settings),
-        rpc: rpc(settings)?,
+        rpc: rpc(settings, problems),
         disconnect: disconnect(settings),
         broadcast: broadcast(settings),
         api: api(settings),
@@ -88,7 +87,7 @@ pub fn config(settings: &Settings, origin: Origin) -> Result<Config, ConfigError
         warnings,
         remarks: support::not_in_use(settings),
         notices: origin.notices,
-    })
+    }
 }
 
 /// What `--check` needs to know; the app need not be known for that.
@@ -157,6 +156,7 @@ fn server(settings: &Settings) -> ServerConfig {
         health_path: settings.text("health-path").to_owned(),
         allowed_origins: lower_cased(settings.list("allowed_origins")),
         connections_max: count(settings, "max-conn"),
+        head_bytes_max: count(settings, "max_head_size"),
         tls: (!cert_path.is_empty()).then(|| TlsFiles {
             cert_path: cert_path.to_owned(),
             key_path: key_path.to_owned(),
@@ -233,7 +233,7 @@ fn streams(settings: &Settings) -> StreamsConfig {
     }
 }
 
-fn rpc(settings: &Settings) -> Result<RpcConfig, ConfigError> {
+fn rpc(settings: &Settings, problems: &mut Vec<ConfigError>) -> RpcConfig {
     let Token {
         text: token,
         derived: token_derived,
@@ -241,8 +241,11 @@ fn rpc(settings: &Settings) -> Result<RpcConfig, ConfigError> {
     let root_ca = settings.text("rpc_tls_root_ca").to_owned();
     let has_tls_options = rpc_tls_options_count(settings);
     let request_timeout = millis(settings, "rpc_request_timeout");
-    Ok(RpcConfig {
-        endpoint: rpc_endpoint(settings)?,
+    RpcConfig {
+        endpoint: rpc_endpoint(settings).unwrap_or_else(|problem| {
+            problems.push(problem);
+            RpcEndpoint::None
+        }),
         concurrency: rpc_concurrency(settings),
         request_timeout: if request_timeout.is_zero() {
             RPC_REQUEST_TIMEOUT_DEFAULT
@@ -260,7 +263,7 @@ fn rpc(settings: &Settings) -> Result<RpcConfig, ConfigError> {
             verify: settings.on("rpc_tls_verify") || !has_tls_options,
             root_ca,
         },
-    })
+    }
 }
 
 /// Without one of these two, https is checked as a browser would do it, whatever the other TLS options say.

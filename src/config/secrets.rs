@@ -122,6 +122,8 @@ fn doubt(secret: &str, only_this_machine: bool) -> Option<String> {
     let chars = secret.chars().count();
     if secret.trim() != secret || secret.chars().any(char::is_control) {
         Some("has white space at an end or a control character in it: was a line break copied with it?".to_owned())
+    } else if is_in_quotes(secret) {
+        Some("is in quotes, which are a part of it: docker --env-file keeps them".to_owned())
     } else if is_unreplaced_variable(secret) {
         Some("looks like the name of a variable that was not replaced by its value".to_owned())
     } else if chars < SECRET_CHARS_MIN && !only_this_machine {
@@ -155,6 +157,12 @@ fn is_loopback(host: &str) -> bool {
             .trim_matches(['[', ']'])
             .parse()
             .is_ok_and(|address: IpAddr| address.is_loopback())
+}
+
+fn is_in_quotes(secret: &str) -> bool {
+    ['"', '\'']
+        .iter()
+        .any(|quote| secret.len() > 1 && secret.starts_with(*quote) && secret.ends_with(*quote))
 }
 
 /// Lower-case hex of HMAC-SHA256 with the application secret as key and the label as message.
@@ -231,6 +239,9 @@ mod tests {
         check("${ANYCABLE_SECRET_1}", "localhost", Some("not replaced"));
         check("$2a$10$abcdefghij", "localhost", None);
         check("${}", "localhost", None);
+        check("\"0123456789abcdef\"", "localhost", Some("is in quotes"));
+        check("'0123456789abcdef'", "localhost", Some("is in quotes"));
+        check("0123456789\"abcdef\"", "localhost", None);
     }
 
     #[test]

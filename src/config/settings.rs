@@ -48,6 +48,12 @@ impl Settings {
         self.values[index(name)] = (value, Source::Derived);
     }
 
+    /// Takes back what was given.
+    pub fn reset(&mut self, name: &str) {
+        let index = index(name);
+        self.values[index] = (OPTIONS[index].default_value(), Source::Default);
+    }
+
     pub fn value(&self, name: &str) -> &Value {
         &self.values[index(name)].0
     }

@@ -4,39 +4,58 @@
 
 use super::error::ConfigError;
 use super::is_loopback_host;
-use super::options::Support;
+use super::options::{OPTIONS, Support};
 use super::secrets;
 use super::settings::{Settings, Source};
-use super::value::{Kind, Value};
+use super::value::{Kind, Value, quoted};
 
-/// Looks at every option.
-///
-/// # Errors
-/// [`ConfigError::NotAllowed`], [`ConfigError::NotSupported`] or [`ConfigError::Incomplete`] for the first option that
-/// cannot be served as given.
-pub fn check(settings: &Settings) -> Result<(), ConfigError> {
-    for (option, value, _) in settings.iter() {
-        option
-            .kind
-            .check(value)
-            .map_err(|expected| not_allowed(settings, option.name, expected))?;
-    }
-    check_broadcast_adapters(settings)?;
-    check_statsd_host(settings)?;
-    for (option, value, _) in settings.iter() {
-        if let Support::Refused(why) = option.support
-            && !is_switched_off(settings, option.name)
-        {
-            return Err(ConfigError::NotSupported {
-                given: settings.as_given(option.name),
-                why: why.to_owned(),
-                remedy: remedy(option.kind, value),
-            });
+/// Looks at every option, and notes for each that cannot be served as given a [`ConfigError::NotAllowed`],
+/// [`ConfigError::NotSupported`] or [`ConfigError::Incomplete`]. It has its default afterwards.
+pub fn check(settings: &mut Settings, problems: &mut Vec<ConfigError>) {
+    for option in OPTIONS {
+        if let Err(expected) = option.kind.check(settings.value(option.name)) {
+            problems.push(not_allowed(settings, option.name, expected));
+            settings.reset(option.name);
         }
     }
-    check_tls_files(settings)?;
-    check_slow_drain(settings)?;
-    check_console(settings)
+    let checks: [(&[&str], Check); 7] = [
+        (&["broadcast_adapter"], check_broadcast_adapters),
+        (&["statsd_host"], check_statsd_host),
+        (&["statsd_prefix"], check_statsd_prefix),
+        (&["host"], |settings| check_address(settings, "host")),
+        (&["metrics_host"], |settings| {
+            check_address(settings, "metrics_host")
+        }),
+        (&["ssl_cert", "ssl_key"], check_tls_files),
+        (&["shutdown_slowdrain"], check_slow_drain),
+    ];
+    for (names, check) in checks {
+        if let Err(problem) = check(settings) {
+            problems.push(problem);
+            names.iter().for_each(|name| settings.reset(name));
+        }
+    }
+    problems.extend(absent_features(settings));
+    // The last: it depends on others.
+    problems.extend(check_console(settings).err());
+}
+
+type Check = fn(&Settings) -> Result<(), ConfigError>;
+
+fn absent_features(settings: &Settings) -> Vec<ConfigError> {
+    settings
+        .iter()
+        .filter_map(|(option, value, _)| match option.support {
+            Support::Refused(why) if !is_switched_off(settings, option.name) => {
+                Some(ConfigError::NotSupported {
+                    given: settings.as_given(option.name),
+                    why: why.to_owned(),
+                    remedy: remedy(option.kind, value),
+                })
+            }
+            _ => None,
+        })
+        .collect()
 }
 
 /// Lines for the log about options that were given and that nothing reads: what they tune is not there.
@@ -147,6 +166,34 @@ fn check_statsd_host(settings: &Settings) -> Result<(), ConfigError> {
     }
 }
 
+/// What ends a name or a value in StatsD's lines cannot be in a prefix.
+fn check_statsd_prefix(settings: &Settings) -> Result<(), ConfigError> {
+    const NAME: &str = "statsd_prefix";
+    let is_free = |c: char| !c.is_whitespace() && !c.is_control() && !"\"'`:|@#,;=".contains(c);
+    if settings.text(NAME).chars().all(is_free) {
+        return Ok(());
+    }
+    let expected = "the beginning of names, such as anycable_go.".to_owned();
+    Err(not_allowed(
+        settings,
+        NAME,
+        expected + quoted(settings.text(NAME)),
+    ))
+}
+
+fn check_address(settings: &Settings, name: &str) -> Result<(), ConfigError> {
+    let is_free = |c: char| !c.is_whitespace() && !c.is_control() && !"\"'`/,".contains(c);
+    if settings.text(name).chars().all(is_free) {
+        return Ok(());
+    }
+    let expected = "an address or a name of this machine, such as 0.0.0.0 or localhost".to_owned();
+    Err(not_allowed(
+        settings,
+        name,
+        expected + quoted(settings.text(name)),
+    ))
+}
+
 /// One file alone means no TLS in the reference, silently.
 fn check_tls_files(settings: &Settings) -> Result<(), ConfigError> {
     match (settings.text("ssl_cert"), settings.text("ssl_key")) {
@@ -213,12 +260,142 @@ mod tests {
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
         let mut settings = Settings::defaults();
-        file::apply_text("a.toml", toml, &mut settings).expect("good file");
-        environment::apply(&env, &mut settings).expect("good environment");
-        Flags::parse(&args)
-            .expect("good flags")
-            .apply(&mut settings);
-        check(&settings).map_err(|error| error.to_string())
+        let mut problems = Vec::new();
+        file::apply_text("a.toml", toml, &mut settings, &mut problems);
+        environment::apply(&env, &mut settings, &mut problems);
+        Flags::parse(&args, &mut problems).apply(&mut settings);
+        assert!(problems.is_empty(), "{problems:?}");
+        check(&mut settings, &mut problems);
+        match problems.first() {
+            None => Ok(()),
+            Some(problem) => Err(problem.to_string()),
+        }
+    }
+
+    /// A value with quotes around it, as `docker --env-file` hands it on, is refused wherever names are listed.
+    #[test]
+    fn quotes_around_names_are_refused_by_name() {
+        let check = |variable: &str, value: &str, refused: bool| {
+            for quote in ['"', '\'', '`'] {
+                let given = format!("{quote}{value}{quote}");
+                let error = result("", &[(variable, &given)], &[]).expect_err(&given);
+                assert!(
+                    error.starts_with(&format!("invalid option {variable}={quote}{value}")),
+                    "{error}"
+                );
+                assert!(
+                    error.contains("without the quotes (docker --env-file"),
+                    "{error}"
+                );
+            }
+            assert_eq!(result("", &[(variable, value)], &[]).is_err(), refused);
+        };
+        check("ANYCABLE_HEADERS", "cookie,origin", false);
+        check("ANYCABLE_HEADERS", "cookie", false);
+        check("ANYCABLE_PROXY_COOKIES", "_session_id,user", false);
+        check(
+            "ANYCABLE_ALLOWED_ORIGINS",
+            "example.com,*.example.org:3000",
+            false,
+        );
+        check("ANYCABLE_PATH", "/cable,/ws", false);
+        check("ANYCABLE_HEALTH_PATH", "/up", false);
+        check("ANYCABLE_METRICS_HTTP", "/metrics", false);
+        check("ANYCABLE_HTTP_BROADCAST_PATH", "/_broadcast", false);
+        check("ANYCABLE_API_PATH", "/api", false);
+        check("ANYCABLE_METRICS_TAGS", "env:dev,rev:1.1", false);
+        check(
+            "ANYCABLE_METRICS_LOG_FILTER",
+            "clients_num,rpc_call_total",
+            false,
+        );
+        check("ANYCABLE_PRESETS", "heroku", false);
+        check("ANYCABLE_BROADCAST_ADAPTER", "http", false);
+        check("ANYCABLE_JWT_PARAM", "token", false);
+        check("ANYCABLE_STATSD_PREFIX", "cable.", false);
+        check("ANYCABLE_HOST", "0.0.0.0", false);
+        check("ANYCABLE_METRICS_HOST", "127.0.0.1", false);
+        check("ANYCABLE_LOG_LEVEL", "warn", false);
+        check("ANYCABLE_DRIVER", "epoll", false);
+    }
+
+    #[test]
+    fn characters_that_a_name_cannot_have_are_refused() {
+        let check = |arg: &str, part: &str| {
+            let error = result("", &[], &[arg]).expect_err(arg);
+            assert!(
+                error.starts_with(&format!("invalid option {arg}: expected "))
+                    && error.contains(part),
+                "{error}"
+            );
+        };
+        for arg in [
+            "--headers=cookie;origin",
+            "--headers=x y",
+            "--headers=cookie:",
+            "--headers=a,(b)",
+            "--headers=größe",
+            "--headers=[cookie]",
+        ] {
+            check(arg, "names of headers");
+        }
+        for arg in [
+            "--proxy-cookies=a;b",
+            "--proxy-cookies=a=1",
+            "--proxy-cookies=a b",
+            "--proxy-cookies=a\\",
+        ] {
+            check(arg, "names of cookies");
+        }
+        for arg in [
+            "--allowed_origins=https://example.com",
+            "--allowed_origins=example.com/",
+            "--allowed_origins=a.example b.example",
+            "--allowed_origins=foo.*",
+            "--allowed_origins=user@example.com",
+            "--allowed_origins=größe.example",
+        ] {
+            check(arg, "hosts without scheme and path");
+        }
+        check("--presets=fly;heroku", "words");
+        check("--metrics_log_filter=clients num", "words");
+        check("--jwt_param=a b", "a name");
+        check("--statsd_prefix=a:b", "the beginning of names");
+        check("--path=/a<b", "no spaces");
+        for arg in [
+            "--headers=X-Api_Key,cookie,x.y",
+            "--proxy-cookies=__Host-id,foo[bar],a.b",
+            "--allowed_origins=*,*suffix.test,*.a.b:80,[::1]:3000,under_score.example",
+            "--presets=none",
+            "--path=/{id:[0-9]+}/cable*",
+        ] {
+            assert_eq!(result("", &[], &[arg]), Ok(()), "{arg}");
+        }
+    }
+
+    #[test]
+    fn all_problems_are_found_and_leave_defaults() {
+        let args = [
+            "--port=70000",
+            "--broker=memory",
+            "--ssl_cert=a.pem",
+            "--headers=a b",
+            "--log_level=x",
+        ]
+        .map(str::to_owned);
+        let (mut settings, mut problems) = (Settings::defaults(), Vec::new());
+        Flags::parse(&args, &mut problems).apply(&mut settings);
+        check(&mut settings, &mut problems);
+        let names: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert_eq!(names.len(), args.len(), "{names:?}");
+        for arg in &args {
+            assert!(
+                names.iter().any(|line| line.contains(arg)),
+                "{arg}: {names:?}"
+            );
+        }
+        assert_eq!(settings.int("port"), 8080);
+        assert_eq!(settings.text("ssl_cert"), "");
     }
 
     #[test]

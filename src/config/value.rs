@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::wire::extensions::is_token_byte;
+
 /// A value of an option.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Value {
@@ -44,9 +46,82 @@ pub enum Kind {
     List {
         separator: char,
         array_in_file: bool,
+        items: Items,
     },
     /// `name:value,name:value`; a table in the file.
     Tags,
+}
+
+/// What the items of a list are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Items {
+    Any,
+    HeaderNames,
+    CookieNames,
+    /// `host`, `host:port`, or a leading `*` and how they end.
+    Hosts,
+    /// Letters, digits, `_`, `-` and `.`.
+    Words,
+}
+
+impl Items {
+    fn check(self, items: &[String]) -> Result<(), String> {
+        match items.iter().find(|item| !self.allows(item)) {
+            None => Ok(()),
+            Some(item) => {
+                let expected = match self {
+                    Self::Any => "",
+                    Self::HeaderNames => "names of headers",
+                    Self::CookieNames => "names of cookies",
+                    Self::Hosts => {
+                        "hosts without scheme and path, such as example.com, *.example.com or example.com:3000"
+                    }
+                    Self::Words => "words",
+                };
+                let quoted = quoted(item);
+                if quoted.is_empty() {
+                    Err(format!("{expected}, not {item}"))
+                } else {
+                    Err(format!("{expected}{quoted}"))
+                }
+            }
+        }
+    }
+
+    fn allows(self, item: &str) -> bool {
+        let is_quote = |c: char| matches!(c, '"' | '\'' | '`');
+        match self {
+            Self::Any => true,
+            _ if item.contains(is_quote) => false,
+            Self::HeaderNames => is_token(item),
+            // Browsers take more than the RFC's tokens.
+            Self::CookieNames => {
+                !item.contains(|c: char| c.is_whitespace() || c.is_control() || "=;,\\".contains(c))
+            }
+            Self::Hosts => {
+                let host = item.strip_prefix('*').unwrap_or(item);
+                host.bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-._~:[]%".contains(&byte))
+            }
+            Self::Words => item
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)),
+        }
+    }
+}
+
+/// Source: RFC 9110 §5.6.2.
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(is_token_byte)
+}
+
+/// What to say about quotes in a value that can have none.
+pub fn quoted(text: &str) -> &'static str {
+    if text.contains(['"', '\'', '`']) {
+        ", without the quotes (docker --env-file and others keep them as a part of the value)"
+    } else {
+        ""
+    }
 }
 
 /// Why a word is no value of a kind.
@@ -176,27 +251,35 @@ impl Kind {
             (Self::Name, Value::Text(text)) if text.is_empty() => {
                 Err("a text that is not empty".to_owned())
             }
+            // It becomes a part of a header's name.
+            (Self::Name, Value::Text(text)) if !is_token(text) || !quoted(text).is_empty() => Err(
+                format!("a name of letters, digits, - and _{}", quoted(text)),
+            ),
+            (Self::List { items, .. }, Value::List(list)) => items.check(list),
             (Self::Word(words), Value::Text(text)) if !words.contains(&text.as_str()) => {
                 let words: Vec<&str> = words
                     .iter()
                     .copied()
                     .filter(|word| !word.is_empty())
                     .collect();
-                Err(format!("one of {}", words.join(", ")))
+                Err(format!("one of {}{}", words.join(", "), quoted(text)))
             }
             (Self::Path { may_be_empty }, Value::Text(text)) => {
                 if is_url_path(text) || (*may_be_empty && text.is_empty()) {
                     Ok(())
                 } else {
-                    Err("a path that starts with / and has no spaces".to_owned())
+                    Err(format!(
+                        "a path that starts with / and has no spaces{}",
+                        quoted(text)
+                    ))
                 }
             }
-            (Self::Paths, Value::List(paths)) => {
-                paths.iter().try_for_each(|path| check_path_pattern(path))
-            }
-            (Self::Tags, Value::Tags(tags)) => {
-                tags.iter().try_for_each(|(name, _)| check_label_name(name))
-            }
+            (Self::Paths, Value::List(paths)) => paths.iter().try_for_each(|path| {
+                check_path_pattern(path).map_err(|expected| expected + quoted(path))
+            }),
+            (Self::Tags, Value::Tags(tags)) => tags.iter().try_for_each(|(name, _)| {
+                check_label_name(name).map_err(|expected| expected + quoted(name))
+            }),
             _ => Ok(()),
         }
     }
@@ -293,11 +376,12 @@ fn range_text(min: i64, max: i64) -> String {
     }
 }
 
+/// What a request can have as its path: clients escape quotes and angle brackets.
 fn is_url_path(text: &str) -> bool {
     text.starts_with('/')
         && text
             .bytes()
-            .all(|byte| byte.is_ascii_graphic() && byte != b'?' && byte != b'#')
+            .all(|byte| byte.is_ascii_graphic() && !b"?#\"<>`".contains(&byte))
 }
 
 /// A path where `{name}` stands for one segment and a final `*` for the rest.

@@ -29,9 +29,9 @@ use crate::net::tls::{ServerTls, TlsFileError};
 use crate::os;
 use crate::reporting::Reporting;
 use crate::rpc::{self, RpcShared};
-use crate::shard::front::{Features, Front};
+use crate::shard::collisions::{self, Collision};
 use crate::shard::{self, ShardSetup};
-use crate::wire::paths::PathPatternError;
+use crate::wire::paths::{PathPatternError, PathPatterns};
 use crate::{driver, startup};
 
 /// Stack of a shard's thread. Parsers are not recursive and futures live on the heap.
@@ -49,6 +49,8 @@ pub enum StartError {
     },
     #[error(transparent)]
     Path(#[from] PathPatternError),
+    #[error(transparent)]
+    Collision(#[from] Collision),
     #[error("failed to initialize RPC controller, cause: {0}")]
     Rpc(#[from] rpc::StartError),
     #[error("the demo app cannot start: {0}")]
@@ -85,7 +87,7 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
     // Before anything else: a SIGHUP to a server that starts must not end it.
     watch_signals(events.clone())?;
     startup::banner(&config, open_files, shards);
-    let Prepared { tls, rpc } = prepare(&config)?;
+    let Prepared { tls, rpc } = prepare(&config).map_err(|mut problems| problems.swap_remove(0))?;
     let demo = start_demo(&mut config)?;
     let listeners = listen(&mut config, shards)?;
     let choice = driver::choose(config.runtime.driver)?;
@@ -183,28 +185,42 @@ pub struct Prepared {
 /// Everything that can be found wrong without a listener and without a word to anybody. The whole of `--check-config`.
 ///
 /// # Errors
-/// TLS files or a certificate authority that cannot be used, a path that is no pattern, an RPC URL or token that cannot
-/// work.
-pub fn prepare(config: &Config) -> Result<Prepared, StartError> {
-    let tls = config
-        .server
-        .tls
-        .as_ref()
-        .map(|files| ServerTls::load(files).map(Arc::new))
-        .transpose()?;
-    if config.demo && tls.is_some() {
-        return Err(StartError::DemoWithTls);
-    }
-    let main = Features {
-        main: true,
-        ..Features::default()
+/// All of it: TLS files or a certificate authority that cannot be used, paths that are no patterns or collide, an RPC URL
+/// or token that cannot work. Never empty.
+pub fn prepare(config: &Config) -> Result<Prepared, Vec<StartError>> {
+    let mut problems = Vec::new();
+    let tls = match &config.server.tls {
+        Some(files) => match ServerTls::load(files) {
+            Ok(tls) => Some(Arc::new(tls)),
+            Err(_) => {
+                problems.extend(ServerTls::problems(files).into_iter().map(StartError::Tls));
+                None
+            }
+        },
+        None => None,
     };
-    Front::new(config, main)?;
+    if config.demo && config.server.tls.is_some() {
+        problems.push(StartError::DemoWithTls);
+    }
+    match PathPatterns::new(&config.server.paths) {
+        Ok(_) => problems.extend(
+            collisions::find(config)
+                .into_iter()
+                .map(StartError::Collision),
+        ),
+        Err(error) => problems.push(StartError::Path(error)),
+    }
     let rpc = match config.rpc.endpoint {
-        RpcEndpoint::Http(_) if !config.demo => Some(RpcShared::new(&config.rpc)?),
+        RpcEndpoint::Http(_) if !config.demo => RpcShared::new(&config.rpc)
+            .map_err(|error| problems.push(StartError::Rpc(error)))
+            .ok(),
         _ => None,
     };
-    Ok(Prepared { tls, rpc })
+    if problems.is_empty() {
+        Ok(Prepared { tls, rpc })
+    } else {
+        Err(problems)
+    }
 }
 
 /// The gauges that never change.

@@ -4,6 +4,7 @@
 
 mod accept;
 mod calls;
+pub mod collisions;
 mod console;
 mod disconnects;
 pub mod front;

@@ -114,6 +114,170 @@ fn check_config_finds_what_a_start_finds() {
     }
 }
 
+/// Three runs were needed for these three; each has its line, whatever else is wrong.
+#[test]
+fn check_config_lists_all_problems_of_a_run() {
+    let files = Files::new();
+    fs::write(files.path().join("anycable.toml"), "[server]\nport = 'x'\n").expect("a file");
+    let launch = || {
+        Launch::bare()
+            .directory(files.path())
+            .args([
+                "--host=0.0.0.0",
+                "--console",
+                "--nope",
+                "--ssl_cert=none.pem",
+                "--ssl_key=none.key",
+            ])
+            .args(["--path=/health", "--log_level=loud", "--broker=memory"])
+            .env("ANYCABLE_MAX_CONN", "many")
+            .env("ANYCABLE_HEADERS", "\"cookie,origin\"")
+    };
+    let finished = exited(launch().arg("--check-config").run(), 1);
+    let lines: Vec<&str> = finished.stderr.lines().collect();
+    let wanted = [
+        "flag provided but not defined: -nope",
+        "./anycable.toml: server.port must be an integer, not a string",
+        "could not parse \"many\" as int value from environment variable \"ANYCABLE_MAX_CONN\" for flag max-conn: write a \
+         whole number",
+        "invalid option --log_level=loud: expected one of debug, info, warn, error",
+        "invalid option ANYCABLE_HEADERS=\"cookie,origin\": expected names of headers, without the quotes (docker --env-file",
+        "option --broker=memory is not supported yet",
+        "option --console=true needs a secret",
+        "no RPC host is set",
+        "cannot read ssl_cert \"none.pem\"",
+        "cannot read ssl_key \"none.key\"",
+        "path /health is asked for by --path (ANYCABLE_PATH) and by --health-path (ANYCABLE_HEALTH_PATH)",
+    ];
+    for part in wanted {
+        assert!(
+            lines.iter().any(|line| line.contains(part)),
+            "{part}: {finished}"
+        );
+    }
+    assert_eq!(lines.len(), wanted.len(), "{finished}");
+    assert!(!finished.stdout.contains("is ok"), "{finished}");
+    // A start ends with the first of them.
+    let started = exited(launch().run(), 1);
+    assert!(message(&started).contains("-nope"), "{started}");
+}
+
+/// Each would be served in silence, and one of the two features lost.
+#[test]
+fn paths_that_collide_are_refused_with_both_names() {
+    let secret = "--secret=0123456789abcdef";
+    let table: [(&[&str], [&str; 2]); 10] = [
+        (&["--path=/health"], ["--path", "--health-path"]),
+        (&["--health-path=/cable"], ["--path", "--health-path"]),
+        (
+            &[secret, "--metrics_http=/_broadcast"],
+            ["--http_broadcast_path", "--metrics_http"],
+        ),
+        (
+            &[secret, "--metrics_http=/api"],
+            ["--api_path", "--metrics_http"],
+        ),
+        (
+            &[secret, "--path=/api/presence/*"],
+            ["--path", "--api_path"],
+        ),
+        (&["--path=/cable,/cable"], ["--path", "twice"]),
+        (
+            &["--console", "--metrics_http=/_console"],
+            ["--console", "--metrics_http"],
+        ),
+        (&["--demo", "--path=/"], ["--path", "--demo"]),
+        (
+            &["--metrics_http=/_broadcast", "--metrics_port=8090"],
+            ["--http_broadcast_path", "--metrics_http"],
+        ),
+        (
+            &[
+                "--port=8080",
+                "--metrics_http=/metrics",
+                "--metrics_host=localhost",
+            ],
+            ["--host=127.0.0.1", "--metrics_host=localhost"],
+        ),
+    ];
+    for (args, parts) in table {
+        let launch = || {
+            Launch::bare()
+                .args(["--host=127.0.0.1", "--port=0", RPC])
+                .args(args.iter().copied())
+        };
+        let checked = exited(launch().arg("--check-config").run(), 1);
+        for part in parts {
+            assert!(message(&checked).contains(part), "{args:?}: {checked}");
+        }
+        let started = exited(launch().run(), 1);
+        assert_eq!(message(&checked), message(&started), "{args:?}");
+    }
+    for args in [
+        &[secret, "--metrics_http=/_broadcast", "--metrics_port=9"][..],
+        &["--path=/*", "--metrics_http=/metrics"],
+    ] {
+        let finished = exited(
+            Launch::bare()
+                .args(["--check-config", RPC])
+                .args(args.iter().copied())
+                .run(),
+            0,
+        );
+        assert!(
+            finished.stdout.contains("configuration is ok"),
+            "{finished}"
+        );
+    }
+}
+
+#[test]
+fn a_service_link_of_kubernetes_is_explained() {
+    let finished = Launch::bare()
+        .arg("--check-config")
+        .arg(RPC)
+        .env("ANYCABLE_PORT", "tcp://10.96.0.7:80")
+        .run();
+    let finished = exited(finished, 1);
+    assert!(
+        message(&finished).contains("enableServiceLinks: false"),
+        "{finished}"
+    );
+    assert!(!finished.stderr.contains("strconv"), "{finished}");
+}
+
+#[test]
+fn an_encrypted_key_is_called_so() {
+    let files = Files::new();
+    for (name, text) in [
+        (
+            "new.key",
+            "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIBvTBXBgkqhkiG9w0BBQ0wSjApBgkqhkiG\n-----END ENCRYPTED PRIVATE KEY-----\n",
+        ),
+        (
+            "old.key",
+            "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,00\n\nMIIBvTBXBgkqhkiG9w0B\n\
+             -----END RSA PRIVATE KEY-----\n",
+        ),
+    ] {
+        fs::write(files.path().join(name), text).expect("a file");
+        let finished = Launch::bare()
+            .directory(files.path())
+            .args([
+                "--check-config",
+                RPC,
+                "--ssl_cert=a.pem",
+                &format!("--ssl_key={name}"),
+            ])
+            .run();
+        let finished = exited(finished, 1);
+        let wanted = format!(
+            "ssl_key \"{name}\" is encrypted, and nobody can type its password here: decrypt it with openssl"
+        );
+        assert!(message(&finished).contains(&wanted), "{finished}");
+    }
+}
+
 #[test]
 fn check_config_says_which_file_and_where_a_start_would_listen() {
     let files = Files::new();

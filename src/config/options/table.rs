@@ -3,7 +3,7 @@
 //! A row reads: flag, file key, kind, default; what is special about it; help text. An option whose feature is not
 //! there is in the list all the same, so that it can be refused by its name. Source: `contract/options.tsv`.
 
-use super::super::value::Kind;
+use super::super::value::{Items, Kind};
 use super::{OptionSpec, Section};
 
 const BOOL: Kind = Kind::Bool;
@@ -20,18 +20,31 @@ const OPTIONAL_PATH: Kind = Kind::Path { may_be_empty: true };
 /// URL paths of the WebSocket endpoint, an array in the file.
 const PATHS: Kind = Kind::Paths;
 /// Comma-separated on the command line, an array in the file.
-const LIST: Kind = Kind::List {
-    separator: ',',
-    array_in_file: true,
-};
+const fn list(items: Items) -> Kind {
+    Kind::List {
+        separator: ',',
+        array_in_file: true,
+        items,
+    }
+}
 /// Comma-separated everywhere.
-const CSV: Kind = Kind::List {
-    separator: ',',
-    array_in_file: false,
-};
+const fn csv(items: Items) -> Kind {
+    Kind::List {
+        separator: ',',
+        array_in_file: false,
+        items,
+    }
+}
+const LIST: Kind = list(Items::Any);
+const WORDS: Kind = list(Items::Words);
+const HEADERS: Kind = list(Items::HeaderNames);
+const COOKIES: Kind = list(Items::CookieNames);
+const CSV: Kind = csv(Items::Any);
+const HOSTS: Kind = csv(Items::Hosts);
 const GATEWAYS: Kind = Kind::List {
     separator: ';',
     array_in_file: true,
+    items: Items::Any,
 };
 const TAGS: Kind = Kind::Tags;
 
@@ -65,6 +78,11 @@ const MILLIS: Kind = Kind::Int {
 const BYTES: Kind = Kind::Int {
     min: 0,
     max: i64::MAX,
+};
+/// Up to what the reference takes.
+const HEAD_BYTES: Kind = Kind::Int {
+    min: 4096,
+    max: 1 << 20,
 };
 /// Disconnect calls per second; the reference crashes outside of it.
 const RATE: Kind = Kind::Int { min: 1, max: 1000 };
@@ -140,7 +158,7 @@ options! {
             "Bind address of every listener: localhost is 127.0.0.1 only, empty or 0.0.0.0 is every interface";
         "port", "server.port", PORT, "8080", also_env("PORT"),
             "Port of the main listener; 0 lets the kernel choose";
-        "allowed_origins", "server.allowed_origins", CSV, "",
+        "allowed_origins", "server.allowed_origins", HOSTS, "",
             "Hosts accepted in the Origin header, comma-separated; a leading * matches any prefix; empty = no check";
         "secret", "secret", TEXT, "", sensitive(),
             "Application secret: the JWT, stream, broadcast, RPC and API secrets come from it when unset";
@@ -152,6 +170,8 @@ options! {
             "Accept every connection without asking the app; a JWT, when configured, is still looked at first";
         "max-conn", "server.max_conn", COUNT, "0",
             "Connections accepted at the same time per listener, 0 = unlimited; more of them wait in the kernel backlog";
+        "max_head_size", "server.max_head_size", HEAD_BYTES, "65536",
+            "Largest head of a request in bytes, cookies and all headers together; anycable-go takes 1048576";
         "path", "ws.paths", PATHS, "/cable", empty_is_unset(),
             "WebSocket paths, comma-separated; {name} placeholders and a trailing * are understood";
         "health-path", "server.health_path", PATH, "/health",
@@ -186,7 +206,7 @@ options! {
             "PEM private key file of ssl_cert";
     }
     Broadcasting {
-        "broadcast_adapter", "broadcast_adapters", LIST, "http", empty_is_unset(),
+        "broadcast_adapter", "broadcast_adapters", WORDS, "http", empty_is_unset(),
             "Publishing inputs to start, comma-separated; only http works yet";
         "broker", "broker.adapter", BROKER_WORD, "", refused("stream history is planned"),
             "Store of stream history and sessions: memory, nats, none";
@@ -318,9 +338,9 @@ options! {
             "Time limit of one RPC call with all its retries in milliseconds; 0 = none";
         "rpc_slow_call", "rpc.slow_call", MILLIS, "1000",
             "Milliseconds beyond which an RPC call, its wait for a slot included, is logged as slow; 0 = never";
-        "headers", "rpc.proxy_headers", LIST, "cookie",
+        "headers", "rpc.proxy_headers", HEADERS, "cookie",
             "Request headers that are passed on to the app, comma-separated";
-        "proxy-cookies", "rpc.proxy_cookies", LIST, "",
+        "proxy-cookies", "rpc.proxy_cookies", COOKIES, "",
             "Cookies kept in the forwarded Cookie header, comma-separated; empty = all";
         "rpc_impl", "rpc.implementation", RPC_IMPL, "", hidden(),
             "RPC implementation: http or none; empty = from the scheme of rpc_host";
@@ -356,7 +376,7 @@ options! {
             "Seconds between metrics log lines and StatsD flushes; 0 = 15";
         "metrics_log_interval", "metrics.LogInterval", SECS, "0", hidden() deprecated(),
             "Deprecated name of metrics_rotate_interval";
-        "metrics_log_filter", "metrics.log_filter", LIST, "",
+        "metrics_log_filter", "metrics.log_filter", WORDS, "",
             "Metrics to include in the metrics log, comma-separated names without anycable_go_; empty = all of these";
         "metrics_log_formatter", "metrics.LogFormatter", TEXT, "", hidden() refused("mruby is not built in"),
             "mruby script for the metrics log";
@@ -490,7 +510,7 @@ options! {
             "Hosts for the CORS headers of the REST API";
     }
     Misc {
-        "presets", "presets", LIST, "", empty_is_unset(),
+        "presets", "presets", WORDS, "", empty_is_unset(),
             "Named sets of defaults: fly, heroku, broker; none switches detection off";
     }
 }

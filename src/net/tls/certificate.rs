@@ -23,6 +23,11 @@ pub enum TlsFileError {
     KeyUnreadable { path: String, source: io::Error },
     #[error("ssl_key {path:?} holds no usable PEM private key: {source}")]
     KeyInvalid { path: String, source: pem::Error },
+    #[error(
+        "ssl_key {path:?} is encrypted, and nobody can type its password here: decrypt it with openssl pkey -in {path} \
+         -out <file>, into a file that only the server's user may read"
+    )]
+    KeyEncrypted { path: String },
     #[error("ssl_cert {cert_path:?} and ssl_key {key_path:?} cannot be used together: {source}")]
     Unusable {
         cert_path: String,
@@ -61,6 +66,20 @@ impl ServerTls {
             files: files.clone(),
             current: RwLock::new(Loaded::read(files)?),
         })
+    }
+
+    /// Everything that is wrong with the files, each by itself.
+    pub fn problems(files: &TlsFiles) -> Vec<TlsFileError> {
+        let each = [
+            certificates(&files.cert_path).err(),
+            private_key(&files.key_path).err(),
+        ];
+        let each: Vec<_> = each.into_iter().flatten().collect();
+        if each.is_empty() {
+            Loaded::read(files).err().into_iter().collect()
+        } else {
+            each
+        }
     }
 
     /// Reads the files again. Who connects from now on gets what they hold; who is connected, or shakes hands right now, keeps
@@ -142,8 +161,22 @@ fn private_key(path: &str) -> Result<PrivateKeyDer<'static>, TlsFileError> {
         path: path.to_owned(),
         source,
     })?;
-    PrivateKeyDer::from_pem_slice(&pem).map_err(|source| TlsFileError::KeyInvalid {
-        path: path.to_owned(),
-        source,
+    PrivateKeyDer::from_pem_slice(&pem).map_err(|source| {
+        let path = path.to_owned();
+        if is_encrypted(&pem) {
+            TlsFileError::KeyEncrypted { path }
+        } else {
+            TlsFileError::KeyInvalid { path, source }
+        }
     })
+}
+
+/// As PKCS#8, or the older way of OpenSSL.
+fn is_encrypted(pem: &[u8]) -> bool {
+    [
+        b"BEGIN ENCRYPTED PRIVATE KEY".as_slice(),
+        b"Proc-Type: 4,ENCRYPTED",
+    ]
+    .iter()
+    .any(|mark| memchr::memmem::find(pem, mark).is_some())
 }
