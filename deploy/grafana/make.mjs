@@ -98,6 +98,7 @@ const ROWS = [
       [rate("ringcable_upgrade_refused_total"), "upgrades refused"],
       [rate("ringcable_http_bad_requests_total"), "malformed"],
       [rate("ringcable_http_timeouts_total"), "timed out"],
+      [rate("ringcable_http_overload_total"), "no memory"],
     ], "All listeners: upgrades, broadcasts, health checks, scrapes."),
     graph("Messages from clients", "ops", [
       [rate("anycable_go_client_msg_total"), "commands"],

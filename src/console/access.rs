@@ -151,7 +151,9 @@ impl Keys {
 
 /// Below the console's path only, so that the app behind the same name never sees it.
 fn set_cookie(head: &RequestHead, value: &str, age_secs: u64, tls: bool) -> String {
-    let over_tls = tls || head.header("x-forwarded-proto") == Some("https");
+    // The first proxy's word: it is the one that the browser speaks to.
+    let forwarded = head.items("x-forwarded-proto").next();
+    let over_tls = tls || forwarded.is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
     let secure = if over_tls { "; Secure" } else { "" };
     format!(
         "{COOKIE}={value}; Path={}; Max-Age={age_secs}; HttpOnly; SameSite=Strict{secure}",
@@ -161,9 +163,14 @@ fn set_cookie(head: &RequestHead, value: &str, age_secs: u64, tls: bool) -> Stri
 
 /// Asked by the name of this machine and not through a proxy. The name counts because a page of anybody may call a name of
 /// its own that resolves to 127.0.0.1; HTTP/1.0 does not count because that is what a proxy with bare settings speaks.
+///
+/// A target in absolute form is a second name; both have to be one of this machine. What remains is a proxy on this machine
+/// that leaves no trace and sends `Host: localhost` itself.
 fn is_local(head: &RequestHead) -> bool {
     head.version_minor() >= 1
-        && is_loopback_host(without_port(head.host()))
+        && [Some(head.host()), head.header("host")]
+            .iter()
+            .all(|name| name.is_some_and(|name| is_loopback_host(without_port(name))))
         && !PROXY_FIELDS.iter().any(|name| head.header(name).is_some())
 }
 
@@ -179,7 +186,7 @@ fn without_port(authority: &str) -> &str {
 pub fn is_from_own_page(head: &RequestHead) -> bool {
     let by_site = head
         .header("sec-fetch-site")
-        .map(|site| site == "same-origin");
+        .map(|site| site == "same-origin" && !head.is_repeated("sec-fetch-site"));
     let by_origin = head.header("origin").map(|_| origin_is_host(head));
     match (by_site, by_origin) {
         (None, None) => false,
@@ -193,7 +200,10 @@ pub fn upgrade_is_from_own_page(head: &RequestHead) -> bool {
 }
 
 fn origin_is_host(head: &RequestHead) -> bool {
-    let Some(origin) = head.header("origin") else {
+    let Some(origin) = head
+        .header("origin")
+        .filter(|_| !head.is_repeated("origin"))
+    else {
         return false;
     };
     let authority = origin
@@ -271,6 +281,31 @@ mod tests {
     }
 
     #[test]
+    fn a_target_with_a_name_is_a_second_name() {
+        let check = |name: &str, host: &str, expected: Access| {
+            let bytes = format!("GET http://{name}/_console HTTP/1.1\r\nHost: {host}\r\n\r\n");
+            let (head, _) = RequestHead::decode(bytes.as_bytes(), &HeadLimits::default())
+                .expect("a good head")
+                .expect("a whole head");
+            assert_eq!(
+                guard(None, true).access(&head, NOW),
+                expected,
+                "{name} {host}"
+            );
+        };
+        check("localhost", "localhost:8080", Access::Local);
+        check("127.0.0.1:8080", "[::1]", Access::Local);
+        check("localhost", "evil.example", Access::LoginNeeded);
+        check("evil.example", "localhost", Access::LoginNeeded);
+        check("localhost", "", Access::LoginNeeded);
+        check(
+            "localhost:80@evil.example",
+            "evil.example",
+            Access::LoginNeeded,
+        );
+    }
+
+    #[test]
     fn http_1_0_is_what_a_proxy_with_bare_settings_speaks() {
         let bytes = b"GET /_console HTTP/1.0\r\nHost: localhost\r\n\r\n";
         let (head, _) = RequestHead::decode(bytes, &HeadLimits::default())
@@ -320,6 +355,19 @@ mod tests {
                 .expect("right")
                 .ends_with("; Secure")
         );
+        // Proxies append to the list, or add a line: the first is the browser's.
+        for (lines, secure) in [
+            ("X-Forwarded-Proto: HTTPS, http", true),
+            ("X-Forwarded-Proto: https\r\nX-Forwarded-Proto: http", true),
+            ("X-Forwarded-Proto: http\r\nX-Forwarded-Proto: https", false),
+        ] {
+            let cookie = guard.log_in(&head(&format!("Host: a\r\n{lines}")), "S", false, NOW);
+            assert_eq!(
+                cookie.expect("right").ends_with("; Secure"),
+                secure,
+                "{lines}"
+            );
+        }
     }
 
     #[test]
@@ -400,5 +448,18 @@ mod tests {
             false,
         );
         check("Sec-Fetch-Site: none\r\n", false, false);
+        let own = "Origin: http://a.example:80\r\n";
+        check(&own.repeat(2), false, false);
+        check(
+            &format!("{own}Origin: http://evil.example\r\n"),
+            false,
+            false,
+        );
+        let same = "Sec-Fetch-Site: same-origin\r\n";
+        check(
+            &format!("{same}Sec-Fetch-Site: cross-site\r\n"),
+            false,
+            false,
+        );
     }
 }

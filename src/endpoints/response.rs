@@ -44,6 +44,13 @@ impl Response {
         }
     }
 
+    /// There is no memory for the request. The rest of it is not read, so the connection closes; it may be tried again.
+    pub fn no_memory() -> Response {
+        Response::text(503, "no memory for this request, try again\n")
+            .with_headers(vec![("Retry-After", Cow::Borrowed("1"))])
+            .closing()
+    }
+
     /// Nothing lives on this path.
     ///
     /// Source: `contract/websocket.md` §1.

@@ -65,6 +65,13 @@ pub struct Permit {
     limit: Arc<ConnectionLimit>,
 }
 
+impl Permit {
+    /// Whether a shard waits for a place: all are taken.
+    pub fn is_wanted(&self) -> bool {
+        !self.limit.wakers().is_empty()
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
         self.limit.used.fetch_sub(1, Ordering::SeqCst);
@@ -76,6 +83,8 @@ impl Drop for Permit {
 
 #[cfg(test)]
 mod tests {
+    use std::future::Future;
+
     use super::*;
 
     #[test]
@@ -89,5 +98,21 @@ mod tests {
         assert!(limit.try_acquire().is_none());
         drop((second, third));
         assert_eq!(limit.used.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn a_holder_learns_that_somebody_waits() {
+        let limit = ConnectionLimit::new(1);
+        let permit = limit.try_acquire().expect("free");
+        assert!(!permit.is_wanted());
+        let mut waiting = std::pin::pin!(limit.acquire());
+        let mut context = std::task::Context::from_waker(Waker::noop());
+        assert!(waiting.as_mut().poll(&mut context).is_pending());
+        assert!(permit.is_wanted());
+        drop(permit);
+        let Poll::Ready(permit) = waiting.as_mut().poll(&mut context) else {
+            panic!("the place is free");
+        };
+        assert!(!permit.is_wanted());
     }
 }

@@ -130,6 +130,8 @@ pub struct ShardMetrics {
     pub http_bad_requests_total: Counter,
     /// Connections closed because the head was not complete in time.
     pub http_timeouts_total: Counter,
+    /// Requests refused for want of memory, see `memory_refusals_total`, or because too many large heads were under way.
+    pub http_overload_total: Counter,
     /// Answers 101.
     pub upgrades_total: Counter,
     /// Upgrade requests that got a 4xx.

@@ -426,6 +426,11 @@ pub(super) const OWN: &[Family] = &[
         "Connections closed because the request head was not complete in time",
         |m| &m.http_timeouts_total,
     ),
+    counter(
+        "http_overload_total",
+        "Requests answered with 503 because there was no memory for their head or body",
+        |m| &m.http_overload_total,
+    ),
     counter("upgrades_total", "WebSocket upgrades accepted", |m| {
         &m.upgrades_total
     }),

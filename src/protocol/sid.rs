@@ -7,6 +7,10 @@
 /// Characters of a session id.
 pub const SID_LENGTH: usize = 21;
 
+/// Longest session id that a client or a proxy may choose by `X-Request-ID`: it stands in every log line of the session and
+/// goes to the app with each call. A UUID has 36.
+pub const SID_BYTES_MAX: usize = 128;
+
 /// Exactly 64 symbols, so six random bits choose one without bias.
 const ALPHABET: &[u8; 64] = b"_-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
 

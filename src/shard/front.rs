@@ -1,5 +1,7 @@
 //! What each listener of a shard serves: routes and policies, built once from the configuration.
 
+use std::cell::Cell;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::config::Config;
@@ -37,6 +39,52 @@ pub struct Front {
     pub api_token: Option<String>,
     /// `--console`, on the main listener.
     pub console: Option<Guard>,
+    pub large_heads: LargeHeads,
+}
+
+/// Buffers of heads that are larger than most, over the clients of one listener and shard: whoever sends them has not said
+/// who it is.
+#[derive(Debug, Clone)]
+pub struct LargeHeads {
+    bytes: Rc<Cell<usize>>,
+    bytes_max: usize,
+}
+
+/// So many of the largest heads may be under way at once.
+const LARGE_HEADS_MAX: usize = 256;
+
+impl LargeHeads {
+    fn new(head_bytes_max: usize) -> Self {
+        Self {
+            bytes: Rc::default(),
+            bytes_max: LARGE_HEADS_MAX * head_bytes_max,
+        }
+    }
+
+    /// Counts a head for as long as the guard lives; `None`: there are too many.
+    pub fn admit(&self, bytes: usize) -> Option<LargeHead> {
+        let all = self.bytes.get() + bytes;
+        (all <= self.bytes_max).then(|| {
+            self.bytes.set(all);
+            LargeHead {
+                all: Rc::clone(&self.bytes),
+                bytes,
+            }
+        })
+    }
+}
+
+/// One head among [`LargeHeads`].
+#[derive(Debug)]
+pub struct LargeHead {
+    all: Rc<Cell<usize>>,
+    bytes: usize,
+}
+
+impl Drop for LargeHead {
+    fn drop(&mut self) {
+        self.all.set(self.all.get() - self.bytes);
+    }
 }
 
 impl Front {
@@ -81,6 +129,7 @@ impl Front {
                 .as_ref()
                 .filter(|_| features.main)
                 .map(Guard::new),
+            large_heads: LargeHeads::new(config.server.head_bytes_max),
         })
     }
 }
@@ -156,4 +205,22 @@ pub struct ListenerSetup {
     pub features: Features,
     /// `--max-conn`; shared by all shards of the same address.
     pub limit: Option<Arc<crate::mesh::ConnectionLimit>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_heads_are_counted_while_they_are_there() {
+        let heads = LargeHeads::new(4096);
+        let first = heads.admit(4096).expect("room");
+        let rest = heads.admit(255 * 4096).expect("room");
+        assert!(heads.admit(1).is_none());
+        drop(first);
+        assert!(heads.admit(4097).is_none());
+        assert!(heads.admit(4096).is_some());
+        drop(rest);
+        assert_eq!(heads.bytes.get(), 0);
+    }
 }

@@ -3,6 +3,8 @@
 //! The task exists only as long as the client speaks HTTP. An upgrade hands the socket to the session table and ends it.
 
 mod console;
+mod pace;
+mod reading;
 
 use std::borrow::Cow;
 use std::io;
@@ -11,8 +13,11 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
+use self::pace::Pace;
+use self::reading::{HEAD_BUFFER_BYTES, HeadRefusal, Read};
+
 use crate::auth::jwt;
-use crate::config::PingPrecision;
+use crate::config::{JwtConfig, PingPrecision};
 use crate::console::{Place, place};
 use crate::demo;
 use crate::endpoints::broadcast::{
@@ -20,20 +25,19 @@ use crate::endpoints::broadcast::{
 };
 use crate::endpoints::routes::Endpoint;
 use crate::endpoints::{Response, api};
-use crate::mesh::Permit;
+use crate::mesh::{Charge, Permit};
 use crate::net::Socket;
 use crate::protocol::request_env::{filter_cookies, request_url};
 use crate::protocol::rpc::encode_env_prefix;
-use crate::protocol::sid::random_sid;
+use crate::protocol::sid::{SID_BYTES_MAX, random_sid};
 use crate::session::Credentials;
 use crate::shard::front::Front;
 use crate::shard::refusals::{self, Secured};
 use crate::shard::sampling::sample;
 use crate::shard::sessions::{NewConnection, SESSION_ENTRY_BYTES};
-use crate::shard::{RequestGuard, Shard, Stage, publishing};
+use crate::shard::{Shard, Stage, publishing};
 use crate::wire::handshake::{self, Subprotocol, Upgrade};
-use crate::wire::http_body::{BodyFraming, ChunkedDecoder};
-use crate::wire::http_head::{HeadLimits, HeadScanner, HttpError};
+use crate::wire::http_head::HttpError;
 use crate::wire::http_request::RequestHead;
 use crate::wire::http_response::{encode_malformed_request, encode_response};
 use crate::wire::origins::AllowedOrigins;
@@ -44,14 +48,8 @@ use crate::wire::query::query_param_last;
 const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a kept connection may rest between requests. The reference waits for ever; a lost peer would hold its slot.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(180);
-/// Time in which some more of a request body must arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Room made for each read of a head.
-const HEAD_BUFFER_BYTES: usize = 2048;
-/// Room made for each read of a body.
-const BODY_READ_BYTES: usize = 64 << 10;
-/// Body bytes that are read and thrown away so that a refused request does not end the connection.
-const SKIPPED_BODY_BYTES_MAX: usize = 64 << 10;
+/// Time to take a whole answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long, and for how many bytes, an answered client that still sends is listened to.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 4 << 20;
@@ -75,17 +73,22 @@ pub async fn serve(
         front,
         socket,
         peer,
+        permit,
         input: Vec::new(),
-        under_way: None,
+        held: None,
+        pace: Pace::new(),
+        is_kept: false,
     };
     let mut wait = HEAD_TIMEOUT;
     loop {
         match client.next_request(wait).await {
             Next::Keep => {
                 wait = KEEP_ALIVE_TIMEOUT;
-                client.under_way = None;
+                client.is_kept = client.input.is_empty();
+                client.pace.rest();
+                client.held = None;
             }
-            Next::Upgrade(head, upgrade) => return client.hand_over(&head, &upgrade, permit).await,
+            Next::Upgrade(head, upgrade) => return client.hand_over(&head, &upgrade).await,
             Next::End => return,
         }
     }
@@ -103,18 +106,26 @@ struct Client {
     front: Rc<Front>,
     socket: Socket,
     peer: IpAddr,
+    /// With `--max-conn`.
+    permit: Option<Permit>,
     /// Bytes that were read and not used yet.
     input: Vec<u8>,
-    /// From the first byte of a request until it is answered, or the session is in the table: the drain waits for it.
-    under_way: Option<RequestGuard>,
+    /// Memory of the request that is under way.
+    held: Option<Charge>,
+    pace: Pace,
+    /// It rests between two requests.
+    is_kept: bool,
 }
 
 impl Client {
     async fn next_request(&mut self, first_byte_timeout: Duration) -> Next {
+        // Requests that came together are answered without a wait between them.
+        self.pace.let_others_run(&self.shard).await;
         let head = match self.read_head(first_byte_timeout).await {
             Ok(Some(head)) => head,
             Ok(None) => return Next::End,
-            Err(error) => return Box::pin(self.refuse_bytes(&error)).await,
+            Err(HeadRefusal::Bytes(error)) => return Box::pin(self.refuse_bytes(&error)).await,
+            Err(HeadRefusal::NoMemory) => return Box::pin(self.refuse_head()).await,
         };
         // In a box of its own: a task that waits for a head is to be small.
         Box::pin(self.respond(head)).await
@@ -188,142 +199,24 @@ impl Client {
         place(head.path())
     }
 
-    // ---- reading -------------------------------------------------------------------------------------------------
-
-    /// The next head; `None` when the client has closed or was too slow (nothing is sent then).
-    async fn read_head(
-        &mut self,
-        first_byte_timeout: Duration,
-    ) -> Result<Option<RequestHead>, HttpError> {
-        let limits = HeadLimits::default();
-        let mut scanner = HeadScanner::default();
-        if self.input.is_empty() {
-            // Who rests between requests holds no buffer.
-            self.input = Vec::new();
-            if !self.read_more(first_byte_timeout).await {
-                return Ok(None);
-            }
-        }
-        self.under_way = Some(self.shard.begin_request());
-        let started = Instant::now();
-        while scanner.find_end(&self.input, &limits)?.is_none() {
-            let left = HEAD_TIMEOUT.saturating_sub(started.elapsed());
-            if !self.read_more(left).await {
-                return Ok(None);
-            }
-        }
-        let Some((head, consumed)) = RequestHead::decode(&self.input, &limits)? else {
-            return Err(HttpError::Malformed("the head ends too early"));
-        };
-        self.input.drain(..consumed);
-        Ok(Some(head))
-    }
-
-    /// Appends what arrives within `timeout`. False: closed, broken or too slow; the connection is over.
-    async fn read_more(&mut self, timeout: Duration) -> bool {
-        let room = self.input.len().clamp(HEAD_BUFFER_BYTES, BODY_READ_BYTES);
-        let read = pin!(self.socket.read(&mut self.input, room));
-        match self.shard.timeouts.within(timeout, read).await {
-            Some(Ok(bytes)) => bytes > 0,
-            Some(Err(error)) => {
-                if error.kind() == io::ErrorKind::InvalidData {
-                    self.shard.counters().tls_errors_total.add(1);
-                    tracing::debug!(context = "http", shard = self.shard.id, peer = %self.peer, %error, "closing after a TLS error");
-                }
-                false
-            }
-            None => {
-                self.shard.counters().http_timeouts_total.add(1);
-                false
-            }
-        }
-    }
-
-    /// The whole body, or the answer that says why not.
-    async fn read_body(
-        &mut self,
-        head: &RequestHead,
-        bytes_max: usize,
-    ) -> Result<Vec<u8>, Response> {
-        match head.body_framing() {
-            Err(_) => Err(broadcast::unreadable_body()),
-            Ok(BodyFraming::None) => Ok(Vec::new()),
-            Ok(BodyFraming::Length(bytes)) if bytes > bytes_max as u64 => {
-                Err(broadcast::body_too_large())
-            }
-            Ok(BodyFraming::Length(bytes)) => self.read_sized_body(bytes as usize).await,
-            Ok(BodyFraming::Chunked) => self.read_chunked_body(bytes_max).await,
-        }
-    }
-
-    async fn read_sized_body(&mut self, bytes: usize) -> Result<Vec<u8>, Response> {
-        while self.input.len() < bytes {
-            if !self.read_more(BODY_TIMEOUT).await {
-                return Err(broadcast::unreadable_body());
-            }
-        }
-        let rest = self.input.split_off(bytes);
-        Ok(std::mem::replace(&mut self.input, rest))
-    }
-
-    async fn read_chunked_body(&mut self, bytes_max: usize) -> Result<Vec<u8>, Response> {
-        let mut decoder = ChunkedDecoder::default();
-        let mut body = Vec::new();
-        loop {
-            let (consumed, done) = match decoder.decode(&self.input, &mut body, bytes_max) {
-                Ok(progress) => progress,
-                Err(HttpError::BodyTooLarge { .. }) => return Err(broadcast::body_too_large()),
-                Err(_) => return Err(broadcast::unreadable_body()),
-            };
-            self.input.drain(..consumed);
-            if done {
-                return Ok(body);
-            }
-            if !self.read_more(BODY_TIMEOUT).await {
-                return Err(broadcast::unreadable_body());
-            }
-        }
-    }
-
     // ---- answering -----------------------------------------------------------------------------------------------
 
-    /// Answers a request whose body has not been read; a small body is skipped, a larger one ends the connection.
+    /// Answers a request whose body is not wanted. What of it has come is thrown away; if that is not all, the answer ends
+    /// the connection: nobody waits for bytes that change nothing.
     async fn answer(&mut self, head: &RequestHead, response: Response) -> Next {
-        let waits = head.expects_continue();
-        let skipped = !waits && self.read_body(head, SKIPPED_BODY_BYTES_MAX).await.is_ok();
-        self.write(
-            head,
-            if skipped {
-                response
-            } else {
-                response.closing()
-            },
-        )
-        .await
+        let response = if self.skip_arrived_body(head) {
+            response
+        } else {
+            response.closing()
+        };
+        self.write(head, response).await
     }
 
     /// Writes the answer to a request whose body has been read.
     async fn write(&mut self, head: &RequestHead, response: Response) -> Next {
         let keep = self.keeps_alive(head) && !response.close;
-        let mut headers: Vec<(&str, &str)> = response
-            .headers
-            .iter()
-            .map(|(name, value)| (*name, &**value))
-            .collect();
-        if keep && head.version_minor() == 0 {
-            headers.push(("Connection", "keep-alive"));
-        }
-        let mut out = Vec::with_capacity(256 + response.body.len());
-        let head_only = head.method() == "HEAD";
-        encode_response(
-            response.status,
-            &headers,
-            &response.body,
-            &date(),
-            keep,
-            head_only,
-            &mut out,
-        );
+        let says_keep_alive = keep && head.version_minor() == 0;
+        let out = encode(&response, keep, says_keep_alive, head.method() == "HEAD");
         self.send(out, keep).await
     }
 
@@ -342,17 +235,18 @@ impl Client {
     }
 
     async fn write_in_time(&mut self, bytes: &[u8]) -> Option<io::Result<()>> {
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
         let write = pin!(self.socket.write_all(bytes));
-        self.shard.timeouts.within(BODY_TIMEOUT, write).await
+        self.pace.wait(&self.shard, deadline, write).await
     }
 
     /// Waits a moment for the client to close. Closing while it still sends would reset the connection, and the reset can
     /// overtake the answer that says why.
     async fn linger(&mut self) -> Next {
-        let started = Instant::now();
+        let deadline = Instant::now() + LINGER_TIMEOUT;
         let finished = {
             let finish = pin!(self.socket.finish_writing());
-            self.shard.timeouts.within(LINGER_TIMEOUT, finish).await
+            self.pace.wait(&self.shard, deadline, finish).await
         };
         if finished.is_none() {
             return Next::End;
@@ -360,8 +254,10 @@ impl Client {
         let mut discarded = self.input.len();
         while discarded < LINGER_BYTES_MAX {
             self.input.clear();
-            let left = LINGER_TIMEOUT.saturating_sub(started.elapsed());
-            if left.is_zero() || !self.read_more(left).await {
+            if !matches!(
+                self.read_some(deadline, HEAD_BUFFER_BYTES).await,
+                Read::Bytes
+            ) {
                 break;
             }
             discarded += self.input.len();
@@ -371,9 +267,17 @@ impl Client {
 
     async fn refuse_bytes(&mut self, error: &HttpError) -> Next {
         self.shard.counters().http_bad_requests_total.add(1);
-        tracing::debug!(context = "http", shard = self.shard.id, peer = %self.peer, %error, "refused a malformed request");
+        refusals::malformed(&self.shard, self.peer, error);
         let mut out = Vec::new();
         encode_malformed_request(error, &mut out);
+        self.send(out, false).await
+    }
+
+    /// A head that there is no memory for. Nobody knows its method.
+    async fn refuse_head(&mut self) -> Next {
+        self.input = Vec::new();
+        let response = self.no_memory();
+        let out = encode(&response, false, false, false);
         self.send(out, false).await
     }
 
@@ -392,7 +296,7 @@ impl Client {
                 self.answer(head, response).await
             }
             BroadcastVerdict::ReadBody => {
-                if head.expects_continue() && self.socket.write_all(CONTINUE).await.is_err() {
+                if !self.say_continue(head).await {
                     return Next::End;
                 }
                 let response = match self.read_body(head, BROADCAST_BODY_BYTES_MAX).await {
@@ -406,6 +310,11 @@ impl Client {
                 self.write(head, response).await
             }
         }
+    }
+
+    /// Tells a client that waits for it to send its body. False: it has not taken the word.
+    async fn say_continue(&mut self, head: &RequestHead) -> bool {
+        !head.expects_continue() || matches!(self.write_in_time(CONTINUE).await, Some(Ok(())))
     }
 
     fn note_refusal(&self, head: &RequestHead, response: &Response, secured: Secured) {
@@ -431,21 +340,20 @@ impl Client {
             Ok(upgrade) => Next::Upgrade(Box::new(head), Box::new(upgrade)),
             Err(error) => {
                 refusals::upgrade(&self.shard, &head, self.peer, error);
-                let body_skipped = self.read_body(&head, SKIPPED_BODY_BYTES_MAX).await.is_ok();
+                let keep = self.skip_arrived_body(&head) && self.keeps_alive(&head);
                 let mut out = Vec::new();
                 if head.method() == "HEAD" {
-                    handshake::encode_refusal_head(error, &date(), &mut out);
+                    handshake::encode_refusal_head(error, &date(), keep, &mut out);
                 } else {
-                    handshake::encode_refusal(error, &date(), &mut out);
+                    handshake::encode_refusal(error, &date(), keep, &mut out);
                 }
-                self.send(out, body_skipped && self.keeps_alive(&head))
-                    .await
+                self.send(out, keep).await
             }
         }
     }
 
     /// Sends the 101 and gives the socket to the session table.
-    async fn hand_over(mut self, head: &RequestHead, upgrade: &Upgrade, permit: Option<Permit>) {
+    async fn hand_over(mut self, head: &RequestHead, upgrade: &Upgrade) {
         let mut out = Vec::with_capacity(256);
         handshake::encode_switching_protocols(upgrade, &mut out);
         if !matches!(self.write_in_time(&out).await, Some(Ok(()))) {
@@ -464,7 +372,7 @@ impl Client {
         early_input.extend_from_slice(&released.unread);
         let new = NewConnection {
             tls: released.tls,
-            permit,
+            permit: self.permit,
             early_input,
             ..describe(&self.shard, head, upgrade, self.peer, released.stream)
         };
@@ -485,10 +393,7 @@ fn describe(
     socket: TcpStream,
 ) -> NewConnection {
     let query = head.query().unwrap_or("");
-    let sid = match head.header("x-request-id") {
-        Some(id) if !id.is_empty() => id.to_string(),
-        _ => random_sid(),
-    };
+    let sid = session_id(shard, head, peer);
     let ping_interval_secs = query_param_last(query, "pi").and_then(|text| match text.parse() {
         Ok(secs) => Some(secs),
         Err(_) => {
@@ -503,7 +408,7 @@ fn describe(
         credentials: credentials(shard, head, &sid),
         sid,
         extended: upgrade.subprotocol == Some(Subprotocol::V1ExtJson),
-        deflate: upgrade.deflate,
+        deflate: upgrade.deflate.is_some(),
         ping_interval_secs,
         ping_precision: query_param_last(query, "ptp").map(|text| match &*text {
             "ms" => PingPrecision::Milliseconds,
@@ -515,35 +420,42 @@ fn describe(
     }
 }
 
+/// The name that the client or a proxy has given the session, or one of our own. Source: contract/websocket.md §3.3; the
+/// reference has no limit.
+fn session_id(shard: &Shard, head: &RequestHead, peer: IpAddr) -> String {
+    let requested = head.filled("x-request-id");
+    let fits = requested.filter(|id| id.len() <= SID_BYTES_MAX);
+    if let (Some(id), None) = (requested, fits) {
+        refusals::request_id(shard, peer, id);
+    }
+    fits.map_or_else(random_sid, str::to_owned)
+}
+
 /// url and headers of the RPC env. Source: contract/rpc.md §4.1, §4.2.
 fn encode_env(shard: &Shard, head: &RequestHead, upgrade: &Upgrade, peer: IpAddr) -> Box<str> {
     let config = &shard.config;
     let url = request_url(config.server.tls.is_some(), head.host(), head.target());
     let mut headers: Vec<(&str, Cow<'_, str>)> =
         vec![("REMOTE_ADDR", Cow::Owned(peer.to_canonical().to_string()))];
-    for name in &config.rpc.headers {
-        let Some(value) = head
-            .header(name)
-            .filter(|value| !value.is_empty() && name != "host")
-        else {
+    let token_header = config.auth.jwt.as_ref().map(jwt_header);
+    let forwarded = config.rpc.headers.iter().filter(|name| *name != "host");
+    for name in forwarded {
+        let value = if token_header.as_ref() == Some(name) {
+            head.filled(name).map(Cow::Borrowed)
+        } else {
+            head.combined(name)
+        };
+        let Some(value) = value else {
             continue;
         };
         if name != "cookie" || config.rpc.cookies.is_empty() {
-            headers.push((name, Cow::Borrowed(value)));
-        } else if let Some(cookies) = filter_cookies(value, &config.rpc.cookies) {
+            headers.push((name, value));
+        } else if let Some(cookies) = filter_cookies(&value, &config.rpc.cookies) {
             headers.push((name, Cow::Owned(cookies)));
         }
     }
-    let jwt_header = config
-        .auth
-        .jwt
-        .as_ref()
-        .map(|jwt| format!("x-{}", jwt.param.to_lowercase()));
-    if let Some(name) = &jwt_header {
-        let token = head
-            .header(name)
-            .filter(|value| !value.is_empty())
-            .or(upgrade.token.as_deref());
+    if let Some(name) = &token_header {
+        let token = head.filled(name).or(upgrade.token.as_deref());
         if let Some(token) = token.filter(|_| !config.rpc.headers.contains(name)) {
             headers.push((name, Cow::Borrowed(token)));
         }
@@ -551,14 +463,19 @@ fn encode_env(shard: &Shard, head: &RequestHead, upgrade: &Upgrade, peer: IpAddr
     encode_env_prefix(&url, &mut headers)
 }
 
+/// The header in which a token may come. It is no list: of several lines the first that says something counts.
+fn jwt_header(config: &JwtConfig) -> String {
+    format!("x-{}", config.param.to_lowercase())
+}
+
 /// The token that the client brings, if JWT is on. Source: contract/auth_streams.md §3.
 fn credentials(shard: &Shard, head: &RequestHead, sid: &str) -> Credentials {
     let Some(config) = &shard.config.auth.jwt else {
         return Credentials::default();
     };
-    let header = head.header(&format!("x-{}", config.param.to_lowercase()));
-    let subprotocol = head.header("sec-websocket-protocol");
-    match jwt::find_token(header, subprotocol, head.query(), &config.param) {
+    let header = head.filled(&jwt_header(config));
+    let subprotocol = head.combined("sec-websocket-protocol");
+    match jwt::find_token(header, subprotocol.as_deref(), head.query(), &config.param) {
         Ok(token) => Credentials {
             token,
             bad_query: false,
@@ -571,6 +488,28 @@ fn credentials(shard: &Shard, head: &RequestHead, sid: &str) -> Credentials {
             }
         }
     }
+}
+
+fn encode(response: &Response, keep: bool, says_keep_alive: bool, head_only: bool) -> Vec<u8> {
+    let mut headers: Vec<(&str, &str)> = response
+        .headers
+        .iter()
+        .map(|(name, value)| (*name, &**value))
+        .collect();
+    if says_keep_alive {
+        headers.push(("Connection", "keep-alive"));
+    }
+    let mut out = Vec::with_capacity(256 + response.body.len());
+    encode_response(
+        response.status,
+        &headers,
+        &response.body,
+        &date(),
+        keep,
+        head_only,
+        &mut out,
+    );
+    out
 }
 
 fn date() -> String {

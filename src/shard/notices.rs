@@ -21,6 +21,13 @@ pub enum Notice {
     ApiUnauthorized,
     /// A broadcast to a port or path that takes none.
     BroadcastMisplaced,
+    /// A head beyond the limits.
+    HeadTooLarge,
+    /// Too many heads larger than most at once.
+    LargeHeads,
+    /// A body that comes too slowly.
+    SlowBody,
+    RequestIdTooLong,
     AcceptFailed,
     ConnectionLimit,
     TokenInvalid,
@@ -57,8 +64,14 @@ const NOTICES: usize = Notice::SessionFull as usize + 1;
 const OFTEN: Duration = Duration::from_secs(1);
 
 /// The rates of one shard.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Notices([RefCell<Sparse>; NOTICES]);
+
+impl Default for Notices {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| RefCell::default()))
+    }
+}
 
 impl Notices {
     /// Asks for one record of this kind. `None`: it is left out.

@@ -7,10 +7,12 @@ use std::net::IpAddr;
 use crate::auth::jwt::BadQuery;
 use crate::endpoints::hints;
 use crate::log::cut;
+use crate::protocol::sid::SID_BYTES_MAX;
 use crate::shard::Shard;
 use crate::shard::front::Front;
 use crate::shard::notices::Notice;
 use crate::wire::handshake::{Subprotocol, UpgradeError};
+use crate::wire::http_head::HttpError;
 use crate::wire::http_request::RequestHead;
 
 /// Which endpoint a token was wrong for.
@@ -18,6 +20,69 @@ use crate::wire::http_request::RequestHead;
 pub enum Secured {
     Broadcast,
     Api,
+}
+
+/// Bytes that are no request, or one beyond a limit.
+pub fn malformed(shard: &Shard, peer: IpAddr, error: &HttpError) {
+    tracing::debug!(context = "http", shard = shard.id, %peer, %error, "refused a malformed request");
+    let advice = match error {
+        HttpError::HeadTooLarge { .. } => {
+            "raise --max_head_size (ANYCABLE_MAX_HEAD_SIZE) if its cookies and headers are meant to be so large"
+        }
+        HttpError::TooManyHeaders { .. } => "a proxy or a client adds too many header lines",
+        _ => return,
+    };
+    if let Some(admitted) = shard.notices.admit(Notice::HeadTooLarge) {
+        tracing::warn!(
+            context = "http",
+            shard = shard.id,
+            %peer,
+            left_out = admitted.left_out(),
+            "refused a request with {}, {error}: {advice}",
+            error.status()
+        );
+    }
+}
+
+/// A head for which there is no place among those that are under way.
+pub fn too_many_large_heads(shard: &Shard, peer: IpAddr) {
+    if let Some(admitted) = shard.notices.admit(Notice::LargeHeads) {
+        tracing::warn!(
+            context = "http",
+            shard = shard.id,
+            %peer,
+            left_out = admitted.left_out(),
+            "refused a request with 503: too many large heads are under way at once"
+        );
+    }
+}
+
+/// A body that was given up.
+pub fn slow_body(shard: &Shard, peer: IpAddr, data_bytes: usize) {
+    if let Some(admitted) = shard.notices.admit(Notice::SlowBody) {
+        tracing::warn!(
+            context = "http",
+            shard = shard.id,
+            %peer,
+            bytes = data_bytes,
+            left_out = admitted.left_out(),
+            "gave up a request whose body comes too slowly: 16 KiB per second are the least, after 10 seconds"
+        );
+    }
+}
+
+/// An `X-Request-ID` that is no name for a session. The client is served with another one.
+pub fn request_id(shard: &Shard, peer: IpAddr, id: &str) {
+    if let Some(admitted) = shard.notices.admit(Notice::RequestIdTooLong) {
+        tracing::warn!(
+            context = "ws",
+            shard = shard.id,
+            %peer,
+            left_out = admitted.left_out(),
+            "an X-Request-ID of {} bytes is not taken as session id, a random one is: {SID_BYTES_MAX} bytes are the most",
+            id.len()
+        );
+    }
 }
 
 /// A request that became no WebSocket.
@@ -39,9 +104,10 @@ fn origin(shard: &Shard, head: &RequestHead, peer: IpAddr) {
     let Some(admitted) = shard.notices.admit(Notice::OriginRefused) else {
         return;
     };
-    let origin = match head.header("origin") {
-        None | Some("") => "without an Origin header".to_owned(),
-        Some(origin) => format!("of the origin {}", cut(origin)),
+    let origins: Vec<&str> = head.items("origin").collect();
+    let origin = match origins.as_slice() {
+        [] => "without an Origin header".to_owned(),
+        all => format!("of the origin {}", cut(&all.join(", "))),
     };
     tracing::warn!(
         context = "ws",
@@ -166,8 +232,8 @@ pub fn unauthorized(shard: &Shard, secured: Secured, head: &RequestHead, peer: I
 /// A client that offers subprotocols, but none that is spoken here. It is served all the same, as the reference does.
 pub fn subprotocol(shard: &Shard, head: &RequestHead, peer: IpAddr) {
     let Some(offered) = head
-        .header("sec-websocket-protocol")
-        .and_then(hints::offered_subprotocols)
+        .combined("sec-websocket-protocol")
+        .and_then(|offered| hints::offered_subprotocols(&offered))
     else {
         return;
     };

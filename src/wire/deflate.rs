@@ -1,16 +1,12 @@
 //! permessage-deflate without context takeover: every message is compressed on its own.
 //!
-//! Owns the compressor, the decompressor and the negotiation. Does not know frames. Called by `handshake`
-//! (negotiation), `message` (incoming) and the shard (outgoing).
+//! Owns the compressor and the decompressor. Does not know frames, nor how it is agreed on (`extensions`). Called by
+//! `message` (incoming) and the shard (outgoing).
 //!
 //! Source: RFC 7692, `contract/websocket.md` §3 and §11.
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use thiserror::Error;
-
-/// The answer to every offer, whatever its parameters.
-pub const EXTENSION_RESPONSE: &str =
-    "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
 
 /// What the sender removed from the end of a message.
 const SYNC_TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
@@ -20,15 +16,6 @@ const FINISHING_TAIL: [u8; 9] = [0x00, 0x00, 0xff, 0xff, 0x01, 0x00, 0x00, 0xff,
 const LEVEL: u32 = 1;
 /// The output buffer grows at least by this much.
 const GROWTH_BYTES_MIN: usize = 512;
-
-/// True when one of the `Sec-WebSocket-Extensions` lines offers permessage-deflate. Parameters are not looked at.
-pub fn is_offered<'a>(extension_lines: impl IntoIterator<Item = &'a str>) -> bool {
-    extension_lines
-        .into_iter()
-        .flat_map(|line| line.split(','))
-        .filter_map(|offer| offer.split(';').next())
-        .any(|name| name.trim() == "permessage-deflate")
-}
 
 /// Compresses messages. Keeps about 300 KiB: one per shard, never one per session.
 #[derive(Debug)]
@@ -186,22 +173,6 @@ enum Progress {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn any_offer_of_permessage_deflate_counts() {
-        fn check(lines: &[&str], expected: bool) {
-            assert_eq!(is_offered(lines.iter().copied()), expected, "{lines:?}");
-        }
-        check(&[], false);
-        check(&["permessage-deflate"], true);
-        check(&["permessage-deflate; client_max_window_bits"], true);
-        check(
-            &["x-webkit-deflate-frame, permessage-deflate;server_no_context_takeover"],
-            true,
-        );
-        check(&["foo", "permessage-deflate"], true);
-        check(&["permessage-bzip2; a=permessage-deflate"], false);
-    }
 
     #[test]
     fn the_examples_of_the_rfc_decompress() {

@@ -12,8 +12,8 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STAN
 use sha1::{Digest, Sha1};
 use thiserror::Error;
 
-use super::deflate;
-use super::http_request::{RequestHead, first_list};
+use super::extensions::{self, DeflateAgreement};
+use super::http_request::RequestHead;
 use super::http_response::reason_phrase;
 use super::origins::AllowedOrigins;
 
@@ -57,8 +57,8 @@ pub struct Upgrade {
     pub subprotocol: Option<Subprotocol>,
     /// What follows `anycable-token.` in the first such entry of the subprotocol list, possibly empty.
     pub token: Option<String>,
-    /// Messages may be compressed in both directions.
-    pub deflate: bool,
+    /// Messages may be compressed in both directions, as the answer says.
+    pub deflate: Option<DeflateAgreement>,
 }
 
 /// Why a request does not become a WebSocket.
@@ -94,8 +94,11 @@ impl UpgradeError {
 
 /// Checks an upgrade request; the first rule that fails is the error, in the reference's order.
 ///
-/// `compression` is the server's option: permessage-deflate is agreed to if the client offers it then, whatever the
-/// parameters.
+/// `compression` is the server's option: permessage-deflate is agreed to then, if the client offers it with parameters that
+/// can be kept.
+///
+/// Lists may come in several lines. Of the fields that are no lists two lines are refused where they decide: `Host` before
+/// this, `Sec-WebSocket-Key` and `Sec-WebSocket-Version` here, and each `Origin` must be allowed.
 ///
 /// # Errors
 /// See [`UpgradeError`]; answer with [`encode_refusal`].
@@ -113,39 +116,48 @@ pub fn upgrade(
     if head.method() != "GET" {
         return Err(UpgradeError::MethodNotGet);
     }
-    if !head.header_has_token("sec-websocket-version", "13") {
+    let version = "sec-websocket-version";
+    if head.is_repeated(version) || !head.header_has_token(version, "13") {
         return Err(UpgradeError::UnsupportedVersion);
     }
-    if !origins.allows(head.header("origin")) {
+    let mut given = head.header_values("origin").peekable();
+    let allowed = match given.peek() {
+        Some(_) => given.all(|origin| origins.allows(Some(origin))),
+        None => origins.allows(None),
+    };
+    if !allowed {
         return Err(UpgradeError::OriginNotAllowed);
     }
     let key = head
         .header("sec-websocket-key")
-        .filter(|key| is_key(key))
+        .filter(|key| is_key(key) && !head.is_repeated("sec-websocket-key"))
         .ok_or(UpgradeError::BadKey)?;
     Ok(Upgrade {
         accept: accept(key),
         subprotocol: subprotocol(head),
         token: token(head),
-        deflate: compression && deflate::is_offered(head.header_values("sec-websocket-extensions")),
+        deflate: compression
+            .then(|| extensions::accept(head.header_values("sec-websocket-extensions")))
+            .flatten(),
     })
 }
 
-/// Appends the answer to a refused upgrade. `date` is an HTTP date. The connection may carry another request.
+/// Appends the answer to a refused upgrade. `date` is an HTTP date. With `keep` the connection may carry another request.
 ///
 /// For a `HEAD` request call [`encode_refusal_head`]: a body would be taken for the next response.
 ///
 /// Source: `contract/websocket.md` §3, "Error format".
-pub fn encode_refusal(error: UpgradeError, date: &str, out: &mut Vec<u8>) {
-    encode_refusal_head(error, date, out);
+pub fn encode_refusal(error: UpgradeError, date: &str, keep: bool, out: &mut Vec<u8>) {
+    encode_refusal_head(error, date, keep, out);
     out.extend_from_slice(reason_phrase(error.status()).as_bytes());
     out.push(b'\n');
 }
 
 /// Appends the answer to a refused upgrade without its body.
-pub fn encode_refusal_head(error: UpgradeError, date: &str, out: &mut Vec<u8>) {
+pub fn encode_refusal_head(error: UpgradeError, date: &str, keep: bool, out: &mut Vec<u8>) {
     let status = error.status();
     let reason = reason_phrase(status);
+    let closing = if keep { "" } else { "Connection: close\r\n" };
     // The body is the phrase and a line feed.
     let body_bytes = reason.len() + 1;
     out.extend_from_slice(
@@ -156,7 +168,7 @@ pub fn encode_refusal_head(error: UpgradeError, date: &str, out: &mut Vec<u8>) {
              X-Content-Type-Options: nosniff\r\n\
              Date: {date}\r\n\
              Content-Length: {body_bytes}\r\n\
-             \r\n"
+             {closing}\r\n"
         )
         .as_bytes(),
     );
@@ -175,9 +187,9 @@ pub fn encode_switching_protocols(upgrade: &Upgrade, out: &mut Vec<u8>) {
         out.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
         out.extend_from_slice(subprotocol.as_str().as_bytes());
     }
-    if upgrade.deflate {
+    if let Some(deflate) = upgrade.deflate {
         out.extend_from_slice(b"\r\nSec-WebSocket-Extensions: ");
-        out.extend_from_slice(deflate::EXTENSION_RESPONSE.as_bytes());
+        out.extend_from_slice(deflate.answer().as_bytes());
     }
     out.extend_from_slice(b"\r\nX-AnyCable-Version: ");
     out.extend_from_slice(crate::COMPATIBLE_VERSION.as_bytes());
@@ -204,12 +216,13 @@ fn accept(key: &str) -> [u8; 28] {
 
 fn subprotocol(head: &RequestHead) -> Option<Subprotocol> {
     Subprotocol::PREFERENCE.into_iter().find(|known| {
-        first_list(head, "sec-websocket-protocol").any(|offered| offered == known.as_str())
+        head.items("sec-websocket-protocol")
+            .any(|offered| offered == known.as_str())
     })
 }
 
 fn token(head: &RequestHead) -> Option<String> {
-    first_list(head, "sec-websocket-protocol")
+    head.items("sec-websocket-protocol")
         .find_map(|offered| offered.strip_prefix(TOKEN_PREFIX))
         .map(str::to_owned)
 }
@@ -305,7 +318,20 @@ mod tests {
         check("foo", None);
         check("actioncable-v1-msgpack", None);
         check("ACTIONCABLE-V1-JSON", None);
-        check("foo\r\nSec-WebSocket-Protocol: actioncable-v1-json", None);
+        let line = "\r\nSec-WebSocket-Protocol:";
+        check(
+            &format!("foo{line} actioncable-v1-json"),
+            Some(Subprotocol::V1Json),
+        );
+        check(
+            &format!("{line}{line} foo ,{line} , actioncable-v1-ext-json"),
+            Some(Subprotocol::V1ExtJson),
+        );
+        check(
+            &format!("actioncable-v1-ext-json{line} actioncable-v1-json"),
+            Some(Subprotocol::V1Json),
+        );
+        check(&format!("foo{line} bar"), None);
         assert_eq!(agree("").subprotocol, None);
     }
 
@@ -316,7 +342,55 @@ mod tests {
         );
         assert_eq!(upgrade.token.as_deref(), Some("ey.J.x"));
         assert_eq!(upgrade.subprotocol, Some(Subprotocol::V1Json));
+        let upgrade = agree(
+            "Sec-WebSocket-Protocol: actioncable-v1-json\r\nsec-websocket-protocol: anycable-token.x\r\n",
+        );
+        assert_eq!(upgrade.token.as_deref(), Some("x"));
         assert_eq!(agree("").token, None);
+    }
+
+    #[test]
+    fn fields_that_are_no_lists_may_not_be_doubted() {
+        fn check(fields: &str, expected: Result<(), UpgradeError>) {
+            let origins = AllowedOrigins::new(&["ok.example".to_owned()]);
+            let fields = format!("{UPGRADE}{fields}");
+            let got = upgrade(&head("GET", &fields), &origins, false);
+            assert_eq!(got.map(|_| ()), expected, "{fields}");
+        }
+        let origin = "Origin: http://ok.example\r\n";
+        check(origin, Ok(()));
+        check(&origin.repeat(2), Ok(()));
+        let other = "Origin: http://evil.example\r\n";
+        check(
+            &format!("{origin}{other}"),
+            Err(UpgradeError::OriginNotAllowed),
+        );
+        check(
+            &format!("{other}{origin}"),
+            Err(UpgradeError::OriginNotAllowed),
+        );
+        check(
+            &format!("{origin}Origin:\r\n"),
+            Err(UpgradeError::OriginNotAllowed),
+        );
+        let key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+        check(&format!("{origin}{key}"), Err(UpgradeError::BadKey));
+        let version = "Sec-WebSocket-Version: 13\r\n";
+        check(
+            &format!("{origin}{version}"),
+            Err(UpgradeError::UnsupportedVersion),
+        );
+    }
+
+    #[test]
+    fn upgrade_tokens_may_stand_in_any_line() {
+        let fields = UPGRADE
+            .replace(
+                "Connection: keep-alive, Upgrade",
+                "Connection: keep-alive\r\nConnection: Upgrade",
+            )
+            .replace("Upgrade: WebSocket", "Upgrade: h2c\r\nUpgrade: WebSocket");
+        assert!(upgrade(&head("GET", &fields), &AllowedOrigins::default(), false).is_ok());
     }
 
     #[test]
@@ -331,24 +405,29 @@ mod tests {
                 compression,
             )
             .unwrap();
-            assert_eq!(got.deflate, compression);
+            assert_eq!(got.deflate.is_some(), compression);
         }
-        assert!(!agree("").deflate);
+        assert_eq!(agree("").deflate, None);
     }
 
     #[test]
     fn refusals_have_the_exact_bytes() {
         fn check(error: UpgradeError, status_line: &str, length: usize, body: &str) {
             let mut out = Vec::new();
-            encode_refusal(error, "Thu, 01 Jan 1970 00:00:00 GMT", &mut out);
+            encode_refusal(error, "Thu, 01 Jan 1970 00:00:00 GMT", true, &mut out);
             let expected = format!(
                 "HTTP/1.1 {status_line}\r\nContent-Type: text/plain; charset=utf-8\r\nSec-Websocket-Version: 13\r\n\
                  X-Content-Type-Options: nosniff\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nContent-Length: {length}\r\n\r\n{body}"
             );
             assert_eq!(String::from_utf8(out).unwrap(), expected);
             let mut head = Vec::new();
-            encode_refusal_head(error, "Thu, 01 Jan 1970 00:00:00 GMT", &mut head);
+            encode_refusal_head(error, "Thu, 01 Jan 1970 00:00:00 GMT", true, &mut head);
             assert_eq!(String::from_utf8(head).unwrap() + body, expected);
+            let mut closing = Vec::new();
+            encode_refusal(error, "Thu, 01 Jan 1970 00:00:00 GMT", false, &mut closing);
+            let (head, _) = expected.split_once("\r\n\r\n").unwrap();
+            let expected = format!("{head}\r\nConnection: close\r\n\r\n{body}");
+            assert_eq!(String::from_utf8(closing).unwrap(), expected);
         }
         check(UpgradeError::BadKey, "400 Bad Request", 12, "Bad Request\n");
         check(

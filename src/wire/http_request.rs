@@ -3,11 +3,35 @@
 //! Owns what a request line and its fields mean (target forms, Host rules, keep-alive, body framing). Does not know any
 //! route. Called by the shard's HTTP phase for every connection.
 
+use std::borrow::Cow;
+
 use super::http_head::{HeaderStore, Span, field_slots, list_items, parse_error};
 
 pub use super::http_body::{BodyFraming, ChunkedDecoder};
 pub use super::http_head::{HEAD_BYTES_MAX, HEADERS_MAX, HeadLimits, HeadScanner, HttpError};
 pub use super::query::{query_param_first, query_param_last, strict_query_ok};
+
+/// Fields with one value by their definition: two of them joined would be a third value that nobody has sent.
+/// Source: RFC 9110, RFC 6454 §7.3, RFC 6455 §11.3.
+const SINGLE_VALUED: [&str; 17] = [
+    "authorization",
+    "content-length",
+    "content-location",
+    "content-range",
+    "content-type",
+    "date",
+    "from",
+    "host",
+    "if-modified-since",
+    "max-forwards",
+    "origin",
+    "proxy-authorization",
+    "range",
+    "referer",
+    "sec-websocket-key",
+    "user-agent",
+    "x-request-id",
+];
 
 /// A request without its body: one text buffer and positions in it.
 ///
@@ -93,6 +117,60 @@ impl RequestHead {
     /// All values of the fields called `name`, compared without case.
     pub fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.store.values(name)
+    }
+
+    /// The lines called `name` as one value, as a recipient of HTTP has to read them: joined with a comma, cookies with a
+    /// semicolon. Empty lines are left out; `None` when nothing is left. Fields that have one value by their definition
+    /// are not joined: their first line counts.
+    ///
+    /// Never longer than the head, because each line has a name and its end on the wire.
+    ///
+    /// Source: RFC 9110 §5.3, RFC 9113 §8.2.3 (proxies split cookies).
+    pub fn combined(&self, name: &str) -> Option<Cow<'_, str>> {
+        let mut values = self
+            .store
+            .fields()
+            .filter(|(field, value)| field.eq_ignore_ascii_case(name) && !value.is_empty())
+            .map(|(_, value)| value);
+        let first = values.next()?;
+        let is_single = SINGLE_VALUED
+            .iter()
+            .any(|single| single.eq_ignore_ascii_case(name));
+        let Some(second) = values.next().filter(|_| !is_single) else {
+            return Some(Cow::Borrowed(first));
+        };
+        let separator = if name.eq_ignore_ascii_case("cookie") {
+            "; "
+        } else {
+            ", "
+        };
+        let mut all = first.to_owned();
+        for value in std::iter::once(second).chain(values) {
+            all.push_str(separator);
+            all.push_str(value);
+        }
+        Some(Cow::Owned(all))
+    }
+
+    /// The items of the comma list that all lines called `name` make together, trimmed, empty ones left out.
+    pub fn items<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.header_values(name)
+            .flat_map(list_items)
+            .filter(|item| !item.is_empty())
+    }
+
+    /// The first value of `name` that is not empty, for fields that are no lists.
+    pub fn filled(&self, name: &str) -> Option<&str> {
+        self.store
+            .fields()
+            .filter(|(field, _)| field.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value)
+            .find(|value| !value.is_empty())
+    }
+
+    /// Whether several lines are called `name`.
+    pub fn is_repeated(&self, name: &str) -> bool {
+        self.header_values(name).nth(1).is_some()
     }
 
     /// True when one of the fields called `name` has `token` in its comma list, compared without case.
@@ -243,11 +321,6 @@ pub(super) fn parse_content_length(value: &str) -> Result<u64, HttpError> {
     value.parse().map_err(|_| bad())
 }
 
-/// The items of the first field called `name`, which is all the reference reads of some list fields.
-pub(super) fn first_list<'a>(head: &'a RequestHead, name: &str) -> impl Iterator<Item = &'a str> {
-    head.header(name).into_iter().flat_map(list_items)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -284,6 +357,47 @@ mod tests {
         );
         assert_eq!(head.header("origin"), None);
         assert_eq!(head.headers().count(), 4);
+    }
+
+    #[test]
+    fn lines_of_one_name_are_one_value() {
+        fn check(name: &str, lines: &[&str], expected: Option<&str>) {
+            let fields: String = lines
+                .iter()
+                .enumerate()
+                // Names are compared without case.
+                .map(|(at, value)| match at % 2 {
+                    0 => format!("{name}: {value}\r\nX-Between: no\r\n"),
+                    _ => format!("{}: {value}\r\n", name.to_uppercase()),
+                })
+                .collect();
+            let head = head(&format!("GET / HTTP/1.0\r\n{fields}\r\n"));
+            assert_eq!(head.combined(name).as_deref(), expected, "{name} {lines:?}");
+        }
+        check("cookie", &[], None);
+        check("cookie", &[""], None);
+        check("cookie", &["a=1; b=2"], Some("a=1; b=2"));
+        check("cookie", &["a=1", "b=2", "c=3"], Some("a=1; b=2; c=3"));
+        check("cookie", &["", "a=1", "", "b=x,y"], Some("a=1; b=x,y"));
+        check(
+            "x-forwarded-for",
+            &["1.1.1.1", "2.2.2.2, 3.3.3.3"],
+            Some("1.1.1.1, 2.2.2.2, 3.3.3.3"),
+        );
+        check("x-own", &["a", "b"], Some("a, b"));
+        check("authorization", &["Bearer a", "Bearer b"], Some("Bearer a"));
+        check("authorization", &["", "Bearer b"], Some("Bearer b"));
+        for name in SINGLE_VALUED.iter().filter(|name| **name != "host") {
+            check(name, &["1", "2"], Some("1"));
+        }
+    }
+
+    #[test]
+    fn items_come_from_all_lines() {
+        let head = with_fields("A: x, y\r\nB: no\r\na: , z ,\r\nA:\r\n");
+        assert_eq!(head.items("a").collect::<Vec<_>>(), ["x", "y", "z"]);
+        assert!(head.is_repeated("a") && !head.is_repeated("b"));
+        assert_eq!(with_fields("A:\r\nA: x\r\n").filled("a"), Some("x"));
     }
 
     #[test]
@@ -419,6 +533,14 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_combined_value_fits_into_its_head(values in proptest::collection::vec("[a-z=]{0,4}", 0..40)) {
+            let fields: String = values.iter().map(|value| format!("c: {value}\r\n")).collect();
+            let text = format!("GET / HTTP/1.0\r\n{fields}\r\n");
+            let combined = head(&text).combined("c").map_or(0, |all| all.len());
+            prop_assert!(combined < text.len());
+        }
+
         #[test]
         fn garbage_never_panics(input in proptest::collection::vec(any::<u8>(), 0..300)) {
             let _ = decode(&input);

@@ -112,6 +112,47 @@ on_both_drivers! {
         assert_eq!(raw.next_text(), r#"{"type":"welcome"}"#);
     }
 
+    /// Each message is compressed with a window of 32 KiB: a client that remembers less could not read it.
+    fn a_smaller_window_is_declined_and_the_next_offer_looked_at(driver: Driver) {
+        let stage = Stage::with(driver, &["--enable_ws_compression"]);
+        let small = "permessage-deflate; server_max_window_bits=10";
+        let answer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+        let largest = format!("{answer}; server_max_window_bits=15");
+        let table: [(&[&str], Option<&str>); 12] = [
+            (&[small], None),
+            (&["permessage-deflate; server_max_window_bits=\"10\""], None),
+            (&["permessage-deflate;client_max_window_bits;server_max_window_bits = 14"], None),
+            (&["permessage-deflate; server_max_window_bits"], None),
+            (&["permessage-deflate; server_max_window_bits=15"], Some(&largest)),
+            (&["permessage-deflate; client_max_window_bits=\"9\""], Some(answer)),
+            (&["permessage-deflate; client_max_window_bits=16"], None),
+            (&["permessage-deflate; unknown"], None),
+            (&["permessage-deflate; server_no_context_takeover; server_no_context_takeover"], None),
+            (&["permessage-deflate; server_max_window_bits=10, permessage-deflate; client_max_window_bits"], Some(answer)),
+            (&[small, "permessage-deflate"], Some(answer)),
+            (&["foo", small, "permessage-deflate; server_max_window_bits=15"], Some(&largest)),
+        ];
+        let data = format!("\"{}\"", (0..4000).map(|number| format!("{number},")).collect::<String>());
+        for (offers, expected) in table {
+            let lines: Vec<String> = offers.iter().map(|offer| format!("Sec-WebSocket-Extensions: {offer}")).collect();
+            let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+            let mut raw = Raw::connect(stage.server.address());
+            raw.send(handshake("/cable?pi=0", &lines).as_bytes());
+            let head = raw.read_head();
+            assert_eq!((head.status(), head.header("Sec-WebSocket-Extensions")), (101, expected), "{offers:?}");
+            let read = |raw: &mut Raw| match expected {
+                Some(_) => next(raw),
+                None => raw.next_text(),
+            };
+            assert_eq!(read(&mut raw), r#"{"type":"welcome"}"#);
+            raw.send_text(r#"{"command":"subscribe","identifier":"A"}"#);
+            assert_eq!(read(&mut raw), confirmation("A"));
+            // Far more than a window of 1 KiB.
+            stage.publish("stream:A", &data);
+            assert_eq!(read(&mut raw), format!(r#"{{"identifier":"A","message":{data}}}"#));
+        }
+    }
+
     fn decompression_bomb_ends_the_session_and_nothing_else(driver: Driver) {
         let stage = Stage::with(driver, &["--enable_ws_compression"]);
         let mut raw = client(&stage, OFFER);

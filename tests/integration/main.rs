@@ -61,6 +61,8 @@ mod disconnects;
 mod handshake;
 mod harness;
 mod http_front;
+mod http_headers;
+mod http_limits;
 mod jwt;
 mod lifecycle;
 mod load;

@@ -403,6 +403,43 @@ symptoms! {
         assert!(found.contains("(graphql-ws)") && !found.contains("private"), "{found}");
     }
 
+    fn head_too_large(driver: Driver, line: Line) {
+        let stage = Stage::new(driver);
+        let mut raw = Raw::connect(stage.server.address());
+        let head = format!("GET /cable HTTP/1.1\r\nHost: a\r\nCookie: {}", "x".repeat(70_000));
+        let _closed_early = raw.try_send(head.as_bytes());
+        line.wait_in(&stage.server);
+    }
+
+    fn slow_body(driver: Driver, line: Line) {
+        let stage = Stage::new(driver);
+        let mut raw = Raw::connect(stage.server.address());
+        let token = keys::broadcast_token(keys::SECRET);
+        let head = format!("POST /_broadcast HTTP/1.1\r\nHost: a\r\nAuthorization: Bearer {token}\r\nContent-Length: 9\r\n\r\n");
+        raw.send(head.as_bytes());
+        line.wait_in(&stage.server);
+    }
+
+    fn large_heads(driver: Driver, line: Line) {
+        let stage = Stage::with(driver, &["--cores=1", "--max_head_size=16384"]);
+        let half = format!("GET /health HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(9_000));
+        let _holders: Vec<Raw> = (0..300)
+            .map(|_| {
+                let mut raw = Raw::connect(stage.server.address());
+                raw.send(half.as_bytes());
+                raw
+            })
+            .collect();
+        line.wait_in(&stage.server);
+    }
+
+    fn request_id_too_long(driver: Driver, line: Line) {
+        let stage = Stage::new(driver);
+        let id = format!("X-Request-ID: {}", "i".repeat(300));
+        assert_eq!(request(&stage.server, "/cable", &[&id]), 101);
+        line.wait_in(&stage.server);
+    }
+
     fn max_conn_reached(driver: Driver, line: Line) {
         let rails = Rails::start();
         let port = free_port();
@@ -513,6 +550,28 @@ symptoms! {
             .arg(format!("--port={port}"));
         let stderr = line.refuses(launch);
         assert!(stderr.contains(&format!("(pid {})", std::process::id())), "{stderr}");
+    }
+
+    fn paths_collide(_driver: Driver, line: Line) {
+        line.refuses(Launch::bare().args(["--norpc", "--path=/health"]));
+    }
+
+    fn names_in_quotes(_driver: Driver, line: Line) {
+        line.refuses(Launch::bare().arg("--norpc").env("ANYCABLE_HEADERS", "\"cookie,origin\""));
+    }
+
+    fn service_link(_driver: Driver, line: Line) {
+        line.refuses(Launch::bare().arg("--norpc").env("ANYCABLE_PORT", "tcp://10.96.0.7:80"));
+    }
+
+    fn key_encrypted(_driver: Driver, line: Line) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a key");
+        std::fs::write(directory.path().join("a.pem"), made.cert.pem()).expect("a file");
+        let key = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIBvTBXBgkqhkiG9w0B\n-----END ENCRYPTED PRIVATE KEY-----\n";
+        std::fs::write(directory.path().join("a.key"), key).expect("a file");
+        let launch = Launch::bare().directory(directory.path());
+        line.refuses(launch.args(["--norpc", "--ssl_cert=a.pem", "--ssl_key=a.key"]));
     }
 
     fn redis_adapter_refused(_driver: Driver, line: Line) {

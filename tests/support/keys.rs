@@ -20,6 +20,23 @@ pub fn hmac_hex(key: &str, message: &str) -> String {
         .collect()
 }
 
+/// A token with these claims, signed with HS256.
+pub fn jwt(secret: &str, claims: &str) -> String {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+    let signed = format!(
+        "{}.{}",
+        BASE64.encode(r#"{"alg":"HS256","typ":"JWT"}"#),
+        BASE64.encode(claims)
+    );
+    let hex = hmac_hex(secret, &signed);
+    let mac: Vec<u8> = (0..hex.len())
+        .step_by(2)
+        .map(|at| u8::from_str_radix(&hex[at..at + 2], 16).expect("hexadecimal digits"))
+        .collect();
+    format!("{signed}.{}", BASE64.encode(mac))
+}
+
 pub fn rpc_token(secret: &str) -> String {
     hmac_hex(secret, "rpc-cable")
 }

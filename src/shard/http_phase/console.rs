@@ -7,7 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::{CONTINUE, Client, Next};
+use super::{Client, Next};
 use crate::console::access::Guard;
 use crate::console::requests::{self, DisconnectRequest};
 use crate::console::search::{Needle, SearchAnswer};
@@ -132,7 +132,7 @@ impl Client {
         head: &RequestHead,
         bytes_max: usize,
     ) -> Result<Vec<u8>, Response> {
-        if head.expects_continue() && self.socket.write_all(CONTINUE).await.is_err() {
+        if !self.say_continue(head).await {
             return Err(Response::empty(408).closing());
         }
         self.read_body(head, bytes_max).await

@@ -1,0 +1,96 @@
+//! How long a task of the HTTP phase waits, and how long it runs before the others have their turn.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::time::{Duration, Instant};
+
+use crate::shard::{RequestGuard, Shard, Stage};
+
+/// How long a client may keep its task busy by sending faster than it is served.
+const TURN_TIME_MAX: Duration = Duration::from_micros(100);
+/// Longest sleep of a wait, so that a drain which has begun meanwhile is seen.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+/// What a request that is under way when sessions are being closed may take for the rest of its way: the end of the process
+/// waits for it.
+const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The times of one client.
+pub struct Pace {
+    /// When the task last had to wait, or has let the others run.
+    turn_started: Instant,
+    /// From the first byte of a request until it is answered, or the session is in the table: the drain waits for it.
+    under_way: Option<RequestGuard>,
+    /// When a drain ends this client's request; `None` before the client has seen one.
+    drain_deadline: Option<Instant>,
+}
+
+impl Pace {
+    pub fn new() -> Self {
+        Self {
+            turn_started: Instant::now(),
+            under_way: None,
+            drain_deadline: None,
+        }
+    }
+
+    /// A request has begun.
+    pub fn begin(&mut self, request: RequestGuard) {
+        self.under_way = Some(request);
+    }
+
+    /// It has been answered.
+    pub fn rest(&mut self) {
+        self.under_way = None;
+    }
+
+    /// The result of `work`; `None` when `deadline`, or the time that a drain leaves to a request, has passed first.
+    ///
+    /// # Cancel safety
+    /// As safe as `work` is.
+    pub async fn wait<T>(
+        &mut self,
+        shard: &Shard,
+        deadline: Instant,
+        mut work: Pin<&mut impl Future<Output = T>>,
+    ) -> Option<T> {
+        let mut waited = false;
+        let result = loop {
+            let now = Instant::now();
+            let deadline = self.latest(shard, deadline, now);
+            let left = deadline.saturating_duration_since(now);
+            // Who rests holds nothing up, and is not woken for nothing.
+            let sleep = match self.under_way {
+                Some(_) => left.min(LOOK_INTERVAL),
+                None => left,
+            };
+            let attempt = pin!(poll_fn(|context| {
+                let polled = work.as_mut().poll(context);
+                waited |= polled.is_pending();
+                polled
+            }));
+            let result = shard.timeouts.within(sleep, attempt).await;
+            if result.is_some() || sleep == left {
+                break result;
+            }
+        };
+        if waited {
+            self.turn_started = Instant::now();
+        }
+        result
+    }
+
+    /// Lets the other tasks of the shard run if this one has been running for its share.
+    pub async fn let_others_run(&mut self, shard: &Shard) {
+        if self.turn_started.elapsed() >= TURN_TIME_MAX {
+            shard.yields.yield_now().await;
+            self.turn_started = Instant::now();
+        }
+    }
+
+    fn latest(&mut self, shard: &Shard, deadline: Instant, now: Instant) -> Instant {
+        if self.under_way.is_none() || shard.stage.get() != Stage::Draining {
+            return deadline;
+        }
+        deadline.min(*self.drain_deadline.get_or_insert(now + DRAIN_PATIENCE))
+    }
+}
