@@ -4,11 +4,12 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::time::{Duration, Instant};
 
+use crate::mesh::Permit;
 use crate::shard::{RequestGuard, Shard, Stage};
 
 /// How long a client may keep its task busy by sending faster than it is served.
 const TURN_TIME_MAX: Duration = Duration::from_micros(100);
-/// Longest sleep of a wait, so that a drain which has begun meanwhile is seen.
+/// Longest sleep of a wait, so that a drain, or a client that waits for a place, is seen.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// What a request that is under way when sessions are being closed may take for the rest of its way: the end of the process
 /// waits for it.
@@ -43,13 +44,15 @@ impl Pace {
         self.under_way = None;
     }
 
-    /// The result of `work`; `None` when `deadline`, or the time that a drain leaves to a request, has passed first.
+    /// The result of `work`; `None` when `deadline`, or the time that a drain leaves to a request, has passed first, or a
+    /// client waits for the `place` of one that rests (`--max-conn`).
     ///
     /// # Cancel safety
     /// As safe as `work` is.
     pub async fn wait<T>(
         &mut self,
         shard: &Shard,
+        place: Option<&Permit>,
         deadline: Instant,
         mut work: Pin<&mut impl Future<Output = T>>,
     ) -> Option<T> {
@@ -58,10 +61,11 @@ impl Pace {
             let now = Instant::now();
             let deadline = self.latest(shard, deadline, now);
             let left = deadline.saturating_duration_since(now);
-            // Who rests holds nothing up, and is not woken for nothing.
-            let sleep = match self.under_way {
-                Some(_) => left.min(LOOK_INTERVAL),
-                None => left,
+            // Who rests and keeps nobody out is not woken for nothing.
+            let sleep = if self.under_way.is_some() || place.is_some() {
+                left.min(LOOK_INTERVAL)
+            } else {
+                left
             };
             let attempt = pin!(poll_fn(|context| {
                 let polled = work.as_mut().poll(context);
@@ -69,7 +73,7 @@ impl Pace {
                 polled
             }));
             let result = shard.timeouts.within(sleep, attempt).await;
-            if result.is_some() || sleep == left {
+            if result.is_some() || sleep == left || place.is_some_and(Permit::is_wanted) {
                 break result;
             }
         };

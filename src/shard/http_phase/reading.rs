@@ -1,16 +1,13 @@
 //! What a client of the HTTP phase sends: heads, bodies, and until when they must have come.
 
-use std::future::Future;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use super::pace::Pace;
 use super::{Client, HEAD_TIMEOUT};
 use crate::endpoints::Response;
 use crate::endpoints::broadcast;
-use crate::mesh::Permit;
-use crate::shard::{Shard, refusals};
+use crate::shard::refusals;
 use crate::wire::http_body::{BodyFraming, ChunkedDecoder};
 use crate::wire::http_head::{HeadLimits, HeadScanner, HttpError};
 use crate::wire::http_request::RequestHead;
@@ -28,9 +25,6 @@ const BODY_GRACE: Duration = Duration::from_secs(10);
 /// The least rate of a body beyond [`BODY_GRACE`]. With it the largest body, 64 MiB, has 69 minutes at most. What is no data,
 /// such as extensions and trailers of chunks, earns nothing.
 const BODY_BYTES_PER_SEC_MIN: u64 = 16 << 10;
-/// How often a connection that rests looks whether another client waits for its place (`--max-conn`).
-const PLACE_LOOK_INTERVAL: Duration = Duration::from_secs(1);
-
 /// Why a head is not taken.
 pub enum HeadRefusal {
     Bytes(HttpError),
@@ -157,8 +151,7 @@ impl Client {
         self.pace.let_others_run(&self.shard).await;
         let place = self.permit.as_ref().filter(|_| self.is_kept);
         let read = pin!(self.socket.read(&mut self.input, room));
-        let result = wait_in_place(&mut self.pace, &self.shard, place, deadline, read).await;
-        match result {
+        match self.pace.wait(&self.shard, place, deadline, read).await {
             Some(Ok(0)) => Read::End,
             Some(Ok(_)) => Read::Bytes,
             Some(Err(error)) => {
@@ -272,25 +265,6 @@ impl Client {
             self.input.drain(..bytes);
         }
         arrived.is_some()
-    }
-}
-
-async fn wait_in_place<T>(
-    pace: &mut Pace,
-    shard: &Shard,
-    place: Option<&Permit>,
-    deadline: Instant,
-    mut read: Pin<&mut impl Future<Output = T>>,
-) -> Option<T> {
-    let Some(place) = place else {
-        return pace.wait(shard, deadline, read).await;
-    };
-    loop {
-        let look_at = deadline.min(Instant::now() + PLACE_LOOK_INTERVAL);
-        let result = pace.wait(shard, look_at, read.as_mut()).await;
-        if result.is_some() || look_at == deadline || place.is_wanted() {
-            return result;
-        }
     }
 }
 
