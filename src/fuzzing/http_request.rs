@@ -92,7 +92,7 @@ fn check_upgrade(head: &RequestHead) {
             assert_eq!(head.method(), "GET");
         }
         Err(error) => {
-            encode_refusal(error, "Sun, 06 Nov 1994 08:49:37 GMT", &mut answer);
+            encode_refusal(error, "Sun, 06 Nov 1994 08:49:37 GMT", false, &mut answer);
             let (status, head_bytes) = parse_answer(&answer);
             assert_eq!(status, error.status());
             assert!(head_bytes < answer.len());

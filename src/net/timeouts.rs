@@ -63,6 +63,35 @@ impl Timeouts {
         .await
     }
 
+    /// The same with a limit that is asked for at the first wait, and again when it has passed; `None` ends the wait. It is a
+    /// future of few bytes: every connection in its HTTP phase has one.
+    ///
+    /// # Cancel safety
+    /// As safe as `work` is.
+    pub fn while_some<'a, T: 'a>(
+        &'a self,
+        mut limit: impl FnMut() -> Option<Duration> + 'a,
+        mut work: Pin<&'a mut impl Future<Output = T>>,
+    ) -> impl Future<Output = Option<T>> + 'a {
+        let mut wait = Wait {
+            timeouts: self,
+            deadline: None,
+        };
+        poll_fn(move |context| {
+            if let Poll::Ready(result) = work.as_mut().poll(context) {
+                return Poll::Ready(Some(result));
+            }
+            if wait.deadline.is_none() || wait.poll(Duration::ZERO, context).is_ready() {
+                let Some(limit) = limit() else {
+                    return Poll::Ready(None);
+                };
+                wait.deadline = None;
+                return wait.poll(limit, context).map(|()| None);
+            }
+            Poll::Pending
+        })
+    }
+
     /// Waits for `duration`.
     pub async fn sleep(&self, duration: Duration) {
         self.within(duration, pin!(pending::<()>())).await;
@@ -232,6 +261,31 @@ mod tests {
             assert_eq!(timeouts.within(LONG, pin!(work)).await, Some(()));
             assert!(ended.get() && timeouts.state.borrow().waits.is_empty());
             drop(timeouts.within(LONG, pin!(pending::<()>())));
+            assert!(timeouts.state.borrow().waits.is_empty());
+        });
+    }
+
+    #[test]
+    fn a_limit_may_be_prolonged_while_it_is_waited_for() {
+        on_a_runtime(async |timeouts| {
+            let mut parts = 3;
+            let started = Instant::now();
+            let limit = || {
+                parts -= 1;
+                (parts >= 0).then_some(SHORT)
+            };
+            let late = timeouts.while_some(limit, pin!(pending::<()>())).await;
+            assert_eq!((late, parts), (None, -1));
+            assert!(started.elapsed() >= 3 * SHORT);
+            let work = timeouts.sleep(2 * SHORT);
+            assert_eq!(
+                timeouts.while_some(|| Some(SHORT), pin!(work)).await,
+                Some(())
+            );
+            assert_eq!(
+                timeouts.while_some(|| None, pin!(async { 7 })).await,
+                Some(7)
+            );
             assert!(timeouts.state.borrow().waits.is_empty());
         });
     }

@@ -88,7 +88,9 @@ pub async fn serve(
                 client.pace.rest();
                 client.held = None;
             }
-            Next::Upgrade(head, upgrade) => return client.hand_over(&head, &upgrade).await,
+            Next::Upgrade(head, upgrade) => {
+                return Box::pin(client.hand_over(&head, &upgrade)).await;
+            }
             Next::End => return,
         }
     }
@@ -119,8 +121,10 @@ struct Client {
 
 impl Client {
     async fn next_request(&mut self, first_byte_timeout: Duration) -> Next {
-        // Requests that came together are answered without a wait between them.
-        self.pace.let_others_run(&self.shard).await;
+        if !self.input.is_empty() {
+            // Requests that came together are answered without a wait between them.
+            self.pace.let_others_run(&self.shard).await;
+        }
         let head = match self.read_head(first_byte_timeout).await {
             Ok(Some(head)) => head,
             Ok(None) => return Next::End,

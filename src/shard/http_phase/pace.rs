@@ -1,7 +1,7 @@
 //! How long a task of the HTTP phase waits, and how long it runs before the others have their turn.
 
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::future::Future;
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use crate::mesh::Permit;
@@ -17,8 +17,10 @@ const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The times of one client.
 pub struct Pace {
-    /// When the task last had to wait, or has let the others run.
+    /// When the task last let the others run.
     turn_started: Instant,
+    /// It has had to wait since then, which is as good.
+    waits: bool,
     /// From the first byte of a request until it is answered, or the session is in the table: the drain waits for it.
     under_way: Option<RequestGuard>,
     /// When a drain ends this client's request; `None` before the client has seen one.
@@ -29,6 +31,7 @@ impl Pace {
     pub fn new() -> Self {
         Self {
             turn_started: Instant::now(),
+            waits: false,
             under_way: None,
             drain_deadline: None,
         }
@@ -49,46 +52,41 @@ impl Pace {
     ///
     /// # Cancel safety
     /// As safe as `work` is.
-    pub async fn wait<T>(
-        &mut self,
-        shard: &Shard,
-        place: Option<&Permit>,
+    pub fn wait<'a, T: 'a>(
+        &'a mut self,
+        shard: &'a Shard,
+        place: Option<&'a Permit>,
         deadline: Instant,
-        mut work: Pin<&mut impl Future<Output = T>>,
-    ) -> Option<T> {
-        let mut waited = false;
-        let result = loop {
+        work: Pin<&'a mut impl Future<Output = T>>,
+    ) -> impl Future<Output = Option<T>> + 'a {
+        let mut has_waited = false;
+        let limit = move || {
             let now = Instant::now();
+            self.waits = true;
             let deadline = self.latest(shard, deadline, now);
             let left = deadline.saturating_duration_since(now);
-            // Who rests and keeps nobody out is not woken for nothing.
-            let sleep = if self.under_way.is_some() || place.is_some() {
-                left.min(LOOK_INTERVAL)
-            } else {
-                left
-            };
-            let attempt = pin!(poll_fn(|context| {
-                let polled = work.as_mut().poll(context);
-                waited |= polled.is_pending();
-                polled
-            }));
-            let result = shard.timeouts.within(sleep, attempt).await;
-            if result.is_some() || sleep == left || place.is_some_and(Permit::is_wanted) {
-                break result;
+            let gives_way = place.is_some_and(|place| has_waited && place.is_wanted());
+            if has_waited && (left.is_zero() || gives_way) {
+                return None;
             }
+            has_waited = true;
+            // Who rests and keeps nobody out is not woken for nothing.
+            let looks = self.under_way.is_some() || place.is_some();
+            Some(if looks { left.min(LOOK_INTERVAL) } else { left })
         };
-        if waited {
-            self.turn_started = Instant::now();
-        }
-        result
+        shard.timeouts.while_some(limit, work)
     }
 
     /// Lets the other tasks of the shard run if this one has been running for its share.
     pub async fn let_others_run(&mut self, shard: &Shard) {
-        if self.turn_started.elapsed() >= TURN_TIME_MAX {
+        let has_waited = std::mem::take(&mut self.waits);
+        if !has_waited {
+            if self.turn_started.elapsed() < TURN_TIME_MAX {
+                return;
+            }
             shard.yields.yield_now().await;
-            self.turn_started = Instant::now();
         }
+        self.turn_started = Instant::now();
     }
 
     fn latest(&mut self, shard: &Shard, deadline: Instant, now: Instant) -> Instant {

@@ -54,24 +54,50 @@ impl Client {
         &mut self,
         first_byte_timeout: Duration,
     ) -> Result<Option<RequestHead>, HeadRefusal> {
-        let limits = HeadLimits {
-            head_bytes_max: self.shard.config.server.head_bytes_max,
-            ..HeadLimits::default()
-        };
-        let mut scanner = HeadScanner::default();
         if self.input.is_empty() {
             // Who rests between requests holds no buffer.
             self.input = Vec::new();
             let deadline = Instant::now() + first_byte_timeout;
-            if !self.read_more(deadline, HEAD_BUFFER_BYTES).await {
+            let read = self.read_some(deadline, HEAD_BUFFER_BYTES).await;
+            self.count_timeout(read);
+            if read != Read::Bytes {
                 return Ok(None);
             }
         }
         self.is_kept = false;
         self.pace.begin(self.shard.begin_request());
+        let limits = HeadLimits {
+            head_bytes_max: self.shard.config.server.head_bytes_max,
+            ..HeadLimits::default()
+        };
+        let mut scanner = HeadScanner::default();
+        if scanner.find_end(&self.input, &limits)?.is_none() {
+            // In a box of its own: most heads come whole, and a task that waits for the first byte is to be small.
+            let is_whole = Box::pin(self.read_rest_of_head(scanner, &limits)).await?;
+            if !is_whole {
+                return Ok(None);
+            }
+        }
+        let Some((head, consumed)) = RequestHead::decode(&self.input, &limits)? else {
+            return Err(HttpError::Malformed("the head ends too early").into());
+        };
+        // The head is a copy, which lives as long as its request.
+        if !self.has_memory(self.input.capacity() + consumed) {
+            return Err(HeadRefusal::NoMemory);
+        }
+        self.input.drain(..consumed);
+        Ok(Some(head))
+    }
+
+    /// False: the client has closed or was too slow.
+    async fn read_rest_of_head(
+        &mut self,
+        mut scanner: HeadScanner,
+        limits: &HeadLimits,
+    ) -> Result<bool, HeadRefusal> {
         let deadline = Instant::now() + HEAD_TIMEOUT;
         let mut large = None;
-        while scanner.find_end(&self.input, &limits)?.is_none() {
+        while scanner.find_end(&self.input, limits)?.is_none() {
             let room = self.room(limits.head_bytes_max);
             let bytes = self.capacity_with(room);
             if bytes > LARGE_HEAD_BYTES {
@@ -86,19 +112,13 @@ impl Client {
             if !self.has_memory(bytes) {
                 return Err(HeadRefusal::NoMemory);
             }
-            if !self.read_more(deadline, room).await {
-                return Ok(None);
+            let read = self.read_some(deadline, room).await;
+            self.count_timeout(read);
+            if read != Read::Bytes {
+                return Ok(false);
             }
         }
-        let Some((head, consumed)) = RequestHead::decode(&self.input, &limits)? else {
-            return Err(HttpError::Malformed("the head ends too early").into());
-        };
-        // The head is a copy, which lives as long as its request.
-        if !self.has_memory(self.input.capacity() + consumed) {
-            return Err(HeadRefusal::NoMemory);
-        }
-        self.input.drain(..consumed);
-        Ok(Some(head))
+        Ok(true)
     }
 
     /// Charges what the request holds, until it is over. False: the process has no more.
@@ -132,13 +152,6 @@ impl Client {
         }
     }
 
-    /// Appends what arrives before `deadline`. False: closed, broken or too slow; the connection is over.
-    async fn read_more(&mut self, deadline: Instant, room: usize) -> bool {
-        let read = self.read_some(deadline, room).await;
-        self.count_timeout(read);
-        read == Read::Bytes
-    }
-
     fn count_timeout(&self, read: Read) {
         if read == Read::TooLate {
             self.shard.counters().http_timeouts_total.add(1);
@@ -148,12 +161,14 @@ impl Client {
     /// Appends what arrives before `deadline`. A kept connection that rests between requests gives its place to a client that
     /// waits for one (`--max-conn`).
     pub(super) async fn read_some(&mut self, deadline: Instant, room: usize) -> Read {
-        self.pace.let_others_run(&self.shard).await;
         let place = self.permit.as_ref().filter(|_| self.is_kept);
         let read = pin!(self.socket.read(&mut self.input, room));
         match self.pace.wait(&self.shard, place, deadline, read).await {
             Some(Ok(0)) => Read::End,
-            Some(Ok(_)) => Read::Bytes,
+            Some(Ok(_)) => {
+                self.pace.let_others_run(&self.shard).await;
+                Read::Bytes
+            }
             Some(Err(error)) => {
                 if error.kind() == io::ErrorKind::InvalidData {
                     self.shard.counters().tls_errors_total.add(1);
