@@ -95,12 +95,12 @@ fn shake_hands(stream: &mut TcpStream, buffer: &mut [u8]) -> io::Result<Option<(
     let agreed = upgrade(&head, &AllowedOrigins::new(&[]), true);
     match &agreed {
         Ok(agreed) => encode_switching_protocols(agreed, &mut answer),
-        Err(error) => encode_refusal(*error, DATE, &mut answer),
+        Err(error) => encode_refusal(*error, DATE, false, &mut answer),
     }
     stream.write_all(&answer)?;
     Ok(agreed
         .ok()
-        .map(|agreed| (agreed.deflate, input.split_off(taken))))
+        .map(|agreed| (agreed.deflate.is_some(), input.split_off(taken))))
 }
 
 struct Echo {
