@@ -208,6 +208,130 @@ fn a_request_lost_on_a_warm_connection_is_sent_again_once_and_is_no_retry() {
     });
 }
 
+/// An app whose connections up to one moment are frozen then, and one at the same place that serves all that come later.
+struct LostApp {
+    app: App,
+    config: RpcConfig,
+    /// Connections that are warm.
+    warm: usize,
+    frozen: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl LostApp {
+    /// `last_words` is what a frozen connection answers.
+    fn new(tls: bool, warm: usize, last_words: Reply) -> LostApp {
+        let frozen = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let freeze = Arc::clone(&frozen);
+        let script = move |request: &Request| {
+            if freeze.load(Ordering::SeqCst) && request.connection < warm {
+                return last_words.clone();
+            }
+            if request.connection < warm {
+                // Long enough for all of them to be needed.
+                thread::sleep(Duration::from_millis(100));
+            }
+            Reply::Send(OK.into())
+        };
+        let (app, mut config) = if tls {
+            let (app, root) = App::start_tls(script);
+            let mut config = config(&format!("https://localhost:{}", app.port));
+            config.tls.root_ca = root;
+            (app, config)
+        } else {
+            let app = App::start(script);
+            let config = config(&app.url());
+            (app, config)
+        };
+        config.request_timeout = Duration::from_millis(500);
+        LostApp {
+            app,
+            config,
+            warm,
+            frozen,
+        }
+    }
+
+    /// Two shards with half of the warm connections each, and the app is lost.
+    async fn warmed_up(&self) -> [Shard; 2] {
+        let shared = RpcShared::new(&self.config).unwrap();
+        let shards = [(); 2].map(|()| Shard::sharing(Arc::clone(&shared)));
+        let calls: Vec<_> = (0..self.warm)
+            .map(|number| shards[number % 2].spawn_call())
+            .collect();
+        for call in calls {
+            assert_eq!(call.await.unwrap(), STATUS_1);
+        }
+        assert_eq!(self.app.connections().iter().max(), Some(&(self.warm - 1)));
+        self.frozen.store(true, Ordering::SeqCst);
+        shards
+    }
+}
+
+#[test]
+fn warm_connections_to_a_lost_app_cost_one_call_on_all_shards_together() {
+    on_both_drivers(async || {
+        for tls in [false, true] {
+            let lost = LostApp::new(tls, 8, Reply::Silence);
+            let shards = lost.warmed_up().await;
+            let mut failed = 0;
+            for number in 0..12 {
+                match shards[number % 2].call().await {
+                    Ok(body) => assert_eq!(body, STATUS_1),
+                    Err(error) => {
+                        assert!(matches!(error, RpcError::Timeout { .. }), "{error}");
+                        failed += 1;
+                    }
+                }
+            }
+            assert_eq!(failed, 1, "tls: {tls}");
+        }
+    });
+}
+
+#[test]
+fn calls_that_come_while_one_waits_in_vain_open_connections_of_their_own() {
+    on_both_drivers(async || {
+        let lost = LostApp::new(false, 8, Reply::Silence);
+        let shards = lost.warmed_up().await;
+        // Long enough for the last answer to prove nothing.
+        monoio::time::sleep(Duration::from_millis(1100)).await;
+        let calls: Vec<_> = (0..8)
+            .map(|number| shards[number % 2].spawn_call())
+            .collect();
+        let mut failed = 0;
+        for call in calls {
+            failed += usize::from(call.await.is_err());
+        }
+        assert_eq!(failed, 1);
+    });
+}
+
+#[test]
+fn warm_connections_on_which_garbage_comes_cost_one_retry() {
+    on_both_drivers(async || {
+        let lost = LostApp::new(false, 8, Reply::Send(b"?????\r\n\r\n".to_vec()));
+        let shards = lost.warmed_up().await;
+        for number in 0..8 {
+            assert_eq!(shards[number % 2].call().await.unwrap(), STATUS_1);
+        }
+        assert_eq!(shards[0].counts().retries + shards[1].counts().retries, 1);
+    });
+}
+
+#[test]
+fn warm_connections_that_break_under_a_request_cost_no_call_and_no_retry() {
+    on_both_drivers(async || {
+        let lost = LostApp::new(false, 8, Reply::SendAndClose(String::new()));
+        let shards = lost.warmed_up().await;
+        for number in 0..8 {
+            assert_eq!(shards[number % 2].call().await.unwrap(), STATUS_1);
+        }
+        assert_eq!(shards[0].counts().retries + shards[1].counts().retries, 0);
+        // Eight to warm up, one that was lost and sent again, and one new connection for each shard.
+        assert_eq!(lost.app.requests().len(), 8 + 1 + 8);
+    });
+}
+
 // ---------------------------------------------------------------------------------------------------------------- answers
 
 #[test]
@@ -292,7 +416,7 @@ fn the_check_is_a_connect_without_a_body_that_leaves_no_trace() {
         assert_eq!(shard.counts(), Counts::default());
         let request = &app.requests()[0].text;
         assert!(
-            request.starts_with("POST /_anycable/connect HTTP/1.1\r\n")
+            request.starts_with("POST /_anycable/connect?ringcable=start-check HTTP/1.1\r\n")
                 && request.contains("\r\nContent-Length: 0\r\n")
                 && request.contains("\r\nX-Anycable-Meta-Sid: ringcable-check\r\n")
                 && request.ends_with("\r\n\r\n"),

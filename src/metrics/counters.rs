@@ -142,6 +142,8 @@ pub struct ShardMetrics {
     pub http_not_found_total: Counter,
     /// Calls that the app answered with 401.
     pub rpc_unauthorized_total: Counter,
+    /// Attempts of calls that failed because this server had not the means: descriptors, ports, memory.
+    pub rpc_shortages_total: Counter,
 
     /// Sessions closed because the client left (close frame, end of stream or reset).
     pub closed_client_total: Counter,

@@ -453,6 +453,11 @@ pub(super) const OWN: &[Family] = &[
         |m| &m.rpc_unauthorized_total,
     ),
     counter(
+        "rpc_shortages_total",
+        "Attempts of RPC calls that failed for want of descriptors, ports or memory of this server",
+        |m| &m.rpc_shortages_total,
+    ),
+    counter(
         "deliveries_total",
         "Frames of publications put into outboxes",
         |m| &m.deliveries_total,

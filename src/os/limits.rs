@@ -2,8 +2,46 @@
 
 use std::io;
 
-/// Descriptors that the server needs beside client sockets: listeners, rings, RPC connections, log, DNS.
+/// Descriptors that the server needs beside client sockets, at least: listeners, rings, RPC connections, log, DNS.
 pub const DESCRIPTORS_RESERVED: u64 = 128;
+/// Of each shard: its runtime, its rings, their wake-ups, its listeners twice.
+const DESCRIPTORS_PER_SHARD: u64 = 12;
+/// Of the process: standard streams, signals, lookups, StatsD, files that are read again.
+const DESCRIPTORS_OF_PROCESS: u64 = 16;
+/// A very low limit is shared out by halves.
+const RESERVED_SHARE: u64 = 2;
+
+/// How the limit on open files is shared out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenFiles {
+    /// The limit; 0 = not known.
+    pub max: u64,
+    /// Not for clients.
+    pub reserved: u64,
+}
+
+impl OpenFiles {
+    /// For so many shards, calls to the app at a time, and connections to it that are kept between calls.
+    pub fn share_out(max: u64, shards: usize, calls: usize, kept: usize) -> OpenFiles {
+        let wanted = DESCRIPTORS_OF_PROCESS
+            .saturating_add(DESCRIPTORS_PER_SHARD.saturating_mul(shards as u64))
+            .saturating_add(calls as u64)
+            .saturating_add(kept as u64);
+        let reserved = wanted.max(DESCRIPTORS_RESERVED).min(max / RESERVED_SHARE);
+        OpenFiles { max, reserved }
+    }
+
+    /// Descriptors for clients.
+    pub fn clients(&self) -> u64 {
+        self.max.saturating_sub(self.reserved)
+    }
+
+    /// Descriptors for clients on listeners that serve no WebSockets: the app's broadcasts and Prometheus come through when
+    /// clients have used theirs up.
+    pub fn requests(&self) -> u64 {
+        self.clients() + self.reserved / 8
+    }
+}
 
 /// For messages about too low a limit on open files.
 pub const HOW_TO_RAISE: &str = "raise it (LimitNOFILE= in systemd, --ulimit nofile= or ulimits: in Docker, ulimit -n in a shell, \
@@ -72,5 +110,130 @@ fn read(fill: impl FnOnce(&mut libc::rlimit) -> libc::c_int) -> io::Result<Limit
             hard: limit.rlim_max,
         }),
         _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// What this process or its machine has run out of. Never a fault of whoever is at the far end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortage {
+    /// The limit on open files of this process.
+    ProcessFiles,
+    /// The limit on open files of the system.
+    SystemFiles,
+    /// Kernel memory, for sockets or anything else.
+    Memory,
+    /// Local ports for connections to one address.
+    Ports,
+    /// Threads.
+    Threads,
+    /// Descriptors that one user may watch with epoll.
+    Watches,
+}
+
+impl Shortage {
+    /// `None` when the error is something else.
+    pub fn of(error: &io::Error) -> Option<Shortage> {
+        Some(match error.raw_os_error()? {
+            libc::EMFILE => Self::ProcessFiles,
+            libc::ENFILE => Self::SystemFiles,
+            libc::ENOMEM | libc::ENOBUFS => Self::Memory,
+            libc::EADDRNOTAVAIL => Self::Ports,
+            libc::EAGAIN => Self::Threads,
+            libc::ENOSPC => Self::Watches,
+            _ => return None,
+        })
+    }
+
+    /// What is short, and what to do.
+    pub fn advice(self) -> String {
+        match self {
+            Self::ProcessFiles => {
+                format!("the limit on open files of this process is reached; {HOW_TO_RAISE}")
+            }
+            Self::SystemFiles => {
+                "the limit on open files of the system is reached; raise fs.file-max (sysctl)".to_owned()
+            }
+            Self::Memory => "the kernel has no memory for it; give the machine or the container more".to_owned(),
+            Self::Ports => "no local port is free; widen net.ipv4.ip_local_port_range (sysctl)".to_owned(),
+            Self::Threads => "no thread can be started; raise the limit on processes (TasksMax= in systemd, \
+                              --pids-limit in Docker)"
+                .to_owned(),
+            Self::Watches => "the limit on watched descriptors is reached; raise fs.epoll.max_user_watches (sysctl)"
+                .to_owned(),
+        }
+    }
+}
+
+/// The error that opening a file gives now for want of descriptors. Some libraries turn it into an error of their own.
+pub fn shortage_of_descriptors() -> Option<io::Error> {
+    let error = std::fs::File::open("/dev/null").err()?;
+    let files = [Shortage::ProcessFiles, Shortage::SystemFiles];
+    Shortage::of(&error)
+        .is_some_and(|shortage| files.contains(&shortage))
+        .then_some(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reserve_grows_with_shards_and_calls() {
+        let check = |max, shards, calls, kept, expected| {
+            let files = OpenFiles::share_out(max, shards, calls, kept);
+            assert_eq!(
+                (files.reserved, files.clients()),
+                expected,
+                "{max} {shards} {calls}"
+            );
+        };
+        check(300, 1, 28, 57, (128, 172));
+        check(1024, 2, 28, 58, (128, 896));
+        check(1_048_576, 64, 28, 120, (932, 1_047_644));
+        check(1_048_576, 8, 500, 1008, (1620, 1_046_956));
+        check(80, 2, 28, 58, (40, 40));
+        check(0, 2, 28, 58, (0, 0));
+        check(
+            u64::MAX,
+            2,
+            usize::MAX,
+            usize::MAX,
+            (u64::MAX / 2, u64::MAX / 2 + 1),
+        );
+        let small = OpenFiles::share_out(300, 1, 28, 57);
+        assert!(small.clients() < small.requests() && small.requests() < small.max);
+    }
+
+    #[test]
+    fn what_is_short_here_is_told_from_what_is_wrong_there() {
+        for errno in [
+            libc::EMFILE,
+            libc::ENFILE,
+            libc::ENOBUFS,
+            libc::ENOMEM,
+            libc::EADDRNOTAVAIL,
+            libc::EAGAIN,
+            libc::ENOSPC,
+        ] {
+            let shortage = Shortage::of(&io::Error::from_raw_os_error(errno));
+            assert!(
+                shortage.is_some_and(|it| !it.advice().is_empty()),
+                "{errno}"
+            );
+        }
+        for errno in [
+            libc::ECONNREFUSED,
+            libc::ECONNRESET,
+            libc::ETIMEDOUT,
+            libc::EHOSTUNREACH,
+            libc::ENETUNREACH,
+        ] {
+            assert_eq!(
+                Shortage::of(&io::Error::from_raw_os_error(errno)),
+                None,
+                "{errno}"
+            );
+        }
+        assert_eq!(Shortage::of(&io::ErrorKind::TimedOut.into()), None);
     }
 }

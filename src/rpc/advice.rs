@@ -20,10 +20,12 @@ pub enum Trouble {
     /// Another status that says that the call came to the wrong place, or to nobody.
     WrongPlace,
     Tls,
+    /// This server had not the means: descriptors, ports, memory.
+    Shortage,
 }
 
 /// How many kinds of [`Trouble`] there are.
-pub const TROUBLES: usize = Trouble::Tls as usize + 1;
+pub const TROUBLES: usize = Trouble::Shortage as usize + 1;
 
 /// Where the token comes from that is sent with every call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,6 +50,15 @@ pub struct Diagnosis {
 
 /// What to say about `error` of a call to `url`; `None` when there is nothing to set right.
 pub fn diagnose(error: &RpcError, url: &str, token: TokenSource) -> Option<Diagnosis> {
+    if let RpcError::Unreachable { cause, .. } = error
+        && let Some(shortage) = cause.shortage()
+    {
+        return Some(Diagnosis {
+            trouble: Trouble::Shortage,
+            text: format!("{error}; {}", shortage.advice()),
+            may_pass: true,
+        });
+    }
     let (trouble, advice, may_pass) = match error {
         RpcError::Unreachable { cause, .. } => {
             let (advice, may_pass) = unreachable(cause);
@@ -61,7 +72,10 @@ pub fn diagnose(error: &RpcError, url: &str, token: TokenSource) -> Option<Diagn
         ),
         RpcError::Status { status } => return of_status(*status, url, token),
         RpcError::Tls { cause, .. } => (Trouble::Tls, tls(cause), false),
-        RpcError::BadResponse { .. } | RpcError::BreakerOpen | RpcError::Canceled => return None,
+        RpcError::BadResponse { .. }
+        | RpcError::BreakerOpen
+        | RpcError::NoMemory
+        | RpcError::Canceled => return None,
     };
     Some(Diagnosis {
         trouble,
@@ -146,12 +160,8 @@ fn unreachable(cause: &TransportError) -> (&'static str, bool) {
             );
         }
     };
-    match (cause.raw_os_error(), cause.kind()) {
-        (Some(libc::EMFILE | libc::ENFILE), _) => (
-            "this server has no file descriptors left: raise the limit on open files",
-            true,
-        ),
-        (_, io::ErrorKind::ConnectionRefused) => (
+    match cause.kind() {
+        io::ErrorKind::ConnectionRefused => (
             "nothing listens there: start the app, or correct --rpc_host (inside a container, localhost is the \
              container itself)",
             true,
@@ -239,12 +249,14 @@ mod tests {
             "does not answer",
             true,
         );
-        check(
-            &refused(libc::EMFILE),
-            Unreachable,
-            "no file descriptors left",
-            true,
-        );
+        for (errno, words) in [
+            (libc::EMFILE, "raise it (LimitNOFILE="),
+            (libc::ENFILE, "fs.file-max"),
+            (libc::EADDRNOTAVAIL, "ip_local_port_range"),
+            (libc::ENOBUFS, "no memory"),
+        ] {
+            check(&refused(errno), Trouble::Shortage, words, true);
+        }
         let unknown = TransportError::Resolve {
             host: "app".to_owned(),
             cause: io::Error::other("name not known"),

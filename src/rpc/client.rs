@@ -5,6 +5,7 @@
 //! Source: `contract/rpc.md` §5 and §7.
 
 use std::{
+    cell::Cell,
     future::Future,
     net::SocketAddr,
     pin::{Pin, pin},
@@ -18,10 +19,12 @@ use rustls::{ClientConfig, pki_types::ServerName};
 use super::{
     CallTimes, Method, Priority, RpcObserver,
     advice::{TokenSource, Trouble, diagnose},
-    breaker::{Admission, Breaker, BreakerChange, BreakerStatus},
+    breaker::{Breaker, BreakerStatus},
     connection::{Connection, ExchangeError},
     error::{ConnectFailure, RpcError, StartError, TlsFailure, TransportError},
+    guards::{Pending, Trial, Unfinished},
     health::Health,
+    kept::{Age, Kept},
     limiter::{Limiter, Permit},
     pool::Pool,
     probe::{Finding, PROBE_SID, judge},
@@ -33,6 +36,7 @@ use super::{
 use crate::{
     config::{RpcConfig, RpcEndpoint},
     net::Timeouts,
+    os::limits::Shortage,
 };
 
 /// Pause before the second attempt; doubled before each further one.
@@ -50,6 +54,7 @@ pub struct RpcShared {
     health: Health,
     token_source: TokenSource,
     resolver: Arc<Resolver>,
+    kept: Arc<Kept>,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     concurrency: usize,
     /// `None` = no limit.
@@ -93,6 +98,7 @@ impl RpcShared {
                 (Some(_), false) => TokenSource::Own,
             },
             resolver: Resolver::new(&target.host, target.port),
+            kept: Kept::new(config.concurrency.max(1)),
             tls,
             concurrency: config.concurrency.max(1),
             request_timeout: limit(config.request_timeout),
@@ -130,6 +136,9 @@ pub struct RpcClient {
     pool: Rc<Pool>,
 }
 
+/// The connection that an attempt has sent its request on, as far as it came.
+type InUse = Cell<Option<(Age, SocketAddr)>>;
+
 /// Why one attempt brought no body.
 enum AttemptError {
     /// May be tried again.
@@ -145,7 +154,9 @@ impl RpcClient {
         observer: Rc<dyn RpcObserver>,
         timeouts: Rc<Timeouts>,
     ) -> Rc<RpcClient> {
-        let pool = Pool::new(shared.concurrency, Rc::clone(&timeouts));
+        shared.kept.add_shard();
+        let kept = Arc::clone(&shared.kept);
+        let pool = Pool::new(shared.concurrency, kept, Rc::clone(&timeouts));
         Rc::new(RpcClient {
             shared,
             observer,
@@ -178,14 +189,17 @@ impl RpcClient {
         priority: Priority,
     ) -> impl Future<Output = Result<Vec<u8>, RpcError>> {
         let times = CallTimes::since(Instant::now());
-        async move { self.call_timed(method, sid, body, priority, &times).await }
+        async move {
+            let body = || Ok(body);
+            self.call_timed(method, sid, body, priority, &times).await
+        }
     }
 
     /// As [`Self::call`], for one that may have waited elsewhere before; that counts as waiting for a slot. `times` is complete
-    /// when the call has come to its end.
+    /// when the call has come to its end. The body is made when the call has its slot: what waits holds none.
     ///
     /// # Errors
-    /// As [`Self::call`].
+    /// As [`Self::call`], and what `body` gives in place of a body.
     ///
     /// # Cancel safety
     /// As [`Self::call`].
@@ -193,22 +207,26 @@ impl RpcClient {
         &self,
         method: Method,
         sid: &str,
-        body: Vec<u8>,
+        body: impl FnOnce() -> Result<Vec<u8>, RpcError>,
         priority: Priority,
         times: &CallTimes,
     ) -> Result<Vec<u8>, RpcError> {
-        let unfinished = Unfinished {
-            observer: &*self.observer,
-        };
+        let unfinished = Unfinished::new(&*self.observer);
         let permit = self.slot(priority).await;
         let started = Instant::now();
         let waited = started.saturating_duration_since(times.queued);
         times.waited.set(Some(waited));
         self.observer.waited(waited);
-        let request = self.shared.target.request(method, sid, &body);
-        drop(body);
-        // In a box of its own: a call that waits for its slot holds little more than its body.
-        let result = Box::pin(self.attempts(method, request, started)).await;
+        let result = match body() {
+            Err(RpcError::Canceled) => return Err(RpcError::Canceled),
+            Err(error) => Err(error),
+            Ok(body) => {
+                let request = self.shared.target.request(method, sid, &body);
+                drop(body);
+                // In a box of its own: a call that waits for its slot is small.
+                Box::pin(self.attempts(method, request, started, times)).await
+            }
+        };
         drop(permit);
         unfinished.finish();
         let ran = started.elapsed();
@@ -246,7 +264,7 @@ impl RpcClient {
     /// The status of the app's answer to the check.
     async fn probe(&self) -> Result<u16, RpcError> {
         let shared = &self.shared;
-        let request = shared.target.request(Method::Connect, PROBE_SID, b"");
+        let request = shared.target.check_request(PROBE_SID);
         let limits = [shared.request_timeout, shared.command_timeout];
         let limit = limits
             .into_iter()
@@ -310,6 +328,20 @@ impl RpcClient {
         }
     }
 
+    /// An attempt failed because of this server: the breaker does not hear of it, the operator does.
+    fn note_shortage(&self, cause: &TransportError) {
+        self.observer.shortage();
+        let Some(admitted) = self.shared.health.shortage(Instant::now()) else {
+            return;
+        };
+        let advice = cause.shortage().map(Shortage::advice).unwrap_or_default();
+        tracing::warn!(
+            context = "rpc",
+            left_out = admitted.left_out(),
+            "RPC calls wait, this server has not what they need: {cause}; {advice}"
+        );
+    }
+
     async fn slot(&self, priority: Priority) -> Permit {
         if let Some(permit) = self.shared.limiter.try_acquire(priority) {
             return permit;
@@ -324,18 +356,24 @@ impl RpcClient {
         method: Method,
         request: Vec<u8>,
         started: Instant,
+        times: &CallTimes,
     ) -> Result<Vec<u8>, RpcError> {
         let deadline = self.shared.command_timeout.map(|limit| started + limit);
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let cause = match self.attempt(method, &request, deadline).await {
+            let cause = match self.attempt(method, &request, deadline, times).await {
                 Ok(body) => return Ok(body),
                 Err(AttemptError::Final(error)) => return Err(error),
                 Err(AttemptError::Transport(cause)) => cause,
             };
             self.observer.retry();
-            if !self.back_off(attempts, deadline).await {
+            // What this server lacks may be there in a moment, whatever the number of the attempt.
+            let delay = match cause.shortage() {
+                Some(_) => RETRY_DELAY,
+                None => retry_delay(attempts),
+            };
+            if !self.back_off(delay, deadline).await {
                 let url = self.shared.display_url(method);
                 return Err(RpcError::Unreachable {
                     url,
@@ -351,13 +389,16 @@ impl RpcClient {
         method: Method,
         request: &[u8],
         deadline: Option<Instant>,
+        times: &CallTimes,
     ) -> Result<Vec<u8>, AttemptError> {
         let now = Instant::now();
         let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
         let limit = self.shared.request_timeout.into_iter().chain(left).min();
         let trial = Trial::start(&self.shared.breaker, now).map_err(AttemptError::Final)?;
-        let exchange = pin!(self.exchange(request, limit.map(|limit| now + limit)));
+        let in_use = InUse::default();
+        let exchange = pin!(self.exchange(request, limit.map(|limit| now + limit), &in_use, times));
         let outcome = self.within(limit, exchange).await;
+        self.learn(outcome.as_ref(), in_use.take());
 
         let url = || self.shared.display_url(method);
         Err(AttemptError::Final(match outcome {
@@ -375,7 +416,10 @@ impl RpcClient {
                 RpcError::BadResponse { url: url(), cause }
             }
             Some(Err(ExchangeError::NothingReceived(cause) | ExchangeError::Transport(cause))) => {
-                trial.failed();
+                match cause.shortage() {
+                    Some(_) => self.note_shortage(&cause),
+                    None => trial.failed(),
+                }
                 return Err(AttemptError::Transport(cause));
             }
             Some(Err(ExchangeError::Tls(cause))) => {
@@ -393,47 +437,82 @@ impl RpcClient {
         }))
     }
 
+    /// What an attempt says about everything that is kept: connections of its age, and the addresses of the name.
+    fn learn(
+        &self,
+        outcome: Option<&Result<Response, ExchangeError>>,
+        in_use: Option<(Age, SocketAddr)>,
+    ) {
+        let shared = &self.shared;
+        let now = Instant::now();
+        let answered = match outcome {
+            Some(Err(ExchangeError::NothingReceived(cause) | ExchangeError::Transport(cause)))
+                if cause.shortage().is_some() =>
+            {
+                return;
+            }
+            Some(Ok(_)) => true,
+            Some(Err(ExchangeError::Bad(cause))) => !cause.is_cut(),
+            Some(Err(_)) | None => false,
+        };
+        match in_use {
+            Some((age, address)) if answered => {
+                shared.kept.answered(age, now);
+                shared.resolver.note_answer(address);
+            }
+            Some((age, address)) => {
+                shared.kept.failed(age);
+                shared.resolver.note_failure(Some(address), now);
+            }
+            None => shared.resolver.note_failure(None, now),
+        }
+    }
+
     /// One exchange, on a warm connection if there is one. A warm one that turns out closed is nobody's fault: the app may
     /// close an idle connection at any time, so the request is sent again on a new one without counting as a retry.
     async fn exchange(
         &self,
         request: &[u8],
         deadline: Option<Instant>,
+        in_use: &InUse,
+        times: &CallTimes,
     ) -> Result<Response, ExchangeError> {
-        if let Some(mut connection) = self.pool.take(Instant::now()) {
-            match connection.exchange(request).await {
-                Err(ExchangeError::NothingReceived(_)) => {}
-                result => return self.keep(connection, result),
+        let use_it = async |mut connection: Connection| {
+            in_use.set(Some((connection.age(), connection.address())));
+            times.note_sent();
+            let result = connection.exchange(request).await;
+            if matches!(&result, Ok(response) if response.keep_alive) {
+                self.pool.put(connection, Instant::now());
+            }
+            result
+        };
+        if let Some(connection) = self.pool.take(Instant::now()) {
+            match use_it(connection).await {
+                Err(failure @ ExchangeError::NothingReceived(_)) => {
+                    self.learn(Some(&Err(failure)), in_use.take());
+                }
+                result => return result,
             }
         }
         // Rare, and large.
-        let mut connection = Box::pin(self.open(deadline)).await?;
-        let result = connection.exchange(request).await;
-        self.keep(connection, result)
-    }
-
-    fn keep(
-        &self,
-        connection: Connection,
-        result: Result<Response, ExchangeError>,
-    ) -> Result<Response, ExchangeError> {
-        if matches!(&result, Ok(response) if response.keep_alive) {
-            self.pool.put(connection, Instant::now());
-        }
-        result
+        let connection = Box::pin(self.open(deadline)).await?;
+        use_it(connection).await
     }
 
     /// Connects to the first address that answers. While there are more, an address gets its share of the time left, so that
     /// one black hole does not hide the others.
     async fn open(&self, deadline: Option<Instant>) -> Result<Connection, ExchangeError> {
+        let shared = &self.shared;
+        let age = shared.kept.age();
         let addresses = self.addresses().await?;
+        let addresses = shared.resolver.ordered(&addresses, Instant::now());
         let mut failure = None;
         for (index, address) in addresses.iter().enumerate() {
             let others = addresses.len() - index - 1;
             let share = deadline.filter(|_| others > 0).map(|deadline| {
                 deadline.saturating_duration_since(Instant::now()) / (others as u32 + 1)
             });
-            let opening = pin!(Connection::open(*address, self.shared.tls.clone()));
+            let opening = pin!(Connection::open(*address, age, shared.tls.clone()));
             let cause = match self.within(share, opening).await {
                 Some(Ok(connection)) => return Ok(connection),
                 Some(Err(TlsError::Protocol(error))) => {
@@ -442,6 +521,9 @@ impl RpcClient {
                 Some(Err(TlsError::Io(cause))) => cause,
                 None => std::io::ErrorKind::TimedOut.into(),
             };
+            if Shortage::of(&cause).is_none() {
+                shared.resolver.note_failure(Some(*address), Instant::now());
+            }
             failure = Some(ConnectFailure {
                 address: *address,
                 cause,
@@ -449,7 +531,7 @@ impl RpcClient {
         }
         let cause = match failure {
             Some(failure) => TransportError::Connect(failure),
-            None => self.unresolved(std::io::ErrorKind::AddrNotAvailable.into()),
+            None => self.unresolved(std::io::ErrorKind::NotFound.into()),
         };
         Err(ExchangeError::Transport(cause))
     }
@@ -484,8 +566,7 @@ impl RpcClient {
     }
 
     /// Sleeps before the next attempt. False: the deadline came first, there is none.
-    async fn back_off(&self, attempts: u32, deadline: Option<Instant>) -> bool {
-        let delay = retry_delay(attempts);
+    async fn back_off(&self, delay: Duration, deadline: Option<Instant>) -> bool {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let pause = left.map_or(delay, |left| left.min(delay));
         self.timeouts.sleep(pause).await;
@@ -511,93 +592,128 @@ fn retry_delay(attempts: u32) -> Duration {
     (RETRY_DELAY * (1 << doublings)).min(RETRY_DELAY_MAX)
 }
 
-/// One request as the breaker sees it. Dropped without an outcome, it never happened.
-struct Trial<'a> {
-    breaker: &'a Breaker,
-    admission: Option<Admission>,
-}
-
-impl<'a> Trial<'a> {
-    fn start(breaker: &'a Breaker, now: Instant) -> Result<Trial<'a>, RpcError> {
-        let admission = breaker.admit(now).map_err(|_| RpcError::BreakerOpen)?;
-        Ok(Trial {
-            breaker,
-            admission: Some(admission),
-        })
-    }
-
-    fn succeeded(mut self) {
-        if let Some(admission) = self.admission.take() {
-            log_change(self.breaker.succeeded(admission, Instant::now()));
-        }
-    }
-
-    fn failed(mut self) {
-        if let Some(admission) = self.admission.take() {
-            log_change(self.breaker.failed(admission, Instant::now()));
-        }
-    }
-}
-
-impl Drop for Trial<'_> {
-    fn drop(&mut self) {
-        if let Some(admission) = self.admission.take() {
-            self.breaker.abandoned(admission);
-        }
-    }
-}
-
-/// The lines of the reference, once per change.
-fn log_change(change: Option<BreakerChange>) {
-    match change {
-        Some(BreakerChange::Opened) => {
-            tracing::warn!(context = "cb", name = "httrpc", "circuit breaker is open")
-        }
-        Some(BreakerChange::Closed) => {
-            tracing::info!(context = "cb", name = "httrpc", "circuit breaker is closed")
-        }
-        None => {}
-    }
-}
-
-/// Counts a call as waiting for as long as it lives.
-struct Pending<'a> {
-    observer: &'a dyn RpcObserver,
-}
-
-impl<'a> Pending<'a> {
-    fn new(observer: &'a dyn RpcObserver) -> Pending<'a> {
-        observer.pending(1);
-        Pending { observer }
-    }
-}
-
-impl Drop for Pending<'_> {
-    fn drop(&mut self) {
-        self.observer.pending(-1);
-    }
-}
-
-/// Counts a call as canceled unless it comes to its end.
-struct Unfinished<'a> {
-    observer: &'a dyn RpcObserver,
-}
-
-impl Unfinished<'_> {
-    fn finish(self) {
-        std::mem::forget(self);
-    }
-}
-
-impl Drop for Unfinished<'_> {
-    fn drop(&mut self) {
-        self.observer.canceled();
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{Read, Write},
+        net::{IpAddr, Ipv4Addr, TcpListener},
+        sync::Mutex,
+        thread,
+    };
+
+    use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+
     use super::*;
+    use crate::config::RpcTlsConfig;
+
+    #[derive(Default)]
+    struct Nobody;
+
+    impl RpcObserver for Nobody {
+        fn retry(&self) {}
+        fn timeout(&self) {}
+        fn error(&self) {}
+        fn unauthorized(&self) {}
+        fn canceled(&self) {}
+        fn pending(&self, _: i64) {}
+        fn waited(&self, _: Duration) {}
+        fn ran(&self, _: Duration) {}
+    }
+
+    /// Two addresses with one port: at the first the kernel accepts and nobody ever answers, at the second an app does.
+    fn frozen_and_good() -> ([SocketAddr; 2], TcpListener) {
+        loop {
+            let frozen = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 2), 0)).expect("a free port");
+            let port = frozen.local_addr().expect("bound").port();
+            let Ok(good) = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 3), port)) else {
+                continue;
+            };
+            thread::spawn(move || {
+                for stream in good.incoming() {
+                    let mut stream = stream.expect("accepted");
+                    thread::spawn(move || {
+                        // Ends with the client's connection.
+                        while stream.read(&mut [0; 4096]).is_ok_and(|bytes| bytes > 0) {
+                            let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+                            stream.write_all(answer).expect("open");
+                        }
+                    });
+                }
+            });
+            let address = |last| SocketAddr::new(IpAddr::from([127, 0, 0, last]), port);
+            return ([address(2), address(3)], frozen);
+        }
+    }
+
+    /// The outcomes of `calls` calls to a name that stands for `names`, which is changed after the first one.
+    async fn outcomes(names: Vec<SocketAddr>, later: Vec<SocketAddr>, calls: usize) -> Vec<bool> {
+        let config = RpcConfig {
+            endpoint: RpcEndpoint::Http(format!("http://web:{}", names[0].port())),
+            concurrency: 28,
+            request_timeout: Duration::from_millis(400),
+            command_timeout: Duration::from_secs(3),
+            slow_call: Duration::ZERO,
+            headers: Vec::new(),
+            cookies: Vec::new(),
+            token: None,
+            token_derived: false,
+            tls: RpcTlsConfig {
+                enabled: false,
+                verify: true,
+                root_ca: String::new(),
+            },
+        };
+        let mut shared = RpcShared::new(&config).expect("a good URL");
+        let known = Arc::new(Mutex::new(names));
+        let asked = Arc::clone(&known);
+        let ask = move |_: &str, _| Ok(asked.lock().expect("not poisoned").clone());
+        let resolver = Resolver::asking("web", 0, Box::new(ask));
+        Arc::get_mut(&mut shared)
+            .expect("nobody else has it")
+            .resolver = resolver;
+        let client = RpcClient::new(shared, Rc::new(Nobody), Timeouts::start());
+        let mut outcomes = Vec::new();
+        for _ in 0..calls {
+            let call = client.call(Method::Command, "s", b"{}".to_vec(), Priority::Live);
+            outcomes.push(call.await.is_ok());
+            *known.lock().expect("not poisoned") = later.clone();
+        }
+        outcomes
+    }
+
+    fn on_both_drivers(test: impl AsyncFn()) {
+        if let Ok(mut runtime) = RuntimeBuilder::<IoUringDriver>::new()
+            .enable_timer()
+            .build()
+        {
+            runtime.block_on(test());
+        }
+        let runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build();
+        runtime.expect("epoll is always there").block_on(test());
+    }
+
+    #[test]
+    fn a_name_that_points_elsewhere_is_found_there_after_one_lost_call() {
+        on_both_drivers(async || {
+            let ([frozen, good], _listener) = frozen_and_good();
+            assert_eq!(
+                outcomes(vec![frozen], vec![good], 5).await,
+                [false, true, true, true, true]
+            );
+        });
+    }
+
+    #[test]
+    fn of_two_addresses_the_one_that_does_not_answer_is_tried_last() {
+        on_both_drivers(async || {
+            let ([frozen, good], _listener) = frozen_and_good();
+            let both = vec![frozen, good];
+            assert_eq!(
+                outcomes(both.clone(), both, 4).await,
+                [false, true, true, true]
+            );
+        });
+    }
 
     #[test]
     fn pauses_double_from_a_tenth_of_a_second() {

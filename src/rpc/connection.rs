@@ -8,6 +8,7 @@ use rustls::{ClientConfig, pki_types::ServerName};
 
 use super::{
     error::{BadResponse, TlsFailure, TransportError},
+    kept::Age,
     response::{End, Response, ResponseDecoder, ResponseError},
     tls::{TlsError, TlsStream},
 };
@@ -21,6 +22,8 @@ const KEEPALIVE: Duration = Duration::from_secs(15);
 /// A connected socket between two exchanges.
 pub(super) struct Connection {
     stream: Stream,
+    address: SocketAddr,
+    age: Age,
 }
 
 enum Stream {
@@ -45,6 +48,7 @@ impl Connection {
     /// Connects, and shakes hands when `tls` says so.
     pub async fn open(
         address: SocketAddr,
+        age: Age,
         tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     ) -> Result<Connection, TlsError> {
         let tcp = TcpSocket::connect(address, KEEPALIVE).await?;
@@ -54,7 +58,19 @@ impl Connection {
                 Stream::Tls(Box::new(TlsStream::connect(tcp, config, name).await?))
             }
         };
-        Ok(Connection { stream })
+        Ok(Connection {
+            stream,
+            address,
+            age,
+        })
+    }
+
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    pub fn age(&self) -> Age {
+        self.age
     }
 
     /// Sends `request` and reads the response.

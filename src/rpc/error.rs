@@ -5,6 +5,7 @@ use std::{io, net::SocketAddr, time::Duration};
 use thiserror::Error;
 
 use super::{response::RPC_RESPONSE_BYTES_MAX, target::UrlError};
+use crate::os::limits::Shortage;
 
 /// Why [`super::RpcClient::call`] has no answer of the app.
 ///
@@ -48,6 +49,11 @@ pub enum RpcError {
     /// Too many calls failed lately: nothing was sent.
     #[error("circuit breaker is open: nothing is sent to the app until it had time to recover")]
     BreakerOpen,
+    /// The memory for clients and requests is used up: nothing was sent.
+    #[error(
+        "the call is not made, the memory for clients and requests is used up (--memory_bytes_max)"
+    )]
+    NoMemory,
     /// The session ended while its call waited or ran. Made by the caller that dropped the call, never by the client.
     #[error("the session ended before its call")]
     Canceled,
@@ -104,6 +110,17 @@ pub enum TransportError {
     NotHttp(&'static str),
 }
 
+impl TransportError {
+    /// This server or its machine had not the means for the attempt: it says nothing about the app.
+    pub fn shortage(&self) -> Option<Shortage> {
+        match self {
+            Self::Resolve { cause, .. } | Self::Broken(cause) => Shortage::of(cause),
+            Self::Connect(failure) => Shortage::of(&failure.cause),
+            Self::Closed | Self::NotHttp(_) => None,
+        }
+    }
+}
+
 /// The last address that was tried, and why it failed.
 #[derive(Debug, Error)]
 #[error("{address}: {cause}")]
@@ -135,6 +152,13 @@ pub enum BadResponse {
     /// An encoding that was not asked for.
     #[error("body has a content encoding that was not asked for, only gzip was")]
     UnknownEncoding,
+}
+
+impl BadResponse {
+    /// The answer did not come to its end: the connection or whoever is behind it is broken.
+    pub fn is_cut(&self) -> bool {
+        matches!(self, Self::Truncated { .. } | Self::BadChunk)
+    }
 }
 
 /// What went wrong in TLS.

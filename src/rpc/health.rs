@@ -53,6 +53,11 @@ impl Health {
         admitted
     }
 
+    /// An attempt has failed for want of something here; its call goes on. `Some`: it is to be logged.
+    pub fn shortage(&self, now: Instant) -> Option<Admitted> {
+        self.lock().rates[Trouble::Shortage as usize].admit(now)
+    }
+
     /// A line about trouble was written and none about its end. Every call that succeeds looks at this alone.
     pub fn is_troubled(&self) -> bool {
         self.troubled.load(Ordering::Relaxed)

@@ -12,7 +12,9 @@ mod breaker;
 mod client;
 mod connection;
 mod error;
+mod guards;
 mod health;
+mod kept;
 mod limiter;
 mod pool;
 mod probe;
@@ -27,6 +29,7 @@ use std::time::{Duration, Instant};
 pub use breaker::{Admission, Breaker, BreakerChange, BreakerRefusal, BreakerStatus};
 pub use client::{RpcClient, RpcShared};
 pub use error::{BadResponse, ConnectFailure, RpcError, StartError, TlsFailure, TransportError};
+pub use kept::kept_max;
 pub use limiter::{Limiter, Permit, Waiting};
 pub use response::{RPC_HEAD_BYTES_MAX, RPC_RESPONSE_BYTES_MAX};
 pub use target::{RpcTarget, UrlError, without_secrets};
@@ -57,6 +60,8 @@ pub struct CallTimes {
     queued: Instant,
     waited: Cell<Option<Duration>>,
     ran: Cell<Option<Duration>>,
+    /// The request has been sent, or has begun to be.
+    sent: Cell<bool>,
 }
 
 impl CallTimes {
@@ -66,7 +71,18 @@ impl CallTimes {
             queued,
             waited: Cell::new(None),
             ran: Cell::new(None),
+            sent: Cell::new(false),
         }
+    }
+
+    /// A request begins to be sent.
+    pub(crate) fn note_sent(&self) {
+        self.sent.set(true);
+    }
+
+    /// Whether the app may have got the request, in whatever attempt.
+    pub fn is_sent(&self) -> bool {
+        self.sent.get()
     }
 
     /// How long it waited for its slot, and how long it ran; `None` for one that was cancelled or has not ended.
@@ -89,6 +105,9 @@ pub trait RpcObserver {
     fn unauthorized(&self);
     /// A call was dropped before it ended (`rpc_canceled_total`).
     fn canceled(&self);
+    /// An attempt failed because this server had not the means for it (`ringcable_rpc_shortages_total`). The breaker does not
+    /// hear of it.
+    fn shortage(&self) {}
     /// The number of calls that wait for a slot changed by `delta` (`rpc_pending_num`).
     fn pending(&self, delta: i64);
     /// A call got its slot after this long; zero when a slot was free.

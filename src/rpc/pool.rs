@@ -1,15 +1,18 @@
 //! The warm connections of one shard.
 //!
 //! Last in, first out: under light load few connections do all the work and the others grow old and go. While there are idle
-//! ones, a task looks at them now and then: what the app has closed, or what is too old, is closed here too.
+//! ones, a task looks at them now and then: what the app has closed, what is too old, or what is lost with others of its age,
+//! is closed here too.
 
 use std::{
     cell::{Cell, RefCell},
     rc::{Rc, Weak},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use super::connection::Connection;
+use super::kept::{Kept, Place, Verdict};
 use crate::net::Timeouts;
 
 /// An idle connection older than this is not used again. Puma closes idle connections after 65 s, and a request sent at that
@@ -22,6 +25,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Pool {
     idle: RefCell<Vec<Idle>>,
     connections_max: usize,
+    kept: Arc<Kept>,
     timeouts: Rc<Timeouts>,
     /// The task that looks at idle connections is there.
     sweeping: Cell<bool>,
@@ -30,42 +34,54 @@ pub(super) struct Pool {
 struct Idle {
     connection: Connection,
     since: Instant,
+    _place: Place,
 }
 
 impl Pool {
-    /// Keeps at most `connections_max` idle connections.
-    pub fn new(connections_max: usize, timeouts: Rc<Timeouts>) -> Rc<Pool> {
+    /// Keeps at most `connections_max` idle connections, and no more than all shards may keep together.
+    pub fn new(connections_max: usize, kept: Arc<Kept>, timeouts: Rc<Timeouts>) -> Rc<Pool> {
         Rc::new(Pool {
             idle: RefCell::new(Vec::new()),
             connections_max,
+            kept,
             timeouts,
             sweeping: Cell::new(false),
         })
     }
 
-    /// The connection used last, if it is still good: young, open, and with nothing to read.
+    /// The connection used last, if it is still good: young, open, with nothing to read, and of an age that can be trusted.
     pub fn take(&self, now: Instant) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
-        loop {
-            let Idle { connection, since } = idle.pop()?;
-            if now.saturating_duration_since(since) > IDLE_MAX {
+        while let Some(last) = idle.last() {
+            if now.saturating_duration_since(last.since) > IDLE_MAX {
                 // All others are older still.
                 idle.clear();
                 return None;
             }
-            if connection.is_quiet() {
-                return Some(connection);
+            let verdict = match last.connection.is_quiet() {
+                true => self.kept.judge(last.connection.age(), now),
+                false => Verdict::Close,
+            };
+            match verdict {
+                Verdict::Use => return idle.pop().map(|last| last.connection),
+                Verdict::Leave => return None,
+                Verdict::Close => drop(idle.pop()),
             }
         }
+        None
     }
 
     /// Keeps a connection for the next call.
     pub fn put(self: &Rc<Self>, connection: Connection, now: Instant) {
         let mut idle = self.idle.borrow_mut();
-        if idle.len() < self.connections_max {
+        if idle.len() < self.connections_max
+            && !self.kept.is_lost(connection.age())
+            && let Some(place) = self.kept.place()
+        {
             idle.push(Idle {
                 connection,
                 since: now,
+                _place: place,
             });
         }
         if !self.sweeping.replace(true) {
@@ -77,7 +93,9 @@ impl Pool {
     fn close_useless(&self, now: Instant) -> bool {
         let mut idle = self.idle.borrow_mut();
         idle.retain(|idle| {
-            now.saturating_duration_since(idle.since) <= IDLE_MAX && idle.connection.is_quiet()
+            now.saturating_duration_since(idle.since) <= IDLE_MAX
+                && !self.kept.is_lost(idle.connection.age())
+                && idle.connection.is_quiet()
         });
         self.sweeping.set(!idle.is_empty());
         !idle.is_empty()

@@ -1,28 +1,43 @@
 //! Finds the app's addresses without ever blocking a shard: lookups run on a thread of their own.
 //!
 //! One per process. All shards that ask while a lookup runs get its answer. The answer is kept for a moment only, because a
-//! restarted container may come back under another address; connections are kept much longer, so lookups are rare anyway.
+//! restarted container may come back under another address; connections are kept much longer, so lookups are rare anyway. After
+//! a failed call it is not used again at all, and the address of that call is tried after the others for a while.
 
 use std::{
     future::Future,
     io,
     net::{SocketAddr, ToSocketAddrs},
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, Waker},
     thread,
     time::{Duration, Instant},
 };
 
+use crate::os::limits::{self, Shortage};
+
 /// How long an answer is used again.
 const ADDRESSES_KEPT_FOR: Duration = Duration::from_secs(1);
+/// How long an address at which a call failed is tried after the others.
+const SUSPECT_FOR: Duration = Duration::from_secs(30);
+/// Addresses under suspicion; beyond them the oldest is forgotten.
+const SUSPECTS_MAX: usize = 16;
+
+/// Asks for the addresses of a host and port. Blocks.
+type Ask = Box<dyn Fn(&str, u16) -> io::Result<Vec<SocketAddr>> + Send + Sync>;
 
 /// The addresses of one host and port.
-#[derive(Debug)]
 pub(super) struct Resolver {
     host: String,
     port: u16,
+    ask: Ask,
     state: Mutex<State>,
+    /// There are suspects: without them an answer need not take the lock.
+    has_suspects: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -31,15 +46,48 @@ struct State {
     finished: u64,
     /// The last one's outcome.
     outcome: Option<(Instant, Outcome)>,
+    /// A call has failed since the last outcome.
+    doubtful: bool,
+    /// Where calls have failed, and when; the newest is the last.
+    suspects: Vec<(SocketAddr, Instant)>,
     running: bool,
     waiting: Vec<Waker>,
 }
 
+type Outcome = Result<Arc<[SocketAddr]>, Failure>;
+
 /// `io::Error` is not `Clone`, and all who wait get the same answer.
-type Outcome = Result<Arc<[SocketAddr]>, (io::ErrorKind, String)>;
+#[derive(Debug, Clone)]
+enum Failure {
+    Errno(i32),
+    Other(io::ErrorKind, String),
+}
+
+impl Failure {
+    fn of(error: &io::Error) -> Failure {
+        match error.raw_os_error() {
+            Some(errno) => Failure::Errno(errno),
+            None => Failure::Other(error.kind(), error.to_string()),
+        }
+    }
+
+    fn is_shortage(&self) -> bool {
+        matches!(self, Failure::Errno(errno) if Shortage::of(&io::Error::from_raw_os_error(*errno)).is_some())
+    }
+
+    fn into_error(self) -> io::Error {
+        match self {
+            Failure::Errno(errno) => io::Error::from_raw_os_error(errno),
+            Failure::Other(kind, text) => io::Error::new(kind, text),
+        }
+    }
+}
+
+fn ask_the_system(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    Ok((host, port).to_socket_addrs()?.collect())
+}
 
 /// Resolves to the addresses. Dropping it leaves the lookup to the others.
-#[derive(Debug)]
 pub(super) struct Lookup {
     resolver: Arc<Resolver>,
     /// The answer is good once this many lookups have ended.
@@ -49,23 +97,66 @@ pub(super) struct Lookup {
 impl Resolver {
     /// For a host that is a name, or for addresses that need no lookup.
     pub fn new(host: &str, port: u16) -> Arc<Resolver> {
+        Resolver::asking(host, port, Box::new(ask_the_system))
+    }
+
+    /// The same with another way to look a name up.
+    pub fn asking(host: &str, port: u16, ask: Ask) -> Arc<Resolver> {
         Arc::new(Resolver {
             host: host.to_owned(),
             port,
+            ask,
             state: Mutex::new(State::default()),
+            has_suspects: AtomicBool::new(false),
         })
     }
 
     /// The addresses if they are known at `now`.
     pub fn known(&self, now: Instant) -> Option<Arc<[SocketAddr]>> {
-        match &self.lock().outcome {
+        let state = self.lock();
+        match &state.outcome {
             Some((at, Ok(addresses)))
-                if now.saturating_duration_since(*at) < ADDRESSES_KEPT_FOR =>
+                if !state.doubtful && now.saturating_duration_since(*at) < ADDRESSES_KEPT_FOR =>
             {
                 Some(Arc::clone(addresses))
             }
             _ => None,
         }
+    }
+
+    /// A call has failed, at `address` if it came that far: the name is looked up again before it is used again.
+    pub fn note_failure(&self, address: Option<SocketAddr>, now: Instant) {
+        let mut state = self.lock();
+        state.doubtful = true;
+        if let Some(address) = address {
+            state.suspects.retain(|(other, _)| *other != address);
+            if state.suspects.len() == SUSPECTS_MAX {
+                state.suspects.remove(0);
+            }
+            state.suspects.push((address, now));
+            self.has_suspects.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// An app has answered at `address`.
+    pub fn note_answer(&self, address: SocketAddr) {
+        if !self.has_suspects.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut state = self.lock();
+        state.suspects.retain(|(other, _)| *other != address);
+        self.has_suspects
+            .store(!state.suspects.is_empty(), Ordering::Relaxed);
+    }
+
+    /// The addresses in the order in which to try them: those where calls have failed lately are the last, the latest last.
+    pub fn ordered(&self, addresses: &[SocketAddr], now: Instant) -> Vec<SocketAddr> {
+        let mut state = self.lock();
+        let suspects = &mut state.suspects;
+        suspects.retain(|(_, since)| now.saturating_duration_since(*since) < SUSPECT_FOR);
+        let mut ordered = addresses.to_vec();
+        ordered.sort_by_key(|address| suspects.iter().position(|(other, _)| other == address));
+        ordered
     }
 
     /// Joins the running lookup or starts one.
@@ -89,15 +180,24 @@ impl Resolver {
 
     /// The lookup itself, on its own thread.
     fn run(&self) {
-        let outcome = match (self.host.as_str(), self.port).to_socket_addrs() {
-            Ok(addresses) => Ok(addresses.collect()),
-            Err(error) => Err((error.kind(), error.to_string())),
+        let outcome = match (self.ask)(&self.host, self.port) {
+            Ok(addresses) => Ok(addresses.into()),
+            // The C library may call it an unknown name when it could not open its files.
+            Err(error) => Err(Failure::of(
+                &limits::shortage_of_descriptors().unwrap_or(error),
+            )),
         };
         let waiting = {
             let mut state = self.lock();
             state.finished += 1;
             state.running = false;
-            state.outcome = Some((Instant::now(), outcome));
+            // What was true before is better than nothing when it is this server that could not ask.
+            let keeps_last = matches!(&outcome, Err(failure) if failure.is_shortage())
+                && matches!(&state.outcome, Some((_, Ok(_))));
+            if !keeps_last {
+                state.doubtful = false;
+                state.outcome = Some((Instant::now(), outcome));
+            }
             std::mem::take(&mut state.waiting)
         };
         waiting.into_iter().for_each(Waker::wake);
@@ -114,11 +214,9 @@ impl Future for Lookup {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut state = self.resolver.lock();
         match &state.outcome {
-            Some((_, outcome)) if state.finished >= self.finished_min => Poll::Ready(
-                outcome
-                    .clone()
-                    .map_err(|(kind, text)| io::Error::new(kind, text)),
-            ),
+            Some((_, outcome)) if state.finished >= self.finished_min => {
+                Poll::Ready(outcome.clone().map_err(Failure::into_error))
+            }
             _ => {
                 if !state
                     .waiting
@@ -176,6 +274,47 @@ mod tests {
                 .known(Instant::now() + ADDRESSES_KEPT_FOR)
                 .is_none()
         );
+    }
+
+    #[test]
+    fn after_a_failed_call_the_name_is_looked_up_again() {
+        let moved = Arc::new(Mutex::new(1));
+        let octet = Arc::clone(&moved);
+        let ask = move |_: &str, port| Ok(vec![([127, 0, 0, *octet.lock().unwrap()], port).into()]);
+        let resolver = Resolver::asking("web", 80, Box::new(ask));
+        let before = wait(resolver.lookup().unwrap()).unwrap();
+        *moved.lock().unwrap() = 2;
+        assert_eq!(resolver.known(Instant::now()), Some(before));
+        resolver.note_failure(None, Instant::now());
+        assert_eq!(resolver.known(Instant::now()), None);
+        let after = wait(resolver.lookup().unwrap()).unwrap();
+        assert_eq!(after[..], [([127, 0, 0, 2], 80).into()]);
+        assert_eq!(resolver.known(Instant::now()), Some(after));
+    }
+
+    #[test]
+    fn addresses_where_calls_have_failed_are_tried_last_for_a_while() {
+        let resolver = Resolver::new("web", 80);
+        let address = |last: u8| SocketAddr::from(([10, 0, 0, last], 80));
+        let all: Vec<SocketAddr> = (1..=3).map(address).collect();
+        let start = Instant::now();
+        let order = |now| {
+            let ordered = resolver.ordered(&all, now).into_iter();
+            ordered
+                .map(|it| all.iter().position(|other| *other == it).unwrap() + 1)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(order(start), [1, 2, 3]);
+        resolver.note_failure(Some(address(2)), start);
+        resolver.note_failure(Some(address(1)), start + Duration::from_secs(1));
+        assert_eq!(order(start + Duration::from_secs(1)), [3, 2, 1]);
+        resolver.note_answer(address(1));
+        assert_eq!(order(start + Duration::from_secs(1)), [1, 3, 2]);
+        assert_eq!(order(start + SUSPECT_FOR), [1, 2, 3]);
+        for last in 4..=255 {
+            resolver.note_failure(Some(address(last)), start);
+        }
+        assert_eq!(resolver.lock().suspects.len(), SUSPECTS_MAX);
     }
 
     #[test]

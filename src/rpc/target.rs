@@ -11,6 +11,9 @@ use thiserror::Error;
 
 use super::Method;
 
+/// What the query of the check says, so that it can be told from a client in the app's log.
+const CHECK_QUERY: &str = "ringcable=start-check";
+
 const METHODS: [Method; 3] = [Method::Connect, Method::Command, Method::Disconnect];
 
 /// The app's address and everything of a request that is the same for every call.
@@ -28,6 +31,8 @@ pub struct RpcTarget {
     base: String,
     /// Per [`Method`]: request line and headers up to the value of `Content-Length`.
     heads: [String; 3],
+    /// The same of the check at the start.
+    check_head: String,
     /// From the end of `Content-Length` to the value of `X-Anycable-Meta-Sid`.
     middle: String,
 }
@@ -90,19 +95,23 @@ impl RpcTarget {
         let query = query
             .map(|query| format!("?{}", escape(query)))
             .unwrap_or_default();
-        let heads = METHODS.map(|method| {
+        let head = |method: Method, query: &str| {
             let method = method.path_segment();
             format!(
                 "POST {path}/{method}{query} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: Go-http-client/1.1\r\n\
                  Content-Length: "
             )
-        });
+        };
+        let heads = METHODS.map(|method| head(method, &query));
+        let separator = if query.is_empty() { '?' } else { '&' };
+        let check_head = head(Method::Connect, &format!("{query}{separator}{CHECK_QUERY}"));
         Ok(RpcTarget {
             tls,
             port: port.unwrap_or(if tls { 443 } else { 80 }),
             base: format!("{}://{authority}{path}", if tls { "https" } else { "http" }),
             host,
             heads,
+            check_head,
             middle: middle(authorization.as_deref()),
         })
     }
@@ -111,7 +120,16 @@ impl RpcTarget {
     ///
     /// Characters of `sid` that cannot be in a header are left out.
     pub fn request(&self, method: Method, sid: &str, body: &[u8]) -> Vec<u8> {
-        let head = &self.heads[method as usize];
+        self.with_head(&self.heads[method as usize], sid, body)
+    }
+
+    /// The request of the check at the start: a Connect without a body, which the query names in the app's log. The Ruby side
+    /// looks at the path alone. Source: `contract/rpc.md` §1, §9.
+    pub fn check_request(&self, sid: &str) -> Vec<u8> {
+        self.with_head(&self.check_head, sid, b"")
+    }
+
+    fn with_head(&self, head: &str, sid: &str, body: &[u8]) -> Vec<u8> {
         let mut request =
             Vec::with_capacity(head.len() + self.middle.len() + sid.len() + body.len() + 48);
         request.extend_from_slice(head.as_bytes());

@@ -147,7 +147,7 @@ async fn make(shard: &Rc<Shard>, call: Call) {
         _ => Method::Command,
     };
     let times = CallTimes::since(queued);
-    let answer = pin!(rpc.call_timed(method, &sid, body, Priority::Live, &times));
+    let answer = pin!(rpc.call_timed(method, &sid, || Ok(body), Priority::Live, &times));
     let result = unless(pin!(handle.cancellation.notified()), answer).await;
     shard.slow_calls.note(
         shard,

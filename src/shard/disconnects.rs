@@ -250,7 +250,7 @@ async fn call(shard: Rc<Shard>, job: Farewell) {
         );
         let times = CallTimes::since(Instant::now());
         let result = rpc
-            .call_timed(method, job.sid(), body, Priority::Disconnect, &times)
+            .call_timed(method, job.sid(), || Ok(body), Priority::Disconnect, &times)
             .await;
         shard.slow_calls.note(
             &shard,

@@ -474,6 +474,10 @@ impl RpcObserver for RpcMetrics {
         self.counters().rpc_canceled_total.add(1);
     }
 
+    fn shortage(&self) {
+        self.counters().rpc_shortages_total.add(1);
+    }
+
     fn pending(&self, delta: i64) {
         self.counters().rpc_pending_num.add(delta);
     }

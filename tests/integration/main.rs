@@ -69,6 +69,7 @@ mod load;
 mod log_floods;
 mod log_pressure;
 mod logs;
+mod lost_app;
 mod metrics;
 mod options;
 mod origins;

@@ -2,7 +2,7 @@
 //! deviation from `contract/rpc.md` §2–§4 when the test ends.
 
 use std::collections::HashMap;
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -22,6 +22,9 @@ pub const CURRENT_USER: &str = r#"{"current_user":"Z2lkOi8vY2FtcGZpcmUvVXNlci8x"
 
 /// The default app's welcome, as Rails sends it over HTTP RPC.
 pub const WELCOME: &str = r#"{"type":"welcome"}"#;
+
+/// By which the app's log tells the check at the start from a client. The Ruby side looks at the path alone.
+const CHECK_QUERY: &str = "?ringcable=start-check";
 
 /// How often a held answer looks whether the caller has gone.
 const CALLER_LOOK_INTERVAL: Duration = Duration::from_millis(5);
@@ -298,6 +301,8 @@ struct Shared {
     sockets: AtomicUsize,
     /// Those that carried a call.
     connections_opened: AtomicUsize,
+    /// Sockets before this one are read no more and never answered.
+    frozen_before: AtomicUsize,
 }
 
 #[derive(Default)]
@@ -337,6 +342,7 @@ impl Rails {
             changed: Condvar::new(),
             sockets: AtomicUsize::new(0),
             connections_opened: AtomicUsize::new(0),
+            frozen_before: AtomicUsize::new(0),
         });
         let rails = Self {
             shared,
@@ -514,6 +520,23 @@ impl Rails {
         }
     }
 
+    /// All connections that are open now stay open, and nobody is there any more: what a frozen process looks like while the
+    /// name points to another one already, which serves every new connection.
+    pub fn freeze_connections(&self) {
+        let sockets = self.shared.sockets.load(Ordering::SeqCst);
+        self.shared.frozen_before.store(sockets, Ordering::SeqCst);
+    }
+
+    /// Ends every connection with a reset.
+    pub fn reset_connections(&self) {
+        for stream in self.shared.state().open.values() {
+            let option = socket2::SockRef::from(stream).set_linger(Some(Duration::ZERO));
+            option.expect("an option of every socket");
+            // Fails only when the far end was quicker.
+            let _closed_by_peer = stream.shutdown(Shutdown::Read);
+        }
+    }
+
     fn listen(&self) {
         let listener = self.listener.lock().expect("not poisoned");
         listener.listen(BACKLOG).expect("the port is ours");
@@ -569,17 +592,22 @@ fn accept(listener: &Socket, shared: &Arc<Shared>) {
             let Ok(copy) = stream.try_clone() else { return };
             shared.state().open.insert(number, copy);
             // An error here is the far end's end of the connection.
-            let _ended = serve(&stream, &shared);
+            let _ended = serve(&stream, number, &shared);
             shared.state().open.remove(&number);
         });
     }
 }
 
-fn serve(stream: &TcpStream, shared: &Shared) -> io::Result<()> {
+fn serve(stream: &TcpStream, number: usize, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut reader = BufReader::new(stream);
     let mut connection = None;
     while let Some(request) = read_request(&mut reader)? {
+        if number < shared.frozen_before.load(Ordering::SeqCst) {
+            // Until the caller gives up.
+            let _waited = reader.read_to_end(&mut Vec::new());
+            return Ok(());
+        }
         if request.is_check() {
             let answer = shared.note_check(&request);
             hold(stream, &answer)?;
@@ -758,7 +786,7 @@ impl Shared {
 
     /// A check must be like a call in everything but its body.
     fn note_check(&self, request: &Request) -> Answer {
-        let violations = self.check_request(request, "connect");
+        let violations = self.check_request(request, "connect", CHECK_QUERY);
         let mut state = self.state();
         state.violations.extend(violations);
         state.checks += 1;
@@ -777,7 +805,7 @@ impl Shared {
             .unwrap_or_default();
         let method = method.split('?').next().unwrap_or_default().to_owned();
         let body = serde_json::from_str(&raw).unwrap_or(Value::Null);
-        let mut violations = self.check_request(&request, &method);
+        let mut violations = self.check_request(&request, &method, "");
         violations.extend(check_body(&method, &raw, &body));
         let mut state = self.state();
         let call = Call {
@@ -838,9 +866,9 @@ impl Shared {
     }
 
     /// Source: `contract/rpc.md` §2 and §3.
-    fn check_request(&self, request: &Request, method: &str) -> Vec<String> {
+    fn check_request(&self, request: &Request, method: &str, query: &str) -> Vec<String> {
         let mut violations = Vec::new();
-        let expected_line = format!("POST {}/{method} HTTP/1.1", self.base_path);
+        let expected_line = format!("POST {}/{method}{query} HTTP/1.1", self.base_path);
         if request.line != expected_line || !["connect", "command", "disconnect"].contains(&method)
         {
             violations.push(format!("request line is not {expected_line:?}"));

@@ -1,0 +1,96 @@
+//! What a call has to give back, however it ends: dropped half-way, it is canceled and nobody is left waiting.
+
+use std::time::Instant;
+
+use super::{
+    RpcError, RpcObserver,
+    breaker::{Admission, Breaker, BreakerChange},
+};
+
+/// One request as the breaker sees it. Dropped without an outcome, it never happened.
+pub(super) struct Trial<'a> {
+    breaker: &'a Breaker,
+    admission: Option<Admission>,
+}
+
+impl<'a> Trial<'a> {
+    pub fn start(breaker: &'a Breaker, now: Instant) -> Result<Trial<'a>, RpcError> {
+        let admission = breaker.admit(now).map_err(|_| RpcError::BreakerOpen)?;
+        Ok(Trial {
+            breaker,
+            admission: Some(admission),
+        })
+    }
+
+    pub fn succeeded(mut self) {
+        if let Some(admission) = self.admission.take() {
+            log_change(self.breaker.succeeded(admission, Instant::now()));
+        }
+    }
+
+    pub fn failed(mut self) {
+        if let Some(admission) = self.admission.take() {
+            log_change(self.breaker.failed(admission, Instant::now()));
+        }
+    }
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        if let Some(admission) = self.admission.take() {
+            self.breaker.abandoned(admission);
+        }
+    }
+}
+
+/// The lines of the reference, once per change.
+fn log_change(change: Option<BreakerChange>) {
+    match change {
+        Some(BreakerChange::Opened) => {
+            tracing::warn!(context = "cb", name = "httrpc", "circuit breaker is open")
+        }
+        Some(BreakerChange::Closed) => {
+            tracing::info!(context = "cb", name = "httrpc", "circuit breaker is closed")
+        }
+        None => {}
+    }
+}
+
+/// Counts a call as waiting for as long as it lives.
+pub(super) struct Pending<'a> {
+    observer: &'a dyn RpcObserver,
+}
+
+impl<'a> Pending<'a> {
+    pub fn new(observer: &'a dyn RpcObserver) -> Pending<'a> {
+        observer.pending(1);
+        Pending { observer }
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.observer.pending(-1);
+    }
+}
+
+/// Counts a call as canceled unless it comes to its end.
+pub(super) struct Unfinished<'a> {
+    observer: &'a dyn RpcObserver,
+}
+
+impl<'a> Unfinished<'a> {
+    pub fn new(observer: &'a dyn RpcObserver) -> Unfinished<'a> {
+        Unfinished { observer }
+    }
+
+    pub fn finish(self) {
+        std::mem::forget(self);
+    }
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        self.observer.canceled();
+    }
+}
