@@ -4,10 +4,12 @@
 //! the session's slot.
 
 mod deadlines;
+mod departed;
 mod state;
 mod step;
 
 pub use deadlines::{Deadlines, DueNow, Tick};
+pub use departed::Departed;
 pub use state::{Farewell, SESSION_BYTES_MAX, Session, SessionSettings};
 pub use step::{
     AuthRefusal, CallPurpose, CommandRefusal, Context, Credentials, SUBSCRIPTIONS_MAX, Step,

@@ -72,6 +72,12 @@ impl CallPurpose {
         size_of::<Self>() + texts
     }
 
+    /// The app does something for the session that ends only with a Disconnect call: its answer is wanted even when the
+    /// session has ended.
+    pub fn outlives_session(&self) -> bool {
+        matches!(self, Self::Connect | Self::Subscribe { .. })
+    }
+
     /// The client's command and its identifier; `None` for Connect.
     pub fn command(&self) -> Option<(&'static str, &str)> {
         match self {
@@ -552,14 +558,23 @@ impl Session {
 
     /// Ends the session: what the app must be told about it, if a Disconnect call is owed. Source: contract/rpc.md §8.
     pub fn take_farewell(&mut self, hub: &Hub, slot: u32) -> Option<Farewell> {
-        if !(self.authenticated && self.wants_disconnect) {
+        if !self.owes_disconnect() {
             return None;
         }
+        self.write_all_marks_out(hub, slot);
+        let subscriptions = rpc::encode_subscriptions(&hub.identifiers(slot));
+        Some(self.part(subscriptions))
+    }
+
+    /// The app has let it in and wants to hear of its end.
+    pub(super) fn owes_disconnect(&self) -> bool {
+        self.authenticated && self.wants_disconnect
+    }
+
+    pub(super) fn write_all_marks_out(&mut self, hub: &Hub, slot: u32) {
         for (identifier, marks, stream) in hub.marked(slot) {
             self.merge_istate(identifier, &changes(marks, stream));
         }
-        let subscriptions = rpc::encode_subscriptions(&hub.identifiers(slot));
-        Some(self.part(subscriptions))
     }
 
     /// Asks the app. Until the answer is there nothing is read from the client.
@@ -588,7 +603,7 @@ impl Session {
     }
 
     /// An RPC answer, success or failure, makes the session interesting to the app.
-    fn note_rpc_answer(&mut self, mode: DisconnectMode) {
+    pub(super) fn note_rpc_answer(&mut self, mode: DisconnectMode) {
         self.wants_disconnect |= mode != DisconnectMode::Never;
     }
 

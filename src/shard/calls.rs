@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use crate::mesh::SessionRef;
 use crate::rpc::{CallTimes, Method, Priority, RpcError};
-use crate::session::CallPurpose;
+use crate::session::{CallPurpose, Departed};
 use crate::shard::Shard;
 use crate::shard::signal::{Signal, unless};
 use crate::shard::slow_calls::FinishedCall;
@@ -22,15 +22,52 @@ use crate::shard::slow_calls::FinishedCall;
 const CANCELED_KEPT: usize = 64;
 
 /// What a session and its call know of each other.
-#[derive(Default)]
 pub struct CallHandle {
+    times: CallTimes,
+    /// Its answer is wanted even when the session has ended.
+    outlives_session: bool,
     canceled: Cell<bool>,
     cancellation: Signal,
     /// The call is in the queue and no task yet.
     waits: Cell<bool>,
+    /// The session, once it has ended before the call.
+    departed: Cell<Option<Box<Departed>>>,
 }
 
 impl CallHandle {
+    /// For a call that is asked for now.
+    pub fn new(purpose: &CallPurpose) -> Rc<Self> {
+        Rc::new(Self {
+            times: CallTimes::since(Instant::now()),
+            outlives_session: purpose.outlives_session(),
+            canceled: Cell::new(false),
+            cancellation: Signal::default(),
+            waits: Cell::new(false),
+            departed: Cell::new(None),
+        })
+    }
+
+    /// The app may be at it, and what it does needs a Disconnect call in the end.
+    pub fn must_end(&self) -> bool {
+        self.outlives_session && self.times.is_sent()
+    }
+
+    /// The session has ended and the call goes on for it.
+    pub fn leave_behind(&self, departed: Departed) {
+        self.departed.set(Some(Box::new(departed)));
+    }
+
+    /// As if the request had been sent.
+    #[cfg(test)]
+    pub fn note_sent(&self) {
+        self.times.note_sent();
+    }
+
+    /// The session that has ended before its call.
+    pub fn take_departed(&self) -> Option<Departed> {
+        self.departed.take().map(|departed| *departed)
+    }
+
     /// The session has ended: nobody waits for the answer.
     pub fn cancel(&self) {
         self.canceled.set(true);
@@ -47,7 +84,6 @@ pub struct Call {
     pub session: SessionRef,
     pub purpose: CallPurpose,
     pub handle: Rc<CallHandle>,
-    pub queued: Instant,
 }
 
 /// One shard's calls.
@@ -135,29 +171,42 @@ async fn make(shard: &Rc<Shard>, call: Call) {
         session,
         purpose,
         handle,
-        queued,
     } = call;
-    let asked = shard.sessions.borrow().call_request(session, &purpose);
+    let sid = shard.sessions.borrow().call_sid(session);
     // A session asks for a call only when RPC is configured; one that has ended meanwhile waits for nothing.
-    let (Some(rpc), Some((sid, body))) = (&shard.rpc, asked) else {
+    let (Some(rpc), Some(sid)) = (&shard.rpc, sid) else {
         return;
     };
     let method = match purpose {
         CallPurpose::Connect => Method::Connect,
         _ => Method::Command,
     };
-    let times = CallTimes::since(queued);
-    let answer = pin!(rpc.call_timed(method, &sid, || Ok(body), Priority::Live, &times));
-    let result = unless(pin!(handle.cancellation.notified()), answer).await;
+    let result = {
+        let charge = Cell::new(None);
+        let body = || {
+            let body = shard.sessions.borrow().call_body(session, &purpose);
+            let body = body.ok_or(RpcError::Canceled)?;
+            let charged = shard.budget.hold(body.len()).ok_or(RpcError::NoMemory)?;
+            charge.set(Some(charged));
+            Ok(body)
+        };
+        let answer = pin!(rpc.call_timed(method, &sid, body, Priority::Live, &handle.times));
+        unless(pin!(handle.cancellation.notified()), answer).await
+    };
     shard.slow_calls.note(
         shard,
         &FinishedCall {
-            times: &times,
+            times: &handle.times,
             method,
             sid: &sid,
             command: purpose.command(),
         },
     );
     let result = result.unwrap_or(Err(RpcError::Canceled));
-    shard.turn(|sessions| sessions.on_call_result(session, purpose, result));
+    match handle.take_departed() {
+        Some(departed) => {
+            shard.turn(|sessions| sessions.on_late_result(departed, &purpose, result))
+        }
+        None => shard.turn(|sessions| sessions.on_call_result(session, purpose, result)),
+    }
 }

@@ -283,10 +283,10 @@ impl Bench {
     }
 
     fn asked(&self, call: calls::Call) -> Call {
-        let (sid, body) = self
-            .sessions
-            .call_request(call.session, &call.purpose)
-            .expect("the session lives");
+        let sid = self.sessions.call_sid(call.session);
+        let sid = sid.expect("the session lives");
+        let body = self.sessions.call_body(call.session, &call.purpose);
+        let body = body.expect("the session lives");
         Call {
             session: call.session,
             purpose: call.purpose,
@@ -297,7 +297,11 @@ impl Bench {
     }
 
     fn result(&mut self, call: Call, result: Result<Vec<u8>, RpcError>) {
-        self.turn(|sessions| sessions.on_call_result(call.session, call.purpose, result));
+        let departed = call.handle.take_departed();
+        self.turn(|sessions| match departed {
+            Some(departed) => sessions.on_late_result(departed, &call.purpose, result),
+            None => sessions.on_call_result(call.session, call.purpose, result),
+        });
     }
 
     fn answer(&mut self, call: Call, answer: Value) {
@@ -911,6 +915,40 @@ fn a_client_that_leaves_during_a_command_is_noticed_when_the_answer_is_there() {
         bench.until_count(|counters| &counters.closed_client_total, 1);
         assert_eq!(bench.disconnect_jobs(), ["s1"]);
         assert_eq!((bench.clients(), bench.survey().streams.len()), (0, 0));
+    });
+}
+
+#[test]
+fn a_connect_that_was_sent_comes_to_its_end_without_its_client() {
+    on_both(WITH_RPC, |bench| {
+        drop(bench.open(|_| ()));
+        let call = bench.call();
+        call.handle.note_sent();
+        bench.until_count(|counters| &counters.closed_client_total, 1);
+        assert!(!call.is_canceled());
+        bench.answer(
+            call,
+            json!({ "status": 1, "identifiers": "u", "transmissions": ["late"] }),
+        );
+        assert_eq!(bench.disconnect_jobs(), ["s1"]);
+        assert_eq!(bench.clients(), 0);
+    });
+}
+
+#[test]
+fn a_drain_waits_for_the_calls_that_sessions_have_left_behind() {
+    on_both(WITH_RPC, |bench| {
+        let mut client = bench.open(|_| ());
+        let call = bench.call();
+        call.handle.note_sent();
+        bench.close_all();
+        assert_eq!(client.rest(), NOTICE);
+        drop(client);
+        bench.until_empty();
+        assert!(bench.sessions.take_drained().is_none());
+        bench.answer(call, json!({ "status": 1, "identifiers": "u" }));
+        assert_eq!(bench.disconnect_jobs(), ["s1"]);
+        assert!(bench.sessions.take_drained().is_some());
     });
 }
 

@@ -57,6 +57,7 @@ mod commands;
 mod compression;
 mod console;
 mod demo;
+mod departures;
 mod disconnects;
 mod handshake;
 mod harness;

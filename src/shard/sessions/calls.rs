@@ -2,10 +2,9 @@
 
 use std::fmt::Display;
 use std::rc::Rc;
-use std::time::Instant;
 
 use super::share::Share;
-use super::{Action, Cause, PendingCall, Sessions, identity_hash};
+use super::{Action, Cause, Connection, PendingCall, Sessions, identity_hash};
 use crate::config::RpcEndpoint;
 use crate::log::cut;
 use crate::mesh::SessionRef;
@@ -16,7 +15,7 @@ use crate::protocol::rpc::{
     decode_connect_response,
 };
 use crate::rpc::RpcError;
-use crate::session::{CallPurpose, Context, Session, Step};
+use crate::session::{CallPurpose, Context, Departed, Session, Step};
 use crate::shard::calls::{Call, CallHandle};
 use crate::shard::notices::Notice;
 
@@ -87,7 +86,7 @@ impl Sessions {
             self.counters().rpc_call_total.add(1);
         }
         let session = self.session_ref(slot);
-        let handle = Rc::new(CallHandle::default());
+        let handle = CallHandle::new(&purpose);
         let charge = self.budget.hold_anyway(purpose.held_bytes());
         let connection = &mut self.connections[slot as usize];
         connection.held.get_or_insert_default().call = Some(PendingCall {
@@ -98,23 +97,57 @@ impl Sessions {
             session,
             purpose,
             handle,
-            queued: Instant::now(),
         }));
     }
 
-    /// What to send for a call: the sid and the whole body; `None` when its session has ended.
-    pub fn call_request(
-        &self,
-        session: SessionRef,
-        purpose: &CallPurpose,
-    ) -> Option<(Box<str>, Vec<u8>)> {
+    /// The sid of the session that waits for a call; `None` when it has ended.
+    pub fn call_sid(&self, session: SessionRef) -> Option<Box<str>> {
+        Some(self.calling(session)?.session.sid().into())
+    }
+
+    /// The whole body of a call; `None` when its session has ended.
+    pub fn call_body(&self, session: SessionRef, purpose: &CallPurpose) -> Option<Vec<u8>> {
+        let protocol = &self.calling(session)?.session;
+        Some(protocol.call_body(&self.hub, session.slot, purpose))
+    }
+
+    fn calling(&self, session: SessionRef) -> Option<&Connection> {
         let connection = self.connections.get(session.slot as usize)?;
-        if connection.generation != session.generation || !connection.is_open() {
-            return None;
-        }
-        let protocol = &connection.session;
-        let body = protocol.call_body(&self.hub, session.slot, purpose);
-        Some((protocol.sid().into(), body))
+        (connection.generation == session.generation && connection.is_open()).then_some(connection)
+    }
+
+    /// The answer of a call whose session has ended meanwhile, for what the app must be told about that.
+    pub fn on_late_result(
+        &mut self,
+        departed: Departed,
+        purpose: &CallPurpose,
+        result: Result<Vec<u8>, RpcError>,
+    ) {
+        self.departed -= 1;
+        self.counters().late_results_total.add(1);
+        let mode = self.config.disconnect.mode;
+        let sid = departed.sid();
+        let farewell = match purpose {
+            CallPurpose::Connect => {
+                match self.decoded(sid, purpose, result, decode_connect_response) {
+                    Ok(response) => {
+                        let refused = response.status == RpcStatus::Failure;
+                        self.counters().failed_auths_total.add(u64::from(refused));
+                        departed.after_connect(&response, mode)
+                    }
+                    Err(_) => None,
+                }
+            }
+            CallPurpose::Subscribe { identifier, .. } => {
+                self.counters().rpc_call_total.add(1);
+                match self.decoded(sid, purpose, result, decode_command_response) {
+                    Ok(response) => departed.after_subscribe(identifier, &response, mode),
+                    Err(_) => departed.farewell(),
+                }
+            }
+            CallPurpose::Unsubscribe { .. } | CallPurpose::Message { .. } => departed.farewell(),
+        };
+        self.actions.extend(farewell.map(Action::Disconnect));
     }
 
     /// The answer of a call, or why there is none.
@@ -156,8 +189,12 @@ impl Sessions {
     }
 
     fn apply_connect(&mut self, slot: u32, result: Result<Vec<u8>, RpcError>) {
-        let response: Result<ConnectResponse, String> =
-            self.decoded(slot, &CallPurpose::Connect, result, decode_connect_response);
+        let response: Result<ConnectResponse, String> = self.decoded(
+            self.sid(slot),
+            &CallPurpose::Connect,
+            result,
+            decode_connect_response,
+        );
         match response {
             Ok(response) if response.status != RpcStatus::Error => {
                 self.with_session(slot, |session, context, steps| {
@@ -181,7 +218,7 @@ impl Sessions {
         result: Result<Vec<u8>, RpcError>,
     ) {
         let response: Result<CommandResponse, String> =
-            self.decoded(slot, &purpose, result, decode_command_response);
+            self.decoded(self.sid(slot), &purpose, result, decode_command_response);
         match response {
             Ok(response) if response.status != RpcStatus::Error => {
                 self.with_session(slot, |session, context, steps| {
@@ -201,7 +238,7 @@ impl Sessions {
     /// The answer, or what to log in place of it. A 200 that cannot be read is an RPC error too.
     fn decoded<T>(
         &self,
-        slot: u32,
+        sid: &str,
         purpose: &CallPurpose,
         result: Result<Vec<u8>, RpcError>,
         decode: impl FnOnce(&[u8]) -> Result<T, RpcDecodeError>,
@@ -216,7 +253,7 @@ impl Sessions {
         // As it came: who looks for a field greps JSON.
         tracing::debug!(
             context = "node",
-            sid = self.sid(slot),
+            sid,
             shard = self.shard,
             response = body.as_deref().ok().map(String::from_utf8_lossy).as_deref(),
             err = answer.as_ref().err(),

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 
 use super::frames::message_frame;
 use super::{Action, Cause, Life, Sessions, identity_hash};
+use crate::config::DisconnectMode;
 use crate::metrics::{Counter, ShardMetrics};
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::publication::RemoteDisconnect;
@@ -87,13 +88,23 @@ impl Sessions {
         let connection = &mut self.connections[slot as usize];
         connection.life = Life::Closing;
         self.open_sessions -= 1;
-        if let Some(call) = connection.held.take().and_then(|held| held.call) {
-            call.handle.cancel();
-            self.actions.push(Action::Canceled(call.handle));
-        }
         let before = connection.session.own_bytes();
-        if let Some(farewell) = connection.session.take_farewell(&self.hub, slot) {
-            self.actions.push(Action::Disconnect(farewell));
+        let tells_the_app = self.config.disconnect.mode != DisconnectMode::Never;
+        match connection.held.take().and_then(|held| held.call) {
+            Some(call) if tells_the_app && call.handle.must_end() => {
+                call.handle
+                    .leave_behind(connection.session.depart(&self.hub, slot));
+                self.departed += 1;
+            }
+            call => {
+                if let Some(call) = call {
+                    call.handle.cancel();
+                    self.actions.push(Action::Canceled(call.handle));
+                }
+                if let Some(farewell) = connection.session.take_farewell(&self.hub, slot) {
+                    self.actions.push(Action::Disconnect(farewell));
+                }
+            }
         }
         let after = connection.session.own_bytes();
         let registered = std::mem::take(&mut connection.registered);

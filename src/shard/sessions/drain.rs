@@ -64,9 +64,9 @@ impl Sessions {
         self.drained = Some(done);
     }
 
-    /// Who waits for the last session to end, once it has.
+    /// Who waits for the last session to end, once it has, and the calls that some have left behind.
     pub fn take_drained(&mut self) -> Option<mpsc::Sender<ShardId>> {
-        if self.connections.is_empty() {
+        if self.connections.is_empty() && self.departed == 0 {
             self.drained.take()
         } else {
             None

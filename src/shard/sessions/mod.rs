@@ -263,6 +263,8 @@ pub struct Sessions {
     console: console::ConsoleConnections,
     /// Sessions that have not ended.
     open_sessions: usize,
+    /// Sessions that have ended while a call is under way whose answer is waited for.
+    departed: usize,
     /// The drain has begun: whoever still gets in is told to leave.
     draining: bool,
     slow_drain: Option<SlowDrain>,
@@ -318,6 +320,7 @@ impl Sessions {
             bounds,
             console: console::ConsoleConnections::default(),
             open_sessions: 0,
+            departed: 0,
             draining: false,
             slow_drain: None,
             drained: None,

@@ -1,0 +1,80 @@
+//! What goes on when a client has left while the app was being asked about it.
+//!
+//! The app may have let it in, or subscribed it, all the same: then it must hear of its end. So the answer is waited for, and
+//! the Disconnect call says what a session that had lived to see it would have said.
+
+use crate::config::DisconnectMode;
+use crate::hub::Hub;
+use crate::protocol::rpc::{self, CommandResponse, ConnectResponse, RpcStatus};
+use crate::session::{Farewell, Session};
+
+/// A session without a client, until the call that is under way has its answer.
+#[derive(Debug)]
+pub struct Departed {
+    session: Session,
+    subscriptions: Vec<Box<str>>,
+}
+
+impl Session {
+    /// Takes the session out; what stays has its sid, for the log.
+    pub fn depart(&mut self, hub: &Hub, slot: u32) -> Departed {
+        self.write_all_marks_out(hub, slot);
+        let left = Session::new(&super::SessionSettings {
+            sid: self.sid(),
+            env: "",
+            deadlines: self.deadlines,
+        });
+        Departed {
+            session: std::mem::replace(self, left),
+            subscriptions: hub.identifiers(slot).into_iter().map(Into::into).collect(),
+        }
+    }
+}
+
+impl Departed {
+    pub fn sid(&self) -> &str {
+        self.session.sid()
+    }
+
+    /// Connect was answered. Source: contract/websocket.md §4.
+    pub fn after_connect(
+        mut self,
+        response: &ConnectResponse,
+        mode: DisconnectMode,
+    ) -> Option<Farewell> {
+        if response.status == RpcStatus::Success {
+            self.session.set_identifiers(&response.identifiers);
+            self.session.authenticated = true;
+            self.session.note_rpc_answer(mode);
+            self.session.merge_cstate(&response.cstate);
+        }
+        self.farewell()
+    }
+
+    /// A subscribe was answered.
+    pub fn after_subscribe(
+        mut self,
+        identifier: &str,
+        response: &CommandResponse,
+        mode: DisconnectMode,
+    ) -> Option<Farewell> {
+        if response.status != RpcStatus::Error {
+            self.session.note_rpc_answer(mode);
+            self.session.merge_cstate(&response.cstate);
+        }
+        if response.status == RpcStatus::Success {
+            self.subscriptions.push(identifier.into());
+            self.session.merge_istate(identifier, &response.istate);
+        }
+        self.farewell()
+    }
+
+    /// What the app must be told as things are.
+    pub fn farewell(mut self) -> Option<Farewell> {
+        if !self.session.owes_disconnect() {
+            return None;
+        }
+        let identifiers: Vec<&str> = self.subscriptions.iter().map(|it| &**it).collect();
+        Some(self.session.part(rpc::encode_subscriptions(&identifiers)))
+    }
+}
