@@ -198,6 +198,8 @@ pub struct ShardMetrics {
     pub cq_overflows_total: Counter,
     /// Disconnect calls given up: at the bound of their queue, or because the drain ran out of time.
     pub disconnect_calls_dropped_total: Counter,
+    /// Bytes of the Disconnect calls that have not ended.
+    pub disconnect_queue_bytes: Gauge,
     /// Closed sessions that had to wait for room in the disconnect queue.
     pub disconnect_queue_waits: Counter,
     /// Calls that took longer than `--rpc_slow_call`, the wait for a slot included.

@@ -515,6 +515,11 @@ pub(super) const OWN: &[Family] = &[
         "Disconnect calls given up, at the bound of their queue or at shutdown",
         |m| &m.disconnect_calls_dropped_total,
     ),
+    gauge(
+        "disconnect_queue_bytes",
+        "Memory of the Disconnect calls that have not ended",
+        |m| &m.disconnect_queue_bytes,
+    ),
     counter(
         "disconnect_queue_waits_total",
         "Closed sessions that waited for room in the disconnect queue",

@@ -229,7 +229,10 @@ impl Farewell {
 
     /// Bytes that are kept for it.
     pub fn bytes_held(&self) -> usize {
-        self.text.len() + self.subscriptions.len() + state_bytes(&self.app_state)
+        size_of::<Self>()
+            + self.text.len()
+            + self.subscriptions.len()
+            + state_bytes(&self.app_state)
     }
 
     /// The whole body of the Disconnect call.

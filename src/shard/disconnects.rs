@@ -12,7 +12,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::log::cut_bytes;
-use crate::mesh::ShardId;
+use crate::mesh::{ShardId, ShardMessage};
 use crate::protocol::rpc::{RpcStatus, decode_disconnect_response};
 use crate::rpc::{CallTimes, Method, Priority};
 use crate::session::Farewell;
@@ -24,6 +24,11 @@ use crate::shard::slow_calls::FinishedCall;
 /// Calls that may wait, beyond `--disconnect_backlog_size`: there the sessions of the reference wait with all their
 /// memory; here it is their texts alone. At this bound a call is given up, counted and logged.
 pub const DISCONNECT_JOBS_MAX: usize = 1 << 18;
+/// Bytes of all calls that have not ended, with the same behaviour. The cookies of clients that come and go at once must not
+/// fill the memory, however large they are; ordinary calls of 1 KB fill the queue by number first.
+pub const DISCONNECT_BYTES_MAX: usize = 256 << 20;
+/// The same as a part of `--memory_bytes_max`: new clients need the rest.
+const DISCONNECT_SHARE: usize = 4;
 
 /// Calls that wait to be made.
 #[derive(Default)]
@@ -31,6 +36,8 @@ pub struct DisconnectQueue {
     jobs: RefCell<VecDeque<Farewell>>,
     /// Calls whose answer has not come.
     running: Cell<usize>,
+    /// What the waiting and the running ones hold.
+    bytes: Cell<usize>,
     /// Something was queued, a call has ended, or the drain goes on.
     changed: Signal,
     /// Calls at a time once the pace is given up; 0 until then.
@@ -87,31 +94,37 @@ impl Tally {
 }
 
 impl DisconnectQueue {
-    /// Adds a call. At [`DISCONNECT_JOBS_MAX`] it is given up.
+    /// Adds a call. At [`DISCONNECT_JOBS_MAX`], at [`DISCONNECT_BYTES_MAX`], and when the process has no memory left for what
+    /// clients cause, it is given up.
     pub fn push(&self, shard: &Shard, job: Farewell) {
+        let bytes = self.bytes.get() + job.bytes_held();
+        if self.left() >= DISCONNECT_JOBS_MAX
+            || bytes > bytes_max(shard)
+            || !shard.budget.try_charge(job.bytes_held())
+        {
+            self.count(|tally| tally.refused += 1);
+            return give_up(shard, &job);
+        }
+        self.bytes.set(bytes);
         let counters = shard.counters();
         let mut jobs = self.jobs.borrow_mut();
-        if jobs.len() >= DISCONNECT_JOBS_MAX {
-            counters.disconnect_calls_dropped_total.add(1);
-            self.count(|tally| tally.refused += 1);
-            if let Some(admitted) = shard.notices.admit(Notice::DisconnectQueueFull) {
-                tracing::error!(
-                    context = "disconnector",
-                    shard = shard.id,
-                    sid = job.sid(),
-                    waiting = jobs.len(),
-                    left_out = admitted.left_out(),
-                    "the disconnect queue is full, the app is not told that this session is gone"
-                );
-            }
-            return;
-        }
         if jobs.len() >= shard.config.disconnect.backlog {
             counters.disconnect_queue_waits.add(1);
         }
         jobs.push_back(job);
         counters.disconnect_queue_size.set(jobs.len() as i64);
+        counters.disconnect_queue_bytes.set(bytes as i64);
         drop(jobs);
+        self.changed.notify();
+    }
+
+    /// A call has ended.
+    fn ended(&self, shard: &Shard, job: &Farewell) {
+        self.running.set(self.running.get() - 1);
+        self.bytes.set(self.bytes.get() - job.bytes_held());
+        shard.budget.release(job.bytes_held());
+        let counters = shard.counters();
+        counters.disconnect_queue_bytes.set(self.bytes.get() as i64);
         self.changed.notify();
     }
 
@@ -240,17 +253,24 @@ async fn call(shard: Rc<Shard>, job: Farewell) {
     let counters = shard.counters();
     counters.rpc_call_total.add(1);
     if let Some(rpc) = &shard.rpc {
-        let (method, body) = (Method::Disconnect, job.body());
-        tracing::debug!(
-            context = "node",
-            sid = job.sid(),
-            shard = shard.id,
-            data = %cut_bytes(&body),
-            "disconnect"
-        );
+        let method = Method::Disconnect;
+        let charge = Cell::new(None);
+        let body = || {
+            let body = job.body();
+            // No more than slots, and each sets free what waits: it is not refused.
+            charge.set(Some(shard.budget.hold_anyway(body.len())));
+            tracing::debug!(
+                context = "node",
+                sid = job.sid(),
+                shard = shard.id,
+                data = %cut_bytes(&body),
+                "disconnect"
+            );
+            Ok(body)
+        };
         let times = CallTimes::since(Instant::now());
         let result = rpc
-            .call_timed(method, job.sid(), || Ok(body), Priority::Disconnect, &times)
+            .call_timed(method, job.sid(), body, Priority::Disconnect, &times)
             .await;
         shard.slow_calls.note(
             &shard,
@@ -300,8 +320,80 @@ async fn call(shard: Rc<Shard>, job: Farewell) {
             ),
         }
     }
-    queue.running.set(queue.running.get() - 1);
-    queue.changed.notify();
+    queue.ended(&shard, &job);
+}
+
+/// What the queue may hold.
+fn bytes_max(shard: &Shard) -> usize {
+    match usize::try_from(shard.metrics.memory_bytes_max.value()) {
+        Ok(all) if all > 0 => DISCONNECT_BYTES_MAX.min(all / DISCONNECT_SHARE),
+        _ => DISCONNECT_BYTES_MAX,
+    }
+}
+
+/// The app will not be told that a session is gone.
+fn give_up(shard: &Shard, job: &Farewell) {
+    shard.counters().disconnect_calls_dropped_total.add(1);
+    let Some(admitted) = shard.notices.admit(Notice::DisconnectQueueFull) else {
+        return;
+    };
+    tracing::error!(
+        context = "disconnector",
+        shard = shard.id,
+        sid = job.sid(),
+        left_out = admitted.left_out(),
+        "the disconnect queue is full (at {DISCONNECT_JOBS_MAX} calls or {} MiB), the app is not told that this session is gone: \
+         raise --disconnect_rate if the app can take more calls",
+        bytes_max(shard) >> 20
+    );
+}
+
+/// Disconnect calls of one shard that wait for room in the inbox of shard 0, in bytes. Beyond it they are given up.
+pub const FORWARDED_BYTES_MAX: usize = 64 << 20;
+
+/// Brings the calls of other shards to shard 0.
+#[derive(Default)]
+pub struct Forwarding {
+    calls: Cell<usize>,
+    bytes: Cell<usize>,
+}
+
+impl Forwarding {
+    /// Nothing is on its way.
+    pub fn is_idle(&self) -> bool {
+        self.calls.get() == 0
+    }
+
+    /// Puts a call into the inbox of shard 0, or waits for room there.
+    pub fn send(&self, shard: &Rc<Shard>, job: Farewell) {
+        let bytes = job.bytes_held();
+        let message = ShardMessage::Disconnect(Box::new(job));
+        let Err(message) = shard.mesh.mailbox(0).try_send(message) else {
+            return;
+        };
+        let charge = match self.bytes.get() + bytes > FORWARDED_BYTES_MAX {
+            true => None,
+            false => shard.budget.hold(bytes),
+        };
+        let Some(charge) = charge else {
+            if let ShardMessage::Disconnect(job) = message {
+                give_up(shard, &job);
+            }
+            return;
+        };
+        self.calls.set(self.calls.get() + 1);
+        self.bytes.set(self.bytes.get() + bytes);
+        let shard = Rc::clone(shard);
+        monoio::spawn(async move {
+            shard.counters().inbox_waits_total.add(1);
+            shard.mesh.mailbox(0).send(message).await;
+            drop(charge);
+            let forwarding = &shard.forwarding;
+            forwarding.calls.set(forwarding.calls.get() - 1);
+            forwarding.bytes.set(forwarding.bytes.get() - bytes);
+            shard.report_drained();
+        });
+    }
 }
 
 #[cfg(test)]

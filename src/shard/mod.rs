@@ -39,7 +39,7 @@ use monoio::time::TimeDriver;
 use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder};
 
 use crate::config::Config;
-use crate::mesh::{Inbox, Mesh, ProcessBudget, ShardBudget, ShardId, ShardMessage};
+use crate::mesh::{Inbox, Mesh, ProcessBudget, ShardBudget, ShardId};
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::net::tls::ServerTls;
 use crate::net::{Driver, Listener, ReactorWake, Timeouts, Yields};
@@ -48,7 +48,7 @@ use crate::reactor::Reactor;
 use crate::rpc::{RpcClient, RpcObserver, RpcShared};
 use crate::shard::calls::CallQueue;
 use crate::shard::console::Console;
-use crate::shard::disconnects::DisconnectQueue;
+use crate::shard::disconnects::{DisconnectQueue, Forwarding};
 use crate::shard::front::{Front, ListenerSetup};
 use crate::shard::notices::Notices;
 use crate::shard::publishing::Whispers;
@@ -106,7 +106,7 @@ pub struct Shard {
     /// HTTP requests of which something has come and whose answer has not been written.
     requests: Cell<usize>,
     /// Disconnect calls that wait for room in the inbox of shard 0.
-    forwarding: Cell<usize>,
+    forwarding: Forwarding,
     /// A turn has left sessions that wait for a write.
     unflushed: Signal,
     /// A turn has left sessions that can be served at once.
@@ -219,7 +219,7 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
         notices: Notices::default(),
         slow_calls,
         requests: Cell::new(0),
-        forwarding: Cell::new(0),
+        forwarding: Forwarding::default(),
         unflushed: Signal::default(),
         unserved: Signal::default(),
         accept_stop: Stop::default(),
@@ -354,7 +354,7 @@ impl Shard {
     /// Answers the control thread when the last session has ended, its Disconnect call is with shard 0, and no HTTP
     /// request waits for its answer.
     fn report_drained(&self) {
-        if self.forwarding.get() == 0
+        if self.forwarding.is_idle()
             && self.requests.get() == 0
             && let Some(done) = self.sessions.borrow_mut().take_drained()
         {
@@ -370,25 +370,13 @@ impl Shard {
     }
 
     fn perform(self: &Rc<Self>, action: Action) {
-        let shard = Rc::clone(self);
         match action {
             Action::Call(call) => self.calls.push(self, call),
             Action::Canceled(handle) => self.calls.on_canceled(self, &handle),
             Action::Watch => console::watch(self),
             Action::Publish(publication) => self.whispers.send(self, publication),
             Action::Disconnect(job) if self.id == 0 => self.disconnects.push(self, job),
-            Action::Disconnect(job) => {
-                let message = ShardMessage::Disconnect(Box::new(job));
-                if let Err(message) = self.mesh.mailbox(0).try_send(message) {
-                    self.forwarding.set(self.forwarding.get() + 1);
-                    monoio::spawn(async move {
-                        shard.counters().inbox_waits_total.add(1);
-                        shard.mesh.mailbox(0).send(message).await;
-                        shard.forwarding.set(shard.forwarding.get() - 1);
-                        shard.report_drained();
-                    });
-                }
-            }
+            Action::Disconnect(job) => self.forwarding.send(self, job),
         }
     }
 }

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::support::rails::{CURRENT_USER, Call};
+use crate::support::rails::{CURRENT_USER, Call, WELCOME};
+use crate::support::raw::{Raw, handshake};
 use crate::support::wait::until;
 use crate::support::{Answer, Cable, Driver, Gate, Rails, Stage};
 
@@ -27,7 +28,39 @@ fn disconnects_under(driver: Driver, args: &[&str], expected: usize) -> Vec<Call
     calls
 }
 
+/// Each comes with a cookie of 0.9 MB, is welcomed, and resets its connection.
+pub fn clients_with_large_cookies(stage: &Stage, count: usize) {
+    let cookie = format!("Cookie: session={}", "x".repeat(900_000));
+    for _ in 0..count {
+        let mut raw = Raw::connect(stage.server.address());
+        raw.send(handshake("/cable?pi=0", &[&cookie]).as_bytes());
+        assert_eq!(raw.read_head().status(), 101);
+        assert_eq!(raw.next_text(), WELCOME);
+        let option = socket2::SockRef::from(raw.stream()).set_linger(Some(Duration::ZERO));
+        option.expect("an option of every socket");
+    }
+}
+
 on_both_drivers! {
+    fn large_cookies_fill_no_more_than_a_part_of_the_memory(driver: Driver) {
+        let args = ["--memory_bytes_max=40000000", "--disconnect_rate=1", "--log_level=info"];
+        let stage = Stage::with(driver, &args);
+        clients_with_large_cookies(&stage, 30);
+        stage.server.wait_for_metric("clients_num", 0);
+        let own = |name: &str| -> i64 {
+            let page = stage.server.get("/metrics").text();
+            let values = page.lines().filter(|line| line.starts_with(&format!("ringcable_{name}{{")));
+            values.map(|line| line.rsplit(' ').next().expect("a value").parse::<i64>().expect("an integer")).sum()
+        };
+        let (bytes, dropped) = (own("disconnect_queue_bytes"), own("disconnect_calls_dropped_total"));
+        assert!(bytes > 5_000_000 && bytes <= 10_000_000, "{bytes}");
+        assert!(dropped >= 10, "{dropped}");
+        stage.server.terminate();
+        assert!(stage.server.wait_exit().success());
+        let told = stage.rails.calls_to("disconnect").len() as i64;
+        assert!((30 - dropped - 1..=30 - dropped).contains(&told), "{told} told, {dropped} dropped");
+    }
+
     fn closed_session_is_reported_once_with_all_its_subscriptions(driver: Driver) {
         let stage = Stage::new(driver);
         let mut client = Cable::to(&stage.server).header("X-Request-ID", "me").welcomed();

@@ -683,6 +683,13 @@ symptoms! {
         stage.server.wait_for_log(&["all active connections closed"]);
     }
 
+    fn disconnect_queue_full(driver: Driver, line: Line) {
+        let stage = Stage::with(driver, &["--memory_bytes_max=40000000", "--disconnect_rate=1", "--log_level=info"]);
+        crate::disconnects::clients_with_large_cookies(&stage, 30);
+        line.wait_in(&stage.server);
+        assert!(own_metric(&stage.server, "disconnect_calls_dropped_total") > 0);
+    }
+
     fn disconnects_lost(driver: Driver, line: Line) {
         let stage = Stage::with(driver, &["--shutdown_timeout=1"]);
         stage.rails.on_disconnect(Answer::success().behind(&Gate::new()));
