@@ -10,7 +10,7 @@ use crate::demo::DemoApp;
 use crate::driver::Choice;
 use crate::log::in_words;
 use crate::os;
-use crate::os::limits::{DESCRIPTORS_RESERVED, HOW_TO_RAISE};
+use crate::os::limits::{HOW_TO_RAISE, OpenFiles};
 use crate::os::port_owner::PortOwner;
 use crate::rpc::without_secrets;
 use crate::shard::collisions;
@@ -113,8 +113,8 @@ fn disconnects(config: &Config) {
 }
 
 /// What is served where, and how.
-pub fn configuration(config: &Config, choice: &Choice, open_files: u64) {
-    let connections = open_files.saturating_sub(DESCRIPTORS_RESERVED);
+pub fn configuration(config: &Config, choice: &Choice, open_files: OpenFiles) {
+    let connections = open_files.clients();
     tracing::info!(
         "ringcable {}: driver {} ({}), up to {connections} connections by the limit on open files",
         env!("CARGO_PKG_VERSION"),
@@ -133,8 +133,8 @@ pub fn configuration(config: &Config, choice: &Choice, open_files: u64) {
 }
 
 /// What to say when the limit on open files is lower than `connections_max` (`--max-conn`, 0 = no limit) needs.
-fn too_few_files(open_files: u64, connections_max: u64) -> Option<String> {
-    let connections = open_files.saturating_sub(DESCRIPTORS_RESERVED);
+fn too_few_files(open_files: OpenFiles, connections_max: u64) -> Option<String> {
+    let connections = open_files.clients();
     let wanted = match connections_max {
         0 => CONNECTIONS_EXPECTED,
         max => max,
@@ -142,13 +142,14 @@ fn too_few_files(open_files: u64, connections_max: u64) -> Option<String> {
     if connections >= wanted {
         return None;
     }
-    let needed = wanted.saturating_add(DESCRIPTORS_RESERVED);
+    let needed = wanted.saturating_add(open_files.reserved);
     let asked_for = match connections_max {
         0 => format!("{wanted} need {needed}"),
         max => format!("--max-conn={max} needs {needed}"),
     };
     Some(format!(
-        "the limit on open files ({open_files}) allows {connections} connections, {asked_for}: {HOW_TO_RAISE}"
+        "the limit on open files ({}) allows {connections} connections, {asked_for}: {HOW_TO_RAISE}",
+        open_files.max
     ))
 }
 
@@ -348,6 +349,10 @@ mod tests {
     #[test]
     fn a_limit_on_open_files_that_is_too_low_is_explained_with_figures() {
         fn check(open_files: u64, connections_max: u64, expected: Option<&str>) {
+            let open_files = OpenFiles {
+                max: open_files,
+                reserved: 128,
+            };
             let warning = too_few_files(open_files, connections_max);
             let start = warning
                 .as_deref()

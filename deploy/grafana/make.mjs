@@ -195,8 +195,10 @@ const ROWS = [
       [rate("ringcable_closed_total", "", 'reason="no_pong"'), "no pong"],
       [rate("ringcable_closed_total", "", 'reason="protocol_error"'), "protocol error"],
     ], "Each costs that client alone."),
-    graph("Accept errors", "ops", [[rate("ringcable_accept_errors_total"), "errors"]],
-      "Almost always: out of file descriptors."),
+    graph("Accept errors", "ops", [
+      [rate("ringcable_accept_errors_total"), "errors"],
+      [rate("ringcable_accept_waits_total"), "waits for a client to leave"],
+    ], "Waits: --max-conn is reached, or the open files for clients are used up."),
     graph("File descriptors", "percentunit", [
       [`sum by (instance) (${of("ringcable_sessions_num")}) / on (instance) ${of("ringcable_open_files_limit")}`, "{{instance}}"],
     ], "Sessions as a part of the limit on open files."),

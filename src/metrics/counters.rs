@@ -124,6 +124,10 @@ pub struct ShardMetrics {
     pub accepted_total: Counter,
     /// Failed accept calls, for example out of file descriptors.
     pub accept_errors_total: Counter,
+    /// Times that accepting waited: as many clients as may be are connected.
+    pub accept_waits_total: Counter,
+    /// Listeners that wait now for a client to leave; live.
+    pub accept_waiting_num: Gauge,
     /// Complete request heads, upgrades included.
     pub http_requests_total: Counter,
     /// Requests refused because they are not HTTP or exceed a limit.

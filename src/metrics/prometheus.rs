@@ -412,6 +412,16 @@ pub(super) const OWN: &[Family] = &[
         |m| &m.accept_errors_total,
     ),
     counter(
+        "accept_waits_total",
+        "Times that accepting waited because no more clients may be connected",
+        |m| &m.accept_waits_total,
+    ),
+    gauge(
+        "accept_waiting_num",
+        "Listeners that take nobody now, until a client leaves",
+        |m| &m.accept_waiting_num,
+    ),
+    counter(
         "http_requests_total",
         "Complete HTTP request heads, WebSocket upgrades included",
         |m| &m.http_requests_total,

@@ -2,31 +2,52 @@
 
 use std::io;
 use std::net::TcpListener;
+use std::sync::Arc;
 
 use super::StartError;
 use crate::config::Config;
-use crate::mesh::ConnectionLimit;
+use crate::mesh::{ClientSockets, ConnectionLimit};
+use crate::os::limits::OpenFiles;
 use crate::shard::front::{self, Endpoint, Features, ListenerSetup};
 use crate::{os, startup};
 
 /// Opens every listener once for each shard. Ports that were 0 are the chosen ones in `config` afterwards.
-pub fn listen(config: &mut Config, shards: usize) -> Result<Vec<Vec<ListenerSetup>>, StartError> {
+pub fn listen(
+    config: &mut Config,
+    shards: usize,
+    open_files: OpenFiles,
+) -> Result<Vec<Vec<ListenerSetup>>, StartError> {
+    let sockets_of_clients = Arc::new(ClientSockets::default());
     let mut by_shard: Vec<Vec<ListenerSetup>> = (0..shards).map(|_| Vec::new()).collect();
     for (endpoint, features) in front::listeners(config) {
         let sockets = os::sockets::listen(&endpoint.host, endpoint.port, shards)
             .map_err(|source| refused(config.server.tls.is_some(), &endpoint, features, source))?;
         note_port(config, features, &sockets[0]);
-        let max = config.server.connections_max;
-        let limit = (max > 0).then(|| ConnectionLimit::new(max));
+        let limit = ConnectionLimit::new(
+            config.server.connections_max,
+            Arc::clone(&sockets_of_clients),
+            files_for(features, open_files),
+        );
         for (setups, listener) in by_shard.iter_mut().zip(sockets) {
             setups.push(ListenerSetup {
                 listener,
                 features,
-                limit: limit.clone(),
+                limit: Arc::clone(&limit),
+                open_files,
             });
         }
     }
     Ok(by_shard)
+}
+
+/// How many sockets the process may have while this listener goes on.
+fn files_for(features: Features, open_files: OpenFiles) -> usize {
+    let files = match (open_files.max, features.main) {
+        (0, _) => u64::MAX,
+        (_, true) => open_files.clients(),
+        (_, false) => open_files.requests(),
+    };
+    usize::try_from(files).unwrap_or(usize::MAX)
 }
 
 fn refused(tls: bool, endpoint: &Endpoint, features: Features, source: io::Error) -> StartError {

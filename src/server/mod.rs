@@ -27,6 +27,7 @@ use crate::metrics::{Metrics, TlsMetrics};
 use crate::net::Driver;
 use crate::net::tls::{ServerTls, TlsFileError};
 use crate::os;
+use crate::os::limits::OpenFiles;
 use crate::reporting::Reporting;
 use crate::rpc::{self, RpcShared};
 use crate::shard::collisions::{self, Collision};
@@ -89,7 +90,9 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
     startup::banner(&config, open_files, shards);
     let Prepared { tls, rpc } = prepare(&config).map_err(|mut problems| problems.swap_remove(0))?;
     let demo = start_demo(&mut config)?;
-    let listeners = listen(&mut config, shards)?;
+    let calls = config.rpc.concurrency.max(1);
+    let open_files = OpenFiles::share_out(open_files, shards, calls, rpc::kept_max(calls, shards));
+    let listeners = listen(&mut config, shards, open_files)?;
     let choice = driver::choose(config.runtime.driver)?;
     let rpc = match &demo {
         Some(_) => Some(RpcShared::new(&config.rpc)?),
@@ -99,7 +102,7 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
     metrics.rpc_configured = rpc.is_some();
     metrics.tls = tls.as_ref().map(|_| TlsMetrics::default());
     let budget = ProcessBudget::new(memory_bytes_max(&config), shards);
-    set_constants(&metrics, open_files, rpc.as_deref(), &budget);
+    set_constants(&metrics, open_files.max, rpc.as_deref(), &budget);
     let config = Arc::new(config);
     let metrics = Arc::new(metrics);
     let (mesh, inboxes) = Mesh::new(shards);

@@ -6,9 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::mesh::{ConnectionLimit, Permit};
+use crate::mesh::{ConnectionLimit, Full};
 use crate::net::Listener;
-use crate::os::limits;
+use crate::os::limits::{self, OpenFiles, Shortage};
 use crate::shard::Shard;
 use crate::shard::front::Front;
 use crate::shard::http_phase;
@@ -26,93 +26,118 @@ pub async fn run(
     shard: Rc<Shard>,
     listener: Listener,
     front: Rc<Front>,
-    limit: Option<Arc<ConnectionLimit>>,
+    limit: Arc<ConnectionLimit>,
+    open_files: OpenFiles,
 ) {
-    let accepting = pin!(accept_loop(&shard, &listener, &front, limit.as_ref()));
-    unless(pin!(shard.accept_stop.wait()), accepting).await;
+    let acceptor = Acceptor {
+        shard: &shard,
+        listener: &listener,
+        front: &front,
+        limit: &limit,
+        open_files,
+    };
+    unless(pin!(shard.accept_stop.wait()), pin!(acceptor.run())).await;
 }
 
-async fn accept_loop(
-    shard: &Rc<Shard>,
-    listener: &Listener,
-    front: &Rc<Front>,
-    limit: Option<&Arc<ConnectionLimit>>,
-) {
-    loop {
-        let result = match listener.ready().await {
-            Ok(()) => accept_waiting(shard, listener, front, limit).await,
-            Err(error) => Err(error),
-        };
-        if let Err(error) = result {
-            shard.counters().accept_errors_total.add(1);
-            warn_failed(shard, &error);
-            shard.timeouts.sleep(ERROR_PAUSE).await;
-        }
-    }
+struct Acceptor<'a> {
+    shard: &'a Rc<Shard>,
+    listener: &'a Listener,
+    front: &'a Rc<Front>,
+    limit: &'a Arc<ConnectionLimit>,
+    open_files: OpenFiles,
 }
 
-async fn accept_waiting(
-    shard: &Rc<Shard>,
-    listener: &Listener,
-    front: &Rc<Front>,
-    limit: Option<&Arc<ConnectionLimit>>,
-) -> io::Result<()> {
-    for _ in 0..ACCEPTS_PER_TURN_MAX {
-        let permit = match limit {
-            Some(limit) => Some(acquire(shard, limit).await),
-            None => None,
-        };
-        match listener.accept() {
-            Ok(Some((stream, peer))) => {
-                shard.counters().accepted_total.add(1);
-                let task = http_phase::serve(
-                    Rc::clone(shard),
-                    Rc::clone(front),
-                    stream,
-                    peer.ip(),
-                    permit,
-                );
-                monoio::spawn(task);
+impl Acceptor<'_> {
+    async fn run(&self) {
+        loop {
+            let result = match self.listener.ready().await {
+                Ok(()) => self.accept_waiting().await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = result {
+                self.shard.counters().accept_errors_total.add(1);
+                warn_failed(self.shard, &error);
+                self.shard.timeouts.sleep(ERROR_PAUSE).await;
             }
-            Ok(None) => return Ok(()),
-            // The client has left before it was taken: its own business.
-            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-            Err(error) => return Err(error),
         }
     }
-    Ok(())
-}
 
-/// The right to take one more connection. While there is none, clients wait in the kernel's queue and see nothing happen.
-async fn acquire(shard: &Shard, limit: &Arc<ConnectionLimit>) -> Permit {
-    if let Some(permit) = limit.try_acquire() {
-        return permit;
+    async fn accept_waiting(&self) -> io::Result<()> {
+        for _ in 0..ACCEPTS_PER_TURN_MAX {
+            let permit = match self.limit.try_acquire() {
+                Ok(permit) => permit,
+                Err(full) => {
+                    self.warn_full(full);
+                    let waiting = &self.shard.counters().accept_waiting_num;
+                    waiting.add(1);
+                    let permit = self.limit.acquire().await;
+                    waiting.sub(1);
+                    permit
+                }
+            };
+            match self.listener.accept() {
+                Ok(Some((stream, peer))) => {
+                    self.shard.counters().accepted_total.add(1);
+                    let task = http_phase::serve(
+                        Rc::clone(self.shard),
+                        Rc::clone(self.front),
+                        stream,
+                        peer.ip(),
+                        permit,
+                    );
+                    monoio::spawn(task);
+                }
+                Ok(None) => return Ok(()),
+                // The client has left before it was taken: its own business.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
-    if let Some(admitted) = shard.notices.admit(Notice::ConnectionLimit) {
-        tracing::warn!(
-            context = "http",
-            shard = shard.id,
-            left_out = admitted.left_out(),
-            "--max-conn={} is reached: new clients wait without an answer until others leave, and so do health checks",
-            shard.config.server.connections_max
-        );
+
+    /// There is no permit: clients wait in the kernel's queue and see nothing happen.
+    fn warn_full(&self, full: Full) {
+        let shard = self.shard;
+        shard.counters().accept_waits_total.add(1);
+        let notice = match full {
+            Full::Listener => Notice::ConnectionLimit,
+            Full::Process => Notice::DescriptorLimit,
+        };
+        let Some(admitted) = shard.notices.admit(notice) else {
+            return;
+        };
+        let left_out = admitted.left_out();
+        match full {
+            Full::Listener => tracing::warn!(
+                context = "http",
+                shard = shard.id,
+                left_out,
+                "--max-conn={} is reached: new clients wait without an answer until others leave, and so do health checks",
+                shard.config.server.connections_max
+            ),
+            Full::Process => tracing::warn!(
+                context = "http",
+                shard = shard.id,
+                left_out,
+                "{} clients are connected, the other {} of {} open files are kept for calls to the app: new clients wait \
+                 without an answer until others leave, and so do health checks; {}",
+                self.open_files.clients(),
+                self.open_files.reserved,
+                self.open_files.max,
+                limits::HOW_TO_RAISE
+            ),
+        }
     }
-    limit.acquire().await
 }
 
 fn warn_failed(shard: &Shard, error: &io::Error) {
     let Some(admitted) = shard.notices.admit(Notice::AcceptFailed) else {
         return;
     };
-    let advice = match error.raw_os_error() {
-        Some(libc::EMFILE) => format!(
-            "the limit on open files of this process is reached, clients wait; {}",
-            limits::HOW_TO_RAISE
-        ),
-        Some(libc::ENFILE) => {
-            "the limit on open files of the system is reached, clients wait; raise fs.file-max (sysctl)".to_owned()
-        }
-        _ => "trying again".to_owned(),
+    let advice = match Shortage::of(error) {
+        Some(shortage) => format!("clients wait; {}", shortage.advice()),
+        None => "trying again".to_owned(),
     };
     tracing::warn!(
         context = "http",

@@ -9,6 +9,8 @@ use crate::console::access::Guard;
 use crate::endpoints::api;
 use crate::endpoints::broadcast::{BroadcastPolicy, Cors};
 use crate::endpoints::routes::{PathMatch, RoutePaths, Routes};
+use crate::mesh::ConnectionLimit;
+use crate::os::limits::OpenFiles;
 use crate::wire::origins::AllowedOrigins;
 use crate::wire::paths::{PathPatternError, PathPatterns, Specificity};
 
@@ -203,8 +205,10 @@ pub fn listeners(config: &Config) -> Vec<(Endpoint, Features)> {
 pub struct ListenerSetup {
     pub listener: std::net::TcpListener,
     pub features: Features,
-    /// `--max-conn`; shared by all shards of the same address.
-    pub limit: Option<Arc<crate::mesh::ConnectionLimit>>,
+    /// How many connections may be open; shared by all shards of the same address.
+    pub limit: Arc<ConnectionLimit>,
+    /// For the log: where the limit comes from.
+    pub open_files: OpenFiles,
 }
 
 #[cfg(test)]

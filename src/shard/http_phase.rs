@@ -62,7 +62,7 @@ pub async fn serve(
     front: Rc<Front>,
     stream: TcpStream,
     peer: IpAddr,
-    permit: Option<Permit>,
+    permit: Permit,
 ) {
     // The configuration of TLS was tried at the start: this does not fail.
     let Ok(socket) = Socket::adopt(stream, shard.tls.as_deref()) else {
@@ -108,8 +108,8 @@ struct Client {
     front: Rc<Front>,
     socket: Socket,
     peer: IpAddr,
-    /// With `--max-conn`.
-    permit: Option<Permit>,
+    /// Its socket's right to exist.
+    permit: Permit,
     /// Bytes that were read and not used yet.
     input: Vec<u8>,
     /// Memory of the request that is under way.
@@ -376,7 +376,7 @@ impl Client {
         early_input.extend_from_slice(&released.unread);
         let new = NewConnection {
             tls: released.tls,
-            permit: self.permit,
+            permit: Some(self.permit),
             early_input,
             ..describe(&self.shard, head, upgrade, self.peer, released.stream)
         };

@@ -233,6 +233,7 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
             listener,
             Rc::new(front),
             setup.limit,
+            setup.open_files,
         ));
     }
     monoio::spawn(inbox::run(Rc::clone(&shard)));

@@ -30,6 +30,8 @@ pub enum Notice {
     RequestIdTooLong,
     AcceptFailed,
     ConnectionLimit,
+    /// The descriptors for clients are used up.
+    DescriptorLimit,
     TokenInvalid,
     TokenExpired,
     TokenWithoutIdentifiers,

@@ -612,16 +612,16 @@ fn a_refused_client_hears_why_and_is_gone() {
 #[test]
 fn a_permit_is_held_as_long_as_the_socket() {
     on_both(PUBLIC, |bench| {
-        let limit = ConnectionLimit::new(1);
-        let client = bench.open(|new| new.permit = limit.try_acquire());
-        assert!(limit.try_acquire().is_none());
+        let limit = ConnectionLimit::new(1, Arc::default(), usize::MAX);
+        let client = bench.open(|new| new.permit = limit.try_acquire().ok());
+        assert!(limit.try_acquire().is_err());
         drop(client);
         bench.until_count(|counters| &counters.closed_client_total, 1);
-        assert!(limit.try_acquire().is_some());
-        let mut refused = bench.open(|new| new.permit = limit.try_acquire());
+        assert!(limit.try_acquire().is_ok());
+        let mut refused = bench.open(|new| new.permit = limit.try_acquire().ok());
         bench.disconnect_remotely(r#"{"sid":"s2"}"#, false);
         assert_eq!(refused.rest().last().map(String::as_str), Some("end"));
-        assert!(limit.try_acquire().is_some());
+        assert!(limit.try_acquire().is_ok());
     });
 }
 

@@ -611,6 +611,17 @@ symptoms! {
         drop(clients);
     }
 
+    fn rpc_shortage(driver: Driver, line: Line) {
+        let stage = Stage::with(driver, &["--log_level=info"]);
+        let mut client = stage.client();
+        let before = crate::shortages::limit_files(&stage.server, Some(3));
+        stage.rails.close_connections();
+        client.command("subscribe", "A");
+        line.wait_in(&stage.server);
+        crate::shortages::limit_files(&stage.server, before);
+        client.next_text();
+    }
+
     fn driver_at_start(driver: Driver, line: Line) {
         let found = line.wait_in(&Stage::new(driver).server);
         let name = driver.flag().trim_start_matches("--driver=");

@@ -161,7 +161,7 @@ impl Client {
     /// Appends what arrives before `deadline`. A kept connection that rests between requests gives its place to a client that
     /// waits for one (`--max-conn`).
     pub(super) async fn read_some(&mut self, deadline: Instant, room: usize) -> Read {
-        let place = self.permit.as_ref().filter(|_| self.is_kept);
+        let place = self.is_kept.then_some(&self.permit);
         let read = pin!(self.socket.read(&mut self.input, room));
         match self.pace.wait(&self.shard, place, deadline, read).await {
             Some(Ok(0)) => Read::End,

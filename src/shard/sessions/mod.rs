@@ -79,7 +79,7 @@ pub struct NewConnection {
     pub ping_precision: Option<PingPrecision>,
     /// Bytes that came behind the request head.
     pub early_input: Vec<u8>,
-    /// With `--max-conn`: the socket's right to exist.
+    /// The socket's right to exist; `None` in the unit tests and the benches.
     pub permit: Option<Permit>,
 }
 
