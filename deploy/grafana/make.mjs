@@ -205,6 +205,7 @@ const ROWS = [
     graph("Publishers held back", "ops", [
       [rate("ringcable_publications_waited_total"), "publications that waited"],
       [rate("ringcable_inbox_waits_total"), "full inboxes"],
+      [rate("ringcable_publications_refused_total"), "refused at a stop"],
     ], "A shard does not keep up; the app's broadcast requests take longer."),
     graph("Refused requests", "ops", [
       [rate("ringcable_http_unauthorized_total"), "wrong token"],

@@ -179,6 +179,7 @@ impl Inbox {
 #[derive(Clone)]
 pub struct Mesh {
     mailboxes: Arc<[Arc<Mailbox>]>,
+    publications_over: Arc<AtomicBool>,
 }
 
 impl Mesh {
@@ -193,7 +194,21 @@ impl Mesh {
                 taken: Cell::new(0),
             })
             .collect();
-        (Self { mailboxes }, inboxes)
+        let mesh = Self {
+            mailboxes,
+            publications_over: Arc::default(),
+        };
+        (mesh, inboxes)
+    }
+
+    /// From the control thread, before it has the sessions closed: what is published now may reach nobody.
+    pub fn end_publications(&self) {
+        self.publications_over.store(true, Ordering::SeqCst);
+    }
+
+    /// False after a publication was put into every inbox: it is in front of the order to close, everywhere.
+    pub fn are_publications_over(&self) -> bool {
+        self.publications_over.load(Ordering::SeqCst)
     }
 
     /// The mailbox of one shard.

@@ -68,6 +68,9 @@ pub enum ShardMessage {
     BeginShutdown,
     /// From the control thread at shutdown: accept nothing more. A second one changes nothing.
     StopAccepting,
+    /// From the control thread at shutdown, before the sessions are closed: take no new publication, and answer when what has
+    /// begun is in every inbox.
+    FinishPublications(mpsc::Sender<ShardId>),
     /// From the control thread at shutdown: tell every session and close it, spread over the time until `slowly_until` if
     /// there is one. Who opens from now on is told at once.
     CloseSessions { slowly_until: Option<Instant> },

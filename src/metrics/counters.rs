@@ -188,6 +188,8 @@ pub struct ShardMetrics {
     pub inbox_waits_total: Counter,
     /// Publications whose answer was held back because an inbox was full.
     pub publications_waited_total: Counter,
+    /// Broadcasts that came at a stop, when nobody could get them any more.
+    pub publications_refused_total: Counter,
     /// Whispers dropped because too many were waiting.
     pub whispers_dropped_total: Counter,
     /// RPC answers for sessions that are gone.

@@ -491,6 +491,11 @@ pub(super) const OWN: &[Family] = &[
         |m| &m.publications_waited_total,
     ),
     counter(
+        "publications_refused_total",
+        "Broadcasts refused while the server stops, their connections were reset",
+        |m| &m.publications_refused_total,
+    ),
+    counter(
         "whispers_dropped_total",
         "Whispers dropped because too many were waiting for room in an inbox",
         |m| &m.whispers_dropped_total,

@@ -160,6 +160,11 @@ impl Socket {
         self.tcp.finish_writing();
     }
 
+    /// The end of the connection will be a reset: the client learns that it got no answer.
+    pub fn reset_on_close(&self) {
+        self.tcp.reset_on_close();
+    }
+
     /// Takes the socket out of monoio, non-blocking. Call when no read or write is under way.
     ///
     /// # Errors

@@ -126,6 +126,14 @@ impl TcpSocket {
         }
     }
 
+    /// Closing will reset the connection.
+    pub fn reset_on_close(&self) {
+        if let Ok(fd) = self.fd() {
+            // A socket whose far end has reset it already is as good.
+            let _ = sockets::reset_on_close(&fd);
+        }
+    }
+
     /// Open, and nothing to read: neither bytes nor the end of the connection. Costs one system call.
     pub fn is_quiet(&self) -> bool {
         self.fd().is_ok_and(|fd| sockets::is_quiet(&fd))

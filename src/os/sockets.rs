@@ -183,6 +183,14 @@ pub fn finish_writing(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).shutdown(Shutdown::Write)
 }
 
+/// Makes the end of a connection a reset in place of an ordinary close.
+///
+/// # Errors
+/// Those of setsockopt(2).
+pub fn reset_on_close(socket: &impl AsFd) -> io::Result<()> {
+    SockRef::from(socket).set_linger(Some(Duration::ZERO))
+}
+
 /// The descriptor of a stream of monoio, which knows no [`AsFd`].
 ///
 /// Not for any `AsRawFd`: plain numbers are that too, and own nothing.

@@ -13,6 +13,9 @@ use crate::os;
 
 /// How often the drain looks for a second signal, and whether clients are left, while it waits.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
+/// How long publications that have begun to arrive may take before the clients are told: what is answered 201 must reach
+/// them. Those that take longer are not answered, so that the app sends them again.
+const PUBLICATIONS_TIME: Duration = Duration::from_secs(3);
 /// Kept for telling the clients when the delay would take all of the time, and for the last log lines.
 const NOTICE_TIME: Duration = Duration::from_millis(500);
 
@@ -58,6 +61,7 @@ pub fn drain(
         });
     if slowly_until.is_none() {
         stop_accepting(mesh);
+        finish_publications(mesh, deadline, control);
     }
     for mailbox in mesh.mailboxes() {
         mailbox.send_blocking(ShardMessage::CloseSessions { slowly_until });
@@ -66,6 +70,7 @@ pub fn drain(
         // Until then the listeners stay: what is published belongs to those who have not been told yet, too.
         wait_until(end, control, || self::clients(metrics) == 0);
         stop_accepting(mesh);
+        mesh.end_publications();
     }
     let (done, closed) = mpsc::channel();
     for mailbox in mesh.mailboxes() {
@@ -106,6 +111,18 @@ fn stop_accepting(mesh: &Mesh) {
     for mailbox in mesh.mailboxes() {
         mailbox.send_blocking(ShardMessage::StopAccepting);
     }
+}
+
+/// Lets publications that have begun to arrive come into every inbox, in front of the order to close.
+fn finish_publications(mesh: &Mesh, deadline: Instant, control: &Receiver<ControlEvent>) {
+    let left = deadline.saturating_duration_since(Instant::now());
+    let time = PUBLICATIONS_TIME.min(left.saturating_sub(NOTICE_TIME));
+    let (done, finished) = mpsc::channel();
+    for mailbox in mesh.mailboxes() {
+        mailbox.send_blocking(ShardMessage::FinishPublications(done.clone()));
+    }
+    wait_for(mesh.shards(), &finished, Instant::now() + time, control);
+    mesh.end_publications();
 }
 
 /// Waits until `end`, or until there is nothing to wait for any more. A second signal ends the process.

@@ -32,6 +32,8 @@ use crate::protocol::rpc::encode_env_prefix;
 use crate::protocol::sid::{SID_BYTES_MAX, random_sid};
 use crate::session::Credentials;
 use crate::shard::front::Front;
+use crate::shard::notices::Notice;
+use crate::shard::publishing::Publications;
 use crate::shard::refusals::{self, Secured};
 use crate::shard::sampling::sample;
 use crate::shard::sessions::{NewConnection, SESSION_ENTRY_BYTES};
@@ -226,7 +228,9 @@ impl Client {
 
     /// While sessions are being closed the next request belongs to another server.
     fn keeps_alive(&self, head: &RequestHead) -> bool {
-        head.keep_alive() && self.shard.stage.get() != Stage::Draining
+        head.keep_alive()
+            && self.shard.stage.get() != Stage::Draining
+            && !self.shard.publications.are_closed()
     }
 
     /// A client that does not take its answer in time loses the connection.
@@ -300,16 +304,25 @@ impl Client {
                 self.answer(head, response).await
             }
             BroadcastVerdict::ReadBody => {
+                let Some(publication) = Publications::begin(&self.shard) else {
+                    return self.drop_publication();
+                };
                 if !self.say_continue(head).await {
                     return Next::End;
                 }
                 let response = match self.read_body(head, BROADCAST_BODY_BYTES_MAX).await {
+                    Ok(_) if publication.is_late() => return self.drop_publication(),
                     Ok(body) => {
                         publishing::publish_body(&self.shard, &body).await;
+                        if publication.is_late() {
+                            // A full inbox has kept it until some were told: the app had better send it again.
+                            return self.drop_publication();
+                        }
                         broadcast::accepted()
                     }
                     Err(response) => response,
                 };
+                drop(publication);
                 let response = response.with_headers(broadcast::cors_headers(origin, policy));
                 self.write(head, response).await
             }
@@ -319,6 +332,23 @@ impl Client {
     /// Tells a client that waits for it to send its body. False: it has not taken the word.
     async fn say_continue(&mut self, head: &RequestHead) -> bool {
         !head.expects_continue() || matches!(self.write_in_time(CONTINUE).await, Some(Ok(())))
+    }
+
+    /// The server stops and the publication would reach nobody. Its connection is reset without an answer: the Ruby side sends
+    /// again after a reset, and not after an answer, whatever it says. Source: contract/broadcast.md §3.
+    fn drop_publication(&mut self) -> Next {
+        self.shard.counters().publications_refused_total.add(1);
+        if let Some(admitted) = self.shard.notices.admit(Notice::PublicationRefused) {
+            tracing::warn!(
+                context = "broadcast",
+                shard = self.shard.id,
+                peer = %self.peer,
+                left_out = admitted.left_out(),
+                "refused a broadcast while the server stops, its connection is reset: the app sends it again, to the next server"
+            );
+        }
+        self.socket.reset_on_close();
+        Next::End
     }
 
     fn note_refusal(&self, head: &RequestHead, response: &Response, secured: Secured) {

@@ -69,6 +69,7 @@ fn take(shard: &Rc<Shard>, sessions: &mut Sessions, number: u64, message: ShardM
         ShardMessage::Console(question) => console::answer(shard, sessions, *question),
         ShardMessage::BeginShutdown => shard.stage.set(Stage::Stopping),
         ShardMessage::StopAccepting => shard.accept_stop.stop(),
+        ShardMessage::FinishPublications(done) => shard.publications.finish(shard.id, done),
         ShardMessage::CloseSessions { slowly_until } => {
             shard.stage.set(Stage::Draining);
             match slowly_until {

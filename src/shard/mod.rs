@@ -51,7 +51,7 @@ use crate::shard::console::Console;
 use crate::shard::disconnects::{DisconnectQueue, Forwarding};
 use crate::shard::front::{Front, ListenerSetup};
 use crate::shard::notices::Notices;
-use crate::shard::publishing::Whispers;
+use crate::shard::publishing::{Publications, Whispers};
 use crate::shard::reclaim::Reclaim;
 use crate::shard::sessions::{Action, Sessions};
 use crate::shard::signal::{Signal, unless};
@@ -105,6 +105,7 @@ pub struct Shard {
     slow_calls: SlowCalls,
     /// HTTP requests of which something has come and whose answer has not been written.
     requests: Cell<usize>,
+    publications: Publications,
     /// Disconnect calls that wait for room in the inbox of shard 0.
     forwarding: Forwarding,
     /// A turn has left sessions that wait for a write.
@@ -219,6 +220,7 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
         notices: Notices::default(),
         slow_calls,
         requests: Cell::new(0),
+        publications: Publications::default(),
         forwarding: Forwarding::default(),
         unflushed: Signal::default(),
         unserved: Signal::default(),

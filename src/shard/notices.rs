@@ -32,6 +32,8 @@ pub enum Notice {
     ConnectionLimit,
     /// The descriptors for clients are used up.
     DescriptorLimit,
+    /// A publication came when nobody could get it any more.
+    PublicationRefused,
     TokenInvalid,
     TokenExpired,
     TokenWithoutIdentifiers,

@@ -1,16 +1,90 @@
 //! From the body of a broadcast request to the inbox of every shard.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use crate::log::cut_bytes;
 use crate::mesh::{ShardId, ShardMessage};
 use crate::protocol::publication::{Broadcast, Publication, decode_broadcast};
-use crate::shard::Shard;
 use crate::shard::notices::Notice;
 use crate::shard::signal::Signal;
+use crate::shard::{Shard, Stage};
+
+/// Publications that arrive, as the end of the server needs to know them: what is answered 201 has reached the inbox of every
+/// shard before the sessions are told to go.
+#[derive(Default)]
+pub struct Publications {
+    /// What has begun comes to its end, nothing new is taken.
+    closed: Cell<bool>,
+    /// Requests whose head has been accepted and that are not in every inbox yet.
+    under_way: Cell<usize>,
+    /// Whoever waits for the last of them.
+    done: RefCell<Option<mpsc::Sender<ShardId>>>,
+}
+
+/// A publication under way, until it is in every inbox.
+pub struct PublicationGuard {
+    shard: Rc<Shard>,
+}
+
+impl Publications {
+    /// Takes nothing new from now on; answers on `done` when what has begun is in every inbox.
+    pub fn finish(&self, shard: ShardId, done: mpsc::Sender<ShardId>) {
+        self.closed.set(true);
+        *self.done.borrow_mut() = Some(done);
+        self.report(shard);
+    }
+
+    /// A publication begins; `None` when it comes too late.
+    pub fn begin(shard: &Rc<Shard>) -> Option<PublicationGuard> {
+        let publications = &shard.publications;
+        if publications.closed.get() || reaches_nobody(shard) {
+            return None;
+        }
+        publications.under_way.set(publications.under_way.get() + 1);
+        Some(PublicationGuard {
+            shard: Rc::clone(shard),
+        })
+    }
+
+    /// Whether no new publication is taken.
+    pub fn are_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    fn report(&self, shard: ShardId) {
+        if self.under_way.get() == 0
+            && let Some(done) = self.done.take()
+        {
+            // The control thread may have given up waiting.
+            let _ = done.send(shard);
+        }
+    }
+}
+
+impl PublicationGuard {
+    /// Whether the publication came too late after all.
+    pub fn is_late(&self) -> bool {
+        reaches_nobody(&self.shard)
+    }
+}
+
+impl Drop for PublicationGuard {
+    fn drop(&mut self) {
+        let publications = &self.shard.publications;
+        publications.under_way.set(publications.under_way.get() - 1);
+        publications.report(self.shard.id);
+    }
+}
+
+/// Whether what is published now may find the sessions told to go. In a slow drain some are left for a while.
+fn reaches_nobody(shard: &Shard) -> bool {
+    let clients = || shard.metrics.shards.iter().map(|it| it.clients_num.value());
+    shard.mesh.are_publications_over()
+        || shard.stage.get() == Stage::Draining && clients().sum::<i64>() <= 0
+}
 
 /// Parses a broadcast and hands it to every shard. When this returns, every shard has it in its inbox; what cannot be
 /// parsed is logged and counted, the app is not told. Source: contract/broadcast.md §3, §4, §9.

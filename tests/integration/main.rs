@@ -82,6 +82,7 @@ mod rpc;
 mod shortages;
 mod shutdown;
 mod slow_clients;
+mod stop_publications;
 mod tidy;
 mod tls;
 mod tls_reload;

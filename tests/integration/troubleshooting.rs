@@ -694,6 +694,23 @@ symptoms! {
         stage.server.wait_for_log(&["all active connections closed"]);
     }
 
+    fn publication_refused(driver: Driver, line: Line) {
+        let stage = Stage::new(driver);
+        let gate = Gate::new();
+        stage.rails.on_disconnect(Answer::success().behind(&gate));
+        let _client = stage.client();
+        let mut late = Raw::connect(stage.server.address());
+        let head = "POST /_broadcast HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nAuthorization: Bearer ";
+        late.send(head.as_bytes());
+        until("the server to read the begin", || stage.server.has_read_all(late.stream()).then_some(()));
+        stage.server.terminate();
+        stage.rails.wait_for_calls("disconnect", 1);
+        late.send(format!("{}\r\n\r\n", keys::broadcast_token(keys::SECRET)).as_bytes());
+        line.wait_in(&stage.server);
+        gate.open();
+        assert!(stage.server.wait_exit().success());
+    }
+
     fn disconnect_queue_full(driver: Driver, line: Line) {
         let stage = Stage::with(driver, &["--memory_bytes_max=40000000", "--disconnect_rate=1", "--log_level=info"]);
         crate::disconnects::clients_with_large_cookies(&stage, 30);

@@ -18,12 +18,13 @@ use crate::mesh::{ConsoleQuestion, SessionRef};
 use crate::protocol::publication::Publication;
 use crate::shard::console::{LOGIN_PAUSE, ask_all, ask_one};
 use crate::shard::notices::Notice;
-use crate::shard::publishing;
+use crate::shard::publishing::{self, Publications};
 use crate::wire::http_request::RequestHead;
 use crate::wire::origins::AllowedOrigins;
 use crate::wire::query::query_param_last;
 
 const BUSY: &str = "too many requests at once, try again in a moment";
+const STOPPING: &str = "the server stops, nobody would get it";
 const WRONG_WORD: &str = "That is neither the console's token nor the application secret.";
 
 impl Client {
@@ -189,11 +190,18 @@ impl Client {
 
     /// The way of every publication; then asks who listens, behind it in each inbox.
     async fn publish_test(&mut self, publication: Publication) -> Response {
+        let Some(guard) = Publications::begin(&self.shard) else {
+            return page::refusal(503, STOPPING);
+        };
         let stream: Arc<str> = Arc::from(&*publication.stream);
         let counters = self.shard.counters();
         counters.publications_total.add(1);
         counters.console_actions_total.add(1);
         publishing::publish(&self.shard, vec![publication]).await;
+        if guard.is_late() {
+            return page::refusal(503, STOPPING);
+        }
+        drop(guard);
         let (listeners, complete) = ask_all(&self.shard, |reply| ConsoleQuestion::Listeners {
             stream: Arc::clone(&stream),
             reply,
