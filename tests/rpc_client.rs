@@ -23,7 +23,10 @@ use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 use ringcable::{
     config::{RpcConfig, RpcEndpoint, RpcTlsConfig},
     net::Timeouts,
-    rpc::{BadResponse, Method, Priority, RpcClient, RpcError, RpcObserver, RpcShared, StartError},
+    rpc::{
+        BadResponse, CallTimes, Method, Priority, RpcClient, RpcError, RpcObserver, RpcShared,
+        StartError,
+    },
 };
 use rustls::{
     ServerConfig, ServerConnection, StreamOwned,
@@ -425,6 +428,31 @@ fn the_check_is_a_connect_without_a_body_that_leaves_no_trace() {
         // Each had a connection of its own, and none is kept for calls.
         shard.call().await.expect("an answer");
         assert_eq!(app.connections(), (0..21).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_call_for_which_there_is_no_memory_fails_and_gives_its_slot_back() {
+    on_both_drivers(async || {
+        let app = App::start(|_| Reply::Send(OK.into()));
+        let mut config = config(&app.url());
+        config.concurrency = 1;
+        let shard = Shard::new(&config);
+        for (error, errors, canceled) in [(RpcError::NoMemory, 1, 0), (RpcError::Canceled, 0, 1)] {
+            let times = CallTimes::since(Instant::now());
+            let expected = error.to_string();
+            let body = || Err(error);
+            let call =
+                shard
+                    .client
+                    .call_timed(Method::Command, "sid", body, Priority::Live, &times);
+            assert_eq!(call.await.unwrap_err().to_string(), expected);
+            assert!(!times.is_sent());
+            let counts = shard.counts();
+            assert_eq!((counts.errors, counts.canceled), (errors, canceled));
+        }
+        assert!(app.requests().is_empty());
+        assert_eq!(shard.call().await.unwrap(), STATUS_1);
     });
 }
 

@@ -162,19 +162,27 @@ impl Resolver {
     /// Joins the running lookup or starts one.
     ///
     /// # Errors
-    /// When no thread can be started.
+    /// When no thread can be started and nothing is known from before.
     pub fn lookup(self: &Arc<Self>) -> io::Result<Lookup> {
         let mut state = self.lock();
+        let mut finished_min = state.finished + 1;
         if !state.running {
             let resolver = Arc::clone(self);
-            thread::Builder::new()
+            let started = thread::Builder::new()
                 .name("rpc-resolver".to_owned())
-                .spawn(move || resolver.run())?;
-            state.running = true;
+                .spawn(move || resolver.run());
+            match started {
+                Ok(_) => state.running = true,
+                // Without a thread, what was true before has to do.
+                Err(_) if matches!(&state.outcome, Some((_, Ok(_)))) => {
+                    finished_min = state.finished;
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(Lookup {
             resolver: Arc::clone(self),
-            finished_min: state.finished + 1,
+            finished_min,
         })
     }
 
@@ -290,6 +298,26 @@ mod tests {
         let after = wait(resolver.lookup().unwrap()).unwrap();
         assert_eq!(after[..], [([127, 0, 0, 2], 80).into()]);
         assert_eq!(resolver.known(Instant::now()), Some(after));
+    }
+
+    #[test]
+    fn what_was_known_is_used_while_this_server_cannot_ask() {
+        let short = Arc::new(AtomicBool::new(false));
+        let asked = Arc::clone(&short);
+        let ask = move |_: &str, port| match asked.load(Ordering::SeqCst) {
+            true => Err(io::Error::from_raw_os_error(libc::EMFILE)),
+            false => Ok(vec![([127, 0, 0, 1], port).into()]),
+        };
+        let resolver = Resolver::asking("web", 80, Box::new(ask));
+        short.store(true, Ordering::SeqCst);
+        let error = wait(resolver.lookup().unwrap()).unwrap_err();
+        assert_eq!(Shortage::of(&error), Some(Shortage::ProcessFiles));
+        short.store(false, Ordering::SeqCst);
+        let known = wait(resolver.lookup().unwrap()).unwrap();
+        short.store(true, Ordering::SeqCst);
+        resolver.note_failure(None, Instant::now());
+        assert_eq!(wait(resolver.lookup().unwrap()).unwrap(), known);
+        assert_eq!(resolver.known(Instant::now()), None, "it is asked again");
     }
 
     #[test]

@@ -9,7 +9,13 @@ use serde_json::{Value, json};
 use crate::support::rails::{CURRENT_USER, WELCOME};
 use crate::support::raw::{Raw, close_frame, frame_with, handshake};
 use crate::support::wait::until;
-use crate::support::{Answer, Gate, Stage};
+use crate::support::{Answer, Driver, Gate, Stage};
+
+/// Calls do not run into their time limits on a busy machine while an answer is held back.
+fn patient(driver: Driver, args: &[&str]) -> Stage {
+    let limits = ["--rpc_request_timeout=15000", "--rpc_command_timeout=15000"];
+    Stage::with(driver, &[&limits, args].concat())
+}
 
 /// An upgraded client that waits for the answer of Connect.
 fn connecting(stage: &Stage, sid: &str) -> Raw {
@@ -47,7 +53,7 @@ fn subscriptions(body: &Value) -> Vec<&str> {
 
 on_both_drivers! {
     fn whoever_leaves_during_connect_is_reported_when_the_app_has_let_it_in(driver: Driver) {
-        let stage = Stage::new(driver);
+        let stage = patient(driver, &[]);
         // What is sent before the end, and whether the end is a reset.
         let ways: [(&str, Vec<u8>, bool); 5] = [
             ("fin", Vec::new(), false),
@@ -81,7 +87,7 @@ on_both_drivers! {
     }
 
     fn close_frame_before_the_answer_is_read_after_it(driver: Driver) {
-        let stage = Stage::new(driver);
+        let stage = patient(driver, &[]);
         let gate = Gate::new();
         stage.rails.on_connect(Answer::welcome(CURRENT_USER, &[WELCOME]).behind(&gate));
         let mut raw = connecting(&stage, "polite");
@@ -93,7 +99,7 @@ on_both_drivers! {
     }
 
     fn connection_state_of_a_departed_client_is_in_its_disconnect_call(driver: Driver) {
-        let stage = Stage::new(driver);
+        let stage = patient(driver, &[]);
         let gate = Gate::new();
         let connect = json!({
             "status": 1, "identifiers": "i d", "transmissions": [WELCOME], "env": { "cstate": { "a": "1" } },
@@ -109,7 +115,7 @@ on_both_drivers! {
     }
 
     fn departed_client_that_the_app_has_not_let_in_is_not_reported(driver: Driver) {
-        let stage = Stage::new(driver);
+        let stage = patient(driver, &[]);
         let refusals = [
             Answer::unauthorized(),
             Answer::json(&json!({ "error_msg": "no" })),
@@ -132,7 +138,7 @@ on_both_drivers! {
     }
 
     fn mode_never_asks_for_nothing_after_a_departure(driver: Driver) {
-        let stage = Stage::with(driver, &["--disconnect_mode=never"]);
+        let stage = patient(driver, &["--disconnect_mode=never"]);
         let gate = Gate::new();
         stage.rails.on_connect(Answer::welcome(CURRENT_USER, &[WELCOME]).behind(&gate));
         drop(connecting(&stage, "gone"));
@@ -144,7 +150,7 @@ on_both_drivers! {
     }
 
     fn stop_during_connect_waits_for_the_answer_and_reports(driver: Driver) {
-        let stage = Stage::new(driver);
+        let stage = patient(driver, &[]);
         let gate = Gate::new();
         stage.rails.on_connect(Answer::welcome(CURRENT_USER, &[WELCOME]).behind(&gate));
         let mut clients: Vec<Raw> = (0..5).map(|number| connecting(&stage, &number.to_string())).collect();
@@ -159,7 +165,7 @@ on_both_drivers! {
     }
 
     fn stop_waits_for_no_connect_call_longer_than_it_may(driver: Driver) {
-        let stage = Stage::with(driver, &["--shutdown_timeout=1"]);
+        let stage = patient(driver, &["--shutdown_timeout=1"]);
         stage.rails.on_connect(Answer::welcome(CURRENT_USER, &[WELCOME]).behind(&Gate::new()));
         let _client = connecting(&stage, "stuck");
         let started = Instant::now();
@@ -176,7 +182,7 @@ on_both_drivers! {
             ("stop", |stage, raw| { stage.server.terminate(); Some(raw) }),
         ];
         for (name, end) in ends {
-            let stage = Stage::new(driver);
+            let stage = patient(driver, &[]);
             let gate = Gate::new();
             let answer = json!({
                 "status": 1, "streams": ["s"], "env": { "istate": { "k": "v" }, "cstate": { "c": "1" } },
@@ -204,7 +210,7 @@ on_both_drivers! {
     fn subscribe_that_fails_after_the_end_is_not_in_the_disconnect_call(driver: Driver) {
         let answers = [Answer::reject("late"), Answer::json(&json!({ "error_msg": "no" })), Answer::status(500, "")];
         for answer in answers {
-            let stage = Stage::new(driver);
+            let stage = patient(driver, &[]);
             let gate = Gate::new();
             stage.rails.on_command("subscribe", "late", answer.behind(&gate));
             let mut raw = stage.raw();
@@ -220,7 +226,7 @@ on_both_drivers! {
     }
 
     fn call_that_was_not_sent_yet_is_dropped_with_its_client(driver: Driver) {
-        let stage = Stage::new(driver);
+        let stage = patient(driver, &[]);
         stage.rails.stop();
         let raw = Raw::upgrade(stage.server.address(), "/cable?pi=0");
         until("a retry", || (stage.server.metric("rpc_retries_total") >= 1).then_some(()));

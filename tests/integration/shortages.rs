@@ -7,6 +7,7 @@ use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use crate::support::http::{HttpConnection, publication};
 use crate::support::ports::free_port;
 use crate::support::raw::{Raw, handshake};
+use crate::support::tls::Scene;
 use crate::support::wait::until;
 use crate::support::{Cable, Driver, Rails, Server, Stage, keys};
 
@@ -185,6 +186,20 @@ on_both_drivers! {
         assert_eq!(stage.server.metric("rpc_error_total"), 0);
         assert!(!stage.server.log().iter().any(|line| line.contains("RPC calls fail")));
         stage.client();
+    }
+
+    fn certificate_stays_when_its_files_cannot_be_opened(driver: Driver) {
+        let mut scene = Scene::new(driver, &[]);
+        scene.client().expect_pong();
+        let before = limit_files(&scene.stage.server, Some(3));
+        scene.stage.server.hang_up();
+        let line = ["ERR", "failed to reload SSL certificate: the one in use stays", "Too many open files"];
+        scene.stage.server.wait_for_log(&line);
+        limit_files(&scene.stage.server, before);
+        scene.client().expect_pong();
+        scene.renew();
+        scene.trust_renewed();
+        scene.client().expect_pong();
     }
 
     fn call_that_finds_no_descriptor_in_its_time_fails_by_name(driver: Driver) {
