@@ -25,7 +25,7 @@ pub enum RpcError {
         cause: TransportError,
     },
     /// The request limit or the command limit passed during an attempt.
-    #[error("no answer from {url} within {limit:?}")]
+    #[error("no answer from {url} within {} s", seconds(*.limit))]
     Timeout {
         /// The request URL.
         url: String,
@@ -65,6 +65,11 @@ pub enum RpcError {
         /// What TLS said.
         cause: TlsFailure,
     },
+}
+
+/// To the millisecond, and without it where there is none.
+fn seconds(limit: Duration) -> f64 {
+    (limit.as_secs_f64() * 1000.0).round() / 1000.0
 }
 
 fn attempts_made(attempts: u32) -> String {
@@ -203,4 +208,28 @@ pub enum StartError {
     /// The TLS library refused its own defaults.
     #[error("cannot set up TLS: {0}")]
     Tls(#[from] rustls::Error),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_limits_are_told_in_seconds() {
+        for (limit, shown) in [
+            (2_999_973, "3"),
+            (400_000, "0.4"),
+            (1_234_567, "1.235"),
+            (60_000_000, "60"),
+        ] {
+            let error = RpcError::Timeout {
+                url: "http://app".to_owned(),
+                limit: Duration::from_micros(limit),
+            };
+            assert_eq!(
+                error.to_string(),
+                format!("no answer from http://app within {shown} s")
+            );
+        }
+    }
 }
