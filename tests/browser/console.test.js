@@ -160,6 +160,17 @@ test("figures move with the load", async () => {
   await page.context().close();
 });
 
+test("the last minute outlives a reload", async () => {
+  const page = await openConsole();
+  const seconds = () => page.evaluate(() => Number(/the last (\d+) seconds/.exec(document.querySelector("#card-sessions svg").getAttribute("aria-label"))?.[1]));
+  await page.waitForFunction(() => Number(document.body.dataset.snapshots) >= 4);
+  const before = await seconds();
+  await page.reload();
+  await page.waitForSelector("body[data-phase=live][data-snapshots]");
+  assert.ok(await seconds() > before, "the seconds before the reload are there");
+  await page.context().close();
+});
+
 test("a session is found, shown, spoken to and ended, by keyboard alone", async () => {
   const page = await openConsole();
   await search(page, "nobody-is-called-so");

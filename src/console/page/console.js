@@ -2,7 +2,7 @@
 
 import { CARDS, Card, element, fillMinuteTable, fillShardTable } from "./charts.js";
 import { Cable } from "./cable.js";
-import { History, clock, duration } from "./figures.js";
+import { History, SECONDS_SHOWN, clock, duration } from "./figures.js";
 import { ask, serverIsBack, startSessions } from "./sessions.js";
 
 const IDENTIFIER = '{"channel":"ringcable:console"}';
@@ -13,6 +13,8 @@ const $ = (id) => document.getElementById(id);
 const past = new History();
 const cards = CARDS.map((definition) => new Card(definition, $("cards")));
 let recordShown = -1;
+// The figures of the last minute outlive a reload of the page, in this tab alone. There is nobody's name in them.
+let kept = JSON.parse(sessionStorage.getItem("snapshots") ?? "[]");
 
 function showPhase(phase) {
   document.body.dataset.phase = phase;
@@ -23,8 +25,16 @@ function showPhase(phase) {
   if (phase === "lost") loadRecords().catch(() => {});
 }
 
-function showSnapshot(snapshot) {
+function remember(snapshot) {
+  kept = kept.filter(({ now_ms: at }) => snapshot.now_ms - at < SECONDS_SHOWN * 1000 && at < snapshot.now_ms);
+  if (past.samples.length === 0) for (const old of kept) past.add(old);
   past.add(snapshot);
+  kept.push(snapshot);
+  sessionStorage.setItem("snapshots", JSON.stringify(kept));
+}
+
+function showSnapshot(snapshot) {
+  remember(snapshot);
   document.body.dataset.snapshots = String(Number(document.body.dataset.snapshots ?? 0) + 1);
   for (const card of cards) card.show(past.samples);
   fillShardTable($("shards"), past.samples);
