@@ -1,5 +1,6 @@
 """docs/api.md is a transcript: commands are typed, messages of clients are sent and those to clients have come, in the order of the page."""
 
+import base64
 import json
 import sys
 import unittest
@@ -54,8 +55,6 @@ class Api(unittest.TestCase):
         (claims,) = [json.loads(block.text) for block in BLOCKS if block.page == PAGE and block.language == "json" and not block.note]
         (token,) = [expected[0] for block in BLOCKS if block.page == PAGE for command, expected in
                     (block.commands() if block.language == "console" else []) if "$CLAIMS" in command]
-        import base64
-
         middle = token.split(".")[1]
         self.assertEqual(json.loads(base64.urlsafe_b64decode(middle + "=" * (-len(middle) % 4))), claims)
         for given, answer in ((token, "welcome"), (token[:-3] + "AAA", "disconnect")):

@@ -1,5 +1,6 @@
 """The files of deploy/: read by the programs that they are for, their variables by the server, and the proxies reloaded under clients."""
 
+import json
 import os
 import pathlib
 import re
@@ -14,7 +15,7 @@ import yaml
 
 import shell
 from pages import ROOT, files
-from test_blocks import CADDY_BIN, Caddy, caddy_version, run, validate_caddyfile, variables_of, written
+from test_blocks import CADDY_BIN, Caddy, caddy_version, run, validate_caddyfile, variables_of
 
 sys.path.insert(0, str(ROOT / "tests/container"))
 from cable import Cable  # noqa: E402
@@ -44,8 +45,6 @@ class Files(unittest.TestCase):
                     check_config(self, {**RPC, **env})
 
     def test_json(self):
-        import json
-
         for name in files("deploy/*.json"):
             json.loads((ROOT / name).read_text())
 
