@@ -1,7 +1,7 @@
 //! The committed corpora, as they are and changed, on the stable toolchain.
 
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::{fs, panic};
 
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -10,27 +10,28 @@ use super::*;
 
 type Target = fn(&[u8]);
 
-/// The inputs of a target, in an order that does not change.
-fn corpus(name: &str) -> Vec<Vec<u8>> {
+/// The inputs of a target with their names, in an order that does not change.
+fn corpus(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fuzz/corpus")
         .join(name);
     let entries = fs::read_dir(&folder).unwrap_or_else(|error| panic!("{folder:?}: {error}"));
-    let mut files: Vec<_> = entries
+    let mut inputs: Vec<_> = entries
         .map(|entry| entry.expect("a readable folder").path())
+        .map(|path| (path.clone(), fs::read(path).expect("a readable file")))
         .collect();
-    files.sort();
-    files
-        .iter()
-        .map(|file| fs::read(file).expect("a readable file"))
-        .collect()
+    inputs.sort();
+    inputs
 }
 
 fn replay(name: &str, target: Target) {
     let inputs = corpus(name);
     assert!(inputs.len() > 20, "{name}: only {} inputs", inputs.len());
-    for input in &inputs {
-        target(input);
+    for (path, input) in &inputs {
+        if let Err(panic) = panic::catch_unwind(|| target(input)) {
+            eprintln!("with {}", path.display());
+            panic::resume_unwind(panic);
+        }
     }
 }
 
@@ -64,7 +65,7 @@ fn apply(input: &mut Vec<u8>, change: &Change) {
     }
 }
 
-/// Feeds changed inputs of the corpus. What fails is printed, ready to become a file of the corpus.
+/// Feeds changed inputs of the corpus. The smallest change that fails is printed.
 fn mutate(name: &str, target: Target) {
     let inputs = corpus(name);
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
@@ -74,10 +75,10 @@ fn mutate(name: &str, target: Target) {
     });
     let strategy = (any::<Index>(), any::<Index>(), changes());
     let outcome = runner.run(&strategy, |(first, second, changes)| {
-        let mut input = first.get(&inputs).clone();
+        let mut input = first.get(&inputs).1.clone();
         // Two inputs behind one another, now and then.
         if let Some(Change::CutOff(_)) = changes.first() {
-            input.extend_from_slice(second.get::<Vec<u8>>(&inputs));
+            input.extend_from_slice(&second.get(&inputs).1);
         }
         for change in &changes {
             apply(&mut input, change);
