@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use memchr::memmem;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::json;
 
@@ -14,7 +15,7 @@ use crate::websocket::{OPCODE_TEXT, WebSocket, dial, exchange, upgrade_request};
 
 /// For one client to get in, or one publication to be taken.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// When nothing has been sent for so long, the server takes no more.
+/// When nothing has moved for so long, the server takes no more.
 const QUIET: Duration = Duration::from_secs(1);
 /// Whoever still sends then does so for ever.
 const OFFER_MAX: Duration = Duration::from_secs(20);
@@ -23,6 +24,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 const SLOW_BYTES: usize = 6 * 1024;
 const SLOW_EVERY: Duration = Duration::from_millis(500);
 const READ_BYTES: usize = 256 * 1024;
+/// Stands in confirmations and rejections, and nowhere else.
+const ANSWER: &[u8] = b"_subscription\"";
 
 /// One client that wants much.
 pub struct Greedy {
@@ -30,6 +33,12 @@ pub struct Greedy {
     socket: Option<TcpStream>,
     offer: Offer,
     pub sent_bytes: u64,
+    /// The piece that is being sent, and how much of it was.
+    piece: usize,
+    piece_sent: usize,
+    /// Answers so far, and the end of what was read last.
+    answers: usize,
+    heard: Vec<u8>,
     /// When a slow reader reads next.
     reads_at: Instant,
 }
@@ -45,6 +54,10 @@ impl Greedy {
                     socket,
                     offer,
                     sent_bytes: 0,
+                    piece: 0,
+                    piece_sent: 0,
+                    answers: 0,
+                    heard: Vec::new(),
                     reads_at: Instant::now(),
                 }
             })
@@ -70,14 +83,20 @@ impl Greedy {
         let Some(socket) = &mut self.socket else {
             return false;
         };
-        let rest = &self.offer.bytes[self.sent_bytes as usize..];
-        if rest.is_empty() {
+        let Some(piece) = self.offer.pieces.get(self.piece) else {
+            return false;
+        };
+        if matches!(self.offer.reading, Reading::Answers) && self.piece > self.answers {
             return false;
         }
-        match socket.write(rest) {
+        match socket.write(&piece[self.piece_sent..]) {
             Ok(written) => {
                 self.sent_bytes += written as u64;
-                written > 0
+                self.piece_sent += written;
+                if self.piece_sent == piece.len() {
+                    (self.piece, self.piece_sent) = (self.piece + 1, 0);
+                }
+                true
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
             Err(_) => {
@@ -87,24 +106,42 @@ impl Greedy {
         }
     }
 
-    fn read(&mut self, buffer: &mut [u8]) {
+    /// Reads what is there, as this client does; whether that was anything.
+    fn read(&mut self, buffer: &mut [u8]) -> bool {
         let Some(socket) = &mut self.socket else {
-            return;
+            return false;
         };
         let most = match self.offer.reading {
-            Reading::Never => return,
-            Reading::All => buffer.len(),
-            Reading::Slowly if Instant::now() < self.reads_at => return,
+            Reading::Never => return false,
+            Reading::All | Reading::Answers => buffer.len(),
+            Reading::Slowly if Instant::now() < self.reads_at => return false,
             Reading::Slowly => {
                 self.reads_at = Instant::now() + SLOW_EVERY;
                 SLOW_BYTES
             }
         };
         match socket.read(&mut buffer[..most]) {
-            Ok(0) => self.socket = None,
-            Err(error) if error.kind() != io::ErrorKind::WouldBlock => self.socket = None,
-            _ => {}
+            Ok(read) if read > 0 => {
+                self.count_answers(&buffer[..read]);
+                true
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            _ => {
+                self.socket = None;
+                false
+            }
         }
+    }
+
+    /// An answer may come in two reads: the end of the last one is looked at again.
+    fn count_answers(&mut self, read: &[u8]) {
+        if !matches!(self.offer.reading, Reading::Answers) {
+            return;
+        }
+        let joined = [&self.heard[..], read].concat();
+        self.answers += memmem::find_iter(&joined, ANSWER).count();
+        let kept = joined.len().min(ANSWER.len() - 1);
+        self.heard = joined[joined.len() - kept..].to_vec();
     }
 }
 
@@ -112,25 +149,25 @@ impl Greedy {
 pub fn offer(clients: &mut [Greedy], hold: Duration) {
     let mut buffer = vec![0; READ_BYTES];
     let begun = Instant::now();
-    let mut last_sent = begun;
+    let mut last_moved = begun;
     let mut stays_until = None;
     loop {
-        let mut sent = false;
+        let mut moved = false;
         for client in &mut *clients {
-            sent |= client.send();
-            client.read(&mut buffer);
+            moved |= client.send();
+            moved |= client.read(&mut buffer);
         }
         let now = Instant::now();
-        if sent {
-            last_sent = now;
+        if moved {
+            last_moved = now;
         }
-        if now - last_sent > QUIET || now - begun > OFFER_MAX {
+        if now - last_moved > QUIET || now - begun > OFFER_MAX {
             stays_until.get_or_insert(now + hold);
         }
         if stays_until.is_some_and(|until| now > until) {
             return;
         }
-        if !sent {
+        if !moved {
             thread::sleep(PAUSE);
         }
     }

@@ -1,7 +1,6 @@
 //! The ways in which one client takes much.
 
 use std::net::SocketAddrV4;
-use std::sync::Arc;
 
 use flate2::Compression;
 use serde_json::json;
@@ -57,7 +56,7 @@ impl After {
 pub struct Offer {
     pub entry: Entry,
     /// Sent as far as the server takes it.
-    pub bytes: Arc<[u8]>,
+    pub pieces: Vec<Vec<u8>>,
     pub reading: Reading,
 }
 
@@ -79,14 +78,17 @@ pub enum Entry {
 /// How a client takes what the server sends.
 pub enum Reading {
     Never,
-    All,
     Slowly,
+    All,
+    /// All of it, and each piece is sent when the one before has been confirmed or rejected: so it is never slow.
+    Answers,
 }
 
 const SESSION: Entry = Entry::Session { compression: false };
 const COMPRESSING: Entry = Entry::Session { compression: true };
 const WITH_COMPRESSION: &[&str] = &["--enable_ws_compression"];
-const OPEN_STREAMS: &[&str] = &["--public_streams", "--broadcast_adapter=http"];
+/// So few that calls wait for all who left.
+const FEW_DISCONNECTS: &[&str] = &["--disconnect_rate=10"];
 
 /// A way without an app, from which the others differ.
 const fn way(name: &'static str, clients: usize, offer: fn(SocketAddrV4, usize) -> Offer) -> Way {
@@ -138,13 +140,13 @@ pub const WAYS: &[Way] = &[
         app_hangs: true,
         ..way("commands before the welcome", 50, |address, _| {
             let mut bytes = upgrade_request(address, "/cable", "").into_bytes();
-            bytes.extend(subscribes(EARLY_BYTES / 1_000, 900));
+            bytes.extend(subscribes(EARLY_BYTES / 1_000, 900).concat());
             never(Entry::Clients, bytes)
         })
     },
     Way {
         flags: WITH_COMPRESSION,
-        ..way("bomb of 60 kB for 60 MiB", 25, |_, _| {
+        ..way("bomb of 60 kB for 60 MiB", 5, |_, _| {
             never(
                 COMPRESSING,
                 compressed(&command("pong", &"a".repeat(60 * MIB))),
@@ -166,9 +168,13 @@ pub const WAYS: &[Way] = &[
             bytes: 8_000,
         }],
         ..way("never reads", 1_000, |_, _| {
-            never(SESSION, subscribes(1, 0))
+            never(SESSION, subscribes(1, 0).concat())
         })
     },
+    way("requests, answers never read", 20, |_, _| {
+        let request = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n";
+        never(Entry::Clients, request.repeat(FLOOD_BYTES / request.len()))
+    }),
     way("pings, never read", 20, |_, _| never(SESSION, pings())),
     way("pings, read slowly", 10, |_, _| Offer {
         reading: Reading::Slowly,
@@ -187,52 +193,43 @@ pub const WAYS: &[Way] = &[
             },
             After::Leave,
         ],
-        ..way("4,090 subscriptions of 65 kB", 1, |_, _| Offer {
-            reading: Reading::All,
-            ..never(SESSION, subscribes(SUBSCRIPTIONS, IDENTIFIER_BYTES))
+        ..way("4,090 subscriptions of 65 kB", 1, |_, _| {
+            answered(SESSION, subscribes(SUBSCRIPTIONS, IDENTIFIER_BYTES))
         })
     },
     Way {
         then: &[After::Leave],
         ..way("4,090 subscriptions of 65 kB, closed at once", 1, |_, _| {
-            Offer {
-                reading: Reading::All,
-                ..never(SESSION, subscribes(SUBSCRIPTIONS, IDENTIFIER_BYTES))
-            }
+            answered(SESSION, subscribes(SUBSCRIPTIONS, IDENTIFIER_BYTES))
         })
     },
     Way {
         app: true,
         then: &[After::Leave],
-        ..way("4,090 subscriptions of 65 kB, app", 1, |_, _| Offer {
-            reading: Reading::All,
-            ..never(SESSION, app_subscribes(SUBSCRIPTIONS, IDENTIFIER_BYTES))
+        ..way("4,090 subscriptions of 65 kB, app", 1, |_, _| {
+            answered(SESSION, app_subscribes(SUBSCRIPTIONS, IDENTIFIER_BYTES))
         })
     },
     Way {
         flags: WITH_COMPRESSION,
         then: &[After::Leave],
-        ..way("100 compressed subscriptions of 16 MiB", 1, |_, _| {
-            let bytes = (0..100).flat_map(|number| {
-                compressed(&command("subscribe", &identifier(number, 16 * MIB - 2_000)))
-            });
-            Offer {
-                reading: Reading::All,
-                ..never(COMPRESSING, bytes.collect())
-            }
+        ..way("100 compressed subscriptions of 16 MiB", 1, |_, _| Offer {
+            // Answers are compressed as well, so nobody could count them.
+            reading: Reading::All,
+            ..answered(COMPRESSING, compressed_subscribes(100, 16 * MIB - 2_000))
         })
     },
     Way {
         app: true,
-        flags: OPEN_STREAMS,
-        ..way("open with a cookie of 900 kB, RST", 1_000, |_, _| {
+        flags: FEW_DISCONNECTS,
+        ..way("open with a cookie of 900 kB, RST", 300, |_, _| {
             reset_with_cookie(COOKIE_BYTES)
         })
     },
     Way {
         app: true,
-        flags: OPEN_STREAMS,
-        ..way("open with a cookie of 60 kB, RST", 5_000, |_, _| {
+        flags: FEW_DISCONNECTS,
+        ..way("open with a cookie of 60 kB, RST", 2_000, |_, _| {
             reset_with_cookie(SMALL_COOKIE_BYTES)
         })
     },
@@ -241,8 +238,16 @@ pub const WAYS: &[Way] = &[
 fn never(entry: Entry, bytes: Vec<u8>) -> Offer {
     Offer {
         entry,
-        bytes: bytes.into(),
+        pieces: vec![bytes],
         reading: Reading::Never,
+    }
+}
+
+fn answered(entry: Entry, pieces: Vec<Vec<u8>>) -> Offer {
+    Offer {
+        entry,
+        pieces,
+        reading: Reading::Answers,
     }
 }
 
@@ -280,11 +285,11 @@ fn identifier(number: usize, bytes: usize) -> String {
     .to_string()
 }
 
-fn subscribes(count: usize, identifier_bytes: usize) -> Vec<u8> {
+fn subscribes(count: usize, identifier_bytes: usize) -> Vec<Vec<u8>> {
     frames((0..count).map(|number| command("subscribe", &identifier(number, identifier_bytes))))
 }
 
-fn app_subscribes(count: usize, identifier_bytes: usize) -> Vec<u8> {
+fn app_subscribes(count: usize, identifier_bytes: usize) -> Vec<Vec<u8>> {
     let padding = "a".repeat(identifier_bytes - 100);
     frames((0..count).map(|number| {
         let identifier =
@@ -293,20 +298,40 @@ fn app_subscribes(count: usize, identifier_bytes: usize) -> Vec<u8> {
     }))
 }
 
-fn frames(texts: impl Iterator<Item = String>) -> Vec<u8> {
-    let mut frames = Vec::new();
-    for text in texts {
-        client_frame(OPCODE_TEXT, text.as_bytes(), &mut frames);
-    }
-    frames
+fn frames(texts: impl Iterator<Item = String>) -> Vec<Vec<u8>> {
+    let frame = |text: String| {
+        let mut frame = Vec::new();
+        client_frame(OPCODE_TEXT, text.as_bytes(), &mut frame);
+        frame
+    };
+    texts.map(frame).collect()
 }
 
 fn compressed(text: &str) -> Vec<u8> {
+    compressed_frame(&deflated(text.as_bytes(), Compression::best()))
+}
+
+fn compressed_frame(payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
-    let payload = deflated(text.as_bytes(), Compression::fast());
-    client_frame(OPCODE_TEXT, &payload, &mut frame);
+    client_frame(OPCODE_TEXT, payload, &mut frame);
     frame[0] |= COMPRESSED;
     frame
+}
+
+/// Subscribes that differ at their beginning: the rest of all of them is deflated once.
+fn compressed_subscribes(count: usize, identifier_bytes: usize) -> Vec<Vec<u8>> {
+    const FLUSHED: [u8; 4] = [0, 0, 0xff, 0xff];
+    let text = |number: usize, bytes: usize| command("subscribe", &identifier(number, bytes));
+    let whole = text(0, identifier_bytes);
+    let padding_at = whole.find("aaaa").expect("there is padding");
+    let rest = deflated(&whole.as_bytes()[padding_at..], Compression::best());
+    let subscribes = (0..count).map(|number| {
+        let short = text(number, 104);
+        let padding_at = short.find("aaaa").expect("there is padding");
+        let begin = deflated(&short.as_bytes()[..padding_at], Compression::best());
+        compressed_frame(&[&begin[..], &FLUSHED, &rest].concat())
+    });
+    subscribes.collect()
 }
 
 fn reset_with_cookie(bytes: usize) -> Offer {
