@@ -5,11 +5,11 @@ use std::net::TcpStream;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use memchr::memmem;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use serde_json::json;
 
 use super::ways::{Entry, Offer, Reading, STREAM, Way};
+use crate::fleet::frame_header;
 use crate::peer::Peer;
 use crate::websocket::{OPCODE_TEXT, WebSocket, dial, exchange, upgrade_request};
 
@@ -24,8 +24,8 @@ const PAUSE: Duration = Duration::from_millis(1);
 const SLOW_BYTES: usize = 6 * 1024;
 const SLOW_EVERY: Duration = Duration::from_millis(500);
 const READ_BYTES: usize = 256 * 1024;
-/// Stands in confirmations and rejections, and nowhere else.
-const ANSWER: &[u8] = b"_subscription\"";
+/// Confirmations and rejections repeat a long identifier, also when they are compressed; nothing else is so long.
+const ANSWER_BYTES_MIN: usize = 1_000;
 
 /// One client that wants much.
 pub struct Greedy {
@@ -36,7 +36,7 @@ pub struct Greedy {
     /// The piece that is being sent, and how much of it was.
     piece: usize,
     piece_sent: usize,
-    /// Answers so far, and the end of what was read last.
+    /// Answers so far, and what has come of a frame.
     answers: usize,
     heard: Vec<u8>,
     /// When a slow reader reads next.
@@ -113,7 +113,7 @@ impl Greedy {
         };
         let most = match self.offer.reading {
             Reading::Never => return false,
-            Reading::All | Reading::Answers => buffer.len(),
+            Reading::Answers => buffer.len(),
             Reading::Slowly if Instant::now() < self.reads_at => return false,
             Reading::Slowly => {
                 self.reads_at = Instant::now() + SLOW_EVERY;
@@ -133,15 +133,17 @@ impl Greedy {
         }
     }
 
-    /// An answer may come in two reads: the end of the last one is looked at again.
     fn count_answers(&mut self, read: &[u8]) {
         if !matches!(self.offer.reading, Reading::Answers) {
             return;
         }
-        let joined = [&self.heard[..], read].concat();
-        self.answers += memmem::find_iter(&joined, ANSWER).count();
-        let kept = joined.len().min(ANSWER.len() - 1);
-        self.heard = joined[joined.len() - kept..].to_vec();
+        self.heard.extend_from_slice(read);
+        while let Some((header_bytes, payload_bytes)) = frame_header(&self.heard)
+            && self.heard.len() >= header_bytes + payload_bytes
+        {
+            self.answers += usize::from(payload_bytes >= ANSWER_BYTES_MIN);
+            self.heard.drain(..header_bytes + payload_bytes);
+        }
     }
 }
 
