@@ -115,6 +115,17 @@ impl ShardBudget {
         self.process.leased_bytes() >= self.process.bytes_max
     }
 
+    /// True when something new that begins with `bytes` may begin. A refusal is counted as by [`Self::try_charge`]. What the shard
+    /// has leased and does not use is for what is there already.
+    #[must_use]
+    pub fn admits(&self, bytes: usize) -> bool {
+        let full = self.is_full();
+        if full {
+            self.note_refusal(bytes);
+        }
+        !full && self.has_room(bytes)
+    }
+
     /// True when `bytes` more could be charged now. A refusal is counted as by [`Self::try_charge`].
     #[must_use]
     pub fn has_room(&self, bytes: usize) -> bool {
@@ -292,6 +303,22 @@ mod tests {
         );
         budget.release(2);
         assert!(budget.try_charge(2));
+    }
+
+    #[test]
+    fn nothing_new_begins_when_the_process_has_no_more_to_lease() {
+        let process = ProcessBudget::new(Some(1 << 20), 1);
+        let budget = shard(&process);
+        assert!(budget.admits(1) && !budget.is_full());
+        assert!(budget.try_charge((1 << 20) - 1));
+        assert!(
+            budget.is_full() && !budget.admits(1),
+            "one byte is left for what is there"
+        );
+        assert_eq!(budget.counters().memory_refusals_total.value(), 1);
+        assert!(budget.try_charge(1));
+        budget.release(1 << 20);
+        assert!(budget.admits(1));
     }
 
     #[test]

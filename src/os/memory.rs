@@ -72,14 +72,15 @@ fn meminfo_bytes(meminfo: &str, name: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// The smallest of the limits on this process's memory: what the host has, its cgroups, RLIMIT_DATA and RLIMIT_AS. `None`
-/// when nothing of it can be read.
+/// The smallest of the limits on this process's memory: what the host has, its cgroups, and half of RLIMIT_DATA and RLIMIT_AS,
+/// which count what the allocator keeps mapped and not what is in use. `None` when nothing of it can be read.
 pub fn limit_bytes() -> Option<u64> {
     let host = fs::read_to_string("/proc/meminfo").ok();
     let host = host.and_then(|meminfo| meminfo_bytes(&meminfo, "MemTotal:"));
     let of_process = limits::memory()
         .into_iter()
         .filter(|&bytes| bytes < u64::MAX);
+    let of_process = of_process.map(|bytes| bytes / 2);
     host.into_iter()
         .chain(cgroup_limit_bytes())
         .chain(of_process)

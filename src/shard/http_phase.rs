@@ -366,7 +366,7 @@ impl Client {
         compression: bool,
     ) -> Next {
         match handshake::upgrade(&head, origins, compression) {
-            Ok(_) if !self.shard.budget.has_room(SESSION_ENTRY_BYTES) => {
+            Ok(_) if !self.shard.budget.admits(SESSION_ENTRY_BYTES) => {
                 self.shard.counters().upgrade_refused_total.add(1);
                 let response = Response::text(503, "no memory for more clients");
                 self.answer(&head, response).await

@@ -1236,6 +1236,77 @@ fn a_client_beyond_its_limit_is_told_so_and_others_are_not_held_up() {
     });
 }
 
+/// Publishes more than may wait, and a message that is being written.
+fn overfill(bench: &mut Bench) {
+    let sent = bench.broadcast_until_blocked();
+    for number in sent + 1..=sent + 8 {
+        bench.broadcast(&big_message(number));
+    }
+    assert!(bench.outbox_bytes() > 120_000);
+}
+
+#[test]
+fn a_client_that_takes_nothing_is_slow_after_a_while_and_not_at_once() {
+    on_both(NARROW, |bench| {
+        let mut stuck = bench.open_narrow();
+        bench.listen(&mut stuck, "x");
+        overfill(bench);
+        bench.wait(Duration::from_millis(1450));
+        assert_eq!(bench.clients(), 1, "{}", bench.driver);
+        bench.wait(Duration::from_millis(200));
+        let counters = bench.counters();
+        assert_eq!(counters.disconnected_slow_clients_total.value(), 1);
+        assert_eq!(counters.closed_too_slow_total.value(), 1);
+        assert_eq!(counters.session_bytes_exceeded_total.value(), 0);
+    });
+}
+
+/// The client reads all the time, but the shard does not come to look at its sockets.
+#[test]
+fn a_busy_shard_does_not_take_its_own_delay_for_the_clients() {
+    on_both(NARROW, |bench| {
+        // Only the server's side is narrow: a client's tiny buffer would drop segments, and wait for them to come again.
+        let mut eager = bench.open(|new| {
+            let socket = SockRef::from(&new.socket);
+            socket
+                .set_send_buffer_size(8 << 10)
+                .expect("an option of every socket");
+        });
+        bench.listen(&mut eager, "x");
+        overfill(bench);
+        eager.socket.set_nonblocking(true).expect("nonblocking");
+        let mut buffer = [0; 1 << 16];
+        for _ in 0..80 {
+            while eager.socket.read(&mut buffer).is_ok_and(|bytes| bytes > 0) {}
+            // Time passes and ticks come, events do not.
+            bench.wait(Duration::from_millis(500));
+        }
+        assert_eq!(
+            bench.counters().disconnected_slow_clients_total.value(),
+            0,
+            "{}",
+            bench.driver
+        );
+        assert_eq!((bench.clients(), bench.outbox_bytes()), (1, 0));
+    });
+}
+
+#[test]
+fn a_session_that_holds_all_it_may_is_dropped_at_once() {
+    let args = [NARROW, &["--session_bytes_max=200000"]].concat();
+    on_both(&args, |bench| {
+        let mut stuck = bench.open_narrow();
+        bench.listen(&mut stuck, "x");
+        let mut number = 0;
+        while bench.counters().disconnected_slow_clients_total.value() == 0 {
+            number += 1;
+            assert!(number < 1000 && bench.outbox_bytes() < 225_000);
+            bench.broadcast(&big_message(number));
+        }
+        assert_eq!(bench.counters().session_bytes_exceeded_total.value(), 1);
+    });
+}
+
 #[test]
 fn a_slow_client_that_never_reads_loses_its_socket_at_the_write_deadline() {
     on_both(NARROW, |bench| {
@@ -1852,6 +1923,7 @@ proptest! {
             }
             let survey = bench.survey();
             assert_eq!((bench.clients(), bench.outbox_bytes()), (0, 0), "{}", bench.driver);
+            assert_eq!(bench.counters().memory_bytes.value(), 0, "{}", bench.driver);
             assert_eq!((survey.identities.len(), survey.streams.len()), (0, 0), "{}", bench.driver);
             assert_eq!(closed(bench.counters()), bench.opened as u64, "{}", bench.driver);
             assert_eq!(crowd.disconnect_calls, crowd.registered, "{}", bench.driver);

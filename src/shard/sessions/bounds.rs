@@ -126,7 +126,7 @@ impl Sessions {
         } else if self.budget.is_full() {
             "the memory for clients is used up and it does not take what waits"
         } else {
-            "it takes nothing and its outbox passed ws_max_pending_size"
+            "its outbox passed ws_max_pending_size"
         }
     }
 

@@ -19,6 +19,10 @@ impl Sessions {
     }
 
     pub(super) fn on_due(&mut self, slot: u32, pings: &mut PingFrames) {
+        if self.is_write_due(slot) {
+            // A shard that was busy must not take its own delay for the client's.
+            self.write_outbox(slot);
+        }
         let Some(connection) = self.connections.get_mut(slot as usize) else {
             return;
         };
@@ -71,6 +75,12 @@ impl Sessions {
                 "disconnecting session due to no pongs"
             );
         }
+    }
+
+    fn is_write_due(&self, slot: u32) -> bool {
+        let connection = self.connections.get(slot as usize);
+        let outbox = connection.and_then(|connection| connection.outbox.as_ref());
+        outbox.is_some_and(|outbox| outbox.deadline <= self.now_tick)
     }
 
     pub(super) fn set_timer(&mut self, slot: u32) {
