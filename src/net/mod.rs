@@ -100,6 +100,23 @@ struct TlsLayer {
     opening: Vec<u8>,
 }
 
+/// What a read has brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// Something to read.
+    Bytes,
+    /// Only what TLS needs for itself: read again.
+    Nothing,
+    /// The client has closed.
+    End,
+}
+
+impl Received {
+    fn of(bytes: usize) -> Self {
+        if bytes > 0 { Self::Bytes } else { Self::End }
+    }
+}
+
 /// A socket that has left monoio.
 pub struct Released {
     /// Non-blocking.
@@ -122,16 +139,16 @@ impl Socket {
     }
 
     /// Appends what has arrived to `buffer`, waiting for the first byte. Room for `bytes` is made when there is something to
-    /// read. 0 = the client has closed.
+    /// read.
     ///
     /// # Errors
     /// The kernel's, and `InvalidData` from a client that does not speak TLS where it should: it has been told then.
     ///
     /// # Cancel safety
     /// With TLS, an answer that TLS owes may be cut off when the future is dropped. Drop it only to drop the socket too.
-    pub async fn read(&mut self, buffer: &mut Vec<u8>, bytes: usize) -> io::Result<usize> {
+    pub async fn read(&mut self, buffer: &mut Vec<u8>, bytes: usize) -> io::Result<Received> {
         match &mut self.tls {
-            None => self.tcp.read(buffer, bytes).await,
+            None => self.tcp.read(buffer, bytes).await.map(Received::of),
             // Large, and only needed where there is TLS.
             Some(tls) => Box::pin(tls.read(&mut self.tcp, buffer)).await,
         }
@@ -194,16 +211,16 @@ impl TlsLayer {
         }))
     }
 
-    /// Reads records until they carry something to read; the handshake happens in here.
-    async fn read(&mut self, tcp: &mut TcpSocket, buffer: &mut Vec<u8>) -> io::Result<usize> {
-        while self.plain.is_empty() && !self.session.peer_has_closed() {
-            if self.fill(tcp).await? == 0 {
-                return Ok(0);
-            }
+    /// Reads some records; the handshake happens in here. They may carry nothing to read, and a client can make a handshake of
+    /// tens of thousands: the caller decides when to go on.
+    async fn read(&mut self, tcp: &mut TcpSocket, buffer: &mut Vec<u8>) -> io::Result<Received> {
+        let is_open = !self.session.peer_has_closed();
+        if self.plain.is_empty() && is_open && self.fill(tcp).await? > 0 && self.plain.is_empty() {
+            return Ok(Received::Nothing);
         }
         let bytes = self.plain.len();
         buffer.append(&mut self.plain);
-        Ok(bytes)
+        Ok(Received::of(bytes))
     }
 
     /// One read from the kernel, and the answers that TLS owes for it. 0 = the client has closed.

@@ -324,6 +324,42 @@ on_both_drivers! {
         until("the server to give it up", || (stage.server.sessions_open() == 0).then_some(()));
     }
 
+    /// A hello of 64 KiB in records of one byte is 65,000 records: they are taken in turns with what others want.
+    fn a_tls_handshake_in_crumbs_holds_nobody_up(driver: Driver) {
+        let certificate = crate::support::tls::Certificate::new();
+        let rails = Rails::start();
+        let server = Stage::launch(driver, &rails).args(certificate.args()).arg("--cores=1").spawn_without_health();
+        let address = server.address();
+        let hello = [&[1, 0, 0xff, 0xf0][..], &[3; 0xfff0 - 1]].concat();
+        let crumbs: Vec<u8> = hello.iter().flat_map(|byte| [0x16, 3, 1, 0, 1, *byte]).collect();
+        let holders: Vec<_> = (0..4)
+            .map(|_| {
+                let crumbs = crumbs.clone();
+                thread::spawn(move || {
+                    let mut stream = TcpStream::connect(address).expect("accepted");
+                    // The server may have had enough before the end.
+                    let _refused = stream.write_all(&crumbs);
+                    let mut rest = Vec::new();
+                    let _ended = stream.read_to_end(&mut rest);
+                })
+            })
+            .collect();
+        let config = std::sync::Arc::new(certificate.client_config(&[&rustls::version::TLS13]));
+        for _ in 0..5 {
+            let started = Instant::now();
+            let mut other = crate::support::tls::tls(&config, TcpStream::connect(address).expect("accepted"));
+            other.write_all(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n").expect("open");
+            let mut status = [0; 12];
+            other.read_exact(&mut status).expect("an answer");
+            assert_eq!(&status, b"HTTP/1.1 200");
+            assert!(started.elapsed() < Duration::from_secs(3), "{:?}", started.elapsed());
+        }
+        // And they end: refused, or with the time for a head.
+        for holder in holders {
+            holder.join().expect("no panic");
+        }
+    }
+
     fn a_tls_handshake_that_drips_ends(driver: Driver) {
         let certificate = crate::support::tls::Certificate::new();
         let rails = Rails::start();

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::{Client, HEAD_TIMEOUT};
 use crate::endpoints::Response;
 use crate::endpoints::broadcast;
+use crate::net::Received;
 use crate::shard::refusals;
 use crate::wire::http_body::{BodyFraming, ChunkedDecoder};
 use crate::wire::http_head::{HeadLimits, HeadScanner, HttpError};
@@ -161,23 +162,30 @@ impl Client {
     /// Appends what arrives before `deadline`. A kept connection that rests between requests gives its place to a client that
     /// waits for one (`--max-conn`).
     pub(super) async fn read_some(&mut self, deadline: Instant, room: usize) -> Read {
-        let place = self.is_kept.then_some(&self.permit);
-        let read = pin!(self.socket.read(&mut self.input, room));
-        match self.pace.wait(&self.shard, place, deadline, read).await {
-            Some(Ok(0)) => Read::End,
-            Some(Ok(_)) => {
-                self.pace.let_others_run(&self.shard).await;
-                Read::Bytes
-            }
-            Some(Err(error)) => {
-                if error.kind() == io::ErrorKind::InvalidData {
-                    self.shard.counters().tls_errors_total.add(1);
-                    tracing::debug!(context = "http", shard = self.shard.id, peer = %self.peer, %error, "closing after a TLS error");
-                }
-                Read::End
-            }
-            None => Read::TooLate,
+        loop {
+            let place = self.is_kept.then_some(&self.permit);
+            let read = {
+                let read = pin!(self.socket.read(&mut self.input, room));
+                self.pace.wait(&self.shard, place, deadline, read).await
+            };
+            self.pace.let_others_run(&self.shard).await;
+            return match read {
+                // They come as fast as the client likes.
+                Some(Ok(Received::Nothing)) if Instant::now() < deadline => continue,
+                Some(Ok(Received::Nothing)) | None => Read::TooLate,
+                Some(Ok(Received::Bytes)) => Read::Bytes,
+                Some(Ok(Received::End)) => Read::End,
+                Some(Err(error)) => self.broken(&error),
+            };
         }
+    }
+
+    fn broken(&self, error: &io::Error) -> Read {
+        if error.kind() == io::ErrorKind::InvalidData {
+            self.shard.counters().tls_errors_total.add(1);
+            tracing::debug!(context = "http", shard = self.shard.id, peer = %self.peer, %error, "closing after a TLS error");
+        }
+        Read::End
     }
 
     /// The whole body, or the answer that says why not.
