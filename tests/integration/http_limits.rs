@@ -190,7 +190,8 @@ on_both_drivers! {
         let started = Instant::now();
         stage.server.terminate();
         assert!(stage.server.wait_exit().success());
-        assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+        // Without a bound it would be the 30 s of --shutdown_timeout.
+        assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
         dripper.join().expect("no panic");
     }
 
