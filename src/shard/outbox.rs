@@ -162,10 +162,10 @@ impl Outbox {
         self.pending_bytes
     }
 
-    /// Unsent bytes behind the frame that is being written. Source: `contract/websocket.md` §11.
+    /// What the frames behind the one that is being written take in memory. Source: `contract/websocket.md` §11.
     pub fn queued_bytes(&self) -> usize {
-        let first = self.frames.front().map_or(0, |frame| frame.bytes.len());
-        self.pending_bytes - (first - self.head_written)
+        let first = self.frames.front().map_or(0, |frame| frame.held_bytes());
+        self.held_bytes - first
     }
 
     /// What it takes in memory.
@@ -657,7 +657,8 @@ mod tests {
         assert_eq!((outbox.pending_bytes(), outbox.queued_bytes()), (7, 0));
         outbox.push(shared("second"));
         outbox.consume(3, &mut Written::default());
-        assert_eq!((outbox.pending_bytes(), outbox.queued_bytes()), (12, 8));
+        assert_eq!(outbox.pending_bytes(), 12);
+        assert_eq!(outbox.queued_bytes(), 8 + FRAME_OVERHEAD_BYTES);
         assert_eq!(outbox.held_bytes(), 15 + 2 * FRAME_OVERHEAD_BYTES);
         outbox.consume(12, &mut Written::default());
         assert_eq!((outbox.queued_bytes(), outbox.held_bytes()), (0, 0));

@@ -66,6 +66,11 @@ impl Bounds {
         }
     }
 
+    /// With so much waiting a client is not read: it would only make more.
+    fn reading_stops_at(&self) -> usize {
+        self.pending_bytes_max.min(self.session_bytes_max / 2)
+    }
+
     /// A message may be as large as `max_message_size` says, compressed or not, and no larger than a session.
     pub fn message_limits(&self) -> MessageLimits {
         let session_bytes_max = match self.session_bytes_max {
@@ -103,6 +108,13 @@ impl Connection {
     /// What is charged to the process for the session itself, from its first turn to its last.
     pub(super) fn charged_bytes(&self) -> usize {
         SESSION_ENTRY_BYTES + self.session.own_bytes() + self.decoder.held_bytes()
+    }
+
+    /// True while a client that has much waiting is not read, so that what it asks for makes no more of it: TCP holds it back.
+    pub(super) fn is_backed_up(&self, bounds: &Bounds) -> bool {
+        self.outbox
+            .as_ref()
+            .is_some_and(|outbox| outbox.queued_bytes() >= bounds.reading_stops_at())
     }
 
     /// True when no more may be queued for this client: it holds as much as a session may. One burst of large messages below

@@ -46,7 +46,10 @@ impl Sessions {
         }
         let connection = &mut self.connections[slot as usize];
         let due = connection.session.deadlines.take_due(self.now_tick);
-        if due.no_pong {
+        if due.no_pong && connection.is_backed_up(&self.bounds) {
+            // Its pong may be there and has not been read.
+            connection.session.deadlines.native_pong();
+        } else if due.no_pong {
             self.log_no_pong(slot);
             let close = Close::NO_PONG;
             return self.disconnect(slot, DisconnectReason::NoPong, true, close, Cause::NoPong);

@@ -115,7 +115,8 @@ impl Sessions {
     pub(super) fn schedule_rest(&mut self, slot: u32) {
         let token = self.token(slot);
         let connection = &mut self.connections[slot as usize];
-        if connection.is_ready() && !std::mem::replace(&mut connection.scheduled, true) {
+        if connection.is_ready(&self.bounds) && !std::mem::replace(&mut connection.scheduled, true)
+        {
             self.schedule.push_unfinished(token);
         }
     }
@@ -146,7 +147,9 @@ impl Sessions {
         self.process_unread(slot, share);
         let mut buffer = std::mem::take(&mut self.read_buffer);
         while let Some(connection) = self.connections.get_mut(slot as usize) {
-            let listens = connection.is_open() && connection.held.is_none();
+            let listens = connection.is_open()
+                && connection.held.is_none()
+                && !connection.is_backed_up(&self.bounds);
             if !listens || !connection.input_waiting || share.is_used_up() {
                 break;
             }
@@ -254,7 +257,7 @@ impl Sessions {
             let Some(connection) = self.connections.get_mut(slot as usize) else {
                 break;
             };
-            let full = self.batch.is_full();
+            let full = self.batch.is_full() || connection.is_backed_up(&self.bounds);
             if !connection.is_open() || connection.has_call() || share.is_used_up() || full {
                 break;
             }

@@ -188,8 +188,9 @@ impl Connection {
     }
 
     /// It can be served without waiting for anything.
-    fn is_ready(&self) -> bool {
-        let input = self.is_open() && !self.has_call() && (self.input_waiting || self.has_unread());
+    fn is_ready(&self, bounds: &Bounds) -> bool {
+        let listens = self.is_open() && !self.has_call() && !self.is_backed_up(bounds);
+        let input = listens && (self.input_waiting || self.has_unread());
         input || self.write_ready
     }
 

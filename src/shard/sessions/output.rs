@@ -361,6 +361,9 @@ impl Sessions {
                 // The close frame may still stand in the running batch: the flush finishes then.
                 if connection.life == Life::Closing && connection.deliveries.is_empty() {
                     self.finish_close(slot);
+                } else {
+                    // It may not have been read while it had much waiting.
+                    self.schedule_rest(slot);
                 }
                 return;
             }
