@@ -132,13 +132,17 @@ impl Sessions {
     /// Why no more may be queued for a client, for the console; the two rarer bounds are counted and told here.
     pub(super) fn why_slow(&self, slot: u32) -> &'static str {
         let connection = &self.connections[slot as usize];
-        if connection.held_bytes() >= self.bounds.session_bytes_max {
+        let is_full = connection.held_bytes() >= self.bounds.session_bytes_max;
+        if is_full {
             self.note_full_session(slot, "it is dropped as a slow client");
-            "it holds session_bytes_max"
-        } else if self.budget.is_full() {
-            "the memory for clients is used up and it does not take what waits"
-        } else {
+        }
+        let outbox = connection.outbox.as_ref();
+        if outbox.is_some_and(|outbox| self.bounds.is_much(outbox)) {
             "its outbox passed ws_max_pending_size"
+        } else if is_full {
+            "it holds session_bytes_max"
+        } else {
+            "the memory for clients is used up and it does not take what waits"
         }
     }
 

@@ -74,11 +74,14 @@ impl Sessions {
     }
 
     pub(super) fn register(&mut self, slot: u32) {
-        let connection = &mut self.connections[slot as usize];
-        connection.registered = true;
+        let connection = &self.connections[slot as usize];
         self.identity_hashes[slot as usize] =
             identity_hash(&self.hasher, connection.session.identifiers());
         self.counters().clients_num.add(1);
+    }
+
+    pub(super) fn is_registered(&self, slot: u32) -> bool {
+        self.identity_hashes[slot as usize] != 0
     }
 
     pub(super) fn start_call(&mut self, slot: u32, purpose: CallPurpose) {

@@ -107,7 +107,7 @@ impl Sessions {
             }
         }
         let after = connection.session.own_bytes();
-        let registered = std::mem::take(&mut connection.registered);
+        let registered = self.is_registered(slot);
         self.hub.remove_session(slot);
         self.identity_hashes[slot as usize] = 0;
         self.recharge(before, after);

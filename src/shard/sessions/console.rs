@@ -212,10 +212,10 @@ impl Sessions {
 
     /// Ends one session. False: the one that is meant is gone.
     pub fn disconnect_one(&mut self, session: SessionRef, sid: &str, reconnect: bool) -> bool {
-        let is_there = self.live(session).is_some_and(|connection| {
-            connection.registered
-                && shortened(connection.session.sid(), TEXT_SHOWN_BYTES_MAX) == sid
+        let has_this_sid = self.live(session).is_some_and(|connection| {
+            shortened(connection.session.sid(), TEXT_SHOWN_BYTES_MAX) == sid
         });
+        let is_there = has_this_sid && self.is_registered(session.slot);
         if is_there {
             self.disconnect(
                 session.slot,

@@ -60,7 +60,7 @@ use crate::wire::message::{MessageDecoder, MessageLimits};
 const READ_BUFFER_BYTES: usize = 64 << 10;
 
 /// The most that a resting connection takes in the table, session included, beside its texts and subscriptions.
-pub const CONNECTION_BYTES_MAX: usize = 144;
+pub const CONNECTION_BYTES_MAX: usize = 120;
 const _: () = assert!(size_of::<Connection>() <= CONNECTION_BYTES_MAX);
 
 /// What the HTTP phase knows about a client whose upgrade has been answered.
@@ -169,7 +169,6 @@ struct Connection {
     write_ready: bool,
     /// It stands in the schedule.
     scheduled: bool,
-    registered: bool,
 }
 
 impl Connection {

@@ -65,7 +65,6 @@ impl Sessions {
             write_watched: false,
             write_ready: false,
             scheduled: false,
-            registered: false,
         }) as u32;
         self.budget
             .charge(self.connections[slot as usize].charged_bytes());
