@@ -116,16 +116,7 @@ impl Shard {
         let config = Arc::new(config());
         let budget = ShardBudget::new(ProcessBudget::new(None, 1), Arc::clone(&metrics), 0);
         let inbox = Rc::new(Mesh::new(1).1.remove(0));
-        let sessions = Sessions::new(
-            0,
-            config,
-            Arc::clone(&metrics),
-            budget,
-            hasher,
-            reactor,
-            inbox,
-            now,
-        );
+        let sessions = Sessions::new(0, config, budget, hasher, reactor, inbox, now);
         let mut shard = Self {
             sessions,
             metrics,

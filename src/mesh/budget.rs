@@ -94,6 +94,11 @@ impl ShardBudget {
         })
     }
 
+    /// Where it counts.
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.metrics
+    }
+
     /// Bytes charged now.
     pub fn used_bytes(&self) -> usize {
         self.used.get()

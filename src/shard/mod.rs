@@ -196,7 +196,6 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
         sessions: RefCell::new(Sessions::new(
             setup.id,
             Arc::clone(&setup.config),
-            Arc::clone(&setup.metrics),
             budget,
             setup.hasher,
             reactor,

@@ -97,7 +97,6 @@ impl Bench {
         let sessions = Sessions::new(
             0,
             Arc::new(config(args)),
-            Arc::clone(&metrics),
             budget,
             RandomState::new(),
             reactor,

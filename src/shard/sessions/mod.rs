@@ -275,7 +275,6 @@ impl Sessions {
     pub fn new(
         shard: ShardId,
         config: Arc<Config>,
-        metrics: Arc<Metrics>,
         budget: Rc<ShardBudget>,
         hasher: RandomState,
         reactor: Reactor,
@@ -286,7 +285,7 @@ impl Sessions {
         Self {
             shard,
             config,
-            metrics,
+            metrics: Arc::clone(budget.metrics()),
             hasher,
             connections: Slab::new(),
             identity_hashes: Vec::new(),
