@@ -1,7 +1,7 @@
-//! What healthy clients see while others attack: each probe asks again and again at fixed times, whatever became of its last question.
+//! What healthy clients see while others attack: each probe asks again and again at fixed times.
 //!
-//! A question that has to wait for the answer to the one before counts from when it should have been asked, so a server that stands
-//! still for a second is seen by every question of that second and not by one alone.
+//! Questions whose time comes while an answer is waited for are not asked, but counted as if they had been, and had been answered
+//! together with that one: so a server that stands still for a second is seen by every question of that second and not by one alone.
 
 use std::io;
 use std::sync::Arc;
@@ -174,8 +174,7 @@ struct Paced {
     failed: bool,
 }
 
-/// Asks at all its times between `begun` and `end`, as soon as it can. A probe that fails asks no more; its last question counts as
-/// answered then.
+/// Asks at its times between `begun` and `end`. A probe that fails asks no more; its last question counts as answered then.
 fn pace(mut probe: Probe, begun: Instant, end: Instant) -> Paced {
     let mut paced = Paced {
         times: vec![Histogram::default(); FIGURES.len()],
@@ -185,18 +184,31 @@ fn pace(mut probe: Probe, begun: Instant, end: Instant) -> Paced {
     while due < end && !paced.failed {
         thread::sleep(due.saturating_duration_since(Instant::now()));
         let times = &mut paced.times;
-        let mut tell =
-            |figure: Figure| times[figure as usize].record(due.elapsed().as_nanos() as u64);
+        let mut tell = |figure: Figure| {
+            record_with_omitted(&mut times[figure as usize], due.elapsed(), probe.interval);
+        };
         if let Err(error) = (probe.ask)(&mut tell) {
             eprintln!("a probe of {:?} failed: {error}", probe.figures);
             paced.failed = true;
             for figure in probe.figures {
-                paced.times[*figure as usize].record(due.elapsed().as_nanos() as u64);
+                let times = &mut paced.times[*figure as usize];
+                record_with_omitted(times, due.elapsed(), probe.interval);
             }
         }
-        due += probe.interval;
+        while due <= Instant::now() {
+            due += probe.interval;
+        }
     }
     paced
+}
+
+/// Records a time, and those of the questions that were due meanwhile.
+fn record_with_omitted(times: &mut Histogram, mut waited: Duration, interval: Duration) {
+    times.record(waited.as_nanos() as u64);
+    while waited > interval {
+        waited -= interval;
+        times.record(waited.as_nanos() as u64);
+    }
 }
 
 fn probe(interval_millis: u64, figures: &'static [Figure], ask: Ask) -> Probe {
