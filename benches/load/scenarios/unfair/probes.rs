@@ -110,7 +110,7 @@ impl Probes {
                 thread::sleep(STAGGER);
             }
             let mut probes = vec![
-                probe(10, &[Nothing], Box::new(|tell| Ok(tell(Nothing)))),
+                probe(10, &[Nothing], nothing()),
                 probe(25, &[Subscribe], subscribe(scene)?),
                 probe(20, &[Health], health(scene)?),
                 probe(50, &[FreshHealth], fresh_health(scene)),
@@ -217,6 +217,13 @@ fn probe(interval_millis: u64, figures: &'static [Figure], ask: Ask) -> Probe {
         interval: Duration::from_millis(interval_millis),
         ask,
     }
+}
+
+fn nothing() -> Ask {
+    Box::new(|tell| {
+        tell(Figure::Nothing);
+        Ok(())
+    })
 }
 
 fn welcomed(scene: &Scene, target: &str) -> io::Result<Session> {
