@@ -31,6 +31,8 @@ pub const CASE_ONE_CHANNEL: &str = "1 subscription";
 /// Clients that come and go before the baseline, so that it holds what a server allocates once.
 const WARM_UP: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(300);
+/// A client that is refused tries again: a server that is slow to connect so many may give up a call to the app.
+const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 /// Disconnect calls per second, the most that ringcable takes: who left is held until the app has been told.
 const DISCONNECT_RATE: usize = 1_000;
 /// The bare loop of pings: so many writes of a part of all clients in a ping interval.
@@ -248,6 +250,7 @@ fn hold(
     let mut plan = Plan::new(address, case.clients.clone(), options.threads_for(clients));
     plan.cpus = target.client_cpus();
     plan.tls = certificate.map(|certificate| certificate.client);
+    plan.reconnect_after = Some(RECONNECT_AFTER);
     let mut fleet = Fleet::start(&plan);
     fleet.connect_all(WARM_UP, PATIENCE);
     fleet.leave_all();
