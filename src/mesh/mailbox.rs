@@ -17,6 +17,10 @@ pub const INBOX_MESSAGES_MAX: usize = 4096;
 /// senders that come at the same instant may pass it by one message each.
 pub const INBOX_BYTES_MAX: usize = 64 << 20;
 
+/// Messages in an inbox from which on its shard counts as behind: who publishes more and more waits between two publications,
+/// so that one of somebody else finds room at once.
+pub const MESSAGES_AHEAD_MAX: usize = 64;
+
 /// The sending side of a shard's inbox.
 pub struct Mailbox {
     queue: ArrayQueue<ShardMessage>,
@@ -76,6 +80,28 @@ impl Mailbox {
         waited
     }
 
+    /// Waits while the shard is behind ([`MESSAGES_AHEAD_MAX`]).
+    pub async fn caught_up(&self) {
+        poll_fn(|context| {
+            if self.depth() <= MESSAGES_AHEAD_MAX {
+                return Poll::Ready(());
+            }
+            self.block(context);
+            // It may have caught up between the look and the registration.
+            match self.depth() {
+                0..=MESSAGES_AHEAD_MAX => Poll::Ready(()),
+                _ => Poll::Pending,
+            }
+        })
+        .await;
+    }
+
+    /// Has the next message that is taken out wake the task.
+    fn block(&self, context: &Context<'_>) {
+        lock(&self.blocked).push(context.waker().clone());
+        self.has_blocked.store(true, Ordering::SeqCst);
+    }
+
     fn poll_send(
         &self,
         context: &Context<'_>,
@@ -89,8 +115,7 @@ impl Mailbox {
             return Poll::Ready(());
         };
         *waited = true;
-        lock(&self.blocked).push(context.waker().clone());
-        self.has_blocked.store(true, Ordering::SeqCst);
+        self.block(context);
         // Room may have come between the refusal and the registration.
         match self.try_send(refused) {
             Ok(()) => Poll::Ready(()),
@@ -221,6 +246,13 @@ impl Mesh {
         self.mailboxes.iter().map(|mailbox| &**mailbox)
     }
 
+    /// Waits while a shard is behind ([`MESSAGES_AHEAD_MAX`]).
+    pub async fn caught_up(&self) {
+        for mailbox in self.mailboxes() {
+            mailbox.caught_up().await;
+        }
+    }
+
     /// Number of shards.
     pub fn shards(&self) -> usize {
         self.mailboxes.len()
@@ -343,5 +375,21 @@ mod tests {
         assert!(mesh.mailbox(0).try_send(job(2, 1)).is_err());
         assert_eq!(number(inbox.pop().expect("the large one").1), 1);
         assert!(mesh.mailbox(0).try_send(job(3, 1)).is_ok());
+    }
+
+    #[test]
+    fn who_publishes_on_waits_until_the_shard_has_caught_up() {
+        let (mesh, mut inboxes) = Mesh::new(1);
+        let inbox = inboxes.remove(0);
+        for number in 0..=MESSAGES_AHEAD_MAX as u32 {
+            let sent = mesh.mailbox(0).try_send(job(number, 0));
+            assert!(sent.is_ok(), "others still find room");
+        }
+        let waker = Waker::noop();
+        let mut context = Context::from_waker(waker);
+        let mut caught_up = pin!(mesh.caught_up());
+        assert!(caught_up.as_mut().poll(&mut context).is_pending());
+        inbox.pop().expect("a message");
+        assert!(caught_up.as_mut().poll(&mut context).is_ready());
     }
 }

@@ -10,6 +10,6 @@ mod permits;
 
 pub use budget::{Charge, ProcessBudget, ShardBudget};
 pub use gather::{Gather, Reply};
-pub use mailbox::{INBOX_BYTES_MAX, INBOX_MESSAGES_MAX, Inbox, Mailbox, Mesh};
+pub use mailbox::{INBOX_BYTES_MAX, INBOX_MESSAGES_MAX, Inbox, MESSAGES_AHEAD_MAX, Mailbox, Mesh};
 pub use message::{ConsoleQuestion, SessionRef, ShardId, ShardMessage, Survey};
 pub use permits::{ClientSockets, ConnectionLimit, Full, Permit};

@@ -80,6 +80,7 @@ pub async fn serve(
         held: None,
         pace: Pace::new(),
         is_kept: false,
+        publishes: false,
     };
     let mut wait = HEAD_TIMEOUT;
     loop {
@@ -119,6 +120,8 @@ struct Client {
     pace: Pace,
     /// It rests between two requests.
     is_kept: bool,
+    /// It has published something.
+    publishes: bool,
 }
 
 impl Client {
@@ -126,6 +129,9 @@ impl Client {
         if !self.input.is_empty() {
             // Requests that came together are answered without a wait between them.
             self.pace.let_others_run(&self.shard).await;
+        }
+        if std::mem::take(&mut self.publishes) {
+            Box::pin(self.shard.mesh.caught_up()).await;
         }
         let head = match self.read_head(first_byte_timeout).await {
             Ok(Some(head)) => head,
@@ -314,6 +320,7 @@ impl Client {
                     Ok(_) if publication.is_late() => return self.drop_publication(),
                     Ok(body) => {
                         publishing::publish_body(&self.shard, &body).await;
+                        self.publishes = true;
                         if publication.is_late() {
                             // A full inbox has kept it until some were told: the app had better send it again.
                             return self.drop_publication();

@@ -20,6 +20,8 @@ use crate::session::Tick;
 pub const FRAMES_PER_WRITE_MAX: usize = 64;
 /// Deliveries noted in a batch before it has to be written out whole: 4 MiB.
 pub const BATCH_DELIVERIES_MAX: usize = 512 << 10;
+/// The same when few sessions have very many each.
+pub const BATCH_DELIVERIES_DEEP: usize = 32 << 10;
 /// Bytes of frames in a batch, with their overhead, before it has to be written out whole.
 pub const BATCH_FRAME_BYTES_MAX: usize = 4 << 20;
 /// Frames in a batch from which on a session gets only the newest of its pongs.
@@ -354,9 +356,25 @@ pub struct Batch {
     frames: Vec<Rc<Frame>>,
     frame_bytes: usize,
     nodes: Vec<Node>,
-    /// Slots that have deliveries, in the order in which they got the first one.
-    dirty: VecDeque<u32>,
+    /// Slots whose first delivery is a reply or a ping, in the order in which they got it.
+    prompt: VecDeque<u32>,
+    /// Slots whose first delivery is a publication, likewise.
+    bulk: VecDeque<u32>,
+    /// Lists that were begun since the batch was empty.
+    lists: usize,
+    /// Slots taken since the last one of the bulk.
+    prompt_taken: usize,
 }
+
+/// What a delivery is: whoever asked for something is not to wait behind all that is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    Prompt,
+    Bulk,
+}
+
+/// So many sessions with replies are written before one with publications, while there are both.
+const PROMPT_IN_A_ROW_MAX: usize = 4;
 
 impl Batch {
     /// Empty; its frames are charged to `budget`.
@@ -366,7 +384,10 @@ impl Batch {
             frames: Vec::new(),
             frame_bytes: 0,
             nodes: Vec::new(),
-            dirty: VecDeque::new(),
+            prompt: VecDeque::new(),
+            bulk: VecDeque::new(),
+            lists: 0,
+            prompt_taken: 0,
         }
     }
 
@@ -394,47 +415,69 @@ impl Batch {
     }
 
     /// Notes that the session in `slot` gets `frame`.
-    pub fn deliver(&mut self, slot: u32, list: &mut BatchList, frame: u32) {
+    pub fn deliver(&mut self, slot: u32, list: &mut BatchList, frame: u32, urgency: Urgency) {
         let node = self.nodes.len() as u32;
         self.nodes.push(Node { frame, next: NONE });
         if list.first == NONE {
             list.first = node;
-            self.dirty.push_back(slot);
+            self.lists += 1;
+            match urgency {
+                Urgency::Prompt => self.prompt.push_back(slot),
+                Urgency::Bulk => self.bulk.push_back(slot),
+            }
         } else {
             self.nodes[list.last as usize].next = node;
         }
         list.last = node;
     }
 
-    /// True when the batch must be written out before more is noted.
+    /// True when the batch should be written before more is published: it is as large as it may be, or its sessions have more
+    /// than one write takes, so that nothing is gained by gathering more.
     pub fn is_full(&self) -> bool {
-        self.nodes.len() >= BATCH_DELIVERIES_MAX || self.frame_bytes >= BATCH_FRAME_BYTES_MAX
+        let deep = self.lists * FRAMES_PER_WRITE_MAX;
+        self.nodes.len() >= BATCH_DELIVERIES_MAX.min(deep.max(BATCH_DELIVERIES_DEEP))
+            || self.frame_bytes >= BATCH_FRAME_BYTES_MAX
+    }
+
+    /// True when not even replies may be added: what a full batch keeps for them is used up, too.
+    pub fn has_no_room(&self) -> bool {
+        self.nodes.len() >= 2 * BATCH_DELIVERIES_MAX
+            || self.frame_bytes >= 2 * BATCH_FRAME_BYTES_MAX
     }
 
     /// True when nobody waits for a write.
     pub fn is_empty(&self) -> bool {
-        self.dirty.is_empty()
+        self.dirty_len() == 0
     }
 
     /// Slots that wait for a write.
     pub fn dirty_len(&self) -> usize {
-        self.dirty.len()
+        self.prompt.len() + self.bulk.len()
     }
 
     /// The next slot to write. It may have been emptied, or used by another session, since it was noted.
     pub fn next_dirty(&mut self) -> Option<u32> {
-        self.dirty.pop_front()
+        if self.prompt_taken < PROMPT_IN_A_ROW_MAX
+            && let Some(slot) = self.prompt.pop_front()
+        {
+            self.prompt_taken += 1;
+            return Some(slot);
+        }
+        self.prompt_taken = 0;
+        self.bulk.pop_front().or_else(|| self.prompt.pop_front())
     }
 
     /// Forgets the frames once nobody waits for a write; every list made of them is empty then.
     pub fn finish(&mut self) {
-        debug_assert!(self.dirty.is_empty(), "everybody has been written");
+        debug_assert!(self.is_empty(), "everybody has been written");
         self.frames.clear();
         self.frames.shrink_to(BATCH_ROOM_KEPT);
         self.frame_bytes = 0;
         self.nodes.clear();
         self.nodes.shrink_to(BATCH_ROOM_KEPT);
-        self.dirty.shrink_to(BATCH_ROOM_KEPT);
+        self.lists = 0;
+        self.prompt.shrink_to(BATCH_ROOM_KEPT);
+        self.bulk.shrink_to(BATCH_ROOM_KEPT);
     }
 
     /// Moves a session's deliveries into its outbox. A frame without bytes was only a reason to flush.
@@ -576,7 +619,7 @@ mod tests {
         let mut list = BatchList::default();
         for text in ["a", "bb", "ccc"] {
             let frame = batch.add_frame(message(text));
-            batch.deliver(5, &mut list, frame);
+            batch.deliver(5, &mut list, frame, Urgency::Bulk);
         }
         assert_eq!((batch.next_dirty(), batch.next_dirty()), (Some(5), None));
         let (written, rest) = batch.write(&mut list, &server).expect("write");
@@ -598,7 +641,7 @@ mod tests {
         let texts: Vec<String> = (0..200).map(|index| format!("{index:0>65000}")).collect();
         for text in &texts {
             let frame = batch.add_frame(message(text));
-            batch.deliver(0, &mut list, frame);
+            batch.deliver(0, &mut list, frame, Urgency::Bulk);
         }
         let expected: Vec<u8> = texts
             .iter()
@@ -674,7 +717,7 @@ mod tests {
         let mut outboxes = [Outbox::default(), Outbox::default()];
         for (slot, outbox) in outboxes.iter_mut().enumerate() {
             let mut list = BatchList::default();
-            batch.deliver(slot as u32, &mut list, frame);
+            batch.deliver(slot as u32, &mut list, frame, Urgency::Bulk);
             batch.next_dirty();
             batch.drain_into(&mut list, outbox);
         }
@@ -692,7 +735,7 @@ mod tests {
         let mut list = BatchList::default();
         let deliver = |batch: &mut Batch, list: &mut BatchList, frame| {
             let frame = batch.add_frame(frame);
-            batch.deliver(1, list, frame);
+            batch.deliver(1, list, frame, Urgency::Bulk);
         };
         assert!(
             batch.replace_pong(list, pong("a"), true).is_some(),
@@ -743,10 +786,48 @@ mod tests {
         for _ in 0..10_000 {
             if let Some(pong) = batch.replace_pong(list, pong(""), false) {
                 let frame = batch.add_frame(pong);
-                batch.deliver(1, &mut list, frame);
+                batch.deliver(1, &mut list, frame, Urgency::Bulk);
                 kept += 1;
             }
         }
         assert_eq!(kept, PONGS_APART_MAX + 1);
+    }
+
+    #[test]
+    fn replies_are_written_before_publications_and_both_come_to_their_turn() {
+        let mut batch = batch();
+        let frame = batch.add_frame(message("x"));
+        let mut lists = [BatchList::default(); 20];
+        for (slot, list) in lists.iter_mut().enumerate() {
+            let urgency = match slot {
+                0..10 => Urgency::Bulk,
+                _ => Urgency::Prompt,
+            };
+            batch.deliver(slot as u32, list, frame, urgency);
+        }
+        let order: Vec<u32> = std::iter::from_fn(|| batch.next_dirty()).collect();
+        assert_eq!(order[..10], [10, 11, 12, 13, 0, 14, 15, 16, 17, 1]);
+        assert_eq!(order[10..13], [18, 19, 2]);
+        assert_eq!(order.len(), 20);
+    }
+
+    #[test]
+    fn a_batch_is_full_when_few_sessions_have_very_much() {
+        let deliveries = |sessions: usize| {
+            let mut batch = batch();
+            let frame = batch.add_frame(message("x"));
+            let mut lists = vec![BatchList::default(); sessions];
+            for slot in (0..sessions).cycle() {
+                if batch.is_full() {
+                    break;
+                }
+                batch.deliver(slot as u32, &mut lists[slot], frame, Urgency::Bulk);
+            }
+            assert!(!batch.has_no_room(), "there is room for replies");
+            batch.nodes.len()
+        };
+        assert_eq!(deliveries(1), BATCH_DELIVERIES_DEEP);
+        assert_eq!(deliveries(1000), 1000 * FRAMES_PER_WRITE_MAX);
+        assert_eq!(deliveries(20_000), BATCH_DELIVERIES_MAX);
     }
 }

@@ -93,6 +93,7 @@ def blocks():
 # (what the command matches, why it is not typed here, what does it instead). Each must match something; each command that is left out is
 # still read by `bash -n` and shellcheck.
 NOT_RUN = [
+    (r"^rustup toolchain |^cargo \+nightly fuzz ", "needs a nightly toolchain and ten minutes", "cargo test replays the corpora"),
     (r"^docker |^RINGCABLE_IMAGE=\S+ docker ", "needs Docker and base images", ".ci/container builds and runs the image and the Compose files"),
     (r"^kamal ", "needs Kamal and a server", "nothing"),
     (r"^kubectl ", "needs a cluster", "`kubectl kustomize`, where kubectl is; .ci/container holds the manifests against the API's schemas"),

@@ -11,7 +11,7 @@ use crate::metrics::{Counter, ShardMetrics};
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::publication::RemoteDisconnect;
 use crate::protocol::reply;
-use crate::shard::outbox::{Frame, FrameKind};
+use crate::shard::outbox::{Frame, FrameKind, Urgency};
 use crate::wire::frame;
 
 /// Input thrown away when the server closes, so that the kernel sends FIN and not RST, which could overtake the reason.
@@ -59,7 +59,8 @@ impl Sessions {
             &mut self.deflater,
         );
         let frame = self.batch.add_frame(frame);
-        self.batch.deliver(slot, &mut connection.deliveries, frame);
+        self.batch
+            .deliver(slot, &mut connection.deliveries, frame, Urgency::Prompt);
         self.begin_close(slot, Some(close), cause);
     }
 
@@ -72,7 +73,8 @@ impl Sessions {
             let bytes = frame::close_frame(Some(close.code), close.reason);
             let frame = self.batch.add_frame(Frame::new(bytes, FrameKind::Control));
             let connection = &mut self.connections[slot as usize];
-            self.batch.deliver(slot, &mut connection.deliveries, frame);
+            self.batch
+                .deliver(slot, &mut connection.deliveries, frame, Urgency::Prompt);
         }
         self.end_session(slot, cause);
         let connection = &self.connections[slot as usize];

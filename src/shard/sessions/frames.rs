@@ -6,7 +6,7 @@ use super::Connection;
 use crate::config::PingPrecision;
 use crate::protocol::publication::Publication;
 use crate::protocol::reply;
-use crate::shard::outbox::{Batch, Frame, FrameKind};
+use crate::shard::outbox::{Batch, Frame, FrameKind, Urgency};
 use crate::wire::deflate::Deflater;
 use crate::wire::frame;
 
@@ -72,13 +72,13 @@ impl PingFrames {
             let text = reply::ping(timestamp(precision));
             batch.add_frame(message_frame(&text, deflate, FrameKind::Ping, deflater))
         });
-        batch.deliver(slot, &mut connection.deliveries, ping);
+        batch.deliver(slot, &mut connection.deliveries, ping, Urgency::Prompt);
         if native {
             let made = &mut self.native;
             let ping = *made.get_or_insert_with(|| {
                 batch.add_frame(Frame::new(frame::ping_frame(b""), FrameKind::Control))
             });
-            batch.deliver(slot, &mut connection.deliveries, ping);
+            batch.deliver(slot, &mut connection.deliveries, ping, Urgency::Prompt);
         }
     }
 }

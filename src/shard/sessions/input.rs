@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::share::{Share, TimeSlice};
 use super::{Cause, Life, Sessions};
 use crate::log::cut_bytes;
+use crate::mesh::MESSAGES_AHEAD_MAX;
 use crate::protocol::command::{CommandKind, decode_command};
 use crate::reactor::{Readiness, Token};
 use crate::session::CommandRefusal;
@@ -66,14 +67,13 @@ impl Sessions {
         }
     }
 
-    /// Serves those first who have something new; one at least of those who had their share goes on as well.
+    /// Serves those first who have something new. One at least of those who had their share goes on as well, unless the shard
+    /// is behind with what is published: they would only add to it.
     fn serve_some(&mut self) {
-        // Frames of replies have no room either: what waits is written first.
-        if self.batch.is_full() {
-            return;
-        }
         let time = TimeSlice::new(SERVING_TIME_MAX);
-        while let Some(token) = self.schedule.pop_fresh() {
+        while !self.batch.has_no_room()
+            && let Some(token) = self.schedule.pop_fresh()
+        {
             self.serve(token);
             if time.is_over() {
                 break;
@@ -81,6 +81,9 @@ impl Sessions {
         }
         // Who has more again stands behind the others: nobody is served twice.
         for _ in 0..self.schedule.unfinished_len() {
+            if self.is_behind() {
+                break;
+            }
             let Some(token) = self.schedule.pop_unfinished() else {
                 break;
             };
@@ -89,6 +92,10 @@ impl Sessions {
                 break;
             }
         }
+    }
+
+    fn is_behind(&self) -> bool {
+        self.batch.is_full() || self.inbox.depth() > MESSAGES_AHEAD_MAX
     }
 
     /// Gives a session its share of the turn.

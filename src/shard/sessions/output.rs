@@ -13,7 +13,7 @@ use crate::metrics::ShardMetrics;
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::publication::Publication;
 use crate::reactor::Outgoing;
-use crate::shard::outbox::{BatchList, Frame, FrameKind, Outbox, Written};
+use crate::shard::outbox::{BatchList, Frame, FrameKind, Outbox, Urgency, Written};
 use crate::wire::frame;
 
 /// Sessions written in one turn at most.
@@ -59,7 +59,8 @@ impl Sessions {
             return self.drop_slow_client(slot);
         }
         let frame = self.batch.add_frame(frame);
-        self.batch.deliver(slot, &mut connection.deliveries, frame);
+        self.batch
+            .deliver(slot, &mut connection.deliveries, frame, Urgency::Prompt);
     }
 
     /// Answers a ping. Of pings that come faster than their answers leave, only the newest is answered (RFC 6455 §5.5.3): a
@@ -152,7 +153,8 @@ impl Sessions {
                 continue;
             }
             let frame = frames.get(connection.deflate, &mut self.batch, &mut self.deflater);
-            self.batch.deliver(slot, &mut connection.deliveries, frame);
+            self.batch
+                .deliver(slot, &mut connection.deliveries, frame, Urgency::Bulk);
             delivered += 1;
         }
         delivered
