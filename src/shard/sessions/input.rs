@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Duration;
 
+use super::schedule::Place;
 use super::share::{Share, TimeSlice};
 use super::{Cause, Life, Sessions};
 use crate::log::cut_bytes;
@@ -62,13 +63,15 @@ impl Sessions {
         }
         connection.input_waiting |= event.readable || event.closed;
         connection.end_seen |= event.closed;
-        if !std::mem::replace(&mut connection.scheduled, true) {
-            self.schedule.push_fresh(event.token);
+        match std::mem::replace(&mut connection.place, Place::Scheduled) {
+            Place::Resting => self.schedule.push_fresh(event.token),
+            Place::Greedy => self.schedule.push_unfinished(event.token),
+            Place::Scheduled => {}
         }
     }
 
-    /// Serves those first who have something new. One at least of those who had their share goes on as well, unless the shard
-    /// is behind with what is published: they would only add to it.
+    /// Serves those first who have something new. One at least of those who had their share goes on as well, and no more than
+    /// one while the shard is behind with what is published: they may be who publishes.
     fn serve_some(&mut self) {
         let time = TimeSlice::new(SERVING_TIME_MAX);
         while !self.batch.has_no_room()
@@ -81,21 +84,22 @@ impl Sessions {
         }
         // Who has more again stands behind the others: nobody is served twice.
         for _ in 0..self.schedule.unfinished_len() {
-            if self.is_behind() {
+            if self.batch.has_no_room() {
                 break;
             }
             let Some(token) = self.schedule.pop_unfinished() else {
                 break;
             };
             self.serve(token);
-            if time.is_over() {
+            if time.is_over() || self.is_behind() {
                 break;
             }
         }
     }
 
     fn is_behind(&self) -> bool {
-        self.batch.is_full() || self.inbox.depth() > MESSAGES_AHEAD_MAX
+        // Earlier than publishers have to wait: whispers are not to hold them up.
+        self.batch.is_full() || self.inbox.depth() > MESSAGES_AHEAD_MAX / 2
     }
 
     /// Gives a session its share of the turn.
@@ -105,15 +109,18 @@ impl Sessions {
         };
         let mut share = Share::new();
         let connection = &mut self.connections[slot as usize];
-        connection.scheduled = false;
+        connection.place = Place::Resting;
         if std::mem::take(&mut connection.write_ready) {
             self.write_outbox(slot);
-            share.pay_write();
+            share.pay_writes();
         }
         if self.slot_of(token).is_some() {
             self.on_input(slot, &mut share);
         }
         if self.slot_of(token).is_some() {
+            if share.is_used_up() {
+                self.connections[slot as usize].place = Place::Greedy;
+            }
             self.schedule_rest(slot);
         }
     }
@@ -122,8 +129,8 @@ impl Sessions {
     pub(super) fn schedule_rest(&mut self, slot: u32) {
         let token = self.token(slot);
         let connection = &mut self.connections[slot as usize];
-        if connection.is_ready(&self.bounds) && !std::mem::replace(&mut connection.scheduled, true)
-        {
+        if connection.is_ready(&self.bounds) && connection.place != Place::Scheduled {
+            connection.place = Place::Scheduled;
             self.schedule.push_unfinished(token);
         }
     }
@@ -264,7 +271,7 @@ impl Sessions {
             let Some(connection) = self.connections.get_mut(slot as usize) else {
                 break;
             };
-            let full = self.batch.is_full() || connection.is_backed_up(&self.bounds);
+            let full = self.batch.has_no_room() || connection.is_backed_up(&self.bounds);
             if !connection.is_open() || connection.has_call() || share.is_used_up() || full {
                 break;
             }

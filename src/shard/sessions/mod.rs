@@ -39,7 +39,7 @@ use slab::Slab;
 use self::bounds::Bounds;
 use self::drain::SlowDrain;
 use self::output::FanOut;
-use self::schedule::Schedule;
+use self::schedule::{Place, Schedule};
 use crate::config::{Config, PingPrecision};
 use crate::hub::Hub;
 use crate::mesh::{Charge, Inbox, Permit, SessionRef, ShardBudget, ShardId, Survey};
@@ -167,8 +167,7 @@ struct Connection {
     write_watched: bool,
     /// The outbox may be written on with.
     write_ready: bool,
-    /// It stands in the schedule.
-    scheduled: bool,
+    place: Place,
 }
 
 impl Connection {

@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use super::frames::unix_time;
+use super::schedule::Place;
 use super::share::Share;
 use super::{Cause, Connection, Life, NewConnection, Sessions};
 use crate::reactor::GENERATION_MASK;
@@ -64,7 +65,7 @@ impl Sessions {
             end_seen: false,
             write_watched: false,
             write_ready: false,
-            scheduled: false,
+            place: Place::Resting,
         }) as u32;
         self.budget
             .charge(self.connections[slot as usize].charged_bytes());

@@ -4,6 +4,17 @@ use std::collections::VecDeque;
 
 use crate::reactor::Token;
 
+/// Where a session stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// Nothing is to be done.
+    Resting,
+    /// The same, but it used up its last share: it has more to come, whatever is new about it.
+    Greedy,
+    /// In one of the queues.
+    Scheduled,
+}
+
 /// A session is in one of the two queues, once at most: its connection knows whether it is.
 #[derive(Default)]
 pub(super) struct Schedule {

@@ -12,8 +12,8 @@ const SHARE: u32 = 100_000;
 
 /// A read from a socket, beside its bytes.
 const READ_COST: u32 = 1_000;
-/// A write of gathered frames.
-const WRITE_COST: u32 = 5_000;
+/// A few writes of gathered frames.
+const WRITES_COST: u32 = 50_000;
 /// A frame of any kind: its header, its payload's way, a reply.
 const FRAME_COST: u32 = 100;
 /// A message, beside its bytes: a command is decoded, looked up, answered.
@@ -46,8 +46,9 @@ impl Share {
         self.pay(READ_COST.saturating_add(cost(bytes) * per_byte + cost(bytes) / 8));
     }
 
-    pub(super) fn pay_write(&mut self) {
-        self.pay(WRITE_COST);
+    /// Going on with what waits in its outbox.
+    pub(super) fn pay_writes(&mut self) {
+        self.pay(WRITES_COST);
     }
 
     /// What one call of the decoder took from the input.
