@@ -28,10 +28,8 @@ fn replay(name: &str, target: Target) {
     let inputs = corpus(name);
     assert!(inputs.len() > 20, "{name}: only {} inputs", inputs.len());
     for (path, input) in &inputs {
-        if let Err(panic) = panic::catch_unwind(|| target(input)) {
-            eprintln!("with {}", path.display());
-            panic::resume_unwind(panic);
-        }
+        let replayed = panic::catch_unwind(|| target(input));
+        assert!(replayed.is_ok(), "with {}, see above", path.display());
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! Owns the `tracing` subscriber of the process; the rest of the code says `tracing::info!(context = "rpc", "…")` and
 //! never formats a record itself. Pure layers do not log at all. [`init`] is called once by `main`. A record is made by the
-//! thread that has something to say and written by another one ([`queue`]), so nobody waits for whoever reads the log.
-//! No value and no line is longer than a bound, whoever sent it ([`record`]).
+//! thread that has something to say and written by another one (`queue`), so nobody waits for whoever reads the log.
+//! No value and no line is longer than a bound, whoever sent it (`record`).
 //! Source: `contract/operations.md` §8.
 
 pub mod kept;
