@@ -93,6 +93,8 @@ impl Acceptor<'_> {
                 Err(error) => return Err(error),
             }
         }
+        // More may wait, and with epoll the listener is ready again at once.
+        self.shard.yields.yield_now().await;
         Ok(())
     }
 

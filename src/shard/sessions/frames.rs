@@ -83,14 +83,18 @@ impl PingFrames {
     }
 }
 
-/// Encodes a text message, compressed when the client has agreed to that.
+/// Longer messages are not compressed: each would keep the shard busy for more than a few milliseconds. A message without
+/// compression is one that every client takes (RFC 7692 §6).
+const DEFLATED_BYTES_MAX: usize = 256 << 10;
+
+/// Encodes a text message, compressed when the client has agreed to that and it is no huge one.
 pub(super) fn message_frame(
     text: &[u8],
     deflate: bool,
     kind: FrameKind,
     deflater: &mut Deflater,
 ) -> Frame {
-    let bytes = if deflate {
+    let bytes = if deflate && text.len() <= DEFLATED_BYTES_MAX {
         frame::compressed_text_frame(&deflater.compress(text))
     } else {
         frame::text_frame(text)
