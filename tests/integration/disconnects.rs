@@ -43,7 +43,7 @@ pub fn clients_with_large_cookies(stage: &Stage, count: usize) {
 
 on_both_drivers! {
     fn large_cookies_fill_no_more_than_a_part_of_the_memory(driver: Driver) {
-        let args = ["--memory_bytes_max=40000000", "--disconnect_rate=1", "--log_level=info"];
+        let args = ["--memory_bytes_max=40000000", "--max_head_size=1048576", "--disconnect_rate=1", "--log_level=info"];
         let stage = Stage::with(driver, &args);
         clients_with_large_cookies(&stage, 30);
         stage.server.wait_for_metric("clients_num", 0);

@@ -712,7 +712,7 @@ symptoms! {
     }
 
     fn disconnect_queue_full(driver: Driver, line: Line) {
-        let stage = Stage::with(driver, &["--memory_bytes_max=40000000", "--disconnect_rate=1", "--log_level=info"]);
+        let stage = Stage::with(driver, &["--memory_bytes_max=40000000", "--max_head_size=1048576", "--disconnect_rate=1", "--log_level=info"]);
         crate::disconnects::clients_with_large_cookies(&stage, 30);
         line.wait_in(&stage.server);
         assert!(own_metric(&stage.server, "disconnect_calls_dropped_total") > 0);

@@ -10,6 +10,7 @@ use crate::log::cut;
 use crate::mesh::SessionRef;
 use crate::protocol::disconnect::Close;
 use crate::protocol::json;
+use crate::protocol::reply;
 use crate::protocol::rpc::{
     CommandResponse, ConnectResponse, RpcDecodeError, RpcStatus, decode_command_response,
     decode_connect_response,
@@ -220,6 +221,12 @@ impl Sessions {
         purpose: CallPurpose,
         result: Result<Vec<u8>, RpcError>,
     ) {
+        if let (CallPurpose::Subscribe { identifier, .. }, Err(RpcError::NoMemory)) =
+            (&purpose, &result)
+        {
+            // The app has not been asked: the client can be told.
+            self.send_text(slot, reply::reject_subscription(identifier));
+        }
         let response: Result<CommandResponse, String> =
             self.decoded(self.sid(slot), &purpose, result, decode_command_response);
         match response {
