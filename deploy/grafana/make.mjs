@@ -172,6 +172,15 @@ const ROWS = [
     ], "User space. The kernel's part of a connection (about 4 KB) is not in it.", { width: 12 }),
     graph("Bytes per connection", "bytes", [[`${of("ringcable_bytes_per_connection")} > 0`, "{{instance}}"]],
       "Private memory divided by sessions, while there are 1,000 and more.", { width: 12 }),
+    graph("Held for clients", "bytes", [
+      [sum("ringcable_memory_bytes"), "held for clients and requests"],
+      [sum("ringcable_memory_bytes_max"), "memory_bytes_max"],
+      [sum("ringcable_disconnect_queue_bytes"), "of it: Disconnect calls that wait"],
+    ], "At the bound new sessions, subscriptions and bodies are refused, and who is connected stays.", { width: 12 }),
+    graph("Refused for want of memory", "ops", [
+      [rate("ringcable_memory_refusals_total"), "the process holds memory_bytes_max"],
+      [rate("ringcable_session_bytes_exceeded_total"), "a session holds session_bytes_max"],
+    ], "Should be 0. The second is one client that asks for too much.", { width: 12 }),
   ]],
   ["Shards", [
     graph("CPU", "percentunit", [[rate("ringcable_cpu_seconds_total", "instance, shard"), "{{instance}} shard {{shard}}"]],
@@ -198,7 +207,10 @@ const ROWS = [
     graph("Accept errors", "ops", [
       [rate("ringcable_accept_errors_total"), "errors"],
       [rate("ringcable_accept_waits_total"), "waits for a client to leave"],
+      [rate("ringcable_rpc_shortages_total"), "calls to the app without descriptor, port or memory"],
     ], "Waits: --max-conn is reached, or the open files for clients are used up."),
+    graph("Listeners that wait", "short", [[sum("ringcable_accept_waiting_num"), "waiting"]],
+      "While one does, new clients stand in the kernel's queue."),
     graph("File descriptors", "percentunit", [
       [`sum by (instance) (${of("ringcable_sessions_num")}) / on (instance) ${of("ringcable_open_files_limit")}`, "{{instance}}"],
     ], "Sessions as a part of the limit on open files."),
