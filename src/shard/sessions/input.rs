@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::schedule::Place;
-use super::share::{Share, TimeSlice};
+use super::share::{LOOK_COST, Share, TimeSlice};
 use super::{Cause, Life, Sessions};
 use crate::log::cut_bytes;
 use crate::mesh::MESSAGES_AHEAD_MAX;
@@ -74,12 +74,16 @@ impl Sessions {
     /// one while the shard is behind with what is published: they may be who publishes.
     fn serve_some(&mut self) {
         let time = TimeSlice::new(SERVING_TIME_MAX);
+        let mut paid = 0;
         while !self.batch.has_no_room()
             && let Some(token) = self.schedule.pop_fresh()
         {
-            self.serve(token);
-            if time.is_over() {
-                break;
+            paid += self.serve(token);
+            if paid >= LOOK_COST {
+                paid = 0;
+                if time.is_over() {
+                    break;
+                }
             }
         }
         // Who has more again stands behind the others: nobody is served twice.
@@ -102,10 +106,10 @@ impl Sessions {
         self.batch.is_full() || self.inbox.depth() > MESSAGES_AHEAD_MAX / 2
     }
 
-    /// Gives a session its share of the turn.
-    fn serve(&mut self, token: Token) {
+    /// Gives a session its share of the turn. Returns what it has paid.
+    fn serve(&mut self, token: Token) -> u32 {
         let Some(slot) = self.slot_of(token) else {
-            return;
+            return 0;
         };
         let mut share = Share::new();
         let connection = &mut self.connections[slot as usize];
@@ -123,6 +127,7 @@ impl Sessions {
             }
             self.schedule_rest(slot);
         }
+        share.paid()
     }
 
     /// Puts a session that had its share behind the others.

@@ -36,6 +36,11 @@ impl Share {
         self.left == 0
     }
 
+    /// What has been paid, estimated nanoseconds.
+    pub(super) fn paid(&self) -> u32 {
+        SHARE - self.left
+    }
+
     fn pay(&mut self, cost: u32) {
         self.left = self.left.saturating_sub(cost);
     }
@@ -65,6 +70,9 @@ impl Share {
         self.pay(WHISPER_COST);
     }
 }
+
+/// Who serves many sessions with little to do looks at the clock when they have cost this much together.
+pub(super) const LOOK_COST: u32 = 20_000;
 
 fn cost(bytes: usize) -> u32 {
     // Far more than a share, far less than an overflow.
