@@ -102,7 +102,9 @@ impl<'a> Call<'a> {
         }
         match path {
             _ if body.len() > length => Parsed::Wrong,
-            "/connect" if body.is_empty() => Parsed::Whole(Self::Check),
+            "/connect" | "/connect?ringcable=start-check" if body.is_empty() => {
+                Parsed::Whole(Self::Check)
+            }
             "/connect" => Parsed::Whole(Self::Connect(body)),
             "/command" => Parsed::Whole(Self::Command(body)),
             "/disconnect" => Parsed::Whole(Self::Disconnect),
