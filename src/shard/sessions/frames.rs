@@ -29,6 +29,8 @@ impl<'a> GroupFrames<'a> {
     }
 
     pub(super) fn get(&mut self, deflate: bool, batch: &mut Batch, deflater: &mut Deflater) -> u32 {
+        // A huge message is the same frame for all.
+        let deflate = deflate && self.publication.message.len() <= DEFLATED_BYTES_MAX;
         let made = if deflate {
             &mut self.deflated
         } else {
