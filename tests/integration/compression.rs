@@ -93,6 +93,22 @@ on_both_drivers! {
         assert_eq!(plain.next_text(), expected);
     }
 
+    /// Deflating it would hold everybody up.
+    fn huge_message_is_sent_without_compression(driver: Driver) {
+        let stage = Stage::with(driver, &["--enable_ws_compression"]);
+        let mut raw = client(&stage, OFFER);
+        raw.send_text(r#"{"command":"subscribe","identifier":"A"}"#);
+        next(&mut raw);
+        let huge = format!("\"{}\"", "abc".repeat(100_000));
+        stage.publish("stream:A", &huge);
+        let frame = raw.next_frame();
+        assert!(!frame.rsv1 && frame.fin && frame.opcode == TEXT);
+        let expected = format!(r#"{{"identifier":"A","message":{huge}}}"#);
+        assert!(frame.payload == expected.as_bytes());
+        stage.publish("stream:A", "1");
+        assert_eq!(next(&mut raw), r#"{"identifier":"A","message":1}"#);
+    }
+
     fn nothing_is_negotiated_unless_switched_on_and_offered(driver: Driver) {
         let off = Stage::new(driver);
         let mut raw = Raw::connect(off.server.address());
