@@ -10,8 +10,8 @@ use ringcable::protocol::publication::{Broadcast, decode_broadcast, encode_messa
 use ringcable::protocol::reply;
 use ringcable::protocol::rpc;
 use ringcable::protocol::state::State;
-use ringcable::wire::frame::{self, FrameRules};
-use ringcable::wire::message::{MessageDecoder, MessageLimits};
+use ringcable::wire::websocket::frame::{self, FrameRules};
+use ringcable::wire::websocket::message::{MessageDecoder, MessageLimits};
 use serde_json::json;
 
 use super::Step;

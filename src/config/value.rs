@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use crate::wire::extensions::is_token_byte;
+use crate::wire::websocket::extensions::is_token_byte;
 
 /// A value of an option.
 #[derive(Debug, Clone, PartialEq, Eq)]

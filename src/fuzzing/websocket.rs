@@ -3,9 +3,11 @@
 use std::cell::RefCell;
 
 use super::Input;
-use crate::wire::deflate::Deflater;
-use crate::wire::frame::{FrameError, Opcode, close_frame, encode_header, frame, unmask};
-use crate::wire::message::{Incoming, MessageDecoder, MessageLimits};
+use crate::wire::websocket::deflate::Deflater;
+use crate::wire::websocket::frame::{
+    FrameError, Opcode, close_frame, encode_header, frame, unmask,
+};
+use crate::wire::websocket::message::{Incoming, MessageDecoder, MessageLimits};
 
 const RSV1: u8 = 0x40;
 const MASKED: u8 = 0x80;

@@ -581,7 +581,7 @@ mod tests {
     use super::*;
     use crate::mesh::ProcessBudget;
     use crate::metrics::Metrics;
-    use crate::wire::frame;
+    use crate::wire::websocket::frame;
 
     fn budget() -> Rc<ShardBudget> {
         let metrics = Metrics::new(1).into();

@@ -29,7 +29,7 @@ use crate::shard::calls;
 use crate::shard::outbox::{BATCH_DELIVERIES_MAX, BATCH_FRAME_BYTES_MAX};
 use crate::shard::sessions::{Action, FLUSHES_PER_TURN_MAX, NewConnection, Sessions, TimeSlice};
 use crate::shard::timers::TICK;
-use crate::wire::deflate::Inflater;
+use crate::wire::websocket::deflate::Inflater;
 
 /// The app decides; nobody pings.
 const WITH_RPC: &[&str] = &["--rpc_host=http://localhost:1/", "--ping_interval=0"];

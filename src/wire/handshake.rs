@@ -12,10 +12,10 @@ use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STAN
 use sha1::{Digest, Sha1};
 use thiserror::Error;
 
-use super::extensions::{self, DeflateAgreement};
 use super::http_request::RequestHead;
 use super::http_response::reason_phrase;
 use super::origins::AllowedOrigins;
+use super::websocket::extensions::{self, DeflateAgreement};
 
 const KEY_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 const KEY_BYTES: usize = 16;

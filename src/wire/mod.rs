@@ -1,17 +1,14 @@
 //! HTTP/1.1 and WebSocket bytes to values and back. Pure: no I/O, no clock, no logging.
 //!
-//! Reading order: `http_head`, `http_request` (a request arrives) · `paths`, `origins`, `extensions`, `handshake` (it becomes a
-//! WebSocket) · `frame`, `message`, `deflate` (what follows) · `http_body`, `http_response`, `query` (everything else).
+//! Reading order: `http_head`, `http_request` (a request arrives) · `paths`, `origins`, `handshake` (it becomes a
+//! WebSocket) · `websocket` (what follows) · `http_body`, `http_response`, `query` (everything else).
 
-pub mod deflate;
-pub mod extensions;
-pub mod frame;
 pub mod handshake;
 pub mod http_body;
 pub mod http_head;
 pub mod http_request;
 pub mod http_response;
-pub mod message;
 pub mod origins;
 pub mod paths;
 pub mod query;
+pub mod websocket;

@@ -10,13 +10,13 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::time::Duration;
 use std::{env, thread};
 
-use ringcable::wire::deflate::Deflater;
-use ringcable::wire::frame::{self, Opcode};
 use ringcable::wire::handshake::{encode_refusal, encode_switching_protocols, upgrade};
 use ringcable::wire::http_head::{HeadLimits, HeadScanner};
 use ringcable::wire::http_request::RequestHead;
-use ringcable::wire::message::{Incoming, MessageDecoder, MessageLimits};
 use ringcable::wire::origins::AllowedOrigins;
+use ringcable::wire::websocket::deflate::Deflater;
+use ringcable::wire::websocket::frame::{self, Opcode};
+use ringcable::wire::websocket::message::{Incoming, MessageDecoder, MessageLimits};
 
 const READ_BYTES: usize = 64 << 10;
 /// The suite's longest message has 16 MiB.

@@ -14,8 +14,8 @@ use crate::session::{CommandRefusal, Tick};
 use crate::shard::notices::Notice;
 use crate::shard::outbox::Outbox;
 use crate::shard::timers::TICK;
-use crate::wire::frame;
-use crate::wire::message::MessageLimits;
+use crate::wire::websocket::frame;
+use crate::wire::websocket::message::MessageLimits;
 
 /// A session at rest: its entry in the table, its timer, the hash of its identity, its row in the hub, rounded up. Its texts come
 /// on top.

@@ -12,7 +12,7 @@ use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::publication::RemoteDisconnect;
 use crate::protocol::reply;
 use crate::shard::outbox::{Frame, FrameKind, Urgency};
-use crate::wire::frame;
+use crate::wire::websocket::frame;
 
 /// Input thrown away when the server closes, so that the kernel sends FIN and not RST, which could overtake the reason.
 const DISCARDED_BYTES_MAX: usize = 256 << 10;

@@ -7,8 +7,8 @@ use crate::config::PingPrecision;
 use crate::protocol::publication::Publication;
 use crate::protocol::reply;
 use crate::shard::outbox::{Batch, Frame, FrameKind, Urgency};
-use crate::wire::deflate::Deflater;
-use crate::wire::frame;
+use crate::wire::websocket::deflate::Deflater;
+use crate::wire::websocket::frame;
 
 /// The frames of one publication for one identifier, each encoded when its first receiver comes.
 pub(super) struct GroupFrames<'a> {

@@ -13,8 +13,8 @@ use crate::reactor::{Readiness, Token};
 use crate::session::CommandRefusal;
 use crate::shard::notices::Notice;
 use crate::shard::outbox::Frame;
-use crate::wire::frame;
-use crate::wire::message::Incoming;
+use crate::wire::websocket::frame;
+use crate::wire::websocket::message::Incoming;
 
 /// How long a turn may serve sessions; the others wait for the next one.
 const SERVING_TIME_MAX: Duration = Duration::from_millis(1);

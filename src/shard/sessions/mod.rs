@@ -52,8 +52,8 @@ use crate::shard::calls::{Call, CallHandle};
 use crate::shard::notices::Notices;
 use crate::shard::outbox::{Batch, BatchList, Outbox};
 use crate::shard::timers::{TICK, TimerWheel};
-use crate::wire::deflate::Deflater;
-use crate::wire::message::{MessageDecoder, MessageLimits};
+use crate::wire::websocket::deflate::Deflater;
+use crate::wire::websocket::message::{MessageDecoder, MessageLimits};
 
 /// Bytes read from a socket at once, into one buffer that all sessions of the shard share. Also the most that a session
 /// keeps unread while a call is under way.

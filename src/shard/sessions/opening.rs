@@ -13,7 +13,7 @@ use crate::session::{AuthRefusal, Credentials, Deadlines, Session, SessionSettin
 use crate::shard::notices::Notice;
 use crate::shard::outbox::BatchList;
 use crate::shard::timers::TICK;
-use crate::wire::message::MessageDecoder;
+use crate::wire::websocket::message::MessageDecoder;
 
 impl Sessions {
     /// Takes over a client whose upgrade has been answered.

@@ -14,7 +14,7 @@ use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::publication::Publication;
 use crate::reactor::Outgoing;
 use crate::shard::outbox::{BatchList, Frame, FrameKind, Outbox, Urgency, Written};
-use crate::wire::frame;
+use crate::wire::websocket::frame;
 
 /// Sessions written in one turn at most.
 pub const FLUSHES_PER_TURN_MAX: usize = 512;

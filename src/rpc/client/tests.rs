@@ -1,0 +1,129 @@
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, Ipv4Addr, TcpListener},
+    sync::Mutex,
+    thread,
+};
+
+use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+
+use super::*;
+use crate::config::RpcTlsConfig;
+
+#[derive(Default)]
+struct Nobody;
+
+impl RpcObserver for Nobody {
+    fn retry(&self) {}
+    fn timeout(&self) {}
+    fn error(&self) {}
+    fn unauthorized(&self) {}
+    fn canceled(&self) {}
+    fn pending(&self, _: i64) {}
+    fn waited(&self, _: Duration) {}
+    fn ran(&self, _: Duration) {}
+}
+
+/// Two addresses with one port: at the first the kernel accepts and nobody ever answers, at the second an app does.
+fn frozen_and_good() -> ([SocketAddr; 2], TcpListener) {
+    loop {
+        let frozen = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 2), 0)).expect("a free port");
+        let port = frozen.local_addr().expect("bound").port();
+        let Ok(good) = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 3), port)) else {
+            continue;
+        };
+        thread::spawn(move || {
+            for stream in good.incoming() {
+                let mut stream = stream.expect("accepted");
+                thread::spawn(move || {
+                    // Ends with the client's connection.
+                    while stream.read(&mut [0; 4096]).is_ok_and(|bytes| bytes > 0) {
+                        let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+                        stream.write_all(answer).expect("open");
+                    }
+                });
+            }
+        });
+        let address = |last| SocketAddr::new(IpAddr::from([127, 0, 0, last]), port);
+        return ([address(2), address(3)], frozen);
+    }
+}
+
+/// The outcomes of `calls` calls to a name that stands for `names`, which is changed after the first one.
+async fn outcomes(names: Vec<SocketAddr>, later: Vec<SocketAddr>, calls: usize) -> Vec<bool> {
+    let config = RpcConfig {
+        endpoint: RpcEndpoint::Http(format!("http://web:{}", names[0].port())),
+        concurrency: 28,
+        request_timeout: Duration::from_millis(400),
+        command_timeout: Duration::from_secs(3),
+        slow_call: Duration::ZERO,
+        headers: Vec::new(),
+        cookies: Vec::new(),
+        token: None,
+        token_derived: false,
+        tls: RpcTlsConfig {
+            enabled: false,
+            verify: true,
+            root_ca: String::new(),
+        },
+    };
+    let mut shared = RpcShared::new(&config).expect("a good URL");
+    let known = Arc::new(Mutex::new(names));
+    let asked = Arc::clone(&known);
+    let ask = move |_: &str, _| Ok(asked.lock().expect("not poisoned").clone());
+    let resolver = Resolver::asking("web", 0, Box::new(ask));
+    Arc::get_mut(&mut shared)
+        .expect("nobody else has it")
+        .resolver = resolver;
+    let client = RpcClient::new(shared, Rc::new(Nobody), Timeouts::start());
+    let mut outcomes = Vec::new();
+    for _ in 0..calls {
+        let call = client.call(Method::Command, "s", b"{}".to_vec(), Priority::Live);
+        outcomes.push(call.await.is_ok());
+        *known.lock().expect("not poisoned") = later.clone();
+    }
+    outcomes
+}
+
+fn on_both_drivers(test: impl AsyncFn()) {
+    if let Ok(mut runtime) = RuntimeBuilder::<IoUringDriver>::new()
+        .enable_timer()
+        .build()
+    {
+        runtime.block_on(test());
+    }
+    let runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build();
+    runtime.expect("epoll is always there").block_on(test());
+}
+
+#[test]
+fn a_name_that_points_elsewhere_is_found_there_after_one_lost_call() {
+    on_both_drivers(async || {
+        let ([frozen, good], _listener) = frozen_and_good();
+        assert_eq!(
+            outcomes(vec![frozen], vec![good], 5).await,
+            [false, true, true, true, true]
+        );
+    });
+}
+
+#[test]
+fn of_two_addresses_the_one_that_does_not_answer_is_tried_last() {
+    on_both_drivers(async || {
+        let ([frozen, good], _listener) = frozen_and_good();
+        let both = vec![frozen, good];
+        assert_eq!(
+            outcomes(both.clone(), both, 4).await,
+            [false, true, true, true]
+        );
+    });
+}
+
+#[test]
+fn pauses_double_from_a_tenth_of_a_second() {
+    let millis: Vec<_> = (1..=6)
+        .map(|attempts| retry_delay(attempts).as_millis())
+        .collect();
+    assert_eq!(millis, [100, 200, 400, 800, 1600, 3200]);
+    assert_eq!(retry_delay(u32::MAX), RETRY_DELAY_MAX);
+}
