@@ -5,7 +5,7 @@
 //! table then has a row for each case.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use crate::bars;
@@ -16,17 +16,30 @@ const BEGIN: &str = "<!-- results: ";
 const BEGIN_END: &str = " -->\n";
 const END: &str = "<!-- end -->";
 
-const PAGES: [&str; 3] = [
-    "README.md",
-    "docs/PERFORMANCE.md",
-    "docs/performance/experiments.md",
-];
+/// A file, or a folder whose files are all pages.
+const PAGES: [&str; 3] = ["README.md", "docs/PERFORMANCE.md", "docs/performance"];
 
 /// Renews the pages in place.
 pub fn renew_pages() {
-    for page in PAGES {
-        renew_page(&Path::new(env!("CARGO_MANIFEST_DIR")).join(page));
+    for page in pages().expect("the pages are in the repository") {
+        renew_page(&page);
     }
+}
+
+fn pages() -> io::Result<Vec<PathBuf>> {
+    let mut pages = Vec::new();
+    for page in PAGES {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(page);
+        if !path.is_dir() {
+            pages.push(path);
+            continue;
+        }
+        for file in fs::read_dir(path)? {
+            pages.push(file?.path());
+        }
+    }
+    pages.sort();
+    Ok(pages)
 }
 
 fn renew_page(path: &Path) {

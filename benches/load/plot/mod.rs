@@ -1,4 +1,4 @@
-//! Pictures of the results for `docs/PERFORMANCE.md`, drawn from the files in `benches/results`.
+//! Pictures of the results for the pages of `docs/performance`, drawn from the files in `benches/results`.
 
 mod svg;
 
