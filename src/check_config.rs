@@ -8,8 +8,8 @@ use std::fmt::Write;
 
 use crate::config::{Config, ConfigError};
 use crate::server;
-use crate::shard::collisions;
-use crate::shard::front::{self, Features};
+use crate::shard::http::collisions;
+use crate::shard::http::listener::{self, Features};
 use crate::startup;
 
 /// What a start prints and logs about its options, one line each: deprecation notices, remarks, warnings.
@@ -47,7 +47,7 @@ pub fn verdict(config: &Config, problems: Vec<ConfigError>) -> Result<String, Ve
         Some(path) => format!("file {path}"),
         None => "no file".to_owned(),
     };
-    let listeners: Vec<String> = front::listeners(config)
+    let listeners: Vec<String> = listener::listeners(config)
         .iter()
         .map(|(endpoint, features)| {
             let url = startup::url(

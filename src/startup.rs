@@ -13,8 +13,8 @@ use crate::os;
 use crate::os::limits::{HOW_TO_RAISE, OpenFiles};
 use crate::os::port_owner::PortOwner;
 use crate::rpc::without_secrets;
-use crate::shard::collisions;
-use crate::shard::front::Features;
+use crate::shard::http::collisions;
+use crate::shard::http::listener::Features;
 
 /// What a URL in the log looks like: the host as configured.
 pub fn url(tls: bool, host: &str, port: u16, path: &str) -> String {

@@ -1,7 +1,7 @@
 //! `--console`: the operator's page at `/_console`, as far as it is pure: who may come in, what is served, what is said.
 //!
 //! Owns the paths, the access rules, the texts of answers and snapshots, and the files of the page. Does no I/O and reads no
-//! clock. `shard::http_phase` answers the requests, `shard::sessions` holds the connections that watch, `shard::console` asks
+//! clock. `shard::http` answers the requests, `shard::sessions` holds the connections that watch, `shard::console` asks
 //! the other shards.
 
 pub mod access;

@@ -1,7 +1,7 @@
 //! The REST API: publishing with the API's token, and presence.
 //!
 //! Publishing is the broadcast endpoint with another token. Presence needs a broker, which ringcable does not have yet, so
-//! its checks end in "not implemented", as the reference's do without a broker. Called by `shard::http_phase`.
+//! its checks end in "not implemented", as the reference's do without a broker. Called by `shard::http`.
 //!
 //! Source: `contract/http_transports.md` §2.
 

@@ -1,7 +1,7 @@
 //! The endpoint that takes the app's broadcasts: who may post, and what is answered.
 //!
 //! Decides from method and headers whether the body is worth reading. It does not read the body, parse it or deliver it:
-//! `shard::http_phase` does that between [`check`] and [`accepted`]. The API's publish endpoint uses the same functions.
+//! `shard::http` does that between [`check`] and [`accepted`]. The API's publish endpoint uses the same functions.
 //!
 //! [`cors_headers`] belong on every answer of the endpoint: [`check`] has put them on its own, the caller puts them on the
 //! others with [`Response::with_headers`].

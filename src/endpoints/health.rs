@@ -1,7 +1,7 @@
 //! The health endpoint.
 //!
 //! Owns two constant answers. It checks nothing on purpose: orchestrators would restart a server with 100,000 open
-//! sockets because the app behind it restarts. Called by `shard::http_phase` for any method.
+//! sockets because the app behind it restarts. Called by `shard::http` for any method.
 
 use crate::endpoints::Response;
 

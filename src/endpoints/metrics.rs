@@ -1,6 +1,6 @@
 //! The Prometheus endpoint.
 //!
-//! Owns the answer around the text of `metrics::prometheus`. Called by `shard::http_phase` for any method, without
+//! Owns the answer around the text of `metrics::prometheus`. Called by `shard::http` for any method, without
 //! authentication, as the reference does.
 
 use std::borrow::Cow;

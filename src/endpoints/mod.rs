@@ -1,7 +1,7 @@
 //! The endpoints beside WebSocket: which path is which, and what is answered there.
 //!
 //! Pure: a path, a method and a few header values come in, a value goes out. Reading requests, writing responses and
-//! delivering publications is `shard::http_phase`, which is the only caller.
+//! delivering publications is `shard::http`, which is the only caller.
 
 pub mod api;
 mod bearer;

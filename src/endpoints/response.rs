@@ -1,7 +1,7 @@
 //! An ordinary HTTP answer as a value.
 //!
 //! Owns what an answer says, not how it is written: `Content-Length`, `Date`, `Connection` and the missing body of a HEAD
-//! answer are the business of `wire` and `shard::http_phase`, which write it.
+//! answer are the business of `wire` and `shard::http`, which write it.
 
 use std::borrow::Cow;
 

@@ -1,8 +1,8 @@
 //! The routing table of one listener.
 //!
 //! Owns the precedence between paths. Knows no method: a wrong one is the endpoint's own answer. How WebSocket patterns
-//! match is `wire::paths`, given to the table as a function. Built by `shard::accept` for each listener, asked by
-//! `shard::http_phase` for each request.
+//! match is `wire::paths`, given to the table as a function. Built by `shard::http` for each listener, asked by
+//! `shard::http` for each request.
 
 use std::fmt;
 

@@ -8,7 +8,7 @@ use super::StartError;
 use crate::config::Config;
 use crate::mesh::{ClientSockets, ConnectionLimit};
 use crate::os::limits::OpenFiles;
-use crate::shard::front::{self, Endpoint, Features, ListenerSetup};
+use crate::shard::http::listener::{self, Endpoint, Features, ListenerSetup};
 use crate::{os, startup};
 
 /// Opens every listener once for each shard. Ports that were 0 are the chosen ones in `config` afterwards.
@@ -19,7 +19,7 @@ pub fn listen(
 ) -> Result<Vec<Vec<ListenerSetup>>, StartError> {
     let sockets_of_clients = Arc::new(ClientSockets::default());
     let mut by_shard: Vec<Vec<ListenerSetup>> = (0..shards).map(|_| Vec::new()).collect();
-    for (endpoint, features) in front::listeners(config) {
+    for (endpoint, features) in listener::listeners(config) {
         let sockets = os::sockets::listen(&endpoint.host, endpoint.port, shards)
             .map_err(|source| refused(config.server.tls.is_some(), &endpoint, features, source))?;
         note_port(config, features, &sockets[0]);

@@ -30,7 +30,7 @@ use crate::os;
 use crate::os::limits::OpenFiles;
 use crate::reporting::Reporting;
 use crate::rpc::{self, RpcShared};
-use crate::shard::collisions::{self, Collision};
+use crate::shard::http::collisions::{self, Collision};
 use crate::shard::{self, ShardSetup};
 use crate::wire::paths::{PathPatternError, PathPatterns};
 use crate::{driver, startup};

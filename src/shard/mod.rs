@@ -2,20 +2,16 @@
 //!
 //! The tasks of a shard share it as `Rc<Shard>`. State is borrowed for one turn and never across an await.
 
-mod accept;
 mod calls;
-pub mod collisions;
 mod console;
 mod disconnects;
-pub mod front;
-mod http_phase;
+pub mod http;
 mod inbox;
 mod notices;
 mod outbox;
 mod pace;
 mod publishing;
 mod reclaim;
-mod refusals;
 pub mod sampling;
 /// Public for the benches, which make its turns themselves.
 pub mod sessions;
@@ -49,7 +45,8 @@ use crate::rpc::{RpcClient, RpcObserver, RpcShared};
 use crate::shard::calls::CallQueue;
 use crate::shard::console::Console;
 use crate::shard::disconnects::{DisconnectQueue, Forwarding};
-use crate::shard::front::{Front, ListenerSetup};
+use crate::shard::http::accept;
+use crate::shard::http::listener::{Front, ListenerSetup};
 use crate::shard::notices::Notices;
 use crate::shard::publishing::{Publications, Whispers};
 use crate::shard::reclaim::Reclaim;
@@ -510,7 +507,7 @@ mod tests {
     #[test]
     fn what_waits_is_small() {
         assert!(size_of::<calls::Call>() <= 112);
-        let bytes = future_bytes(http_phase::serve);
+        let bytes = future_bytes(http::serve);
         assert!(bytes <= 1152, "{bytes}");
     }
 }

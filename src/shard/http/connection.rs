@@ -2,19 +2,12 @@
 //!
 //! The task exists only as long as the client speaks HTTP. An upgrade hands the socket to the session table and ends it.
 
-mod console;
-mod pace;
-mod reading;
-
 use std::borrow::Cow;
 use std::io;
 use std::net::{IpAddr, TcpStream};
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
-
-use self::pace::Pace;
-use self::reading::{HEAD_BUFFER_BYTES, HeadRefusal, Read};
 
 use crate::auth::jwt;
 use crate::config::{JwtConfig, PingPrecision};
@@ -31,10 +24,12 @@ use crate::protocol::request_env::{filter_cookies, request_url};
 use crate::protocol::rpc::encode_env_prefix;
 use crate::protocol::sid::{SID_BYTES_MAX, random_sid};
 use crate::session::Credentials;
-use crate::shard::front::Front;
+use crate::shard::http::listener::Front;
+use crate::shard::http::pace::Pace;
+use crate::shard::http::reading::{HEAD_BUFFER_BYTES, HeadRefusal, Read};
+use crate::shard::http::refusals::{self, Secured};
 use crate::shard::notices::Notice;
 use crate::shard::publishing::Publications;
-use crate::shard::refusals::{self, Secured};
 use crate::shard::sampling::sample;
 use crate::shard::sessions::{NewConnection, SESSION_ENTRY_BYTES};
 use crate::shard::{Shard, Stage, publishing};
@@ -47,7 +42,7 @@ use crate::wire::query::query_param_last;
 
 /// Time for a whole request head, counted from the connection or from the head's first byte.
 /// Source: contract/websocket.md §1.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a kept connection may rest between requests. The reference waits for ever; a lost peer would hold its slot.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(180);
 /// Time to take a whole answer.
@@ -100,26 +95,26 @@ pub async fn serve(
 }
 
 /// What follows a request.
-enum Next {
+pub enum Next {
     Keep,
     Upgrade(Box<RequestHead>, Box<Upgrade>),
     End,
 }
 
-struct Client {
-    shard: Rc<Shard>,
-    front: Rc<Front>,
-    socket: Socket,
-    peer: IpAddr,
+pub struct Client {
+    pub(super) shard: Rc<Shard>,
+    pub(super) front: Rc<Front>,
+    pub(super) socket: Socket,
+    pub(super) peer: IpAddr,
     /// Its socket's right to exist.
-    permit: Permit,
+    pub(super) permit: Permit,
     /// Bytes that were read and not used yet.
-    input: Vec<u8>,
+    pub(super) input: Vec<u8>,
     /// Memory of the request that is under way.
-    held: Option<Charge>,
-    pace: Pace,
+    pub(super) held: Option<Charge>,
+    pub(super) pace: Pace,
     /// It rests between two requests.
-    is_kept: bool,
+    pub(super) is_kept: bool,
     /// It has published something.
     publishes: bool,
 }
@@ -215,7 +210,7 @@ impl Client {
 
     /// Answers a request whose body is not wanted. What of it has come is thrown away; if that is not all, the answer ends
     /// the connection: nobody waits for bytes that change nothing.
-    async fn answer(&mut self, head: &RequestHead, response: Response) -> Next {
+    pub(super) async fn answer(&mut self, head: &RequestHead, response: Response) -> Next {
         let response = if self.skip_arrived_body(head) {
             response
         } else {
@@ -225,7 +220,7 @@ impl Client {
     }
 
     /// Writes the answer to a request whose body has been read.
-    async fn write(&mut self, head: &RequestHead, response: Response) -> Next {
+    pub(super) async fn write(&mut self, head: &RequestHead, response: Response) -> Next {
         let keep = self.keeps_alive(head) && !response.close;
         let says_keep_alive = keep && head.version_minor() == 0;
         let out = encode(&response, keep, says_keep_alive, head.method() == "HEAD");
@@ -337,7 +332,7 @@ impl Client {
     }
 
     /// Tells a client that waits for it to send its body. False: it has not taken the word.
-    async fn say_continue(&mut self, head: &RequestHead) -> bool {
+    pub(super) async fn say_continue(&mut self, head: &RequestHead) -> bool {
         !head.expects_continue() || matches!(self.write_in_time(CONTINUE).await, Some(Ok(())))
     }
 
@@ -366,7 +361,7 @@ impl Client {
 
     // ---- upgrading -----------------------------------------------------------------------------------------------
 
-    async fn upgrade(
+    pub(super) async fn upgrade(
         &mut self,
         head: RequestHead,
         origins: &AllowedOrigins,

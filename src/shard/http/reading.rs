@@ -4,18 +4,18 @@ use std::io;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use super::{Client, HEAD_TIMEOUT};
 use crate::endpoints::Response;
 use crate::endpoints::broadcast;
 use crate::net::Received;
-use crate::shard::refusals;
+use crate::shard::http::connection::{Client, HEAD_TIMEOUT};
+use crate::shard::http::refusals;
 use crate::wire::http_body::{BodyFraming, ChunkedDecoder};
 use crate::wire::http_head::{HeadLimits, HeadScanner, HttpError};
 use crate::wire::http_request::RequestHead;
 
 /// Room made for each read of a head.
 pub(super) const HEAD_BUFFER_BYTES: usize = 2048;
-/// Heads beyond this are counted together, see [`LargeHeads`](crate::shard::front::LargeHeads).
+/// Heads beyond this are counted together, see [`LargeHeads`](crate::shard::http::listener::LargeHeads).
 const LARGE_HEAD_BYTES: usize = 4 * HEAD_BUFFER_BYTES;
 /// Room made for each read of a body.
 const BODY_READ_BYTES: usize = 64 << 10;

@@ -9,7 +9,7 @@ use crate::endpoints::hints;
 use crate::log::cut;
 use crate::protocol::sid::SID_BYTES_MAX;
 use crate::shard::Shard;
-use crate::shard::front::Front;
+use crate::shard::http::listener::Front;
 use crate::shard::notices::Notice;
 use crate::wire::handshake::{Subprotocol, UpgradeError};
 use crate::wire::http_head::HttpError;

@@ -1,6 +1,6 @@
 //! Paths and addresses that two options ask for. One of them would be lost in silence: found before the server listens.
 //!
-//! What shares a listener is `front`, which path wins where several match is `endpoints::routes`: an exact one beats a
+//! What shares a listener is `listener`, which path wins where several match is `endpoints::routes`: an exact one beats a
 //! pattern, so `--path=/*` beside `/health` is no collision and only mentioned.
 
 use std::net::IpAddr;
@@ -10,7 +10,7 @@ use thiserror::Error;
 use crate::config::Config;
 use crate::console;
 use crate::demo;
-use crate::shard::front::{self, Endpoint, Features};
+use crate::shard::http::listener::{self, Endpoint, Features};
 use crate::wire::paths::PathPatterns;
 
 /// Why a configuration cannot be served as it is. Both options are named.
@@ -100,7 +100,7 @@ enum Place {
 
 /// All collisions of a configuration whose paths are patterns.
 pub fn find(config: &Config) -> Vec<Collision> {
-    let listeners = front::listeners(config);
+    let listeners = listener::listeners(config);
     let mut found: Vec<Collision> = listeners
         .iter()
         .flat_map(|(_, features)| colliding_paths(&places(config, *features)))
@@ -112,7 +112,7 @@ pub fn find(config: &Config) -> Vec<Collision> {
 /// Lines about patterns of the WebSocket that cover a path of something else, which keeps it.
 pub fn shared_patterns(config: &Config) -> Vec<String> {
     let mut lines = Vec::new();
-    for (_, features) in front::listeners(config) {
+    for (_, features) in listener::listeners(config) {
         let places = places(config, features);
         for (_, place) in &places {
             let Place::Pattern(pattern) = place else {

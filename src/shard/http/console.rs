@@ -7,7 +7,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::{Client, Next};
 use crate::console::access::Guard;
 use crate::console::requests::{self, DisconnectRequest};
 use crate::console::search::{Needle, SearchAnswer};
@@ -17,6 +16,7 @@ use crate::log::kept;
 use crate::mesh::{ConsoleQuestion, SessionRef};
 use crate::protocol::publication::Publication;
 use crate::shard::console::{LOGIN_PAUSE, ask_all, ask_one};
+use crate::shard::http::connection::{Client, Next};
 use crate::shard::notices::Notice;
 use crate::shard::publishing::{self, Publications};
 use crate::wire::http_request::RequestHead;

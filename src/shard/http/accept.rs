@@ -10,8 +10,8 @@ use crate::mesh::{ConnectionLimit, Full};
 use crate::net::Listener;
 use crate::os::limits::{self, OpenFiles, Shortage};
 use crate::shard::Shard;
-use crate::shard::front::Front;
-use crate::shard::http_phase;
+use crate::shard::http::connection;
+use crate::shard::http::listener::Front;
 use crate::shard::notices::Notice;
 use crate::shard::signal::unless;
 
@@ -78,7 +78,7 @@ impl Acceptor<'_> {
             match self.listener.accept() {
                 Ok(Some((stream, peer))) => {
                     self.shard.counters().accepted_total.add(1);
-                    let task = http_phase::serve(
+                    let task = connection::serve(
                         Rc::clone(self.shard),
                         Rc::clone(self.front),
                         stream,

@@ -1,0 +1,13 @@
+//! HTTP on the listeners of a shard: new connections, their requests and answers, and the upgrade to a session.
+
+pub mod accept;
+pub mod collisions;
+mod connection;
+mod console;
+pub mod listener;
+mod pace;
+mod reading;
+mod refusals;
+
+#[cfg(test)]
+pub(super) use self::connection::serve;
