@@ -15,8 +15,6 @@ mod reclaim;
 pub mod sampling;
 /// Public for the benches, which make its turns themselves.
 pub mod sessions;
-#[cfg(test)]
-mod sessions_tests;
 mod signal;
 mod slow_calls;
 mod timers;

@@ -16,6 +16,8 @@ mod opening;
 mod output;
 mod schedule;
 mod share;
+#[cfg(test)]
+mod tests;
 
 pub use bounds::SESSION_ENTRY_BYTES;
 #[cfg(test)]
