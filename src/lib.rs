@@ -2,7 +2,7 @@
 //!
 //! The layers, lower ones never name higher ones (`docs/ARCHITECTURE.md` has the whole map):
 //! L0 `protocol wire config metrics auth os log` · L1 `session hub endpoints console` · L2 `reactor rpc mesh net` · L3 `shard` ·
-//! L4 `server`, `reporting`, `check` and `check_config`, and `demo`, which is an application beside the server.
+//! L4 `server`, `reporting`, `check`, and `demo`, which is an application beside the server.
 
 // They panic where stdout or stderr is closed or full; `os::stdio` does not.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
@@ -10,7 +10,6 @@
 pub mod auth;
 pub mod certificate;
 pub mod check;
-pub mod check_config;
 pub mod config;
 pub mod console;
 pub mod demo;

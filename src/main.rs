@@ -10,10 +10,11 @@ use std::process::ExitCode;
 use std::time::SystemTime;
 
 use mimalloc::MiMalloc;
-use ringcable::check::Report;
+use ringcable::check;
+use ringcable::check::host::Report;
 use ringcable::config::{self, CheckRequest, Config, ConfigError, Startup};
 use ringcable::os::stdio::{self, Stream};
-use ringcable::{check_config, log, os, server};
+use ringcable::{log, os, server};
 
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
@@ -61,8 +62,8 @@ fn check(request: &CheckRequest) -> ExitCode {
 }
 
 fn check_config(config: &Config, problems: Vec<ConfigError>) -> ExitCode {
-    print(&check_config::remarks(config).to_string());
-    match check_config::verdict(config, problems) {
+    print(&check::config::remarks(config).to_string());
+    match check::config::verdict(config, problems) {
         Ok(line) => {
             print(&format!("{line}\n"));
             ExitCode::SUCCESS

@@ -11,7 +11,7 @@
 # One thing differs: a shell cannot try io_uring, so it asks the sysctl, and says so when a seccomp profile is in force.
 set -uf
 
-# The same figures stand in src/check.rs, which says what they are.
+# The same figures stand in src/check/host.rs, which says what they are.
 USER_BYTES=400
 TEXT_BYTES=512
 SOCKET_BYTES=3630

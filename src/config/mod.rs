@@ -21,9 +21,7 @@ mod support;
 mod value;
 
 #[cfg(test)]
-mod load_tests;
-#[cfg(test)]
-mod reference_tests;
+mod tests;
 
 use std::net::IpAddr;
 use std::time::Duration;

@@ -70,7 +70,7 @@ impl Gauge {
 /// delivery of two shards wait for each other.
 ///
 /// The first half carries the reference's names and meanings (Source: `contract/operations.md` §14), the second half is
-/// ringcable's own. The text an operator reads about each field is in `metrics::prometheus`.
+/// ringcable's own. The text an operator reads about each field is in `metrics::families`.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub struct ShardMetrics {

@@ -4,6 +4,7 @@
 //! control thread write the values; `endpoints` serves the Prometheus text, `reporting` what goes to the log and to StatsD.
 
 pub mod counters;
+pub mod families;
 pub mod histogram;
 pub mod prometheus;
 pub mod rotation;

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::collections::HashSet;
 
 use crate::metrics::Metrics;
-use crate::metrics::prometheus::{
+use crate::metrics::families::{
     CLOSED, Kind, OWN, OWN_PREFIX, OWN_PROCESS, REFERENCE, REFERENCE_PROCESS, REFERENCE_RPC,
 };
 

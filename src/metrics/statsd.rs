@@ -3,7 +3,7 @@
 //! Pure. Called by `reporting`, which sends them. Source: `contract/operations.md` §16.
 
 use crate::config::StatsdTagStyle as TagStyle;
-use crate::metrics::prometheus::Kind;
+use crate::metrics::families::Kind;
 use crate::metrics::rotation::Reading;
 
 /// What all lines have in common.

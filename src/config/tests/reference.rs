@@ -2,8 +2,8 @@
 //!
 //! `reference.tsv` holds the reference's facts. Where this server differs on purpose, [`DIFFERENCES`] says so.
 
-use super::options::{OPTIONS, OptionSpec, index_of};
 use super::*;
+use crate::config::options::{OPTIONS, OptionSpec, index_of};
 
 const FACTS: &str = include_str!("reference.tsv");
 
