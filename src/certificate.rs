@@ -12,8 +12,8 @@ use crate::net::tls::{ServerTls, Standing, Validity};
 /// A certificate that ends sooner than this deserves a warning. Who renews by machine does so 30 days before the end.
 const NOTICE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
-/// The wish to read the files again, from the thread that hears signals to the one that obeys. However often it is made before
-/// it is obeyed, it is one.
+/// The wish to read the files again, from the thread that hears signals to the one that obeys. However often it is made
+/// before it is obeyed, it is one.
 #[derive(Debug, Clone, Default)]
 pub struct ReloadWish(Arc<AtomicBool>);
 

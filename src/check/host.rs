@@ -27,8 +27,8 @@ mod connection {
     pub const TLS_BYTES: u64 = 2_500;
 }
 
-/// The three rings of a shard, as the limit on locked memory counts them: 216 KiB on Linux 6.18, rounded up. Without the last
-/// 28 a shard has no ring for sends and writes as on epoll.
+/// The three rings of a shard, as the limit on locked memory counts them: 216 KiB on Linux 6.18, rounded up. Without the
+/// last 28 a shard has no ring for sends and writes as on epoll.
 const SHARD_RINGS_BYTES: u64 = 224 << 10;
 /// The ring of the probe, which the kernel may still count when the shards start: 84 KiB on Linux 6.18, rounded up.
 const PROBE_RING_BYTES: u64 = 96 << 10;

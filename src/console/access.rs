@@ -1,7 +1,7 @@
 //! Who may use the console: the rule of loopback, the login, the cookie, and where a request may come from.
 //!
-//! Pure: the time is an argument. The console can end sessions and speak to clients, so the rules are strict: what is in doubt
-//! has to log in.
+//! Pure: the time is an argument. The console can end sessions and speak to clients, so the rules are strict: what is in
+//! doubt has to log in.
 
 use hmac::{Hmac, Mac};
 use sha2::Sha256;

@@ -1,9 +1,9 @@
 //! Subscriptions that are younger than publications which still wait in the shard's inbox.
 //!
-//! What was published before a client's command must not reach a subscription which that command makes. The inbox is taken in
-//! pieces, so a subscription may be made while older publications wait: then it is noted here with the number of messages that
-//! had arrived, and those up to this number pass it by. Nothing is noted while nothing waits, and everything is forgotten when
-//! the last of those messages has been handled.
+//! What was published before a client's command must not reach a subscription which that command makes. The inbox is taken
+//! in pieces, so a subscription may be made while older publications wait: then it is noted here with the number of messages
+//! that had arrived, and those up to this number pass it by. Nothing is noted while nothing waits, and everything is
+//! forgotten when the last of those messages has been handled.
 
 use std::collections::HashMap;
 

@@ -17,8 +17,8 @@ const NONE: u32 = u32::MAX;
 /// and two interned texts with theirs.
 const SUBSCRIPTION_BYTES: usize = 160;
 
-/// What an identifier is counted as in the budget of its session: as long as it is in JSON, which is how the app and the client
-/// get it, and with all that the tables need for it.
+/// What an identifier is counted as in the budget of its session: as long as it is in JSON, which is how the app and the
+/// client get it, and with all that the tables need for it.
 pub fn identifier_bytes(identifier: &str) -> usize {
     json::escaped_bytes(identifier) + SUBSCRIPTION_BYTES
 }

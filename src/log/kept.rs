@@ -1,7 +1,7 @@
 //! The last warnings, errors and slow clients, kept in memory for the console. Off unless [`start`] was called.
 //!
-//! A slow client is no log record above debug level, because a bad network makes many of them; they have a place of their own,
-//! so that they push no error out. Payloads are left out: the log may be protected otherwise than the console.
+//! A slow client is no log record above debug level, because a bad network makes many of them; they have a place of their
+//! own, so that they push no error out. Payloads are left out: the log may be protected otherwise than the console.
 
 use std::collections::VecDeque;
 use std::fmt;

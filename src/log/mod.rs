@@ -75,7 +75,8 @@ pub fn init(config: &LogConfig, node_id: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns when every record so far is written, or after a second when nobody takes them. To be called before the process ends.
+/// Returns when every record so far is written, or after a second when nobody takes them. To be called before the process
+/// ends.
 pub fn flush() {
     STDOUT.flush(FLUSH_TIMEOUT);
 }

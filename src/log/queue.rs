@@ -1,8 +1,8 @@
-//! Records on their way to stdout: a bounded queue and the thread that empties it. Whoever logs only copies a line into it, so
-//! a reader of the log that is slow, or stands still, stops no shard.
+//! Records on their way to stdout: a bounded queue and the thread that empties it. Whoever logs only copies a line into it,
+//! so a reader of the log that is slow, or stands still, stops no shard.
 //!
-//! At the bound the newest records are dropped and counted, until half of the queue is empty again. Then a record says how many
-//! are missing at its place. Called by `log` alone.
+//! At the bound the newest records are dropped and counted, until half of the queue is empty again. Then a record says how
+//! many are missing at its place. Called by `log` alone.
 
 use std::fs::File;
 use std::io;
@@ -22,8 +22,8 @@ const RESUMED_AT_BYTES: usize = QUEUE_BYTES_MAX / 2;
 /// stands between two lines.
 const WRITE_BYTES_MAX: usize = 4096;
 
-/// After a write the next one waits so long for company. Waking the writer is a system call, and often costs the one who logs
-/// its CPU; with this, that is once for many records. A record that comes alone is written at once.
+/// After a write the next one waits so long for company. Waking the writer is a system call, and often costs the one who
+/// logs its CPU; with this, that is once for many records. A record that comes alone is written at once.
 const GATHER_TIME: Duration = Duration::from_millis(1);
 
 /// Room that an empty queue keeps.

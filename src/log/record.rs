@@ -1,7 +1,7 @@
 //! How one record looks: fields are collected as `tracing` hands them over, then put behind the header.
 //!
-//! Here every value is cut, so that no place that logs has to think of it: what a client, a peer or the app sends cannot make
-//! a long line. Pure, called by `log` alone. Source: `contract/operations.md` §8.
+//! Here every value is cut, so that no place that logs has to think of it: what a client, a peer or the app sends cannot
+//! make a long line. Pure, called by `log` alone. Source: `contract/operations.md` §8.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
@@ -47,7 +47,8 @@ struct Clipped {
     left_out: usize,
 }
 
-/// What `value` shows of itself in `bytes_max` bytes, with `...(<bytes cut>)` where something is missing, as in the reference.
+/// What `value` shows of itself in `bytes_max` bytes, with `...(<bytes cut>)` where something is missing, as in the
+/// reference.
 pub fn clipped(value: fmt::Arguments<'_>, bytes_max: usize) -> String {
     let mut clipped = Clipped {
         text: String::new(),

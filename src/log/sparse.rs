@@ -50,7 +50,8 @@ impl Sparse {
 }
 
 impl Admitted {
-    /// How many records it stands for beside itself: for the attribute `left_out`, which a record without omissions does not have.
+    /// How many records it stands for beside itself: for the attribute `left_out`, which a record without omissions does not
+    /// have.
     pub fn left_out(self) -> Option<u64> {
         (self.left_out > 0).then_some(self.left_out)
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 
-use super::ShardId;
+use super::message::{ShardId, ShardMessage};
 
 /// Messages that one inbox holds; a sender waits at this bound.
 pub const INBOX_MESSAGES_MAX: usize = 4096;
@@ -21,15 +21,9 @@ pub const INBOX_BYTES_MAX: usize = 64 << 20;
 /// so that one of somebody else finds room at once.
 pub const MESSAGES_AHEAD_MAX: usize = 64;
 
-/// What can lie in an inbox.
-pub trait Weigh {
-    /// Bytes that the message keeps alive while it waits; what the inbox's byte limit counts. The same at each call.
-    fn weight_bytes(&self) -> usize;
-}
-
 /// The sending side of a shard's inbox.
-pub struct Mailbox<M> {
-    queue: ArrayQueue<M>,
+pub struct Mailbox {
+    queue: ArrayQueue<ShardMessage>,
     queued_bytes: AtomicUsize,
     /// The receiver sleeps and has left its waker.
     asleep: AtomicBool,
@@ -39,7 +33,7 @@ pub struct Mailbox<M> {
     blocked: Mutex<Vec<Waker>>,
 }
 
-impl<M: Weigh> Mailbox<M> {
+impl Mailbox {
     fn new() -> Self {
         Self {
             queue: ArrayQueue::new(INBOX_MESSAGES_MAX),
@@ -57,7 +51,7 @@ impl<M: Weigh> Mailbox<M> {
     }
 
     /// Puts a message in; gives it back when the inbox is full.
-    pub fn try_send(&self, message: M) -> Result<(), M> {
+    pub fn try_send(&self, message: ShardMessage) -> Result<(), ShardMessage> {
         let bytes = message.weight_bytes();
         let queued = self.queued_bytes.load(Ordering::Relaxed);
         if queued > 0 && queued + bytes > INBOX_BYTES_MAX {
@@ -79,7 +73,7 @@ impl<M: Weigh> Mailbox<M> {
     }
 
     /// Puts a message in, waiting for room. `true`: it had to wait.
-    pub async fn send(&self, message: M) -> bool {
+    pub async fn send(&self, message: ShardMessage) -> bool {
         let mut message = Some(message);
         let mut waited = false;
         poll_fn(|context| self.poll_send(context, &mut message, &mut waited)).await;
@@ -111,7 +105,7 @@ impl<M: Weigh> Mailbox<M> {
     fn poll_send(
         &self,
         context: &Context<'_>,
-        message: &mut Option<M>,
+        message: &mut Option<ShardMessage>,
         waited: &mut bool,
     ) -> Poll<()> {
         let Some(first_try) = message.take() else {
@@ -133,7 +127,7 @@ impl<M: Weigh> Mailbox<M> {
     }
 
     /// For the control thread, which has no executor: tries until there is room.
-    pub fn send_blocking(&self, message: M) {
+    pub fn send_blocking(&self, message: ShardMessage) {
         const RETRY: Duration = Duration::from_millis(1);
         let mut message = message;
         while let Err(refused) = self.try_send(message) {
@@ -142,7 +136,7 @@ impl<M: Weigh> Mailbox<M> {
         }
     }
 
-    fn pop(&self) -> Option<M> {
+    fn pop(&self) -> Option<ShardMessage> {
         let message = self.queue.pop()?;
         self.queued_bytes
             .fetch_sub(message.weight_bytes(), Ordering::Relaxed);
@@ -174,14 +168,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// The receiving side. One for each shard, used by its thread only.
-pub struct Inbox<M> {
-    mailbox: Arc<Mailbox<M>>,
+pub struct Inbox {
+    mailbox: Arc<Mailbox>,
     taken: Cell<u64>,
 }
 
-impl<M: Weigh> Inbox<M> {
+impl Inbox {
     /// The next message and its number, counted from 1, without waiting.
-    pub fn pop(&self) -> Option<(u64, M)> {
+    pub fn pop(&self) -> Option<(u64, ShardMessage)> {
         let message = self.mailbox.pop()?;
         self.taken.set(self.taken.get() + 1);
         Some((self.taken.get(), message))
@@ -207,22 +201,16 @@ impl<M: Weigh> Inbox<M> {
 }
 
 /// All mailboxes, by shard. Cheap to clone.
-pub struct Mesh<M> {
-    mailboxes: Arc<[Arc<Mailbox<M>>]>,
+#[derive(Clone)]
+pub struct Mesh {
+    mailboxes: Arc<[Arc<Mailbox>]>,
+    publications_over: Arc<AtomicBool>,
 }
 
-impl<M> Clone for Mesh<M> {
-    fn clone(&self) -> Self {
-        Self {
-            mailboxes: Arc::clone(&self.mailboxes),
-        }
-    }
-}
-
-impl<M: Weigh> Mesh<M> {
+impl Mesh {
     /// A mesh of `shards` inboxes; each shard takes its own.
-    pub fn new(shards: usize) -> (Self, Vec<Inbox<M>>) {
-        let mailboxes: Arc<[Arc<Mailbox<M>>]> =
+    pub fn new(shards: usize) -> (Self, Vec<Inbox>) {
+        let mailboxes: Arc<[Arc<Mailbox>]> =
             (0..shards).map(|_| Arc::new(Mailbox::new())).collect();
         let inboxes = mailboxes
             .iter()
@@ -231,16 +219,30 @@ impl<M: Weigh> Mesh<M> {
                 taken: Cell::new(0),
             })
             .collect();
-        (Self { mailboxes }, inboxes)
+        let mesh = Self {
+            mailboxes,
+            publications_over: Arc::default(),
+        };
+        (mesh, inboxes)
+    }
+
+    /// From the control thread, before it has the sessions closed: what is published now may reach nobody.
+    pub fn end_publications(&self) {
+        self.publications_over.store(true, Ordering::SeqCst);
+    }
+
+    /// False after a publication was put into every inbox: it is in front of the order to close, everywhere.
+    pub fn are_publications_over(&self) -> bool {
+        self.publications_over.load(Ordering::SeqCst)
     }
 
     /// The mailbox of one shard.
-    pub fn mailbox(&self, shard: ShardId) -> &Mailbox<M> {
+    pub fn mailbox(&self, shard: ShardId) -> &Mailbox {
         &self.mailboxes[shard]
     }
 
     /// Every mailbox, in order of shards.
-    pub fn mailboxes(&self) -> impl Iterator<Item = &Mailbox<M>> {
+    pub fn mailboxes(&self) -> impl Iterator<Item = &Mailbox> {
         self.mailboxes.iter().map(|mailbox| &**mailbox)
     }
 
@@ -265,6 +267,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::protocol::publication::RemoteDisconnect;
 
     struct Unpark(thread::Thread);
 
@@ -286,19 +289,21 @@ mod tests {
         }
     }
 
-    struct Job {
-        number: u32,
-        bytes: usize,
+    /// A message that weighs about `bytes`.
+    fn job(number: u32, bytes: usize) -> ShardMessage {
+        ShardMessage::RemoteDisconnect(Arc::new(RemoteDisconnect {
+            identifiers: format!("{number}{}", " ".repeat(bytes)).into(),
+            reconnect: false,
+        }))
     }
 
-    impl Weigh for Job {
-        fn weight_bytes(&self) -> usize {
-            self.bytes
+    fn number(message: ShardMessage) -> u32 {
+        match message {
+            ShardMessage::RemoteDisconnect(command) => {
+                command.identifiers.trim().parse().expect("a number")
+            }
+            other => panic!("unexpected {other:?}"),
         }
-    }
-
-    fn job(number: u32, bytes: usize) -> Job {
-        Job { number, bytes }
     }
 
     #[test]
@@ -320,7 +325,7 @@ mod tests {
         let mut next = [0; SENDERS as usize];
         for _ in 0..SENDERS * EACH {
             block_on(inbox.ready());
-            let value = inbox.pop().expect("ready means there is one").1.number;
+            let value = number(inbox.pop().expect("ready means there is one").1);
             let expected = &mut next[(value / EACH) as usize];
             assert_eq!(value % EACH, *expected);
             *expected += 1;
@@ -345,7 +350,7 @@ mod tests {
             move || done.send(block_on(mesh.mailbox(0).send(job(u32::MAX, 0))))
         });
         assert!(waited.try_recv().is_err(), "there is no room yet");
-        assert_eq!(inbox.pop().expect("full").1.number, 0);
+        assert_eq!(number(inbox.pop().expect("full").1), 0);
         // Whether it had to wait depends on which thread was first; that it gets in does not.
         waited.recv().expect("the sender got in");
         sender
@@ -355,7 +360,7 @@ mod tests {
         let last = std::iter::from_fn(|| inbox.pop())
             .last()
             .expect("not empty");
-        assert_eq!(last.1.number, u32::MAX);
+        assert_eq!(number(last.1), u32::MAX);
     }
 
     #[test]
@@ -368,7 +373,7 @@ mod tests {
                 .is_ok()
         );
         assert!(mesh.mailbox(0).try_send(job(2, 1)).is_err());
-        assert_eq!(inbox.pop().expect("the large one").1.number, 1);
+        assert_eq!(number(inbox.pop().expect("the large one").1), 1);
         assert!(mesh.mailbox(0).try_send(job(3, 1)).is_ok());
     }
 

@@ -1,5 +1,5 @@
-//! The only code that works with `monoio::net`: listeners, sockets of the HTTP phase and of calls to the app, time limits, and the
-//! wake-up of the reactor.
+//! The only code that works with `monoio::net`: listeners, sockets of the HTTP phase and of calls to the app, time limits,
+//! and the wake-up of the reactor.
 //!
 //! Established sessions are not here: their sockets have left monoio and belong to the shard and its reactor.
 
@@ -211,8 +211,8 @@ impl TlsLayer {
         }))
     }
 
-    /// Reads some records; the handshake happens in here. They may carry nothing to read, and a client can make a handshake of
-    /// tens of thousands: the caller decides when to go on.
+    /// Reads some records; the handshake happens in here. They may carry nothing to read, and a client can make a handshake
+    /// of tens of thousands: the caller decides when to go on.
     async fn read(&mut self, tcp: &mut TcpSocket, buffer: &mut Vec<u8>) -> io::Result<Received> {
         let is_open = !self.session.peer_has_closed();
         if self.plain.is_empty() && is_open && self.fill(tcp).await? > 0 && self.plain.is_empty() {

@@ -1,7 +1,8 @@
 //! One TCP connection as a task uses it: to a client in its HTTP phase, or to the app.
 //!
-//! Every operation is tried at once, without blocking; only what finds nothing to do waits for readiness. So what fits into the kernel's buffers, which is nearly everything, costs one system call on either driver, a socket that
-//! never waits is unknown to the driver, and one that waits holds no buffer.
+//! Every operation is tried at once, without blocking; only what finds nothing to do waits for readiness. So what fits into
+//! the kernel's buffers, which is nearly everything, costs one system call on either driver, a socket that never waits is
+//! unknown to the driver, and one that waits holds no buffer.
 
 use std::io;
 use std::mem;

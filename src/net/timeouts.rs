@@ -1,7 +1,7 @@
 //! Time limits of a shard's waits: all of them together have one timer of the driver.
 //!
-//! A timer of monoio costs 640 bytes for as long as it exists. Most work that has a limit ends long before it, often at once,
-//! so a limit costs nothing here until its work has to wait, and then one entry in a map. Called by `rpc` and `shard`.
+//! A timer of monoio costs 640 bytes for as long as it exists. Most work that has a limit ends long before it, often at
+//! once, so a limit costs nothing here until its work has to wait, and then one entry in a map. Called by `rpc` and `shard`.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -63,8 +63,8 @@ impl Timeouts {
         .await
     }
 
-    /// The same with a limit that is asked for at the first wait, and again when it has passed; `None` ends the wait. It is a
-    /// future of few bytes: every connection in its HTTP phase has one.
+    /// The same with a limit that is asked for at the first wait, and again when it has passed; `None` ends the wait. It is
+    /// a future of few bytes: every connection in its HTTP phase has one.
     ///
     /// # Cancel safety
     /// As safe as `work` is.

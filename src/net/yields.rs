@@ -38,8 +38,8 @@ impl Yields {
         Ok(yields)
     }
 
-    /// Returns after the other tasks that are ready had a turn and the driver has looked once, without sleeping, for what the
-    /// kernel and the clock have to say.
+    /// Returns after the other tasks that are ready had a turn and the driver has looked once, without sleeping, for what
+    /// the kernel and the clock have to say.
     pub async fn yield_now(&self) {
         let before = self.passes.get();
         let mut asked = false;

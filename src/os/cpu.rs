@@ -65,7 +65,8 @@ pub fn times_of_threads(prefix: &str) -> Vec<(usize, Duration)> {
         .collect()
 }
 
-/// Name and CPU time in a line of `/proc/<pid>/stat`: `42 (shard-0) S 1 …`, where utime and stime are the 14th and 15th field.
+/// Name and CPU time in a line of `/proc/<pid>/stat`: `42 (shard-0) S 1 …`, where utime and stime are the 14th and 15th
+/// field.
 fn parse_stat(line: &str) -> Option<(&str, Duration)> {
     const TICK_MILLIS: u64 = 10;
     let (head, rest) = line.rsplit_once(") ")?;

@@ -11,13 +11,14 @@ const UNLIMITED_BYTES: u64 = 1 << 62;
 /// with megabytes that it does not need, and the memory of a storm is not given back while one small thing is left in each
 /// huge page. A kernel that does not know the call has no such pages.
 pub fn refuse_huge_pages() {
-    // SAFETY: PR_SET_THP_DISABLE takes plain numbers and changes nothing but how later page faults of this process are served.
+    // SAFETY: PR_SET_THP_DISABLE takes plain numbers and changes nothing but how later page faults of this process are
+    // served.
     unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
 }
 
 /// Lets the allocator look through the calling thread's heap: what has become free is marked by the first call and given to
-/// the kernel by one that comes at least a second later. A look at 250 MB takes about a millisecond, giving 400 MB back 70 ms.
-/// It is not forced: that would follow every list of freed blocks, 150 ms after a million of them.
+/// the kernel by one that comes at least a second later. A look at 250 MB takes about a millisecond, giving 400 MB back
+/// 70 ms. It is not forced: that would follow every list of freed blocks, 150 ms after a million of them.
 pub fn give_back() {
     // SAFETY: has no preconditions; blocks in use stay where they are.
     unsafe { libmimalloc_sys::mi_collect(false) };
@@ -72,8 +73,8 @@ fn meminfo_bytes(meminfo: &str, name: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// The smallest of the limits on this process's memory: what the host has, its cgroups, and half of RLIMIT_DATA and RLIMIT_AS,
-/// which count what the allocator keeps mapped and not what is in use. `None` when nothing of it can be read.
+/// The smallest of the limits on this process's memory: what the host has, its cgroups, and half of RLIMIT_DATA and
+/// RLIMIT_AS, which count what the allocator keeps mapped and not what is in use. `None` when nothing of it can be read.
 pub fn limit_bytes() -> Option<u64> {
     let host = fs::read_to_string("/proc/meminfo").ok();
     let host = host.and_then(|meminfo| meminfo_bytes(&meminfo, "MemTotal:"));

@@ -50,8 +50,8 @@ pub fn bind_addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 
 /// Opens `count` listening sockets on one address, one for each shard; the kernel spreads connections over them.
 ///
-/// The port is tried without `SO_REUSEPORT` before: a second server on it would otherwise start without an error and silently
-/// take half of the connections.
+/// The port is tried without `SO_REUSEPORT` before: a second server on it would otherwise start without an error and
+/// silently take half of the connections.
 ///
 /// # Errors
 /// The error of the last address tried, usually `AddrInUse`.

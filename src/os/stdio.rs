@@ -1,6 +1,7 @@
 //! stdout and stderr as they are: closed, full, without a reader, or not to be waited for.
 //!
-//! The only code that writes to them. `print!` and its like panic where a write fails, which ends a release build by SIGABRT.
+//! The only code that writes to them. `print!` and its like panic where a write fails, which ends a release build by
+//! SIGABRT.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};

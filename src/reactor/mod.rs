@@ -120,9 +120,9 @@ impl Reactor {
         matches!(self, Self::Uring(reactor) if reactor.sender().is_some())
     }
 
-    /// Sends each message as far as its socket takes it now. `results` gets, in the same order, the bytes taken or the negative
-    /// errno, as of send(2) with `MSG_DONTWAIT` and `MSG_NOSIGNAL`. Without [`Self::sends_in_bulk`] nothing is sent and every
-    /// result says `-ECANCELED`.
+    /// Sends each message as far as its socket takes it now. `results` gets, in the same order, the bytes taken or the
+    /// negative errno, as of send(2) with `MSG_DONTWAIT` and `MSG_NOSIGNAL`. Without [`Self::sends_in_bulk`] nothing is sent
+    /// and every result says `-ECANCELED`.
     pub fn send_all(&mut self, messages: &[Outgoing<'_>], results: &mut Vec<i32>) {
         let sent = match self {
             Self::Uring(reactor) => reactor.send_all(messages, results),

@@ -8,19 +8,21 @@ mod listen;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ahash::RandomState;
 
-use self::control::{SHARD_THREAD_PREFIX, Watched, control_loop, terminate, watch_signals};
+use self::control::{
+    ControlEvent, SHARD_THREAD_PREFIX, Watched, control_loop, terminate, watch_signals,
+};
 use self::drain::drain;
 use self::listen::listen;
-use crate::certificate;
+use crate::certificate::{self, ReloadWish};
 use crate::config::{Config, DriverChoice, MemoryBound, RpcEndpoint};
 use crate::demo::{DemoApp, DemoOptions};
-use crate::mesh::ProcessBudget;
+use crate::mesh::{Mesh, ProcessBudget, ShardMessage};
 use crate::metrics::{Metrics, TlsMetrics};
 use crate::net::Driver;
 use crate::net::tls::{ServerTls, TlsFileError};
@@ -29,8 +31,7 @@ use crate::os::limits::OpenFiles;
 use crate::reporting::Reporting;
 use crate::rpc::{self, RpcShared};
 use crate::shard::http::collisions::{self, Collision};
-use crate::shard::message::{ControlEvent, ControlMessage, ShardMesh};
-use crate::shard::{self, PublicationsEnd, ShardSetup};
+use crate::shard::{self, ShardSetup};
 use crate::wire::paths::{PathPatternError, PathPatterns};
 use crate::{driver, startup};
 
@@ -85,7 +86,7 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
         .max(1);
     let (events, control) = mpsc::channel();
     // Before anything else: a SIGHUP to a server that starts must not end it.
-    let reload = watch_signals(events.clone())?;
+    watch_signals(events.clone())?;
     startup::banner(&config, open_files, shards);
     let Prepared { tls, rpc } = prepare(&config).map_err(|mut problems| problems.swap_remove(0))?;
     let demo = start_demo(&mut config)?;
@@ -104,8 +105,7 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
     set_constants(&metrics, open_files.max, rpc.as_deref(), &budget);
     let config = Arc::new(config);
     let metrics = Arc::new(metrics);
-    let (mesh, inboxes) = ShardMesh::new(shards);
-    let publications_end = PublicationsEnd::default();
+    let (mesh, inboxes) = Mesh::new(shards);
     let hasher = RandomState::new();
     let cpus = os::cpu::allowed();
     for (id, (inbox, listeners)) in inboxes.into_iter().zip(listeners).enumerate() {
@@ -116,29 +116,29 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
             metrics: Arc::clone(&metrics),
             mesh: mesh.clone(),
             inbox,
-            publications_end: publications_end.clone(),
             budget: Arc::clone(&budget),
             listeners,
             rpc: rpc.clone(),
             tls: tls.clone(),
             driver: choice.driver,
             may_fall_back: config.runtime.driver == DriverChoice::Auto,
-            control: events.clone(),
+            ask_for_gauges: Box::new({
+                let events = events.clone();
+                // The control thread outlives the shards.
+                move || drop(events.send(ControlEvent::GaugesWanted))
+            }),
+            started: Box::new({
+                let events = events.clone();
+                // The control thread outlives the shards.
+                move |driver| drop(events.send(ControlEvent::ShardStarted(driver)))
+            }),
             hasher: hasher.clone(),
         };
-        spawn_shard(setup)?;
+        spawn_shard(setup, events.clone())?;
     }
-    let watched = Watched {
-        metrics: &metrics,
-        mesh: &mesh,
-        publications_end: &publications_end,
-        rpc: rpc.as_deref(),
-        tls: tls.as_deref(),
-        reload: &reload,
-    };
     let boot = await_shards(shards, &control)?;
     if boot.stopped {
-        drain(&config, &watched, &control);
+        drain(&config, &metrics, &mesh, &control);
     }
     let choice = choice.after_start(boot.on_epoll, shards);
     // Both are set once, here.
@@ -163,11 +163,16 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
     os::notify::ready();
     // The app may well start after this server: nothing waits for it. The demo's own app is there for sure.
     if rpc.is_some() && demo.is_none() {
-        mesh.mailbox(0)
-            .send_blocking(ControlMessage::CheckRpc.into());
+        mesh.mailbox(0).send_blocking(ShardMessage::CheckRpc);
     }
-    if boot.reload {
-        reload.take();
+    let watched = Watched {
+        metrics: &metrics,
+        mesh: &mesh,
+        rpc: rpc.as_deref(),
+        tls: tls.as_deref(),
+    };
+    if let Some(wish) = boot.reload {
+        wish.take();
         certificate::reload(watched.tls, watched.metrics);
     }
     control_loop(&config, &watched, reporting, &control)
@@ -264,9 +269,8 @@ fn start_demo(config: &mut Config) -> Result<Option<DemoApp>, StartError> {
     Ok(Some(demo))
 }
 
-fn spawn_shard(setup: ShardSetup) -> Result<(), StartError> {
+fn spawn_shard(setup: ShardSetup, events: Sender<ControlEvent>) -> Result<(), StartError> {
     let id = setup.id;
-    let control = setup.control.clone();
     thread::Builder::new()
         .name(format!("{SHARD_THREAD_PREFIX}{id}"))
         .stack_size(SHARD_STACK_BYTES)
@@ -276,7 +280,7 @@ fn spawn_shard(setup: ShardSetup) -> Result<(), StartError> {
                 Err(error) => error,
             };
             // The control thread outlives the shards.
-            let _ = control.send(ControlEvent::ShardEnded { id, error });
+            let _ = events.send(ControlEvent::ShardEnded { id, error });
         })
         .map_err(|source| StartError::Shard { id, source })?;
     Ok(())
@@ -288,7 +292,7 @@ struct Boot {
     /// SIGINT or SIGTERM came while the shards started.
     stopped: bool,
     /// SIGHUP came. The files may have changed after they were read.
-    reload: bool,
+    reload: Option<ReloadWish>,
     /// Shards that run on epoll.
     on_epoll: usize,
 }
@@ -307,7 +311,7 @@ fn await_shards(count: usize, control: &Receiver<ControlEvent>) -> Result<Boot, 
             Ok(ControlEvent::ShardEnded { id, error }) => {
                 return Err(StartError::Shard { id, source: error });
             }
-            Ok(ControlEvent::Reload) => boot.reload = true,
+            Ok(ControlEvent::Reload(wish)) => boot.reload = Some(wish),
             Ok(ControlEvent::GaugesWanted) => {}
             Ok(ControlEvent::Signal) if !boot.stopped => boot.stopped = true,
             Ok(ControlEvent::Signal) | Err(_) => terminate(),

@@ -21,8 +21,8 @@ pub struct Deadlines {
     /// Ticks between pings; 0 = no pings.
     ping_ticks: Tick,
     pong_due: Tick,
-    /// Ticks that a client may be silent after a ping; 0 = pongs are not required of this session. [`WAITING_FOR_APP`] may be
-    /// set beside it: a field of its own would make every session four bytes larger.
+    /// Ticks that a client may be silent after a ping; 0 = pongs are not required of this session. [`WAITING_FOR_APP`] may
+    /// be set beside it: a field of its own would make every session four bytes larger.
     pong_ticks: Tick,
 }
 

@@ -1,7 +1,7 @@
 //! What goes on when a client has left while the app was being asked about it.
 //!
-//! The app may have let it in, or subscribed it, all the same: then it must hear of its end. So the answer is waited for, and
-//! the Disconnect call says what a session that had lived to see it would have said.
+//! The app may have let it in, or subscribed it, all the same: then it must hear of its end. So the answer is waited for,
+//! and the Disconnect call says what a session that had lived to see it would have said.
 
 use crate::config::DisconnectMode;
 use crate::hub::Hub;

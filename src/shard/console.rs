@@ -9,10 +9,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::console::search::{Needle, SessionReport};
 use crate::console::snapshot;
 use crate::log::kept;
-use crate::mesh::{Gather, Reply, ShardId};
+use crate::mesh::{ConsoleQuestion, Gather, Reply, ShardId, ShardMessage};
 use crate::os;
 use crate::shard::Shard;
-use crate::shard::message::{ConsoleQuestion, ControlEvent, ShardMessage};
 use crate::shard::sessions::{Scan, Sessions};
 
 /// Between two snapshots.
@@ -37,6 +36,8 @@ pub struct Console {
     ticking: Cell<bool>,
     requests: Cell<usize>,
     logins: Cell<usize>,
+    /// Asks the control thread to count what is distinct over all shards.
+    ask_for_gauges: Box<dyn Fn()>,
 }
 
 /// One of a bounded number of things under way, until it is dropped.
@@ -59,12 +60,13 @@ impl Drop for UnderWay<'_> {
 }
 
 impl Console {
-    pub fn new() -> Self {
+    pub fn new(ask_for_gauges: Box<dyn Fn()>) -> Self {
         Self {
             started: Instant::now(),
             ticking: Cell::new(false),
             requests: Cell::new(0),
             logins: Cell::new(0),
+            ask_for_gauges,
         }
     }
 
@@ -91,7 +93,7 @@ async fn send_snapshots(shard: Rc<Shard>) {
     let mut sent: u32 = 0;
     loop {
         if sent.is_multiple_of(SNAPSHOTS_PER_COUNT) {
-            shard.tell_control(ControlEvent::GaugesWanted);
+            (shard.console.ask_for_gauges)();
         }
         let snapshot = snapshot(&shard);
         if shard.turn(|sessions| sessions.show_snapshot(&snapshot)) == 0 {

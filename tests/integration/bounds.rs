@@ -1,5 +1,5 @@
-//! What clients can make the server hold, in bytes: each bound is reached, what happens there is as `docs/security.md` says, and
-//! everybody else goes on. Memory is what the kernel says about the process.
+//! What clients can make the server hold, in bytes: each bound is reached, what happens there is as `docs/security.md` says,
+//! and everybody else goes on. Memory is what the kernel says about the process.
 
 use std::io::Write as _;
 use std::net::TcpStream;
@@ -21,8 +21,8 @@ use crate::support::{Answer, Driver, Rails, Stage};
 const SESSION_BYTES_MAX: u64 = 16 << 20;
 const MIB: u64 = 1 << 20;
 
-/// The server itself answers: clients need no app, and streams no signature. One shard, so that attackers and the others meet.
-/// A debug record for each of some hundred thousand messages would take longer than the messages.
+/// The server itself answers: clients need no app, and streams no signature. One shard, so that attackers and the others
+/// meet. A debug record for each of some hundred thousand messages would take longer than the messages.
 const OPEN: &[&str] = &[
     "--public",
     "--cores=1",

@@ -1,9 +1,9 @@
 //! Which pages may connect: what `docs/security.md` says about the server's own list, about Rails' check, and about which
 //! headers that check needs.
 //!
-//! The app here checks as `ActionCable::Connection::Base#allow_request_origin?` does, with the Rack environment that AnyCable's
-//! gem makes of a call: `HTTP_HOST` is the host of the URL without its port (`Host` cannot be forwarded), the scheme is the URL's
-//! unless `X-Forwarded-Proto` is forwarded, and without an Origin the gem does not ask.
+//! The app here checks as `ActionCable::Connection::Base#allow_request_origin?` does, with the Rack environment that
+//! AnyCable's gem makes of a call: `HTTP_HOST` is the host of the URL without its port (`Host` cannot be forwarded), the
+//! scheme is the URL's unless `X-Forwarded-Proto` is forwarded, and without an Origin the gem does not ask.
 
 use serde_json::json;
 

@@ -1,5 +1,5 @@
-//! Every command survives a stdout and a stderr that are closed, full or without a reader: the exit code is the usual one, and
-//! an error is told where somebody may read it.
+//! Every command survives a stdout and a stderr that are closed, full or without a reader: the exit code is the usual one,
+//! and an error is told where somebody may read it.
 
 use std::fs::File;
 use std::io::{Read, pipe};

@@ -1,4 +1,5 @@
-//! Metrics by interval: the log record of `--metrics_log`, and StatsD over UDP. Source: `contract/operations.md` §15 and §16.
+//! Metrics by interval: the log record of `--metrics_log`, and StatsD over UDP. Source: `contract/operations.md` §15 and
+//! §16.
 
 use std::collections::HashMap;
 use std::net::UdpSocket;

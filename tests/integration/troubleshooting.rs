@@ -1,5 +1,5 @@
-//! `docs/troubleshooting.md`: every line in a box of the page is read from there, provoked with the real server, and found in
-//! its output. So the page and the server cannot drift apart.
+//! `docs/troubleshooting.md`: every line in a box of the page is read from there, provoked with the real server, and found
+//! in its output. So the page and the server cannot drift apart.
 
 use std::cell::Cell;
 use std::collections::BTreeSet;

@@ -40,7 +40,8 @@ pub struct OptionSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Support {
     Works,
-    /// Accepted with a warning: it tunes something that is not there, so that ignoring it changes nothing. The text says why.
+    /// Accepted with a warning: it tunes something that is not there, so that ignoring it changes nothing. The text says
+    /// why.
     NoEffect(&'static str),
     /// Replaced by another option, works with a notice.
     Deprecated,

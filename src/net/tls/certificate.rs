@@ -42,8 +42,8 @@ pub enum TlsFileError {
 #[derive(Debug)]
 pub struct ServerTls {
     files: TlsFiles,
-    /// Certificate and ticket keys are replaced as one: a client that resumes a session is shown no certificate, and would go
-    /// on with the old one.
+    /// Certificate and ticket keys are replaced as one: a client that resumes a session is shown no certificate, and would
+    /// go on with the old one.
     current: RwLock<Loaded>,
 }
 
@@ -82,8 +82,8 @@ impl ServerTls {
         }
     }
 
-    /// Reads the files again. Who connects from now on gets what they hold; who is connected, or shakes hands right now, keeps
-    /// what it has.
+    /// Reads the files again. Who connects from now on gets what they hold; who is connected, or shakes hands right now,
+    /// keeps what it has.
     ///
     /// # Errors
     /// Those of [`Self::load`]; nothing has changed then.

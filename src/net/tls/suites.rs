@@ -1,9 +1,10 @@
 //! Cipher suites of TLS 1.3 whose keys rest as keys.
 //!
-//! AES-GCM works with tables that are made from a key. rustls keeps them for the life of a connection, 560 bytes each way; ring
-//! makes them in a fraction of a microsecond. A connection here is idle most of its life, and every record it gets costs a
-//! system call of several microseconds: so 64 bytes are kept each way, and the tables are made for each record. All the rest of
-//! TLS is rustls's, and all the cryptography ring's, as before. TLS 1.2 is left as it is: few clients have nothing newer.
+//! AES-GCM works with tables that are made from a key. rustls keeps them for the life of a connection, 560 bytes each way;
+//! ring makes them in a fraction of a microsecond. A connection here is idle most of its life, and every record it gets
+//! costs a system call of several microseconds: so 64 bytes are kept each way, and the tables are made for each record. All
+//! the rest of TLS is rustls's, and all the cryptography ring's, as before. TLS 1.2 is left as it is: few clients have
+//! nothing newer.
 
 use std::sync::LazyLock;
 

@@ -44,14 +44,13 @@ use self::output::FanOut;
 use self::schedule::{Place, Schedule};
 use crate::config::{Config, PingPrecision};
 use crate::hub::Hub;
-use crate::mesh::{Charge, Permit, SessionRef, ShardBudget, ShardId};
+use crate::mesh::{Charge, Inbox, Permit, SessionRef, ShardBudget, ShardId, Survey};
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::net::tls::TlsSession;
 use crate::protocol::publication::Publication;
 use crate::reactor::{Reactor, Readiness, Token};
 use crate::session::{Credentials, Farewell, Session, Step, Tick};
 use crate::shard::calls::{Call, CallHandle};
-use crate::shard::message::{ShardInbox, Survey};
 use crate::shard::notices::Notices;
 use crate::shard::outbox::{Batch, BatchList, Outbox};
 use crate::shard::timers::{TICK, TimerWheel};
@@ -244,7 +243,7 @@ pub struct Sessions {
     schedule: Schedule,
     more_events: bool,
     /// Counts what arrives for this shard.
-    inbox: Rc<ShardInbox>,
+    inbox: Rc<Inbox>,
     /// The publications that are being delivered, while a turn has no time for all of it.
     fan_out: Option<FanOut>,
     read_buffer: Vec<u8>,
@@ -280,7 +279,7 @@ impl Sessions {
         budget: Rc<ShardBudget>,
         hasher: RandomState,
         reactor: Reactor,
-        inbox: Rc<ShardInbox>,
+        inbox: Rc<Inbox>,
         now: Instant,
     ) -> Self {
         let bounds = Bounds::new(&config.websocket);

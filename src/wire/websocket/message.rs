@@ -2,7 +2,8 @@
 //!
 //! At rest a decoder is one null pointer, so that an idle session costs eight bytes here; what has arrived of an
 //! unfinished frame or message sits in a box that is freed with the last byte. Text must be UTF-8 (RFC 6455 §8.1); binary
-//! messages may be anything: Action Cable reads both alike, and the JSON layer replaces what is broken in them. Called by the shard for every read of every session.
+//! messages may be anything: Action Cable reads both alike, and the JSON layer replaces what is broken in them. Called by
+//! the shard for every read of every session.
 //!
 //! Source: RFC 6455 §5.4 and §5.5, `contract/websocket.md` §6, §9 and §11.
 
