@@ -83,7 +83,6 @@ mod shortages;
 mod shutdown;
 mod slow_clients;
 mod stop_publications;
-mod tidy;
 mod tls;
 mod tls_reload;
 mod troubleshooting;
