@@ -4,12 +4,12 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use ringcable::hub::Hub;
-use ringcable::mesh::{Mesh, ShardMessage};
 use ringcable::protocol::command::decode_command;
 use ringcable::protocol::publication::{Broadcast, decode_broadcast, encode_message};
 use ringcable::protocol::reply;
 use ringcable::protocol::rpc;
 use ringcable::protocol::state::State;
+use ringcable::shard::message::{PublishMessage, ShardMesh};
 use ringcable::wire::websocket::frame::{self, FrameRules};
 use ringcable::wire::websocket::message::{MessageDecoder, MessageLimits};
 use serde_json::json;
@@ -208,7 +208,7 @@ pub fn receivers() -> Step {
 
 /// Into the inbox and out of it, with the receiver awake.
 pub fn hand_over() -> Step {
-    let (mesh, mut inboxes) = Mesh::new(1);
+    let (mesh, mut inboxes) = ShardMesh::new(1);
     let inbox = inboxes.remove(0);
     let Ok(Broadcast::Publications(publications)) = decode_broadcast(&broadcast_body("hello"))
     else {
@@ -216,9 +216,9 @@ pub fn hand_over() -> Step {
     };
     let publications: Arc<[_]> = publications.into();
     Step::new(move || {
-        let message = ShardMessage::Deliver(Arc::clone(&publications));
+        let message = PublishMessage::Deliver(Arc::clone(&publications));
         assert!(
-            mesh.mailbox(0).try_send(message).is_ok(),
+            mesh.mailbox(0).try_send(message.into()).is_ok(),
             "the inbox is empty"
         );
         black_box(inbox.pop()).expect("the message");

@@ -11,11 +11,12 @@ use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 use ringcable::config::{self, Config, Startup};
-use ringcable::mesh::{Mesh, ProcessBudget, ShardBudget};
+use ringcable::mesh::{ProcessBudget, ShardBudget};
 use ringcable::metrics::Metrics;
 use ringcable::protocol::publication::{Broadcast, Publication, decode_broadcast};
 use ringcable::reactor::Reactor;
 use ringcable::session::Credentials;
+use ringcable::shard::message::ShardMesh;
 use ringcable::shard::sessions::{NewConnection, Sessions, TimeSlice};
 
 use super::{Step, steps};
@@ -115,7 +116,7 @@ impl Shard {
         let hasher = RandomState::with_seeds(1, 2, 3, 4);
         let config = Arc::new(config());
         let budget = ShardBudget::new(ProcessBudget::new(None, 1), Arc::clone(&metrics), 0);
-        let inbox = Rc::new(Mesh::new(1).1.remove(0));
+        let inbox = Rc::new(ShardMesh::new(1).1.remove(0));
         let sessions = Sessions::new(0, config, budget, hasher, reactor, inbox, now);
         let mut shard = Self {
             sessions,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 
-use super::message::{ShardId, ShardMessage};
+use super::ShardId;
 
 /// Messages that one inbox holds; a sender waits at this bound.
 pub const INBOX_MESSAGES_MAX: usize = 4096;
@@ -21,9 +21,15 @@ pub const INBOX_BYTES_MAX: usize = 64 << 20;
 /// so that one of somebody else finds room at once.
 pub const MESSAGES_AHEAD_MAX: usize = 64;
 
+/// What can lie in an inbox.
+pub trait Weigh {
+    /// Bytes that the message keeps alive while it waits; what the inbox's byte limit counts. The same at each call.
+    fn weight_bytes(&self) -> usize;
+}
+
 /// The sending side of a shard's inbox.
-pub struct Mailbox {
-    queue: ArrayQueue<ShardMessage>,
+pub struct Mailbox<M> {
+    queue: ArrayQueue<M>,
     queued_bytes: AtomicUsize,
     /// The receiver sleeps and has left its waker.
     asleep: AtomicBool,
@@ -33,7 +39,7 @@ pub struct Mailbox {
     blocked: Mutex<Vec<Waker>>,
 }
 
-impl Mailbox {
+impl<M: Weigh> Mailbox<M> {
     fn new() -> Self {
         Self {
             queue: ArrayQueue::new(INBOX_MESSAGES_MAX),
@@ -51,7 +57,7 @@ impl Mailbox {
     }
 
     /// Puts a message in; gives it back when the inbox is full.
-    pub fn try_send(&self, message: ShardMessage) -> Result<(), ShardMessage> {
+    pub fn try_send(&self, message: M) -> Result<(), M> {
         let bytes = message.weight_bytes();
         let queued = self.queued_bytes.load(Ordering::Relaxed);
         if queued > 0 && queued + bytes > INBOX_BYTES_MAX {
@@ -73,7 +79,7 @@ impl Mailbox {
     }
 
     /// Puts a message in, waiting for room. `true`: it had to wait.
-    pub async fn send(&self, message: ShardMessage) -> bool {
+    pub async fn send(&self, message: M) -> bool {
         let mut message = Some(message);
         let mut waited = false;
         poll_fn(|context| self.poll_send(context, &mut message, &mut waited)).await;
@@ -105,7 +111,7 @@ impl Mailbox {
     fn poll_send(
         &self,
         context: &Context<'_>,
-        message: &mut Option<ShardMessage>,
+        message: &mut Option<M>,
         waited: &mut bool,
     ) -> Poll<()> {
         let Some(first_try) = message.take() else {
@@ -127,7 +133,7 @@ impl Mailbox {
     }
 
     /// For the control thread, which has no executor: tries until there is room.
-    pub fn send_blocking(&self, message: ShardMessage) {
+    pub fn send_blocking(&self, message: M) {
         const RETRY: Duration = Duration::from_millis(1);
         let mut message = message;
         while let Err(refused) = self.try_send(message) {
@@ -136,7 +142,7 @@ impl Mailbox {
         }
     }
 
-    fn pop(&self) -> Option<ShardMessage> {
+    fn pop(&self) -> Option<M> {
         let message = self.queue.pop()?;
         self.queued_bytes
             .fetch_sub(message.weight_bytes(), Ordering::Relaxed);
@@ -168,14 +174,14 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// The receiving side. One for each shard, used by its thread only.
-pub struct Inbox {
-    mailbox: Arc<Mailbox>,
+pub struct Inbox<M> {
+    mailbox: Arc<Mailbox<M>>,
     taken: Cell<u64>,
 }
 
-impl Inbox {
+impl<M: Weigh> Inbox<M> {
     /// The next message and its number, counted from 1, without waiting.
-    pub fn pop(&self) -> Option<(u64, ShardMessage)> {
+    pub fn pop(&self) -> Option<(u64, M)> {
         let message = self.mailbox.pop()?;
         self.taken.set(self.taken.get() + 1);
         Some((self.taken.get(), message))
@@ -201,16 +207,22 @@ impl Inbox {
 }
 
 /// All mailboxes, by shard. Cheap to clone.
-#[derive(Clone)]
-pub struct Mesh {
-    mailboxes: Arc<[Arc<Mailbox>]>,
-    publications_over: Arc<AtomicBool>,
+pub struct Mesh<M> {
+    mailboxes: Arc<[Arc<Mailbox<M>>]>,
 }
 
-impl Mesh {
+impl<M> Clone for Mesh<M> {
+    fn clone(&self) -> Self {
+        Self {
+            mailboxes: Arc::clone(&self.mailboxes),
+        }
+    }
+}
+
+impl<M: Weigh> Mesh<M> {
     /// A mesh of `shards` inboxes; each shard takes its own.
-    pub fn new(shards: usize) -> (Self, Vec<Inbox>) {
-        let mailboxes: Arc<[Arc<Mailbox>]> =
+    pub fn new(shards: usize) -> (Self, Vec<Inbox<M>>) {
+        let mailboxes: Arc<[Arc<Mailbox<M>>]> =
             (0..shards).map(|_| Arc::new(Mailbox::new())).collect();
         let inboxes = mailboxes
             .iter()
@@ -219,30 +231,16 @@ impl Mesh {
                 taken: Cell::new(0),
             })
             .collect();
-        let mesh = Self {
-            mailboxes,
-            publications_over: Arc::default(),
-        };
-        (mesh, inboxes)
-    }
-
-    /// From the control thread, before it has the sessions closed: what is published now may reach nobody.
-    pub fn end_publications(&self) {
-        self.publications_over.store(true, Ordering::SeqCst);
-    }
-
-    /// False after a publication was put into every inbox: it is in front of the order to close, everywhere.
-    pub fn are_publications_over(&self) -> bool {
-        self.publications_over.load(Ordering::SeqCst)
+        (Self { mailboxes }, inboxes)
     }
 
     /// The mailbox of one shard.
-    pub fn mailbox(&self, shard: ShardId) -> &Mailbox {
+    pub fn mailbox(&self, shard: ShardId) -> &Mailbox<M> {
         &self.mailboxes[shard]
     }
 
     /// Every mailbox, in order of shards.
-    pub fn mailboxes(&self) -> impl Iterator<Item = &Mailbox> {
+    pub fn mailboxes(&self) -> impl Iterator<Item = &Mailbox<M>> {
         self.mailboxes.iter().map(|mailbox| &**mailbox)
     }
 
@@ -267,7 +265,6 @@ mod tests {
     use std::thread;
 
     use super::*;
-    use crate::protocol::publication::RemoteDisconnect;
 
     struct Unpark(thread::Thread);
 
@@ -289,21 +286,19 @@ mod tests {
         }
     }
 
-    /// A message that weighs about `bytes`.
-    fn job(number: u32, bytes: usize) -> ShardMessage {
-        ShardMessage::RemoteDisconnect(Arc::new(RemoteDisconnect {
-            identifiers: format!("{number}{}", " ".repeat(bytes)).into(),
-            reconnect: false,
-        }))
+    struct Job {
+        number: u32,
+        bytes: usize,
     }
 
-    fn number(message: ShardMessage) -> u32 {
-        match message {
-            ShardMessage::RemoteDisconnect(command) => {
-                command.identifiers.trim().parse().expect("a number")
-            }
-            other => panic!("unexpected {other:?}"),
+    impl Weigh for Job {
+        fn weight_bytes(&self) -> usize {
+            self.bytes
         }
+    }
+
+    fn job(number: u32, bytes: usize) -> Job {
+        Job { number, bytes }
     }
 
     #[test]
@@ -325,7 +320,7 @@ mod tests {
         let mut next = [0; SENDERS as usize];
         for _ in 0..SENDERS * EACH {
             block_on(inbox.ready());
-            let value = number(inbox.pop().expect("ready means there is one").1);
+            let value = inbox.pop().expect("ready means there is one").1.number;
             let expected = &mut next[(value / EACH) as usize];
             assert_eq!(value % EACH, *expected);
             *expected += 1;
@@ -350,7 +345,7 @@ mod tests {
             move || done.send(block_on(mesh.mailbox(0).send(job(u32::MAX, 0))))
         });
         assert!(waited.try_recv().is_err(), "there is no room yet");
-        assert_eq!(number(inbox.pop().expect("full").1), 0);
+        assert_eq!(inbox.pop().expect("full").1.number, 0);
         // Whether it had to wait depends on which thread was first; that it gets in does not.
         waited.recv().expect("the sender got in");
         sender
@@ -360,7 +355,7 @@ mod tests {
         let last = std::iter::from_fn(|| inbox.pop())
             .last()
             .expect("not empty");
-        assert_eq!(number(last.1), u32::MAX);
+        assert_eq!(last.1.number, u32::MAX);
     }
 
     #[test]
@@ -373,7 +368,7 @@ mod tests {
                 .is_ok()
         );
         assert!(mesh.mailbox(0).try_send(job(2, 1)).is_err());
-        assert_eq!(number(inbox.pop().expect("the large one").1), 1);
+        assert_eq!(inbox.pop().expect("the large one").1.number, 1);
         assert!(mesh.mailbox(0).try_send(job(3, 1)).is_ok());
     }
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
-use std::{io, process, thread};
+use std::{process, thread};
 
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
@@ -13,13 +13,13 @@ use super::drain::drain;
 use crate::certificate::{self, ReloadWish};
 use crate::config::Config;
 use crate::log;
-use crate::mesh::{Mesh, ShardMessage, Survey};
 use crate::metrics::Metrics;
-use crate::net::Driver;
 use crate::net::tls::ServerTls;
 use crate::os;
 use crate::reporting::Reporting;
 use crate::rpc::RpcShared;
+use crate::shard::PublicationsEnd;
+use crate::shard::message::{ControlEvent, ControlMessage, ShardMesh, Survey};
 use crate::shard::sampling::sample;
 
 /// The gauges are not counted again for the console while they are so young.
@@ -29,32 +29,20 @@ const SURVEY_TIMEOUT: Duration = Duration::from_secs(1);
 /// A shard's thread is called so, and its number.
 pub const SHARD_THREAD_PREFIX: &str = "shard-";
 
-/// What the control thread waits for.
-pub enum ControlEvent {
-    /// SIGINT or SIGTERM.
-    Signal,
-    /// SIGHUP.
-    Reload(ReloadWish),
-    /// Somebody looks at the console, which shows the gauges.
-    GaugesWanted,
-    /// A shard serves, with this driver.
-    ShardStarted(Driver),
-    /// A shard could not start or its reactor broke: the process cannot go on.
-    ShardEnded { id: usize, error: io::Error },
-}
-
-pub fn watch_signals(events: Sender<ControlEvent>) -> Result<(), StartError> {
+/// Has signals told to the control thread. SIGHUP is a wish, which is taken when it is obeyed.
+pub fn watch_signals(events: Sender<ControlEvent>) -> Result<ReloadWish, StartError> {
     // The last two are ignored, as the reference ignores them; by default they would end the process.
     let mut signals =
         Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2]).map_err(StartError::Signals)?;
     let reload = ReloadWish::default();
+    let wish = reload.clone();
     thread::Builder::new()
         .name("signals".to_string())
         .spawn(move || {
             for signal in signals.forever() {
                 let event = match signal {
                     SIGINT | SIGTERM => ControlEvent::Signal,
-                    SIGHUP if reload.make() => ControlEvent::Reload(reload.clone()),
+                    SIGHUP if wish.make() => ControlEvent::Reload,
                     _ => continue,
                 };
                 // The receiver goes only when the process does.
@@ -62,15 +50,17 @@ pub fn watch_signals(events: Sender<ControlEvent>) -> Result<(), StartError> {
             }
         })
         .map_err(StartError::Signals)?;
-    Ok(())
+    Ok(reload)
 }
 
 /// What the control thread looks at and looks after.
 pub struct Watched<'a> {
     pub metrics: &'a Metrics,
-    pub mesh: &'a Mesh,
+    pub mesh: &'a ShardMesh,
+    pub publications_end: &'a PublicationsEnd,
     pub rpc: Option<&'a RpcShared>,
     pub tls: Option<&'a ServerTls>,
+    pub reload: &'a ReloadWish,
 }
 
 /// Something that happens again and again while the control thread waits.
@@ -151,19 +141,19 @@ pub fn control_loop(
             Ok(ControlEvent::ShardEnded { id, error }) => {
                 return Err(StartError::Shard { id, source: error });
             }
-            Ok(ControlEvent::Reload(wish)) => {
-                wish.take();
+            Ok(ControlEvent::Reload) => {
+                watched.reload.take();
                 certificate::reload(watched.tls, watched.metrics);
             }
             Ok(ControlEvent::Signal) | Err(RecvTimeoutError::Disconnected) => {
-                drain(config, watched.metrics, watched.mesh, control)
+                drain(config, watched, control)
             }
         }
     }
 }
 
 /// The gauges that are looked up every `--stats_refresh_interval`.
-fn refresh_gauges(metrics: &Metrics, mesh: &Mesh) {
+fn refresh_gauges(metrics: &Metrics, mesh: &ShardMesh) {
     metrics
         .mem_sys_bytes
         .set(os::memory::resident_bytes() as i64);
@@ -179,7 +169,7 @@ fn refresh_gauges(metrics: &Metrics, mesh: &Mesh) {
     for mailbox in mesh.mailboxes() {
         // A shard that is too busy for a question keeps the old figures.
         if mailbox
-            .try_send(ShardMessage::Survey(reply.clone()))
+            .try_send(ControlMessage::Survey(reply.clone()).into())
             .is_err()
         {
             return;

@@ -4,12 +4,12 @@ use std::process;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use super::control::{ControlEvent, terminate};
+use super::control::{Watched, terminate};
 use crate::config::Config;
 use crate::log;
-use crate::mesh::{Mesh, ShardMessage};
 use crate::metrics::Metrics;
 use crate::os;
+use crate::shard::message::{ControlEvent, ControlMessage, ShardMesh};
 
 /// How often the drain looks for a second signal, and whether clients are left, while it waits.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
@@ -21,12 +21,13 @@ const NOTICE_TIME: Duration = Duration::from_millis(500);
 
 /// Tells every client that the server goes, makes the Disconnect calls that are owed, and exits.
 /// Source: contract/operations.md §9; docs/deploys.md has the whole order of events.
-pub fn drain(
-    config: &Config,
-    metrics: &Metrics,
-    mesh: &Mesh,
-    control: &Receiver<ControlEvent>,
-) -> ! {
+pub fn drain(config: &Config, watched: &Watched<'_>, control: &Receiver<ControlEvent>) -> ! {
+    let Watched {
+        metrics,
+        mesh,
+        publications_end,
+        ..
+    } = *watched;
     let shutdown = &config.shutdown;
     let deadline = Instant::now() + shutdown.timeout;
     tracing::info!(
@@ -35,7 +36,7 @@ pub fn drain(
     );
     os::notify::stopping();
     for mailbox in mesh.mailboxes() {
-        mailbox.send_blocking(ShardMessage::BeginShutdown);
+        mailbox.send_blocking(ControlMessage::BeginShutdown.into());
     }
     // The delay is inside the timeout, but clients are told in any case: a moment is kept for that.
     let delay = shutdown
@@ -55,26 +56,29 @@ pub fn drain(
         );
     }
     // A call is made when its session has ended, not when the last session has.
-    mesh.mailbox(0)
-        .send_blocking(ShardMessage::HurryDisconnects {
+    mesh.mailbox(0).send_blocking(
+        ControlMessage::HurryDisconnects {
             parallel: shutdown.pool_size,
-        });
+        }
+        .into(),
+    );
     if slowly_until.is_none() {
         stop_accepting(mesh);
         finish_publications(mesh, deadline, control);
+        publications_end.set();
     }
     for mailbox in mesh.mailboxes() {
-        mailbox.send_blocking(ShardMessage::CloseSessions { slowly_until });
+        mailbox.send_blocking(ControlMessage::CloseSessions { slowly_until }.into());
     }
     if let Some(end) = slowly_until {
         // Until then the listeners stay: what is published belongs to those who have not been told yet, too.
         wait_until(end, control, || self::clients(metrics) == 0);
         stop_accepting(mesh);
-        mesh.end_publications();
+        publications_end.set();
     }
     let (done, closed) = mpsc::channel();
     for mailbox in mesh.mailboxes() {
-        mailbox.send_blocking(ShardMessage::ReportClosed(done.clone()));
+        mailbox.send_blocking(ControlMessage::ReportClosed(done.clone()).into());
     }
     if wait_for(mesh.shards(), &closed, deadline, control) {
         tracing::info!(context = "node", "all active connections closed");
@@ -86,7 +90,7 @@ pub fn drain(
     }
     let (done, finished) = mpsc::channel();
     mesh.mailbox(0)
-        .send_blocking(ShardMessage::FinishDisconnects { deadline, done });
+        .send_blocking(ControlMessage::FinishDisconnects { deadline, done }.into());
     // The shard keeps the deadline and logs what it could not do.
     wait_for(1, &finished, deadline + NOTICE_TIME, control);
     log::flush();
@@ -107,22 +111,21 @@ fn slow_drain(config: &Config, clients: i64) -> Duration {
         .min(shutdown.slow_drain_gap_max.saturating_mul(gaps))
 }
 
-fn stop_accepting(mesh: &Mesh) {
+fn stop_accepting(mesh: &ShardMesh) {
     for mailbox in mesh.mailboxes() {
-        mailbox.send_blocking(ShardMessage::StopAccepting);
+        mailbox.send_blocking(ControlMessage::StopAccepting.into());
     }
 }
 
 /// Lets publications that have begun to arrive come into every inbox, in front of the order to close.
-fn finish_publications(mesh: &Mesh, deadline: Instant, control: &Receiver<ControlEvent>) {
+fn finish_publications(mesh: &ShardMesh, deadline: Instant, control: &Receiver<ControlEvent>) {
     let left = deadline.saturating_duration_since(Instant::now());
     let time = PUBLICATIONS_TIME.min(left.saturating_sub(NOTICE_TIME));
     let (done, finished) = mpsc::channel();
     for mailbox in mesh.mailboxes() {
-        mailbox.send_blocking(ShardMessage::FinishPublications(done.clone()));
+        mailbox.send_blocking(ControlMessage::FinishPublications(done.clone()).into());
     }
     wait_for(mesh.shards(), &finished, Instant::now() + time, control);
-    mesh.end_publications();
 }
 
 /// Waits until `end`, or until there is nothing to wait for any more. A second signal ends the process.

@@ -8,21 +8,19 @@ mod listen;
 
 use std::io;
 use std::sync::Arc;
-use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::mpsc::{self, Receiver};
 use std::thread;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use ahash::RandomState;
 
-use self::control::{
-    ControlEvent, SHARD_THREAD_PREFIX, Watched, control_loop, terminate, watch_signals,
-};
+use self::control::{SHARD_THREAD_PREFIX, Watched, control_loop, terminate, watch_signals};
 use self::drain::drain;
 use self::listen::listen;
-use crate::certificate::{self, ReloadWish};
+use crate::certificate;
 use crate::config::{Config, DriverChoice, MemoryBound, RpcEndpoint};
 use crate::demo::{DemoApp, DemoOptions};
-use crate::mesh::{Mesh, ProcessBudget, ShardMessage};
+use crate::mesh::ProcessBudget;
 use crate::metrics::{Metrics, TlsMetrics};
 use crate::net::Driver;
 use crate::net::tls::{ServerTls, TlsFileError};
@@ -31,7 +29,8 @@ use crate::os::limits::OpenFiles;
 use crate::reporting::Reporting;
 use crate::rpc::{self, RpcShared};
 use crate::shard::http::collisions::{self, Collision};
-use crate::shard::{self, ShardSetup};
+use crate::shard::message::{ControlEvent, ControlMessage, ShardMesh};
+use crate::shard::{self, PublicationsEnd, ShardSetup};
 use crate::wire::paths::{PathPatternError, PathPatterns};
 use crate::{driver, startup};
 
@@ -86,7 +85,7 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
         .max(1);
     let (events, control) = mpsc::channel();
     // Before anything else: a SIGHUP to a server that starts must not end it.
-    watch_signals(events.clone())?;
+    let reload = watch_signals(events.clone())?;
     startup::banner(&config, open_files, shards);
     let Prepared { tls, rpc } = prepare(&config).map_err(|mut problems| problems.swap_remove(0))?;
     let demo = start_demo(&mut config)?;
@@ -105,7 +104,8 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
     set_constants(&metrics, open_files.max, rpc.as_deref(), &budget);
     let config = Arc::new(config);
     let metrics = Arc::new(metrics);
-    let (mesh, inboxes) = Mesh::new(shards);
+    let (mesh, inboxes) = ShardMesh::new(shards);
+    let publications_end = PublicationsEnd::default();
     let hasher = RandomState::new();
     let cpus = os::cpu::allowed();
     for (id, (inbox, listeners)) in inboxes.into_iter().zip(listeners).enumerate() {
@@ -116,29 +116,29 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
             metrics: Arc::clone(&metrics),
             mesh: mesh.clone(),
             inbox,
+            publications_end: publications_end.clone(),
             budget: Arc::clone(&budget),
             listeners,
             rpc: rpc.clone(),
             tls: tls.clone(),
             driver: choice.driver,
             may_fall_back: config.runtime.driver == DriverChoice::Auto,
-            ask_for_gauges: Box::new({
-                let events = events.clone();
-                // The control thread outlives the shards.
-                move || drop(events.send(ControlEvent::GaugesWanted))
-            }),
-            started: Box::new({
-                let events = events.clone();
-                // The control thread outlives the shards.
-                move |driver| drop(events.send(ControlEvent::ShardStarted(driver)))
-            }),
+            control: events.clone(),
             hasher: hasher.clone(),
         };
-        spawn_shard(setup, events.clone())?;
+        spawn_shard(setup)?;
     }
+    let watched = Watched {
+        metrics: &metrics,
+        mesh: &mesh,
+        publications_end: &publications_end,
+        rpc: rpc.as_deref(),
+        tls: tls.as_deref(),
+        reload: &reload,
+    };
     let boot = await_shards(shards, &control)?;
     if boot.stopped {
-        drain(&config, &metrics, &mesh, &control);
+        drain(&config, &watched, &control);
     }
     let choice = choice.after_start(boot.on_epoll, shards);
     // Both are set once, here.
@@ -163,16 +163,11 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
     os::notify::ready();
     // The app may well start after this server: nothing waits for it. The demo's own app is there for sure.
     if rpc.is_some() && demo.is_none() {
-        mesh.mailbox(0).send_blocking(ShardMessage::CheckRpc);
+        mesh.mailbox(0)
+            .send_blocking(ControlMessage::CheckRpc.into());
     }
-    let watched = Watched {
-        metrics: &metrics,
-        mesh: &mesh,
-        rpc: rpc.as_deref(),
-        tls: tls.as_deref(),
-    };
-    if let Some(wish) = boot.reload {
-        wish.take();
+    if boot.reload {
+        reload.take();
         certificate::reload(watched.tls, watched.metrics);
     }
     control_loop(&config, &watched, reporting, &control)
@@ -269,8 +264,9 @@ fn start_demo(config: &mut Config) -> Result<Option<DemoApp>, StartError> {
     Ok(Some(demo))
 }
 
-fn spawn_shard(setup: ShardSetup, events: Sender<ControlEvent>) -> Result<(), StartError> {
+fn spawn_shard(setup: ShardSetup) -> Result<(), StartError> {
     let id = setup.id;
+    let control = setup.control.clone();
     thread::Builder::new()
         .name(format!("{SHARD_THREAD_PREFIX}{id}"))
         .stack_size(SHARD_STACK_BYTES)
@@ -280,7 +276,7 @@ fn spawn_shard(setup: ShardSetup, events: Sender<ControlEvent>) -> Result<(), St
                 Err(error) => error,
             };
             // The control thread outlives the shards.
-            let _ = events.send(ControlEvent::ShardEnded { id, error });
+            let _ = control.send(ControlEvent::ShardEnded { id, error });
         })
         .map_err(|source| StartError::Shard { id, source })?;
     Ok(())
@@ -292,7 +288,7 @@ struct Boot {
     /// SIGINT or SIGTERM came while the shards started.
     stopped: bool,
     /// SIGHUP came. The files may have changed after they were read.
-    reload: Option<ReloadWish>,
+    reload: bool,
     /// Shards that run on epoll.
     on_epoll: usize,
 }
@@ -311,7 +307,7 @@ fn await_shards(count: usize, control: &Receiver<ControlEvent>) -> Result<Boot, 
             Ok(ControlEvent::ShardEnded { id, error }) => {
                 return Err(StartError::Shard { id, source: error });
             }
-            Ok(ControlEvent::Reload(wish)) => boot.reload = Some(wish),
+            Ok(ControlEvent::Reload) => boot.reload = true,
             Ok(ControlEvent::GaugesWanted) => {}
             Ok(ControlEvent::Signal) if !boot.stopped => boot.stopped = true,
             Ok(ControlEvent::Signal) | Err(_) => terminate(),

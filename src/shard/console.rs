@@ -9,9 +9,10 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::console::search::{Needle, SessionReport};
 use crate::console::snapshot;
 use crate::log::kept;
-use crate::mesh::{ConsoleQuestion, Gather, Reply, ShardId, ShardMessage};
+use crate::mesh::{Gather, Reply, ShardId};
 use crate::os;
 use crate::shard::Shard;
+use crate::shard::message::{ConsoleQuestion, ControlEvent, ShardMessage};
 use crate::shard::sessions::{Scan, Sessions};
 
 /// Between two snapshots.
@@ -36,8 +37,6 @@ pub struct Console {
     ticking: Cell<bool>,
     requests: Cell<usize>,
     logins: Cell<usize>,
-    /// Asks the control thread to count what is distinct over all shards.
-    ask_for_gauges: Box<dyn Fn()>,
 }
 
 /// One of a bounded number of things under way, until it is dropped.
@@ -60,13 +59,12 @@ impl Drop for UnderWay<'_> {
 }
 
 impl Console {
-    pub fn new(ask_for_gauges: Box<dyn Fn()>) -> Self {
+    pub fn new() -> Self {
         Self {
             started: Instant::now(),
             ticking: Cell::new(false),
             requests: Cell::new(0),
             logins: Cell::new(0),
-            ask_for_gauges,
         }
     }
 
@@ -93,7 +91,7 @@ async fn send_snapshots(shard: Rc<Shard>) {
     let mut sent: u32 = 0;
     loop {
         if sent.is_multiple_of(SNAPSHOTS_PER_COUNT) {
-            (shard.console.ask_for_gauges)();
+            shard.tell_control(ControlEvent::GaugesWanted);
         }
         let snapshot = snapshot(&shard);
         if shard.turn(|sessions| sessions.show_snapshot(&snapshot)) == 0 {

@@ -12,11 +12,12 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::log::cut_bytes;
-use crate::mesh::{ShardId, ShardMessage};
+use crate::mesh::ShardId;
 use crate::protocol::rpc::{RpcStatus, decode_disconnect_response};
 use crate::rpc::{CallTimes, Method, Priority};
 use crate::session::Farewell;
 use crate::shard::Shard;
+use crate::shard::message::ShardMessage;
 use crate::shard::notices::Notice;
 use crate::shard::signal::Signal;
 use crate::shard::slow_calls::FinishedCall;

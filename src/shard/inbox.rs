@@ -4,8 +4,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::log::cut_bytes;
-use crate::mesh::ShardMessage;
 use crate::shard::console;
+use crate::shard::message::{ControlMessage, PublishMessage, ShardMessage};
 use crate::shard::sessions::{Sessions, TimeSlice};
 use crate::shard::{Shard, Stage};
 
@@ -45,7 +45,7 @@ pub fn drain(shard: &Rc<Shard>, sessions: &mut Sessions) {
 
 fn take(shard: &Rc<Shard>, sessions: &mut Sessions, number: u64, message: ShardMessage) {
     match message {
-        ShardMessage::Deliver(publications) => {
+        ShardMessage::Publish(PublishMessage::Deliver(publications)) => {
             for publication in publications.iter() {
                 tracing::debug!(
                     context = "node",
@@ -57,29 +57,37 @@ fn take(shard: &Rc<Shard>, sessions: &mut Sessions, number: u64, message: ShardM
             }
             sessions.fan_out(publications, number);
         }
-        ShardMessage::RemoteDisconnect(command) => sessions.remote_disconnect(&command),
+        ShardMessage::Publish(PublishMessage::RemoteDisconnect(command)) => {
+            sessions.remote_disconnect(&command);
+        }
         ShardMessage::Disconnect(job) => shard.disconnects.push(shard, *job),
-        // The control thread may have given up waiting for either.
-        ShardMessage::Survey(reply) => drop(reply.send(sessions.survey())),
-        ShardMessage::CheckRpc => {
+        ShardMessage::Console(question) => console::answer(shard, sessions, *question),
+        ShardMessage::Control(message) => execute(shard, sessions, message),
+    }
+}
+
+fn execute(shard: &Rc<Shard>, sessions: &mut Sessions, message: ControlMessage) {
+    match message {
+        // The control thread may have given up waiting.
+        ControlMessage::Survey(reply) => drop(reply.send(sessions.survey())),
+        ControlMessage::CheckRpc => {
             if let Some(rpc) = shard.rpc.clone() {
                 monoio::spawn(async move { rpc.check().await });
             }
         }
-        ShardMessage::Console(question) => console::answer(shard, sessions, *question),
-        ShardMessage::BeginShutdown => shard.stage.set(Stage::Stopping),
-        ShardMessage::StopAccepting => shard.accept_stop.stop(),
-        ShardMessage::FinishPublications(done) => shard.publications.finish(shard.id, done),
-        ShardMessage::CloseSessions { slowly_until } => {
+        ControlMessage::BeginShutdown => shard.stage.set(Stage::Stopping),
+        ControlMessage::StopAccepting => shard.accept_stop.stop(),
+        ControlMessage::FinishPublications(done) => shard.publications.finish(shard.id, done),
+        ControlMessage::CloseSessions { slowly_until } => {
             shard.stage.set(Stage::Draining);
             match slowly_until {
                 Some(end) => sessions.close_slowly(end),
                 None => sessions.close_all(),
             }
         }
-        ShardMessage::ReportClosed(done) => sessions.report_closed(done),
-        ShardMessage::HurryDisconnects { parallel } => shard.disconnects.hurry(parallel),
-        ShardMessage::FinishDisconnects { deadline, done } => {
+        ControlMessage::ReportClosed(done) => sessions.report_closed(done),
+        ControlMessage::HurryDisconnects { parallel } => shard.disconnects.hurry(parallel),
+        ControlMessage::FinishDisconnects { deadline, done } => {
             shard.disconnects.finish(deadline, done);
         }
     }

@@ -7,6 +7,8 @@ mod console;
 mod disconnects;
 pub mod http;
 mod inbox;
+/// Public for the benches as well.
+pub mod message;
 mod notices;
 mod outbox;
 mod pace;
@@ -25,6 +27,7 @@ use std::io;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
 use std::task::{Poll, Waker};
 use std::time::{Duration, Instant};
 
@@ -33,7 +36,7 @@ use monoio::time::TimeDriver;
 use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder};
 
 use crate::config::Config;
-use crate::mesh::{Inbox, Mesh, ProcessBudget, ShardBudget, ShardId};
+use crate::mesh::{ProcessBudget, ShardBudget, ShardId};
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::net::tls::ServerTls;
 use crate::net::{Driver, Listener, ReactorWake, Timeouts, Yields};
@@ -45,7 +48,9 @@ use crate::shard::console::Console;
 use crate::shard::disconnects::{DisconnectQueue, Forwarding};
 use crate::shard::http::accept;
 use crate::shard::http::listener::{Front, ListenerSetup};
+use crate::shard::message::{ControlEvent, ShardInbox, ShardMesh};
 use crate::shard::notices::Notices;
+pub use crate::shard::publishing::PublicationsEnd;
 use crate::shard::publishing::{Publications, Whispers};
 use crate::shard::reclaim::Reclaim;
 use crate::shard::sessions::{Action, Sessions};
@@ -59,8 +64,9 @@ pub struct ShardSetup {
     pub cpu: Option<usize>,
     pub config: Arc<Config>,
     pub metrics: Arc<Metrics>,
-    pub mesh: Mesh,
-    pub inbox: Inbox,
+    pub mesh: ShardMesh,
+    pub inbox: ShardInbox,
+    pub publications_end: PublicationsEnd,
     pub budget: Arc<ProcessBudget>,
     pub listeners: Vec<ListenerSetup>,
     pub rpc: Option<Arc<RpcShared>>,
@@ -69,10 +75,8 @@ pub struct ShardSetup {
     pub driver: Driver,
     /// Take epoll when io_uring, which a try has shown to work, is refused to this shard: memory for rings is limited.
     pub may_fall_back: bool,
-    /// Asks the control thread to refresh the gauges that count over all shards.
-    pub ask_for_gauges: Box<dyn Fn() + Send>,
-    /// Called once the shard serves, with the driver that it got.
-    pub started: Box<dyn FnOnce(Driver) + Send>,
+    /// To the control thread.
+    pub control: Sender<ControlEvent>,
     /// The same for all shards, so that hashes of equal things are equal.
     pub hasher: RandomState,
 }
@@ -82,13 +86,14 @@ pub struct Shard {
     pub id: ShardId,
     pub config: Arc<Config>,
     pub metrics: Arc<Metrics>,
-    pub mesh: Mesh,
+    pub mesh: ShardMesh,
     pub rpc: Option<Rc<RpcClient>>,
     pub tls: Option<Arc<ServerTls>>,
     pub timeouts: Rc<Timeouts>,
     /// What is held for clients and requests.
     pub budget: Rc<ShardBudget>,
-    inbox: Rc<Inbox>,
+    inbox: Rc<ShardInbox>,
+    control: Sender<ControlEvent>,
     yields: Rc<Yields>,
     sessions: RefCell<Sessions>,
     calls: CallQueue,
@@ -101,6 +106,7 @@ pub struct Shard {
     /// HTTP requests of which something has come and whose answer has not been written.
     requests: Cell<usize>,
     publications: Publications,
+    publications_end: PublicationsEnd,
     /// Disconnect calls that wait for room in the inbox of shard 0.
     forwarding: Forwarding,
     /// A turn has left sessions that wait for a write.
@@ -206,15 +212,17 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
         tls: setup.tls,
         timeouts,
         inbox,
+        control: setup.control,
         yields,
         calls: CallQueue::new(concurrency),
         disconnects: DisconnectQueue::default(),
-        console: Console::new(setup.ask_for_gauges),
+        console: Console::new(),
         whispers: Whispers::default(),
         notices: Notices::default(),
         slow_calls,
         requests: Cell::new(0),
         publications: Publications::default(),
+        publications_end: setup.publications_end,
         forwarding: Forwarding::default(),
         unflushed: Signal::default(),
         unserved: Signal::default(),
@@ -239,7 +247,7 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
     if shard.id == 0 {
         monoio::spawn(disconnects::run(Rc::clone(&shard)));
     }
-    (setup.started)(setup.driver);
+    shard.tell_control(ControlEvent::ShardStarted(setup.driver));
     serve_reactor(&shard, &wake).await
 }
 
@@ -309,6 +317,11 @@ const TIMER_SLEEP_MIN: Duration = Duration::from_millis(1);
 impl Shard {
     pub fn counters(&self) -> &ShardMetrics {
         &self.metrics.shards[self.id]
+    }
+
+    fn tell_control(&self, event: ControlEvent) {
+        // The control thread outlives the shards.
+        let _ = self.control.send(event);
     }
 
     /// Takes what waits in the inbox, changes the sessions, writes what that queued, and starts what has to wait.

@@ -3,11 +3,13 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
 use crate::log::cut_bytes;
-use crate::mesh::{ShardId, ShardMessage};
+use crate::mesh::ShardId;
 use crate::protocol::publication::{Broadcast, Publication, decode_broadcast};
+use crate::shard::message::PublishMessage;
 use crate::shard::notices::Notice;
 use crate::shard::signal::Signal;
 use crate::shard::{Shard, Stage};
@@ -22,6 +24,22 @@ pub struct Publications {
     under_way: Cell<usize>,
     /// Whoever waits for the last of them.
     done: RefCell<Option<mpsc::Sender<ShardId>>>,
+}
+
+/// From which on what is published may reach nobody. Shared by all shards and the control thread.
+#[derive(Clone, Default)]
+pub struct PublicationsEnd(Arc<AtomicBool>);
+
+impl PublicationsEnd {
+    /// From the control thread, before it has the sessions closed.
+    pub fn set(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+
+    /// False after a publication was put into every inbox: it is in front of the order to close, everywhere.
+    fn has_come(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
 }
 
 /// A publication under way, until it is in every inbox.
@@ -82,7 +100,7 @@ impl Drop for PublicationGuard {
 /// Whether what is published now may find the sessions told to go. In a slow drain some are left for a while.
 fn reaches_nobody(shard: &Shard) -> bool {
     let clients = || shard.metrics.shards.iter().map(|it| it.clients_num.value());
-    shard.mesh.are_publications_over()
+    shard.publications_end.has_come()
         || shard.stage.get() == Stage::Draining && clients().sum::<i64>() <= 0
 }
 
@@ -121,7 +139,7 @@ pub async fn publish_body(shard: &Rc<Shard>, body: &[u8]) {
             counters.broadcast_msg_total.add(1);
             let command = Arc::new(command);
             send_to_all(shard, || {
-                ShardMessage::RemoteDisconnect(Arc::clone(&command))
+                PublishMessage::RemoteDisconnect(Arc::clone(&command))
             })
             .await;
         }
@@ -180,8 +198,8 @@ impl Whispers {
 }
 
 impl Whisper {
-    fn message(&self) -> ShardMessage {
-        ShardMessage::Deliver(Arc::clone(&self.publication))
+    fn message(&self) -> PublishMessage {
+        PublishMessage::Deliver(Arc::clone(&self.publication))
     }
 
     /// False: an inbox is full, the whisper is in those before it.
@@ -190,7 +208,7 @@ impl Whisper {
             if shard
                 .mesh
                 .mailbox(self.next)
-                .try_send(self.message())
+                .try_send(self.message().into())
                 .is_err()
             {
                 return false;
@@ -209,7 +227,7 @@ pub async fn run_whispers(shard: Rc<Shard>) {
         // The first stays in the queue while it is sent, so that none overtakes it.
         while let Some((shard_id, message)) = next_waiting(whispers) {
             shard.counters().inbox_waits_total.add(1);
-            shard.mesh.mailbox(shard_id).send(message).await;
+            shard.mesh.mailbox(shard_id).send(message.into()).await;
             let mut waiting = whispers.waiting.borrow_mut();
             if let Some(first) = waiting.front_mut() {
                 first.next += 1;
@@ -221,7 +239,7 @@ pub async fn run_whispers(shard: Rc<Shard>) {
     }
 }
 
-fn next_waiting(whispers: &Whispers) -> Option<(ShardId, ShardMessage)> {
+fn next_waiting(whispers: &Whispers) -> Option<(ShardId, PublishMessage)> {
     let waiting = whispers.waiting.borrow();
     let first = waiting.front()?;
     Some((first.next, first.message()))
@@ -234,13 +252,13 @@ pub async fn publish(shard: &Rc<Shard>, publications: Vec<Publication>) {
         .broadcast_msg_total
         .add(publications.len() as u64);
     let publications: Arc<[Publication]> = publications.into();
-    send_to_all(shard, || ShardMessage::Deliver(Arc::clone(&publications))).await;
+    send_to_all(shard, || PublishMessage::Deliver(Arc::clone(&publications))).await;
 }
 
-async fn send_to_all(shard: &Rc<Shard>, message: impl Fn() -> ShardMessage) {
+async fn send_to_all(shard: &Rc<Shard>, message: impl Fn() -> PublishMessage) {
     let mut waited = 0;
     for mailbox in shard.mesh.mailboxes() {
-        waited += u64::from(mailbox.send(message()).await);
+        waited += u64::from(mailbox.send(message().into()).await);
     }
     if waited > 0 {
         shard.counters().inbox_waits_total.add(waited);

@@ -2,12 +2,12 @@
 //! thread.
 
 use crate::log;
-use crate::mesh::Mesh;
 use crate::metrics::Metrics;
 use crate::rpc::RpcShared;
+use crate::shard::message::ShardMesh;
 
 /// Brings the samples among the gauges up to date.
-pub fn sample(metrics: &Metrics, mesh: &Mesh, rpc: Option<&RpcShared>) {
+pub fn sample(metrics: &Metrics, mesh: &ShardMesh, rpc: Option<&RpcShared>) {
     for (shard, mailbox) in metrics.shards.iter().zip(mesh.mailboxes()) {
         shard.inbox_depth.set(mailbox.depth() as i64);
     }

@@ -44,13 +44,14 @@ use self::output::FanOut;
 use self::schedule::{Place, Schedule};
 use crate::config::{Config, PingPrecision};
 use crate::hub::Hub;
-use crate::mesh::{Charge, Inbox, Permit, SessionRef, ShardBudget, ShardId, Survey};
+use crate::mesh::{Charge, Permit, SessionRef, ShardBudget, ShardId};
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::net::tls::TlsSession;
 use crate::protocol::publication::Publication;
 use crate::reactor::{Reactor, Readiness, Token};
 use crate::session::{Credentials, Farewell, Session, Step, Tick};
 use crate::shard::calls::{Call, CallHandle};
+use crate::shard::message::{ShardInbox, Survey};
 use crate::shard::notices::Notices;
 use crate::shard::outbox::{Batch, BatchList, Outbox};
 use crate::shard::timers::{TICK, TimerWheel};
@@ -243,7 +244,7 @@ pub struct Sessions {
     schedule: Schedule,
     more_events: bool,
     /// Counts what arrives for this shard.
-    inbox: Rc<Inbox>,
+    inbox: Rc<ShardInbox>,
     /// The publications that are being delivered, while a turn has no time for all of it.
     fan_out: Option<FanOut>,
     read_buffer: Vec<u8>,
@@ -279,7 +280,7 @@ impl Sessions {
         budget: Rc<ShardBudget>,
         hasher: RandomState,
         reactor: Reactor,
-        inbox: Rc<Inbox>,
+        inbox: Rc<ShardInbox>,
         now: Instant,
     ) -> Self {
         let bounds = Bounds::new(&config.websocket);

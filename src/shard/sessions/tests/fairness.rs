@@ -173,14 +173,16 @@ fn frame_of(text: &str) -> Vec<u8> {
 impl Bench {
     /// Puts a publication into the shard's inbox.
     fn arrive(&self, publication: &Publication) {
-        let message = ShardMessage::Deliver([publication.clone()].into());
-        let sent = self.mesh.mailbox(0).try_send(message);
+        let message = PublishMessage::Deliver([publication.clone()].into());
+        let sent = self.mesh.mailbox(0).try_send(message.into());
         assert!(sent.is_ok(), "the inbox has room");
     }
 
     fn take_arrived(&self) -> (u64, Arc<[Publication]>) {
         match self.inbox.pop() {
-            Some((number, ShardMessage::Deliver(publications))) => (number, publications),
+            Some((number, ShardMessage::Publish(PublishMessage::Deliver(publications)))) => {
+                (number, publications)
+            }
             _ => panic!("a publication waits"),
         }
     }

@@ -23,16 +23,14 @@ use serde_json::{Value, json};
 use socket2::SockRef;
 
 use crate::config::{Config, PingPrecision, Startup, load};
-use crate::mesh::{
-    ConnectionLimit, Inbox, Mesh, ProcessBudget, SessionRef, ShardBudget, ShardId, ShardMessage,
-    Survey,
-};
+use crate::mesh::{ConnectionLimit, ProcessBudget, SessionRef, ShardBudget, ShardId};
 use crate::metrics::{Counter, Metrics, ShardMetrics};
 use crate::protocol::publication::{Publication, RemoteDisconnect};
 use crate::reactor::Reactor;
 use crate::rpc::RpcError;
 use crate::session::{CallPurpose, Credentials};
 use crate::shard::calls;
+use crate::shard::message::{PublishMessage, ShardInbox, ShardMesh, ShardMessage, Survey};
 use crate::shard::outbox::{BATCH_DELIVERIES_MAX, BATCH_FRAME_BYTES_MAX};
 use crate::shard::sessions::{Action, FLUSHES_PER_TURN_MAX, NewConnection, Sessions, TimeSlice};
 use crate::shard::timers::TICK;
@@ -84,8 +82,8 @@ fn fan_out_in_turns(bench: &mut Bench, publication: &Publication) {
 struct Bench {
     driver: &'static str,
     sessions: Sessions,
-    mesh: Mesh,
-    inbox: Rc<Inbox>,
+    mesh: ShardMesh,
+    inbox: Rc<ShardInbox>,
     metrics: Arc<Metrics>,
     listener: TcpListener,
     now: Instant,
@@ -97,7 +95,7 @@ impl Bench {
     fn new(args: &[&str], driver: &'static str, reactor: Reactor) -> Self {
         let metrics = Arc::new(Metrics::new(1));
         let now = Instant::now();
-        let (mesh, mut inboxes) = Mesh::new(1);
+        let (mesh, mut inboxes) = ShardMesh::new(1);
         let inbox = Rc::new(inboxes.remove(0));
         let process = ProcessBudget::new(None, 1);
         let budget = ShardBudget::new(process, Arc::clone(&metrics), 0);
