@@ -1,4 +1,4 @@
-//! What a client can hold by HTTP alone, and for how long: times, sizes, places. Source: `docs/ARCHITECTURE.md`, "Limits".
+//! What a client can hold by HTTP alone, and for how long: times, sizes, places. Source: `docs/limits.md`.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
