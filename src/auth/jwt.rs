@@ -12,9 +12,9 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use hmac::{Hmac, Mac};
 use sha2::{Sha256, Sha384, Sha512};
-use thiserror::Error;
 
-use crate::protocol::json::{JsonError, Kind, Reader, lossy_text};
+use crate::protocol::json::{JsonError, Kind, Reader};
+use crate::wire::query::{BadQuery, query_param_first_strict};
 
 /// How a sub-protocol entry that carries a token starts.
 const SUBPROTOCOL_PREFIX: &str = "anycable-token.";
@@ -30,15 +30,6 @@ pub enum JwtVerdict {
     Unauthorized,
     /// Good, but without an `ext` text: an error of whoever made it, not a refusal.
     MissingExt,
-}
-
-/// The query string breaks the rules, so no token can be looked up in it.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub enum BadQuery {
-    #[error("expected `&` between query parameters, found `;`")]
-    Semicolon,
-    #[error("expected two hexadecimal digits after `%`, found {found:?}")]
-    Escape { found: String },
 }
 
 /// Verifies `token` at the time `now_unix_secs`. Only HS256, HS384 and HS512 are taken.
@@ -84,10 +75,13 @@ pub fn find_token(
     let from_headers = header
         .filter(|token| !token.is_empty())
         .or_else(|| from_subprotocol().filter(|token| !token.is_empty()));
-    match from_headers {
-        Some(token) => Ok(Some(token.to_owned())),
-        None => first_in_query(query.unwrap_or_default(), param),
+    if let Some(token) = from_headers {
+        return Ok(Some(token.to_owned()));
     }
+    let in_query = query_param_first_strict(query.unwrap_or_default(), param)?;
+    Ok(in_query
+        .filter(|token| !token.is_empty())
+        .map(Cow::into_owned))
 }
 
 /// The claims part, decoded, when the signature over it is right.
@@ -217,55 +211,6 @@ impl Moment {
             Moment::At(secs) => now_unix_secs >= secs,
             Moment::Invalid => false,
         }
-    }
-}
-
-/// The first value of `param`, if it is not empty. The whole query is checked, not only the part up to there.
-fn first_in_query(query: &str, param: &str) -> Result<Option<String>, BadQuery> {
-    let mut first = None;
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        if pair.contains(';') {
-            return Err(BadQuery::Semicolon);
-        }
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let (name, value) = (unescape_query(name)?, unescape_query(value)?);
-        if name == param && first.is_none() {
-            first = Some(value.into_owned());
-        }
-    }
-    Ok(first.filter(|token| !token.is_empty()))
-}
-
-fn unescape_query(text: &str) -> Result<Cow<'_, str>, BadQuery> {
-    if !text.contains(['%', '+']) {
-        return Ok(Cow::Borrowed(text));
-    }
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        match bytes[at] {
-            b'%' => {
-                let digits = bytes.get(at + 1..at + 3).unwrap_or(&bytes[at + 1..]);
-                out.push(hex_byte(digits).ok_or_else(|| BadQuery::Escape {
-                    found: lossy_text(digits).into_owned(),
-                })?);
-                at += 3;
-            }
-            byte => {
-                out.push(if byte == b'+' { b' ' } else { byte });
-                at += 1;
-            }
-        }
-    }
-    Ok(Cow::Owned(lossy_text(&out).into_owned()))
-}
-
-fn hex_byte(digits: &[u8]) -> Option<u8> {
-    let nibble = |digit: u8| char::from(digit).to_digit(16);
-    match *digits {
-        [high, low] => u8::try_from(nibble(high)? << 4 | nibble(low)?).ok(),
-        _ => None,
     }
 }
 

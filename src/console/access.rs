@@ -217,7 +217,7 @@ fn origin_is_host(head: &RequestHead) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::http_request::HeadLimits;
+    use crate::wire::http_head::HeadLimits;
 
     const NOW: u64 = 1_800_000_000;
 

@@ -111,7 +111,7 @@ mod tests {
     use super::super::place;
     use super::*;
     use crate::config::ConsoleConfig;
-    use crate::wire::http_request::HeadLimits;
+    use crate::wire::http_head::HeadLimits;
 
     /// `Err` with the status of the answer.
     fn verdict(bound_to_loopback: bool, request: &str, fields: &str) -> Result<Verdict, u16> {

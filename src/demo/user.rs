@@ -2,9 +2,13 @@
 //!
 //! Called by `channels`. There are no accounts: whoever says a name is that name.
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::{Deserialize, Serialize};
+
+use crate::wire::percent;
 
 /// Longest name, in characters.
 const NAME_CHARS_MAX: usize = 24;
@@ -44,10 +48,11 @@ impl User {
     /// The URL goes first: the windows of one browser share the cookie, and the demo wants two people in two windows.
     pub fn from_env(url: &str, cookie: Option<&str>) -> Option<User> {
         let query = url.split_once('?').map_or("", |(_, query)| query);
-        let in_query = value_of(query.split('&'), QUERY_PARAMETER)
-            .map(|value| percent_decode(&value.replace('+', " ")));
-        let in_cookie = || value_of(cookie?.split(';').map(str::trim), COOKIE).map(percent_decode);
-        User::named(&in_query.or_else(in_cookie)?)
+        let in_query = value_of(query.split('&'), QUERY_PARAMETER);
+        let in_cookie = || value_of(cookie?.split(';').map(str::trim), COOKIE);
+        let value = in_query.or_else(in_cookie)?;
+        // A name with a broken escape in it is taken as it is.
+        User::named(&percent::decode_form(value).unwrap_or(Cow::Borrowed(value)))
     }
 
     /// The connection identifiers that Connect returns for this user.
@@ -76,32 +81,6 @@ fn value_of<'a>(pairs: impl Iterator<Item = &'a str>, name: &str) -> Option<&'a 
         .filter_map(|pair| pair.split_once('='))
         .find(|(key, _)| *key == name)
         .map(|(_, value)| value)
-}
-
-/// Undoes `encodeURIComponent`; a broken escape stays as it is.
-fn percent_decode(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let hex = bytes
-            .get(at + 1..at + 3)
-            .and_then(|pair| std::str::from_utf8(pair).ok());
-        match (
-            bytes[at],
-            hex.and_then(|pair| u8::from_str_radix(pair, 16).ok()),
-        ) {
-            (b'%', Some(byte)) => {
-                decoded.push(byte);
-                at += 3;
-            }
-            (byte, _) => {
-                decoded.push(byte);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&decoded).into_owned()
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use crate::wire::percent;
+
 /// What a path leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Endpoint {
@@ -141,28 +143,9 @@ fn presence_stream(rest: &str) -> Option<String> {
     if segment.is_empty() || segment.contains('/') {
         return None;
     }
-    percent_decode(segment)
-}
-
-/// `None` for a broken escape, and for bytes that are not UTF-8: no stream can have such a name.
-fn percent_decode(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        let decoded = if byte == b'%' {
-            hex_digit(rest.next()?)? << 4 | hex_digit(rest.next()?)?
-        } else {
-            byte
-        };
-        bytes.push(decoded);
-    }
-    String::from_utf8(bytes).ok()
-}
-
-fn hex_digit(byte: u8) -> Option<u8> {
-    char::from(byte)
-        .to_digit(16)
-        .and_then(|digit| u8::try_from(digit).ok())
+    // No stream can have a name with a broken escape, or with bytes that are not UTF-8.
+    let name = percent::decode(segment).ok()?.into_owned();
+    String::from_utf8(name).ok()
 }
 
 #[cfg(test)]

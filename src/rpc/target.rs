@@ -4,12 +4,13 @@
 //!
 //! Source: `contract/rpc.md` §1–§3.
 
-use std::{fmt::Write as _, net::IpAddr};
+use std::{borrow::Cow, fmt::Write as _, net::IpAddr};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use thiserror::Error;
 
 use super::Method;
+use crate::wire::percent;
 
 /// What the query of the check says, so that it can be told from a client in the app's log.
 const CHECK_QUERY: &str = "ringcable=start-check";
@@ -223,9 +224,7 @@ fn split_authority(authority: &str) -> Result<(String, Option<u16>), UrlError> {
 
 fn basic(credentials: &str) -> Result<String, UrlError> {
     let (user, password) = credentials.split_once(':').unwrap_or((credentials, ""));
-    let mut plain = unescape(user)?;
-    plain.push(b':');
-    plain.extend(unescape(password)?);
+    let plain = [&*unescape(user)?, b":", &*unescape(password)?].concat();
     Ok(format!("Basic {}", STANDARD.encode(plain)))
 }
 
@@ -265,21 +264,8 @@ fn escape(text: &str) -> String {
     escaped
 }
 
-fn unescape(text: &str) -> Result<Vec<u8>, UrlError> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        if byte != b'%' {
-            bytes.push(byte);
-            continue;
-        }
-        let mut digit = || rest.next().and_then(|byte| char::from(byte).to_digit(16));
-        match (digit(), digit()) {
-            (Some(high), Some(low)) => bytes.push((high * 16 + low) as u8),
-            _ => return Err(UrlError::Percent),
-        }
-    }
-    Ok(bytes)
+fn unescape(text: &str) -> Result<Cow<'_, [u8]>, UrlError> {
+    percent::decode(text).map_err(|_| UrlError::Percent)
 }
 
 #[cfg(test)]

@@ -230,7 +230,7 @@ fn token(head: &RequestHead) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::http_request::HeadLimits;
+    use crate::wire::http_head::HeadLimits;
     use proptest::prelude::*;
 
     const UPGRADE: &str = "Connection: keep-alive, Upgrade\r\nUpgrade: WebSocket\r\n\

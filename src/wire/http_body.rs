@@ -4,6 +4,7 @@
 //! enforces the caller's limit; trailers are read and dropped.
 
 use super::http_head::HttpError;
+use super::percent::hex_digit;
 
 /// One chunk-size line with its extensions. Nobody sends extensions; the limit is there so that they cannot be a flood.
 const CHUNK_LINE_BYTES_MAX: usize = 1024;
@@ -104,14 +105,14 @@ impl ChunkedDecoder {
         use ChunkState as S;
         self.count_line_byte()?;
         match (self.state, byte) {
-            (S::SizeStart, digit) => match hex_value(digit) {
-                Some(value) => Ok(S::Size(value)),
+            (S::SizeStart, digit) => match hex_digit(digit) {
+                Some(value) => Ok(S::Size(u64::from(value))),
                 None => Err(HttpError::BadChunk("a size must start with a hex digit")),
             },
             (S::Size(size), b'\r') | (S::Extension(size), b'\r') => Ok(S::SizeLineFeed(size)),
             (S::Size(size), b';' | b' ' | b'\t') => Ok(S::Extension(size)),
-            (S::Size(size), digit) => match (hex_value(digit), size.checked_mul(16)) {
-                (Some(value), Some(size)) => Ok(S::Size(size + value)),
+            (S::Size(size), digit) => match (hex_digit(digit), size.checked_mul(16)) {
+                (Some(value), Some(size)) => Ok(S::Size(size + u64::from(value))),
                 (Some(_), None) => Err(HttpError::BadChunk("size does not fit in 64 bits")),
                 (None, _) => Err(HttpError::BadChunk("bad character in a size")),
             },
@@ -170,10 +171,6 @@ fn check_room(size: u64, body_bytes: usize, body_bytes_max: usize) -> Result<(),
         });
     }
     Ok(())
-}
-
-fn hex_value(digit: u8) -> Option<u64> {
-    char::from(digit).to_digit(16).map(u64::from)
 }
 
 #[cfg(test)]

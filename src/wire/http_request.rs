@@ -5,11 +5,11 @@
 
 use std::borrow::Cow;
 
-use super::http_head::{HeaderStore, Span, field_slots, list_items, parse_error};
-
-pub use super::http_body::{BodyFraming, ChunkedDecoder};
-pub use super::http_head::{HEAD_BYTES_MAX, HEADERS_MAX, HeadLimits, HeadScanner, HttpError};
-pub use super::query::{query_param_first, query_param_last, strict_query_ok};
+use super::http_body::BodyFraming;
+use super::http_head::{
+    HeadLimits, HeadScanner, HeaderStore, HttpError, Span, field_slots, list_items, parse_error,
+};
+use super::percent;
 
 /// Fields with one value by their definition: two of them joined would be a third value that nobody has sent.
 /// Source: RFC 9110, RFC 6454 §7.3, RFC 6455 §11.3.
@@ -258,10 +258,9 @@ impl RequestHead {
         if !known_form {
             return Err(HttpError::Malformed("request target is not a path"));
         }
-        if super::query::percent_escapes_ok(self.path()) {
-            Ok(())
-        } else {
-            Err(HttpError::Malformed("bad percent escape in the path"))
+        match percent::decode(self.path()) {
+            Ok(_) => Ok(()),
+            Err(_) => Err(HttpError::Malformed("bad percent escape in the path")),
         }
     }
 

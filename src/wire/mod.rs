@@ -1,7 +1,7 @@
 //! HTTP/1.1 and WebSocket bytes to values and back. Pure: no I/O, no clock, no logging.
 //!
 //! Reading order: `http_head`, `http_request` (a request arrives) · `paths`, `origins`, `handshake` (it becomes a
-//! WebSocket) · `websocket` (what follows) · `http_body`, `http_response`, `query` (everything else).
+//! WebSocket) · `websocket` (what follows) · `http_body`, `http_response`, `query`, `percent` (everything else).
 
 pub mod handshake;
 pub mod http_body;
@@ -10,5 +10,6 @@ pub mod http_request;
 pub mod http_response;
 pub mod origins;
 pub mod paths;
+pub mod percent;
 pub mod query;
 pub mod websocket;

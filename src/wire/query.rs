@@ -1,8 +1,21 @@
 //! Query strings, read as Go's `url.ParseQuery` reads them, because that decides which parameter the reference sees.
 //!
-//! Pure text to text. Called through `http_request` by the session (`pi`, `ptp`, `sid`) and by auth (`jid`).
+//! Pure text to text. Called by the shard's HTTP phase (`pi`, `ptp`), by `auth` (`jid`), and by the console for its form.
 
 use std::borrow::Cow;
+
+use thiserror::Error;
+
+use super::percent::{BadEscape, decode_form};
+
+/// A part of a query breaks the rules.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum BadQuery {
+    #[error("expected `&` between query parameters, found `;`")]
+    Semicolon,
+    #[error(transparent)]
+    Escape(#[from] BadEscape),
+}
 
 /// The value of the last parameter called `name`. Parameters that do not decode are skipped.
 ///
@@ -15,74 +28,38 @@ pub fn query_param_last<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> 
         .map(|(_, value)| value)
 }
 
-/// The value of the first parameter called `name`. Parameters that do not decode are skipped.
-pub fn query_param_first<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
-    pairs(query)
-        .flatten()
-        .find(|(key, _)| key == name)
-        .map(|(_, value)| value)
-}
-
-/// False when Go's strict parse would fail: a `;` outside an escape, or a `%` without two hex digits.
+/// The value of the first parameter called `name`. The whole query is checked, not only the part up to there.
+///
+/// # Errors
+/// [`BadQuery`] when any parameter does not decode.
 ///
 /// Source: `contract/auth_streams.md` §3.
-pub fn strict_query_ok(query: &str) -> bool {
-    pairs(query).all(|pair| pair.is_some())
+pub fn query_param_first_strict<'a>(
+    query: &'a str,
+    name: &str,
+) -> Result<Option<Cow<'a, str>>, BadQuery> {
+    let mut first = None;
+    for pair in pairs(query) {
+        let (key, value) = pair?;
+        if key == name && first.is_none() {
+            first = Some(value);
+        }
+    }
+    Ok(first)
 }
 
-/// True when every `%` is followed by two hex digits.
-pub(super) fn percent_escapes_ok(text: &str) -> bool {
-    text.split('%')
-        .skip(1)
-        .all(|rest| matches!(rest.as_bytes(), [high, low, ..] if hex_pair(*high, *low).is_some()))
-}
-
-/// Decoded key and value of each parameter, `None` for one that does not decode.
-fn pairs(query: &str) -> impl Iterator<Item = Option<(Cow<'_, str>, Cow<'_, str>)>> {
+/// Decoded key and value of each parameter.
+fn pairs(query: &str) -> impl Iterator<Item = Result<(Cow<'_, str>, Cow<'_, str>), BadQuery>> {
     query
         .split('&')
         .filter(|part| !part.is_empty())
         .map(|part| {
             if part.contains(';') {
-                return None;
+                return Err(BadQuery::Semicolon);
             }
             let (key, value) = part.split_once('=').unwrap_or((part, ""));
-            Some((unescape(key)?, unescape(value)?))
+            Ok((decode_form(key)?, decode_form(value)?))
         })
-}
-
-/// `+` is a blank, `%XX` a byte; bytes that are not UTF-8 afterwards become U+FFFD. `None` for a bad escape.
-fn unescape(text: &str) -> Option<Cow<'_, str>> {
-    if !text.contains(['%', '+']) {
-        return Some(Cow::Borrowed(text));
-    }
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    loop {
-        rest = match rest {
-            [] => break,
-            [b'+', rest @ ..] => {
-                bytes.push(b' ');
-                rest
-            }
-            [b'%', high, low, rest @ ..] => {
-                bytes.push(hex_pair(*high, *low)?);
-                rest
-            }
-            [b'%', ..] => return None,
-            [byte, rest @ ..] => {
-                bytes.push(*byte);
-                rest
-            }
-        };
-    }
-    Some(Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()))
-}
-
-fn hex_pair(high: u8, low: u8) -> Option<u8> {
-    let high = char::from(high).to_digit(16)?;
-    let low = char::from(low).to_digit(16)?;
-    u8::try_from(high * 16 + low).ok()
 }
 
 #[cfg(test)]
@@ -92,42 +69,46 @@ mod tests {
 
     #[test]
     fn parameters_decode_as_in_go() {
-        fn check(query: &str, first: Option<&str>, last: Option<&str>) {
-            assert_eq!(query_param_first(query, "pi").as_deref(), first, "{query}");
+        /// `first`: of the strict reading, `Err` when it refuses the query.
+        fn check(query: &str, first: Result<Option<&str>, ()>, last: Option<&str>) {
+            let strict = query_param_first_strict(query, "pi");
+            let strict = strict.as_ref().map(Option::as_deref).map_err(|_| ());
+            assert_eq!(strict, first, "{query}");
             assert_eq!(query_param_last(query, "pi").as_deref(), last, "{query}");
         }
-        check("", None, None);
-        check("pi=1", Some("1"), Some("1"));
-        check("pi=1&x=2&pi=3", Some("1"), Some("3"));
-        check("pi", Some(""), Some(""));
-        check("&&pi=", Some(""), Some(""));
-        check("p%69=a+b%2Bc", Some("a b+c"), Some("a b+c"));
-        check("PI=1", None, None);
-        check("pi=1=2", Some("1=2"), Some("1=2"));
-        check("pi=1;x&pi=2", Some("2"), Some("2"));
-        check("pi=%zz&pi=4", Some("4"), Some("4"));
-        check("pi=%4", None, None);
-        check("pi=%ff", Some("\u{fffd}"), Some("\u{fffd}"));
+        check("", Ok(None), None);
+        check("pi=1", Ok(Some("1")), Some("1"));
+        check("pi=1&x=2&pi=3", Ok(Some("1")), Some("3"));
+        check("pi", Ok(Some("")), Some(""));
+        check("&&pi=", Ok(Some("")), Some(""));
+        check("p%69=a+b%2Bc", Ok(Some("a b+c")), Some("a b+c"));
+        check("PI=1", Ok(None), None);
+        check("pi=1=2", Ok(Some("1=2")), Some("1=2"));
+        check("pi=%3B", Ok(Some(";")), Some(";"));
+        check("pi=1;x&pi=2", Err(()), Some("2"));
+        check("pi=%zz&pi=4", Err(()), Some("4"));
+        check("pi=%4", Err(()), None);
+        check("pi=%ff", Ok(Some("\u{fffd}")), Some("\u{fffd}"));
     }
 
     #[test]
-    fn a_semicolon_or_a_bad_escape_fails_the_strict_parse() {
-        fn check(query: &str, expected: bool) {
-            assert_eq!(strict_query_ok(query), expected, "{query}");
+    fn the_strict_reading_says_what_is_wrong_wherever_it_is() {
+        fn check(query: &str, expected: &str) {
+            let error = query_param_first_strict(query, "a").expect_err(query);
+            assert_eq!(error.to_string(), expected, "{query}");
         }
-        check("", true);
-        check("a=1&b", true);
-        check("a=%3B", true);
-        check("a=1;b=2", false);
-        check(";", false);
-        check("a=%", false);
-        check("%g0=1", false);
+        let semicolon = "expected `&` between query parameters, found `;`";
+        check("a=1;b=2", semicolon);
+        check("a=1&;", semicolon);
+        let escape = |found| format!("expected two hexadecimal digits after `%`, found {found:?}");
+        check("a=1&b=%", &escape(""));
+        check("%g0=1", &escape("g0"));
     }
 
     proptest! {
         #[test]
         fn any_query_is_read_without_panic(query in ".*") {
-            let _ = (query_param_first(&query, "a"), query_param_last(&query, "a"), strict_query_ok(&query), percent_escapes_ok(&query));
+            let _ = (query_param_first_strict(&query, "a"), query_param_last(&query, "a"));
         }
 
         #[test]

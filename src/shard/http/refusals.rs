@@ -4,7 +4,6 @@
 
 use std::net::IpAddr;
 
-use crate::auth::jwt::BadQuery;
 use crate::endpoints::hints;
 use crate::log::cut;
 use crate::protocol::sid::SID_BYTES_MAX;
@@ -14,6 +13,7 @@ use crate::shard::notices::Notice;
 use crate::wire::handshake::{Subprotocol, UpgradeError};
 use crate::wire::http_head::HttpError;
 use crate::wire::http_request::RequestHead;
+use crate::wire::query::BadQuery;
 
 /// Which endpoint a token was wrong for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
