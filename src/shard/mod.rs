@@ -14,6 +14,7 @@ mod outbox;
 mod pace;
 mod publishing;
 mod reclaim;
+mod run;
 pub mod sampling;
 /// Public for the benches, which make its turns themselves.
 pub mod sessions;
@@ -22,64 +23,28 @@ mod slow_calls;
 mod timers;
 
 use std::cell::{Cell, RefCell};
-use std::future::{Future, poll_fn};
-use std::io;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
-use std::task::{Poll, Waker};
-use std::time::{Duration, Instant};
-
-use ahash::RandomState;
-use monoio::time::TimeDriver;
-use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder};
+use std::time::Instant;
 
 use crate::config::Config;
-use crate::mesh::{ProcessBudget, ShardBudget, ShardId};
+use crate::mesh::{ShardBudget, ShardId};
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::net::tls::ServerTls;
-use crate::net::{Driver, Listener, ReactorWake, Timeouts, Yields};
-use crate::os;
-use crate::reactor::Reactor;
-use crate::rpc::{RpcClient, RpcObserver, RpcShared};
+use crate::net::{Timeouts, Yields};
+use crate::rpc::RpcClient;
 use crate::shard::calls::CallQueue;
 use crate::shard::console::Console;
 use crate::shard::disconnects::{DisconnectQueue, Forwarding};
-use crate::shard::http::accept;
-use crate::shard::http::listener::{Front, ListenerSetup};
 use crate::shard::message::{ControlEvent, ShardInbox, ShardMesh};
 use crate::shard::notices::Notices;
 pub use crate::shard::publishing::PublicationsEnd;
 use crate::shard::publishing::{Publications, Whispers};
-use crate::shard::reclaim::Reclaim;
+pub use crate::shard::run::{ShardSetup, run};
 use crate::shard::sessions::{Action, Sessions};
-use crate::shard::signal::{Signal, unless};
+use crate::shard::signal::{Signal, Stop};
 use crate::shard::slow_calls::SlowCalls;
-
-/// Everything a shard is given when its thread starts.
-pub struct ShardSetup {
-    pub id: ShardId,
-    /// The CPU to be pinned to; `None` when there are more shards than CPUs.
-    pub cpu: Option<usize>,
-    pub config: Arc<Config>,
-    pub metrics: Arc<Metrics>,
-    pub mesh: ShardMesh,
-    pub inbox: ShardInbox,
-    pub publications_end: PublicationsEnd,
-    pub budget: Arc<ProcessBudget>,
-    pub listeners: Vec<ListenerSetup>,
-    pub rpc: Option<Arc<RpcShared>>,
-    /// TLS on every listener.
-    pub tls: Option<Arc<ServerTls>>,
-    pub driver: Driver,
-    /// Take epoll when io_uring, which a try has shown to work, is refused to this shard: memory for rings is limited.
-    pub may_fall_back: bool,
-    /// To the control thread.
-    pub control: Sender<ControlEvent>,
-    /// The same for all shards, so that hashes of equal things are equal.
-    pub hasher: RandomState,
-}
 
 /// What the tasks of a shard share.
 pub struct Shard {
@@ -126,193 +91,6 @@ enum Stage {
     /// Sessions are being closed: an answer closes its connection, a new session is told at once.
     Draining,
 }
-
-/// Runs a shard on the calling thread; returns only when it cannot start or its reactor breaks.
-///
-/// # Errors
-/// The driver's refusal, or a broken ring.
-pub fn run(setup: ShardSetup) -> io::Result<()> {
-    if let Some(cpu) = setup.cpu
-        && let Err(error) = os::cpu::pin_current_thread(cpu)
-    {
-        tracing::warn!(shard = setup.id, cpu, %error, "cannot pin the shard to its CPU, it runs unpinned");
-    }
-    match setup.driver {
-        Driver::IoUring => match uring() {
-            Ok((mut runtime, reactor)) => runtime.block_on(serve(setup, reactor)),
-            Err(error) if setup.may_fall_back => {
-                tracing::warn!(
-                    shard = setup.id,
-                    %error,
-                    "io_uring is refused to this shard, it runs on epoll; raise the limit on locked memory (memlock)"
-                );
-                run_on_epoll(setup)
-            }
-            Err(error) => Err(error),
-        },
-        Driver::Epoll => run_on_epoll(setup),
-    }
-}
-
-fn run_on_epoll(mut setup: ShardSetup) -> io::Result<()> {
-    setup.driver = Driver::Epoll;
-    let reactor = Reactor::epoll()?;
-    RuntimeBuilder::<LegacyDriver>::new()
-        .enable_timer()
-        .build()?
-        .block_on(serve(setup, reactor))
-}
-
-/// Both rings of a shard, or neither.
-fn uring() -> io::Result<(Runtime<TimeDriver<IoUringDriver>>, Reactor)> {
-    // The shard enters the kernel all the time anyway: nothing needs to interrupt it when an operation completes.
-    let mut cooperative = monoio_uring::IoUring::builder();
-    cooperative.setup_coop_taskrun().setup_single_issuer();
-    let build = |ring| {
-        RuntimeBuilder::<IoUringDriver>::new()
-            .uring_builder(ring)
-            .enable_timer()
-            .build()
-    };
-    // Kernels before 6.0 refuse the flags.
-    let runtime = build(cooperative).or_else(|_| build(monoio_uring::IoUring::builder()))?;
-    Ok((runtime, Reactor::uring()?))
-}
-
-async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
-    let wake = ReactorWake::new(reactor.wake_fd()?)?;
-    let timeouts = Timeouts::start();
-    let yields = Yields::start()?;
-    let inbox = Rc::new(setup.inbox);
-    let observer = Rc::new(RpcMetrics {
-        metrics: Arc::clone(&setup.metrics),
-        shard: setup.id,
-    });
-    let slow_calls = SlowCalls::new(setup.config.rpc.slow_call);
-    let concurrency = setup.rpc.as_ref().map_or(1, |rpc| rpc.concurrency());
-    let budget = ShardBudget::new(setup.budget, Arc::clone(&setup.metrics), setup.id);
-    let shard = Rc::new(Shard {
-        id: setup.id,
-        budget: Rc::clone(&budget),
-        sessions: RefCell::new(Sessions::new(
-            setup.id,
-            Arc::clone(&setup.config),
-            budget,
-            setup.hasher,
-            reactor,
-            Rc::clone(&inbox),
-            Instant::now(),
-        )),
-        rpc: setup
-            .rpc
-            .map(|shared| RpcClient::new(shared, observer, Rc::clone(&timeouts))),
-        config: setup.config,
-        metrics: setup.metrics,
-        mesh: setup.mesh,
-        tls: setup.tls,
-        timeouts,
-        inbox,
-        control: setup.control,
-        yields,
-        calls: CallQueue::new(concurrency),
-        disconnects: DisconnectQueue::default(),
-        console: Console::new(),
-        whispers: Whispers::default(),
-        notices: Notices::default(),
-        slow_calls,
-        requests: Cell::new(0),
-        publications: Publications::default(),
-        publications_end: setup.publications_end,
-        forwarding: Forwarding::default(),
-        unflushed: Signal::default(),
-        unserved: Signal::default(),
-        accept_stop: Stop::default(),
-        stage: Cell::new(Stage::Serving),
-    });
-    for setup in setup.listeners {
-        let listener = Listener::adopt(setup.listener)?;
-        let front = Front::new(&shard.config, setup.features).map_err(io::Error::other)?;
-        monoio::spawn(accept::run(
-            Rc::clone(&shard),
-            listener,
-            Rc::new(front),
-            setup.limit,
-            setup.open_files,
-        ));
-    }
-    monoio::spawn(inbox::run(Rc::clone(&shard)));
-    monoio::spawn(publishing::run_whispers(Rc::clone(&shard)));
-    monoio::spawn(run_flushes(Rc::clone(&shard)));
-    monoio::spawn(run_timers(Rc::clone(&shard)));
-    if shard.id == 0 {
-        monoio::spawn(disconnects::run(Rc::clone(&shard)));
-    }
-    shard.tell_control(ControlEvent::ShardStarted(setup.driver));
-    serve_reactor(&shard, &wake).await
-}
-
-/// How long sessions may be served before the driver is asked again for completions and timers.
-const SERVED_WITHOUT_PASS_MAX: Duration = Duration::from_millis(1);
-
-/// Serves established sessions for the life of the shard.
-async fn serve_reactor(shard: &Rc<Shard>, wake: &ReactorWake) -> io::Result<()> {
-    let mut passed = Instant::now();
-    loop {
-        if shard.sessions.borrow().has_more() || passed.elapsed() >= SERVED_WITHOUT_PASS_MAX {
-            shard.yields.yield_now().await;
-            passed = Instant::now();
-        }
-        // With epoll, readiness that is known already is no pass of the driver.
-        if !shard.sessions.borrow().has_more() && wait_for_work(shard, wake).await? {
-            passed = Instant::now();
-        }
-        shard.turn(Sessions::harvest)?;
-    }
-}
-
-/// Returns when sessions can be served. True: not at once, so the driver has been asked.
-async fn wait_for_work(shard: &Rc<Shard>, wake: &ReactorWake) -> io::Result<bool> {
-    let mut waited = false;
-    let unserved = pin!(shard.unserved.notified());
-    let events = pin!(wake.ready());
-    let mut work = pin!(unless(unserved, events));
-    let ready = poll_fn(|context| {
-        let polled = work.as_mut().poll(context);
-        waited |= polled.is_pending();
-        polled
-    });
-    ready.await.transpose()?;
-    Ok(waited)
-}
-
-/// Goes on with the writes that a turn had no time for, between the other tasks of the shard.
-async fn run_flushes(shard: Rc<Shard>) {
-    loop {
-        shard.unflushed.notified().await;
-        shard.yields.yield_now().await;
-        // The turn itself writes, and notifies again while sessions wait.
-        shard.turn(|_| ());
-    }
-}
-
-async fn run_timers(shard: Rc<Shard>) {
-    let mut reclaim = Reclaim::new(Instant::now());
-    loop {
-        let next = shard.sessions.borrow().next_tick_at();
-        monoio::time::sleep(
-            next.saturating_duration_since(Instant::now())
-                .max(TIMER_SLEEP_MIN),
-        )
-        .await;
-        shard.turn(Sessions::on_tick);
-        if reclaim.is_due(Instant::now(), shard.counters()) {
-            os::memory::give_back();
-        }
-    }
-}
-
-/// The driver's timers count in milliseconds; a shorter sleep would be none.
-const TIMER_SLEEP_MIN: Duration = Duration::from_millis(1);
 
 impl Shard {
     pub fn counters(&self) -> &ShardMetrics {
@@ -403,111 +181,9 @@ impl Drop for RequestGuard {
     }
 }
 
-/// Tells many tasks, once, to stop.
-#[derive(Default)]
-struct Stop {
-    stopped: Cell<bool>,
-    wakers: RefCell<Vec<Waker>>,
-}
-
-impl Stop {
-    fn stop(&self) {
-        self.stopped.set(true);
-        for waker in self.wakers.borrow_mut().drain(..) {
-            waker.wake();
-        }
-    }
-
-    /// A task that waits for something else as well comes by here for each of its wake-ups, for months: it has one place.
-    async fn wait(&self) {
-        let mut place = None;
-        poll_fn(|context| {
-            if self.stopped.get() {
-                return Poll::Ready(());
-            }
-            let mut wakers = self.wakers.borrow_mut();
-            match place {
-                Some(place) => wakers[place] = context.waker().clone(),
-                None => {
-                    place = Some(wakers.len());
-                    wakers.push(context.waker().clone());
-                }
-            }
-            Poll::Pending
-        })
-        .await;
-    }
-}
-
-/// Counts what the RPC client does.
-struct RpcMetrics {
-    metrics: Arc<Metrics>,
-    shard: ShardId,
-}
-
-impl RpcMetrics {
-    fn counters(&self) -> &ShardMetrics {
-        &self.metrics.shards[self.shard]
-    }
-}
-
-impl RpcObserver for RpcMetrics {
-    fn retry(&self) {
-        self.counters().rpc_retries_total.add(1);
-    }
-
-    fn timeout(&self) {
-        self.counters().rpc_timeout_total.add(1);
-    }
-
-    fn error(&self) {
-        self.counters().rpc_error_total.add(1);
-    }
-
-    fn unauthorized(&self) {
-        self.counters().rpc_unauthorized_total.add(1);
-    }
-
-    fn canceled(&self) {
-        self.counters().rpc_canceled_total.add(1);
-    }
-
-    fn shortage(&self) {
-        self.counters().rpc_shortages_total.add(1);
-    }
-
-    fn pending(&self, delta: i64) {
-        self.counters().rpc_pending_num.add(delta);
-    }
-
-    fn waited(&self, duration: Duration) {
-        self.counters().rpc_slot_wait_seconds.observe(duration);
-    }
-
-    fn ran(&self, duration: Duration) {
-        self.counters().rpc_duration_seconds.observe(duration);
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::pin::pin;
-    use std::task::Context;
-
     use super::*;
-
-    #[test]
-    fn a_task_that_waits_to_be_stopped_is_noted_once() {
-        let stop = Stop::default();
-        let mut waiting = pin!(stop.wait());
-        let mut context = Context::from_waker(Waker::noop());
-        for _ in 0..100 {
-            assert!(waiting.as_mut().poll(&mut context).is_pending());
-        }
-        assert_eq!(stop.wakers.borrow().len(), 1);
-        stop.stop();
-        assert!(waiting.as_mut().poll(&mut context).is_ready());
-    }
 
     /// Of the future that a function of five arguments returns.
     fn future_bytes<A, B, C, D, E, F>(_: fn(A, B, C, D, E) -> F) -> usize {

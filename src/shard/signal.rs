@@ -37,6 +37,42 @@ impl Signal {
     }
 }
 
+/// Tells many tasks, once, to stop.
+#[derive(Default)]
+pub struct Stop {
+    stopped: Cell<bool>,
+    wakers: RefCell<Vec<Waker>>,
+}
+
+impl Stop {
+    pub fn stop(&self) {
+        self.stopped.set(true);
+        for waker in self.wakers.borrow_mut().drain(..) {
+            waker.wake();
+        }
+    }
+
+    /// A task that waits for something else as well comes by here for each of its wake-ups, for months: it has one place.
+    pub async fn wait(&self) {
+        let mut place = None;
+        poll_fn(|context| {
+            if self.stopped.get() {
+                return Poll::Ready(());
+            }
+            let mut wakers = self.wakers.borrow_mut();
+            match place {
+                Some(place) => wakers[place] = context.waker().clone(),
+                None => {
+                    place = Some(wakers.len());
+                    wakers.push(context.waker().clone());
+                }
+            }
+            Poll::Pending
+        })
+        .await;
+    }
+}
+
 /// Does `work` unless `stop` comes first; `None` then, and the work may be dropped where it stands.
 ///
 /// Both are pinned by the caller: a future that is moved into an `async fn` takes its room twice.
@@ -49,4 +85,25 @@ pub async fn unless<T>(
         Poll::Pending => work.as_mut().poll(context).map(Some),
     })
     .await
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::Context;
+
+    use super::*;
+
+    #[test]
+    fn a_task_that_waits_to_be_stopped_is_noted_once() {
+        let stop = Stop::default();
+        let mut waiting = pin!(stop.wait());
+        let mut context = Context::from_waker(Waker::noop());
+        for _ in 0..100 {
+            assert!(waiting.as_mut().poll(&mut context).is_pending());
+        }
+        assert_eq!(stop.wakers.borrow().len(), 1);
+        stop.stop();
+        assert!(waiting.as_mut().poll(&mut context).is_ready());
+    }
 }

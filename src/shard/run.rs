@@ -1,0 +1,304 @@
+//! How a shard starts, and the loops that run for its life.
+
+use std::cell::{Cell, RefCell};
+use std::future::{Future, poll_fn};
+use std::io;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use ahash::RandomState;
+use monoio::time::TimeDriver;
+use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder};
+
+use crate::config::Config;
+use crate::mesh::{ProcessBudget, ShardBudget, ShardId};
+use crate::metrics::{Metrics, ShardMetrics};
+use crate::net::tls::ServerTls;
+use crate::net::{Driver, Listener, ReactorWake, Timeouts, Yields};
+use crate::os;
+use crate::reactor::Reactor;
+use crate::rpc::{RpcClient, RpcObserver, RpcShared};
+use crate::shard::calls::CallQueue;
+use crate::shard::console::Console;
+use crate::shard::disconnects::{self, DisconnectQueue, Forwarding};
+use crate::shard::http::accept;
+use crate::shard::http::listener::{Front, ListenerSetup};
+use crate::shard::message::{ControlEvent, ShardInbox, ShardMesh};
+use crate::shard::notices::Notices;
+use crate::shard::publishing::{self, Publications, PublicationsEnd, Whispers};
+use crate::shard::reclaim::Reclaim;
+use crate::shard::sessions::Sessions;
+use crate::shard::signal::{Signal, Stop, unless};
+use crate::shard::slow_calls::SlowCalls;
+use crate::shard::{Shard, Stage, inbox};
+
+/// Everything a shard is given when its thread starts.
+pub struct ShardSetup {
+    pub id: ShardId,
+    /// The CPU to be pinned to; `None` when there are more shards than CPUs.
+    pub cpu: Option<usize>,
+    pub config: Arc<Config>,
+    pub metrics: Arc<Metrics>,
+    pub mesh: ShardMesh,
+    pub inbox: ShardInbox,
+    pub publications_end: PublicationsEnd,
+    pub budget: Arc<ProcessBudget>,
+    pub listeners: Vec<ListenerSetup>,
+    pub rpc: Option<Arc<RpcShared>>,
+    /// TLS on every listener.
+    pub tls: Option<Arc<ServerTls>>,
+    pub driver: Driver,
+    /// Take epoll when io_uring, which a try has shown to work, is refused to this shard: memory for rings is limited.
+    pub may_fall_back: bool,
+    /// To the control thread.
+    pub control: Sender<ControlEvent>,
+    /// The same for all shards, so that hashes of equal things are equal.
+    pub hasher: RandomState,
+}
+
+/// Runs a shard on the calling thread; returns only when it cannot start or its reactor breaks.
+///
+/// # Errors
+/// The driver's refusal, or a broken ring.
+pub fn run(setup: ShardSetup) -> io::Result<()> {
+    if let Some(cpu) = setup.cpu
+        && let Err(error) = os::cpu::pin_current_thread(cpu)
+    {
+        tracing::warn!(shard = setup.id, cpu, %error, "cannot pin the shard to its CPU, it runs unpinned");
+    }
+    match setup.driver {
+        Driver::IoUring => match uring() {
+            Ok((mut runtime, reactor)) => runtime.block_on(serve(setup, reactor)),
+            Err(error) if setup.may_fall_back => {
+                tracing::warn!(
+                    shard = setup.id,
+                    %error,
+                    "io_uring is refused to this shard, it runs on epoll; raise the limit on locked memory (memlock)"
+                );
+                run_on_epoll(setup)
+            }
+            Err(error) => Err(error),
+        },
+        Driver::Epoll => run_on_epoll(setup),
+    }
+}
+
+fn run_on_epoll(mut setup: ShardSetup) -> io::Result<()> {
+    setup.driver = Driver::Epoll;
+    let reactor = Reactor::epoll()?;
+    RuntimeBuilder::<LegacyDriver>::new()
+        .enable_timer()
+        .build()?
+        .block_on(serve(setup, reactor))
+}
+
+/// Both rings of a shard, or neither.
+fn uring() -> io::Result<(Runtime<TimeDriver<IoUringDriver>>, Reactor)> {
+    // The shard enters the kernel all the time anyway: nothing needs to interrupt it when an operation completes.
+    let mut cooperative = monoio_uring::IoUring::builder();
+    cooperative.setup_coop_taskrun().setup_single_issuer();
+    let build = |ring| {
+        RuntimeBuilder::<IoUringDriver>::new()
+            .uring_builder(ring)
+            .enable_timer()
+            .build()
+    };
+    // Kernels before 6.0 refuse the flags.
+    let runtime = build(cooperative).or_else(|_| build(monoio_uring::IoUring::builder()))?;
+    Ok((runtime, Reactor::uring()?))
+}
+
+async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
+    let wake = ReactorWake::new(reactor.wake_fd()?)?;
+    let driver = setup.driver;
+    let (shard, listeners) = assemble(setup, reactor)?;
+    for setup in listeners {
+        let listener = Listener::adopt(setup.listener)?;
+        let front = Front::new(&shard.config, setup.features).map_err(io::Error::other)?;
+        monoio::spawn(accept::run(
+            Rc::clone(&shard),
+            listener,
+            Rc::new(front),
+            setup.limit,
+            setup.open_files,
+        ));
+    }
+    monoio::spawn(inbox::run(Rc::clone(&shard)));
+    monoio::spawn(publishing::run_whispers(Rc::clone(&shard)));
+    monoio::spawn(run_flushes(Rc::clone(&shard)));
+    monoio::spawn(run_timers(Rc::clone(&shard)));
+    if shard.id == 0 {
+        monoio::spawn(disconnects::run(Rc::clone(&shard)));
+    }
+    shard.tell_control(ControlEvent::ShardStarted(driver));
+    serve_reactor(&shard, &wake).await
+}
+
+/// The shard's state, with the clocks that live in its runtime; and the listeners that it is to serve.
+fn assemble(setup: ShardSetup, reactor: Reactor) -> io::Result<(Rc<Shard>, Vec<ListenerSetup>)> {
+    let timeouts = Timeouts::start();
+    let yields = Yields::start()?;
+    let inbox = Rc::new(setup.inbox);
+    let observer = Rc::new(RpcMetrics {
+        metrics: Arc::clone(&setup.metrics),
+        shard: setup.id,
+    });
+    let slow_calls = SlowCalls::new(setup.config.rpc.slow_call);
+    let concurrency = setup.rpc.as_ref().map_or(1, |rpc| rpc.concurrency());
+    let budget = ShardBudget::new(setup.budget, Arc::clone(&setup.metrics), setup.id);
+    let shard = Shard {
+        id: setup.id,
+        budget: Rc::clone(&budget),
+        sessions: RefCell::new(Sessions::new(
+            setup.id,
+            Arc::clone(&setup.config),
+            budget,
+            setup.hasher,
+            reactor,
+            Rc::clone(&inbox),
+            Instant::now(),
+        )),
+        rpc: setup
+            .rpc
+            .map(|shared| RpcClient::new(shared, observer, Rc::clone(&timeouts))),
+        config: setup.config,
+        metrics: setup.metrics,
+        mesh: setup.mesh,
+        tls: setup.tls,
+        timeouts,
+        inbox,
+        control: setup.control,
+        yields,
+        calls: CallQueue::new(concurrency),
+        disconnects: DisconnectQueue::default(),
+        console: Console::new(),
+        whispers: Whispers::default(),
+        notices: Notices::default(),
+        slow_calls,
+        requests: Cell::new(0),
+        publications: Publications::default(),
+        publications_end: setup.publications_end,
+        forwarding: Forwarding::default(),
+        unflushed: Signal::default(),
+        unserved: Signal::default(),
+        accept_stop: Stop::default(),
+        stage: Cell::new(Stage::Serving),
+    };
+    Ok((Rc::new(shard), setup.listeners))
+}
+
+/// How long sessions may be served before the driver is asked again for completions and timers.
+const SERVED_WITHOUT_PASS_MAX: Duration = Duration::from_millis(1);
+
+/// Serves established sessions for the life of the shard.
+async fn serve_reactor(shard: &Rc<Shard>, wake: &ReactorWake) -> io::Result<()> {
+    let mut passed = Instant::now();
+    loop {
+        if shard.sessions.borrow().has_more() || passed.elapsed() >= SERVED_WITHOUT_PASS_MAX {
+            shard.yields.yield_now().await;
+            passed = Instant::now();
+        }
+        // With epoll, readiness that is known already is no pass of the driver.
+        if !shard.sessions.borrow().has_more() && wait_for_work(shard, wake).await? {
+            passed = Instant::now();
+        }
+        shard.turn(Sessions::harvest)?;
+    }
+}
+
+/// Returns when sessions can be served. True: not at once, so the driver has been asked.
+async fn wait_for_work(shard: &Rc<Shard>, wake: &ReactorWake) -> io::Result<bool> {
+    let mut waited = false;
+    let unserved = pin!(shard.unserved.notified());
+    let events = pin!(wake.ready());
+    let mut work = pin!(unless(unserved, events));
+    let ready = poll_fn(|context| {
+        let polled = work.as_mut().poll(context);
+        waited |= polled.is_pending();
+        polled
+    });
+    ready.await.transpose()?;
+    Ok(waited)
+}
+
+/// Goes on with the writes that a turn had no time for, between the other tasks of the shard.
+async fn run_flushes(shard: Rc<Shard>) {
+    loop {
+        shard.unflushed.notified().await;
+        shard.yields.yield_now().await;
+        // The turn itself writes, and notifies again while sessions wait.
+        shard.turn(|_| ());
+    }
+}
+
+async fn run_timers(shard: Rc<Shard>) {
+    let mut reclaim = Reclaim::new(Instant::now());
+    loop {
+        let next = shard.sessions.borrow().next_tick_at();
+        monoio::time::sleep(
+            next.saturating_duration_since(Instant::now())
+                .max(TIMER_SLEEP_MIN),
+        )
+        .await;
+        shard.turn(Sessions::on_tick);
+        if reclaim.is_due(Instant::now(), shard.counters()) {
+            os::memory::give_back();
+        }
+    }
+}
+
+/// The driver's timers count in milliseconds; a shorter sleep would be none.
+const TIMER_SLEEP_MIN: Duration = Duration::from_millis(1);
+
+/// Counts what the RPC client does.
+struct RpcMetrics {
+    metrics: Arc<Metrics>,
+    shard: ShardId,
+}
+
+impl RpcMetrics {
+    fn counters(&self) -> &ShardMetrics {
+        &self.metrics.shards[self.shard]
+    }
+}
+
+impl RpcObserver for RpcMetrics {
+    fn retry(&self) {
+        self.counters().rpc_retries_total.add(1);
+    }
+
+    fn timeout(&self) {
+        self.counters().rpc_timeout_total.add(1);
+    }
+
+    fn error(&self) {
+        self.counters().rpc_error_total.add(1);
+    }
+
+    fn unauthorized(&self) {
+        self.counters().rpc_unauthorized_total.add(1);
+    }
+
+    fn canceled(&self) {
+        self.counters().rpc_canceled_total.add(1);
+    }
+
+    fn shortage(&self) {
+        self.counters().rpc_shortages_total.add(1);
+    }
+
+    fn pending(&self, delta: i64) {
+        self.counters().rpc_pending_num.add(delta);
+    }
+
+    fn waited(&self, duration: Duration) {
+        self.counters().rpc_slot_wait_seconds.observe(duration);
+    }
+
+    fn ran(&self, duration: Duration) {
+        self.counters().rpc_duration_seconds.observe(duration);
+    }
+}
