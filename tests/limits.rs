@@ -1,5 +1,5 @@
-//! `docs/limits.md` against the code: each constant that it names exists and has the value that it says, so has each option, and each
-//! metric. A constant whose name ends in `_MAX` stands on the page.
+//! `docs/limits.md` against the code: each constant that it names exists and has the value that it says, so has each option,
+//! and each metric. A constant whose name ends in `_MAX` stands on the page.
 
 use std::collections::BTreeMap;
 use std::fs;
