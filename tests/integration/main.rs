@@ -79,6 +79,7 @@ mod pings;
 mod pubsub;
 mod reporting;
 mod rpc;
+mod rpc_client;
 mod shortages;
 mod shutdown;
 mod slow_clients;

@@ -3,6 +3,7 @@
 //! Nothing here uses the library under test: frames, handshakes, tokens and HTTP are written or taken from other crates, so
 //! a mistake in the server cannot hide behind the same mistake in the test.
 
+pub mod app;
 pub mod cable;
 pub mod campfire;
 pub mod fleet;
