@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use crate::config::{Config, MetricsConfig, RpcEndpoint};
 use crate::console;
-use crate::demo::DemoApp;
+use crate::demo::{self, DemoApp};
 use crate::driver::Choice;
+use crate::endpoints::Page;
 use crate::log::in_words;
 use crate::os;
 use crate::os::limits::{HOW_TO_RAISE, OpenFiles};
@@ -59,6 +60,17 @@ pub fn port_taken(port: u16, option: &str, owner: Option<&PortOwner>) -> String 
     }
 }
 
+/// The pages that the main listener serves: those of the demo, when it is on.
+pub fn pages(config: &Config) -> Vec<Page> {
+    let files: &[demo::File] = if config.demo { &demo::FILES } else { &[] };
+    let page = |file: &demo::File| Page {
+        path: file.path,
+        content_type: file.content_type,
+        body: file.body,
+    };
+    files.iter().map(page).collect()
+}
+
 /// The first lines: who starts, and with which configuration file.
 pub fn banner(config: &Config, open_files: u64, shards: usize) {
     if !config.presets.is_empty() {
@@ -79,7 +91,7 @@ pub fn banner(config: &Config, open_files: u64, shards: usize) {
     if let Some(file) = &config.config_file {
         tracing::info!("Using configuration from file: {file}");
     }
-    for remark in collisions::shared_patterns(config) {
+    for remark in collisions::shared_patterns(config, &pages(config)) {
         tracing::info!("{remark}");
     }
     for remark in &config.remarks {

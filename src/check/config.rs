@@ -22,7 +22,7 @@ pub fn remarks(config: &Config) -> String {
     for remark in &config.remarks {
         write(&format!("note: {remark}"));
     }
-    for remark in collisions::shared_patterns(config) {
+    for remark in collisions::shared_patterns(config, &startup::pages(config)) {
         write(&format!("note: {remark}"));
     }
     for warning in &config.warnings {
@@ -49,13 +49,8 @@ pub fn verdict(config: &Config, problems: Vec<ConfigError>) -> Result<String, Ve
     };
     let listeners: Vec<String> = listener::listeners(config)
         .iter()
-        .map(|(endpoint, features)| {
-            let url = startup::url(
-                config.server.tls.is_some(),
-                &endpoint.host,
-                endpoint.port,
-                "",
-            );
+        .map(|(address, features)| {
+            let url = startup::url(config.server.tls.is_some(), &address.host, address.port, "");
             format!("{url} ({})", served(*features))
         })
         .collect();

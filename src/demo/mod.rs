@@ -2,7 +2,7 @@
 //!
 //! It owns the loopback HTTP server that answers the RPC calls, the chat state behind it, the sender that posts to
 //! `/_broadcast`, and the page with its scripts. It talks to ringcable only as a Rails app would: over real HTTP, with the
-//! tokens it was given. It may not name anything else of this crate; ringcable only starts it and serves its [`page`].
+//! tokens it was given. It may not name anything else of this crate; ringcable only starts it and serves its [`FILES`].
 //! Called by `server` when the configuration says `demo`.
 //!
 //! Follow a message: `http` → `app` → `channels` → `chat` (the state) → `broadcaster` → ringcable's `/_broadcast`.
@@ -21,7 +21,7 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 
-pub use page::page;
+pub use page::{FILES, File};
 
 use app::App;
 use broadcaster::Broadcaster;

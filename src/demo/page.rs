@@ -1,6 +1,6 @@
 //! The page of the demo: its files, built into the binary. ringcable serves them, so that one port is enough.
 //!
-//! Owns the list of paths. Called by the HTTP front for GET requests when the demo is on.
+//! Owns the list of paths, which `startup` gives to the main listener when the demo is on.
 
 const HTML: &str = "text/html; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
@@ -8,21 +8,44 @@ const CSS: &str = "text/css; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// The content type and the bytes at `path` (a query string is ignored), or `None` when the demo has nothing there.
-pub fn page(path: &str) -> Option<(&'static str, &'static [u8])> {
-    let path = path.split('?').next().unwrap_or(path);
-    let file: (&str, &[u8]) = match path {
-        "/" => (HTML, include_bytes!("assets/index.html")),
-        "/demo/app.js" => (JAVASCRIPT, include_bytes!("assets/app.js")),
-        "/demo/live.js" => (JAVASCRIPT, include_bytes!("assets/live.js")),
-        "/demo/app.css" => (CSS, include_bytes!("assets/app.css")),
-        "/demo/icon.svg" => (SVG, include_bytes!("assets/icon.svg")),
-        "/demo/actioncable.js" => (JAVASCRIPT, include_bytes!("assets/vendor/actioncable.js")),
-        "/demo/actioncable.LICENSE" => (TEXT, include_bytes!("assets/vendor/actioncable.LICENSE")),
-        _ => return None,
-    };
-    Some(file)
+/// One of them.
+#[derive(Debug, Clone, Copy)]
+pub struct File {
+    pub path: &'static str,
+    pub content_type: &'static str,
+    pub body: &'static [u8],
 }
+
+const fn file(path: &'static str, content_type: &'static str, body: &'static [u8]) -> File {
+    File {
+        path,
+        content_type,
+        body,
+    }
+}
+
+/// All of them, the page itself first.
+pub const FILES: [File; 7] = [
+    file("/", HTML, include_bytes!("assets/index.html")),
+    file("/demo/app.js", JAVASCRIPT, include_bytes!("assets/app.js")),
+    file(
+        "/demo/live.js",
+        JAVASCRIPT,
+        include_bytes!("assets/live.js"),
+    ),
+    file("/demo/app.css", CSS, include_bytes!("assets/app.css")),
+    file("/demo/icon.svg", SVG, include_bytes!("assets/icon.svg")),
+    file(
+        "/demo/actioncable.js",
+        JAVASCRIPT,
+        include_bytes!("assets/vendor/actioncable.js"),
+    ),
+    file(
+        "/demo/actioncable.LICENSE",
+        TEXT,
+        include_bytes!("assets/vendor/actioncable.LICENSE"),
+    ),
+];
 
 #[cfg(test)]
 mod tests {
@@ -30,12 +53,13 @@ mod tests {
 
     #[test]
     fn every_file_the_page_names_is_served() {
-        let (content_type, html) = page("/?name=Ann").expect("the page");
-        assert_eq!(content_type, HTML);
-        let html = std::str::from_utf8(html).expect("UTF-8");
+        let [page, others @ ..] = FILES;
+        assert_eq!((page.path, page.content_type), ("/", HTML));
+        let html = std::str::from_utf8(page.body).expect("UTF-8");
         let mut named = 0;
         for piece in html.split('"').filter(|piece| piece.starts_with("/demo/")) {
-            assert!(page(piece).is_some(), "{piece} is named but not served");
+            let is_served = others.iter().any(|file| file.path == piece);
+            assert!(is_served, "{piece} is named but not served");
             named += 1;
         }
         assert!(named >= 3, "the page names its script, style and icon");
@@ -43,19 +67,5 @@ mod tests {
             !html.contains("//cdn") && !html.contains("https://fonts"),
             "no outside resources"
         );
-    }
-
-    #[test]
-    fn other_paths_are_not_the_demo() {
-        for path in [
-            "",
-            "/demo",
-            "/demo/",
-            "/index.html",
-            "/cable",
-            "/demo/../app.js",
-        ] {
-            assert_eq!(page(path), None, "{path}");
-        }
     }
 }

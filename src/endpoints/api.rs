@@ -20,7 +20,7 @@ pub fn publish_policy(token: Option<String>) -> BroadcastPolicy {
 
 /// Answers a request below `<api_path>/presence/`.
 ///
-/// `stream` is what `Endpoint::ApiPresence` found in the path. The order of the checks is the reference's: method, token,
+/// `stream` is what `Route::ApiPresence` found in the path. The order of the checks is the reference's: method, token,
 /// path, and only then that nobody keeps presence.
 pub fn presence(
     method: &str,

@@ -7,11 +7,11 @@
 //! others with [`Response::with_headers`].
 
 use std::borrow::Cow;
-use std::fmt;
 
 use crate::endpoints::Response;
 use crate::endpoints::bearer::authorised;
 use crate::endpoints::response::Headers;
+use crate::wire::origins::AllowedOrigins;
 
 /// The largest body of one broadcast request, in bytes, after chunk decoding.
 ///
@@ -28,7 +28,7 @@ pub struct BroadcastPolicy {
 }
 
 /// CORS of the endpoint. It is advice to browsers, not access control: a disallowed origin is still served.
-#[derive(Default)]
+#[derive(Debug, Default)]
 pub enum Cors {
     /// No CORS headers; `OPTIONS` is a wrong method.
     #[default]
@@ -36,7 +36,7 @@ pub enum Cors {
     /// `--http_broadcast_cors` with an empty `--allowed_origins`.
     AnyOrigin,
     /// `--http_broadcast_cors` with `--allowed_origins`: the rule that upgrades use as well.
-    Origins(Box<dyn Fn(&str) -> bool + Send + Sync>),
+    Origins(AllowedOrigins),
 }
 
 /// What to do with a request, from its head.
@@ -93,8 +93,8 @@ pub fn cors_headers(origin: Option<&str>, policy: &BroadcastPolicy) -> Headers {
     let allowed_origin = match &policy.cors {
         Cors::Off => return Headers::new(),
         Cors::AnyOrigin => Some(Cow::Borrowed("*")),
-        Cors::Origins(allows) => origin
-            .filter(|origin| allows(origin))
+        Cors::Origins(allowed) => origin
+            .filter(|origin| allowed.allows(Some(origin)))
             .map(|origin| Cow::Owned(origin.to_lowercase())),
     };
     let mut headers = Headers::with_capacity(4);
@@ -113,18 +113,17 @@ pub fn cors_headers(origin: Option<&str>, policy: &BroadcastPolicy) -> Headers {
 }
 
 impl Cors {
+    /// `on` is `--http_broadcast_cors`, `origins` the entries of `--allowed_origins`.
+    pub fn new(on: bool, origins: &[String]) -> Self {
+        match (on, origins.is_empty()) {
+            (false, _) => Cors::Off,
+            (true, true) => Cors::AnyOrigin,
+            (true, false) => Cors::Origins(AllowedOrigins::new(origins)),
+        }
+    }
+
     fn is_on(&self) -> bool {
         !matches!(self, Cors::Off)
-    }
-}
-
-impl fmt::Debug for Cors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Cors::Off => "Off",
-            Cors::AnyOrigin => "AnyOrigin",
-            Cors::Origins(_) => "Origins(..)",
-        })
     }
 }
 
@@ -140,9 +139,7 @@ mod tests {
     }
 
     fn only_example_com() -> Cors {
-        Cors::Origins(Box::new(|origin| {
-            origin.eq_ignore_ascii_case("http://example.com")
-        }))
+        Cors::new(true, &["example.com".to_owned()])
     }
 
     /// `expected` is a status, or 0 for "read the body".
@@ -242,6 +239,14 @@ mod tests {
         );
         check_cors(Some("http://other.com"), only_example_com(), &ALWAYS);
         check_cors(None, only_example_com(), &ALWAYS);
+    }
+
+    #[test]
+    fn cors_is_what_two_options_make_of_it() {
+        let origins = ["example.com".to_owned()];
+        assert!(matches!(Cors::new(false, &origins), Cors::Off));
+        assert!(matches!(Cors::new(true, &[]), Cors::AnyOrigin));
+        assert!(matches!(Cors::new(true, &origins), Cors::Origins(_)));
     }
 
     #[test]

@@ -8,7 +8,8 @@ use super::StartError;
 use crate::config::Config;
 use crate::mesh::{ClientSockets, ConnectionLimit};
 use crate::os::limits::OpenFiles;
-use crate::shard::http::listener::{self, Endpoint, Features, ListenerSetup};
+use crate::shard::http::listener::{self, BindAddress, Features, ListenerSetup};
+use crate::shard::http::routes::Paths;
 use crate::{os, startup};
 
 /// Opens every listener once for each shard. Ports that were 0 are the chosen ones in `config` afterwards.
@@ -17,12 +18,14 @@ pub fn listen(
     shards: usize,
     open_files: OpenFiles,
 ) -> Result<Vec<Vec<ListenerSetup>>, StartError> {
+    let pages = startup::pages(config);
     let sockets_of_clients = Arc::new(ClientSockets::default());
     let mut by_shard: Vec<Vec<ListenerSetup>> = (0..shards).map(|_| Vec::new()).collect();
-    for (endpoint, features) in listener::listeners(config) {
-        let sockets = os::sockets::listen(&endpoint.host, endpoint.port, shards)
-            .map_err(|source| refused(config.server.tls.is_some(), &endpoint, features, source))?;
+    for (address, features) in listener::listeners(config) {
+        let sockets = os::sockets::listen(&address.host, address.port, shards)
+            .map_err(|source| refused(config.server.tls.is_some(), &address, features, source))?;
         note_port(config, features, &sockets[0]);
+        let paths = Paths::new(config, features, &pages);
         let limit = ConnectionLimit::new(
             config.server.connections_max,
             Arc::clone(&sockets_of_clients),
@@ -32,6 +35,7 @@ pub fn listen(
             setups.push(ListenerSetup {
                 listener,
                 features,
+                paths: paths.clone(),
                 limit: Arc::clone(&limit),
                 open_files,
             });
@@ -50,12 +54,12 @@ fn files_for(features: Features, open_files: OpenFiles) -> usize {
     usize::try_from(files).unwrap_or(usize::MAX)
 }
 
-fn refused(tls: bool, endpoint: &Endpoint, features: Features, source: io::Error) -> StartError {
+fn refused(tls: bool, address: &BindAddress, features: Features, source: io::Error) -> StartError {
     let hint = match source.kind() {
         io::ErrorKind::AddrInUse => startup::port_taken(
-            endpoint.port,
+            address.port,
             startup::port_option(features),
-            os::port_owner::find(&endpoint.host, endpoint.port).as_ref(),
+            os::port_owner::find(&address.host, address.port).as_ref(),
         ),
         io::ErrorKind::PermissionDenied => {
             "; ports below 1024 need the capability CAP_NET_BIND_SERVICE".to_string()
@@ -67,7 +71,7 @@ fn refused(tls: bool, endpoint: &Endpoint, features: Features, source: io::Error
     };
     StartError::Listen {
         feature: startup::listener_name(features),
-        url: startup::url(tls, &endpoint.host, endpoint.port, ""),
+        url: startup::url(tls, &address.host, address.port, ""),
         source,
         hint,
     }

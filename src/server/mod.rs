@@ -202,7 +202,7 @@ pub fn prepare(config: &Config) -> Result<Prepared, Vec<StartError>> {
     }
     match PathPatterns::new(&config.server.paths) {
         Ok(_) => problems.extend(
-            collisions::find(config)
+            collisions::find(config, &startup::pages(config))
                 .into_iter()
                 .map(StartError::Collision),
         ),

@@ -25,7 +25,7 @@ use crate::shard::calls::CallQueue;
 use crate::shard::console::Console;
 use crate::shard::disconnects::{self, DisconnectQueue, Forwarding};
 use crate::shard::http::accept;
-use crate::shard::http::listener::{Front, ListenerSetup};
+use crate::shard::http::listener::{ListenerRules, ListenerSetup};
 use crate::shard::message::{ControlEvent, ShardInbox, ShardMesh};
 use crate::shard::notices::Notices;
 use crate::shard::publishing::{self, Publications, PublicationsEnd, Whispers};
@@ -117,11 +117,12 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
     let (shard, listeners) = assemble(setup, reactor)?;
     for setup in listeners {
         let listener = Listener::adopt(setup.listener)?;
-        let front = Front::new(&shard.config, setup.features).map_err(io::Error::other)?;
+        let rules = ListenerRules::new(&shard.config, setup.features, setup.paths)
+            .map_err(io::Error::other)?;
         monoio::spawn(accept::run(
             Rc::clone(&shard),
             listener,
-            Rc::new(front),
+            Rc::new(rules),
             setup.limit,
             setup.open_files,
         ));

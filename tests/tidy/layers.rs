@@ -28,7 +28,6 @@ const ROOTS: [&str; 2] = ["lib", "main"];
 const EXCEPTIONS: &[(&str, &str)] = &[
     ("config -> log", "an error text tells a time"),
     ("log -> config", "what its options are"),
-    ("shard -> demo", "the main listener serves the demo's page"),
 ];
 
 /// Which modules name which, and where.

@@ -31,8 +31,6 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[
     ("src/server/drain.rs drain", OLD),
     ("src/server/mod.rs run", OLD),
     ("src/shard/disconnects.rs call", OLD),
-    ("src/shard/http/collisions.rs places", "a table of places"),
-    ("src/shard/http/connection.rs respond", OLD),
     (
         "tests/integration/rpc.rs recorded_exchange_is_reproduced_byte_for_byte",
         "a recording, step by step",

@@ -11,7 +11,7 @@ use crate::net::Listener;
 use crate::os::limits::{self, OpenFiles, Shortage};
 use crate::shard::Shard;
 use crate::shard::http::connection;
-use crate::shard::http::listener::Front;
+use crate::shard::http::listener::ListenerRules;
 use crate::shard::notices::Notice;
 use crate::shard::signal::unless;
 
@@ -25,14 +25,14 @@ const ERROR_PAUSE: Duration = Duration::from_millis(100);
 pub async fn run(
     shard: Rc<Shard>,
     listener: Listener,
-    front: Rc<Front>,
+    rules: Rc<ListenerRules>,
     limit: Arc<ConnectionLimit>,
     open_files: OpenFiles,
 ) {
     let acceptor = Acceptor {
         shard: &shard,
         listener: &listener,
-        front: &front,
+        rules: &rules,
         limit: &limit,
         open_files,
     };
@@ -42,7 +42,7 @@ pub async fn run(
 struct Acceptor<'a> {
     shard: &'a Rc<Shard>,
     listener: &'a Listener,
-    front: &'a Rc<Front>,
+    rules: &'a Rc<ListenerRules>,
     limit: &'a Arc<ConnectionLimit>,
     open_files: OpenFiles,
 }
@@ -80,7 +80,7 @@ impl Acceptor<'_> {
                     self.shard.counters().accepted_total.add(1);
                     let task = connection::serve(
                         Rc::clone(self.shard),
-                        Rc::clone(self.front),
+                        Rc::clone(self.rules),
                         stream,
                         peer.ip(),
                         permit,

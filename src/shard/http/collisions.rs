@@ -1,6 +1,6 @@
 //! Paths and addresses that two options ask for. One of them would be lost in silence: found before the server listens.
 //!
-//! What shares a listener is `listener`, which path wins where several match is `endpoints::routes`: an exact one beats a
+//! What shares a listener is `listener`, which path wins where several match is `routes`: an exact one beats a
 //! pattern, so `--path=/*` beside `/health` is no collision and only mentioned.
 
 use std::net::IpAddr;
@@ -9,8 +9,9 @@ use thiserror::Error;
 
 use crate::config::Config;
 use crate::console;
-use crate::demo;
-use crate::shard::http::listener::{self, Endpoint, Features};
+use crate::endpoints::Page;
+use crate::shard::http::listener::{self, BindAddress, Features};
+use crate::shard::http::routes::Paths;
 use crate::wire::paths::PathPatterns;
 
 /// Why a configuration cannot be served as it is. Both options are named.
@@ -98,22 +99,22 @@ enum Place {
     Pattern(String),
 }
 
-/// All collisions of a configuration whose paths are patterns.
-pub fn find(config: &Config) -> Vec<Collision> {
+/// All collisions of a configuration whose paths are patterns. `pages` are what the main listener serves beside.
+pub fn find(config: &Config, pages: &[Page]) -> Vec<Collision> {
     let listeners = listener::listeners(config);
     let mut found: Vec<Collision> = listeners
         .iter()
-        .flat_map(|(_, features)| colliding_paths(&places(config, *features)))
+        .flat_map(|(_, features)| colliding_paths(&places(Paths::new(config, *features, pages))))
         .collect();
     found.extend(colliding_addresses(config, &listeners));
     found
 }
 
 /// Lines about patterns of the WebSocket that cover a path of something else, which keeps it.
-pub fn shared_patterns(config: &Config) -> Vec<String> {
+pub fn shared_patterns(config: &Config, pages: &[Page]) -> Vec<String> {
     let mut lines = Vec::new();
     for (_, features) in listener::listeners(config) {
-        let places = places(config, features);
+        let places = places(Paths::new(config, features, pages));
         for (_, place) in &places {
             let Place::Pattern(pattern) = place else {
                 continue;
@@ -137,65 +138,39 @@ pub fn shared_patterns(config: &Config) -> Vec<String> {
     lines
 }
 
-fn places(config: &Config, features: Features) -> Vec<(Owner, Place)> {
+fn places(paths: Paths) -> Vec<(Owner, Place)> {
     let mut places = Vec::new();
-    if features.main {
-        for path in &config.server.paths {
-            let place = match path.contains(['{', '*']) {
-                true => Place::Pattern(path.clone()),
-                false => Place::Exact(path.clone()),
-            };
-            places.push((Owner::WebSocket, place));
-        }
-        places.push((
-            Owner::Health,
-            Place::Exact(config.server.health_path.clone()),
-        ));
-        if config.console.is_some() {
-            places.push((Owner::Console, Place::Exact(console::PATH.to_owned())));
-            places.push((Owner::Console, Place::Below(format!("{}/", console::PATH))));
-        }
+    for path in paths.websocket {
+        let place = match path.contains(['{', '*']) {
+            true => Place::Pattern(path),
+            false => Place::Exact(path),
+        };
+        places.push((Owner::WebSocket, place));
     }
-    if let Some(http) = config
-        .broadcast
-        .http
-        .as_ref()
-        .filter(|_| features.broadcast)
-    {
-        places.push((Owner::Broadcast, Place::Exact(http.path.clone())));
+    let exact = |owner, path: String| (owner, Place::Exact(path));
+    places.extend(paths.health.map(|path| exact(Owner::Health, path)));
+    if paths.console {
+        places.push(exact(Owner::Console, console::PATH.to_owned()));
+        places.push((Owner::Console, Place::Below(format!("{}/", console::PATH))));
     }
-    if let Some(api) = config.api.as_ref().filter(|_| features.api) {
-        let base = api.path.trim_end_matches('/');
-        // Nothing answers there, but who gives a feature this path has not thought of the other.
-        places.push((
-            Owner::Api,
-            Place::Exact(if base.is_empty() { "/" } else { base }.to_owned()),
-        ));
-        places.push((Owner::Api, Place::Exact(format!("{base}/publish"))));
+    places.extend(paths.broadcast.map(|path| exact(Owner::Broadcast, path)));
+    if let Some(base) = paths.api {
+        // Nothing answers at the base, but who gives a feature this path has not thought of the other.
+        let root = if base.is_empty() { "/" } else { &base };
+        places.push(exact(Owner::Api, root.to_owned()));
+        places.push(exact(Owner::Api, format!("{base}/publish")));
         places.push((Owner::Api, Place::Below(format!("{base}/presence/"))));
     }
-    if let Some(path) = config
-        .metrics
-        .http_path
-        .as_ref()
-        .filter(|_| features.metrics)
-    {
-        places.push((Owner::Metrics, Place::Exact(path.clone())));
-    }
-    // The demo's page is asked before everything else of the main listener.
-    if features.main && config.demo {
-        let pages = places.iter().filter_map(|(_, place)| match place {
-            Place::Exact(path) => demo::page(path).map(|_| path.clone()),
-            Place::Below(_) | Place::Pattern(_) => None,
-        });
-        let mut pages: Vec<String> = pages.collect();
-        pages.dedup();
-        places.extend(
-            pages
-                .into_iter()
-                .map(|path| (Owner::Demo, Place::Exact(path))),
-        );
-    }
+    places.extend(paths.metrics.map(|path| exact(Owner::Metrics, path)));
+    // Only pages that take a path from a feature: one that a pattern covers too is nothing to speak of.
+    let taken = paths
+        .pages
+        .iter()
+        .map(|page| exact(Owner::Demo, page.path.to_owned()));
+    let taken: Vec<_> = taken
+        .filter(|(_, page)| places.iter().any(|(_, place)| place == page))
+        .collect();
+    places.extend(taken);
     places
 }
 
@@ -275,17 +250,20 @@ fn without_names(pattern: &str) -> String {
 }
 
 /// Two listeners with one port, whose hosts are written differently and mean the same.
-fn colliding_addresses(config: &Config, listeners: &[(Endpoint, Features)]) -> Option<Collision> {
+fn colliding_addresses(
+    config: &Config,
+    listeners: &[(BindAddress, Features)],
+) -> Option<Collision> {
     let (metrics, _) = listeners.iter().find(|(_, features)| features.metrics)?;
-    let clash = |endpoint: &Endpoint| {
-        endpoint != metrics
-            && endpoint.port == metrics.port
+    let clash = |address: &BindAddress| {
+        address != metrics
+            && address.port == metrics.port
             && metrics.port != 0
-            && is_same_address(&endpoint.host, &metrics.host)
+            && is_same_address(&address.host, &metrics.host)
     };
     listeners
         .iter()
-        .any(|(endpoint, _)| clash(endpoint))
+        .any(|(address, _)| clash(address))
         .then(|| Collision::SamePort {
             host: config.server.host.clone(),
             metrics_host: metrics.host.clone(),
@@ -323,6 +301,29 @@ mod tests {
             Ok(Startup::Run(config)) => *config,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// The main listener serves two pages with `--demo`.
+    fn pages(config: &Config) -> Vec<Page> {
+        let paths = ["/", "/demo/app.js"];
+        let page = |path| Page {
+            path,
+            content_type: "text/html",
+            body: b"",
+        };
+        paths
+            .map(page)
+            .into_iter()
+            .filter(|_| config.demo)
+            .collect()
+    }
+
+    fn find(config: &Config) -> Vec<Collision> {
+        super::find(config, &pages(config))
+    }
+
+    fn shared_patterns(config: &Config) -> Vec<String> {
+        super::shared_patterns(config, &pages(config))
     }
 
     #[track_caller]
@@ -602,5 +603,6 @@ mod tests {
             )]
         );
         assert!(shared_patterns(&config(&["--path=/cable/*,/cable"])).is_empty());
+        assert!(shared_patterns(&config(&["--demo", "--path=/demo/*"])).is_empty());
     }
 }

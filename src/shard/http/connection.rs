@@ -11,12 +11,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crate::auth::jwt;
 use crate::config::{JwtConfig, PingPrecision};
-use crate::console::{Place, place};
-use crate::demo;
 use crate::endpoints::broadcast::{
     self, BROADCAST_BODY_BYTES_MAX, BroadcastPolicy, BroadcastVerdict,
 };
-use crate::endpoints::routes::Endpoint;
 use crate::endpoints::{Response, api};
 use crate::mesh::{Charge, Permit};
 use crate::net::Socket;
@@ -24,10 +21,11 @@ use crate::protocol::request_env::{filter_cookies, request_url};
 use crate::protocol::rpc::encode_env_prefix;
 use crate::protocol::sid::{SID_BYTES_MAX, random_sid};
 use crate::session::Credentials;
-use crate::shard::http::listener::Front;
+use crate::shard::http::listener::ListenerRules;
 use crate::shard::http::pace::Pace;
 use crate::shard::http::reading::{HEAD_BUFFER_BYTES, HeadRefusal, Read};
 use crate::shard::http::refusals::{self, Secured};
+use crate::shard::http::routes::Route;
 use crate::shard::notices::Notice;
 use crate::shard::publishing::Publications;
 use crate::shard::sampling::sample;
@@ -56,7 +54,7 @@ const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 /// Serves one accepted connection.
 pub async fn serve(
     shard: Rc<Shard>,
-    front: Rc<Front>,
+    rules: Rc<ListenerRules>,
     stream: TcpStream,
     peer: IpAddr,
     permit: Permit,
@@ -67,7 +65,7 @@ pub async fn serve(
     };
     let mut client = Client {
         shard,
-        front,
+        rules,
         socket,
         peer,
         permit,
@@ -86,9 +84,7 @@ pub async fn serve(
                 client.pace.rest();
                 client.held = None;
             }
-            Next::Upgrade(head, upgrade) => {
-                return Box::pin(client.hand_over(&head, &upgrade)).await;
-            }
+            Next::Upgrade(accepted) => return Box::pin(client.hand_over(*accepted)).await,
             Next::End => return,
         }
     }
@@ -97,13 +93,29 @@ pub async fn serve(
 /// What follows a request.
 pub enum Next {
     Keep,
-    Upgrade(Box<RequestHead>, Box<Upgrade>),
+    Upgrade(Box<AcceptedUpgrade>),
     End,
+}
+
+/// A request that becomes a session.
+pub struct AcceptedUpgrade {
+    head: RequestHead,
+    upgrade: Upgrade,
+    kind: SessionKind,
+}
+
+/// Whose session it becomes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionKind {
+    /// A client's of the app.
+    Client,
+    /// The console's, which has let it in.
+    Console,
 }
 
 pub struct Client {
     pub(super) shard: Rc<Shard>,
-    pub(super) front: Rc<Front>,
+    pub(super) rules: Rc<ListenerRules>,
     pub(super) socket: Socket,
     pub(super) peer: IpAddr,
     /// Its socket's right to exist.
@@ -140,70 +152,48 @@ impl Client {
 
     async fn respond(&mut self, head: RequestHead) -> Next {
         self.shard.counters().http_requests_total.add(1);
-        if self.front.features.main
-            && self.shard.config.demo
-            && let Some((content_type, body)) = demo::page(head.path())
-        {
-            let response = Response {
-                headers: vec![("Content-Type", Cow::Borrowed(content_type))],
-                body: Cow::Borrowed(body),
-                ..Response::empty(200)
-            };
-            return self.answer(&head, response).await;
-        }
-        if let Some(place) = self.console_place(&head) {
-            return Box::pin(self.console(head, place)).await;
-        }
-        match self.front.routes.route(head.path()) {
-            Endpoint::WebSocket => {
-                let front = Rc::clone(&self.front);
-                let compression = self.shard.config.websocket.compression;
-                self.upgrade(head, &front.origins, compression).await
+        let rules = Rc::clone(&self.rules);
+        let response = match rules.routes.route(head.path()) {
+            Route::WebSocket => return self.upgrade(head, SessionKind::Client).await,
+            Route::Console(place) => return Box::pin(self.console(head, place)).await,
+            Route::Broadcast => {
+                let policy = &rules.broadcast;
+                return self.publish(&head, policy, Secured::Broadcast).await;
             }
-            Endpoint::Health => {
-                let stopping = self.shard.stage.get() != Stage::Serving;
-                let response = if stopping && !self.shard.config.shutdown.healthy {
-                    Response::shutting_down()
-                } else {
-                    Response::health()
-                };
-                self.answer(&head, response).await
+            Route::ApiPublish => return self.publish(&head, &rules.publish, Secured::Api).await,
+            Route::ApiPresence { stream } => self.presence(&head, stream.as_deref()),
+            Route::Health => self.health(),
+            Route::Metrics => self.metrics(),
+            Route::Page(page) => page.response(),
+            Route::NotFound => {
+                refusals::not_found(&self.shard, &rules, &head, self.peer);
+                Response::not_found()
             }
-            Endpoint::Metrics => {
-                let shard = &self.shard;
-                let rpc = shard.rpc.as_ref().map(|rpc| rpc.shared());
-                sample(&shard.metrics, &shard.mesh, rpc);
-                let response = Response::metrics(&shard.metrics, &shard.config.metrics.tags);
-                self.answer(&head, response).await
-            }
-            Endpoint::Broadcast => {
-                let front = Rc::clone(&self.front);
-                self.publish(&head, &front.broadcast, Secured::Broadcast)
-                    .await
-            }
-            Endpoint::ApiPublish => {
-                let front = Rc::clone(&self.front);
-                self.publish(&head, &front.publish, Secured::Api).await
-            }
-            Endpoint::ApiPresence { stream } => {
-                let token = self.front.api_token.as_deref();
-                let authorization = head.header("authorization");
-                let response =
-                    api::presence(head.method(), authorization, token, stream.as_deref());
-                self.note_refusal(&head, &response, Secured::Api);
-                self.answer(&head, response).await
-            }
-            Endpoint::NotFound => {
-                refusals::not_found(&self.shard, &self.front, &head, self.peer);
-                self.answer(&head, Response::not_found()).await
-            }
+        };
+        self.answer(&head, response).await
+    }
+
+    fn presence(&self, head: &RequestHead, stream: Option<&str>) -> Response {
+        let token = self.rules.api_token.as_deref();
+        let response = api::presence(head.method(), head.header("authorization"), token, stream);
+        self.note_refusal(head, &response, Secured::Api);
+        response
+    }
+
+    fn health(&self) -> Response {
+        let stopping = self.shard.stage.get() != Stage::Serving;
+        if stopping && !self.shard.config.shutdown.healthy {
+            Response::shutting_down()
+        } else {
+            Response::health()
         }
     }
 
-    /// Before any other route: a pattern such as `/*` must not take the console's requests to the app.
-    fn console_place(&self, head: &RequestHead) -> Option<Place> {
-        self.front.console.as_ref()?;
-        place(head.path())
+    fn metrics(&self) -> Response {
+        let shard = &self.shard;
+        let rpc = shard.rpc.as_ref().map(|rpc| rpc.shared());
+        sample(&shard.metrics, &shard.mesh, rpc);
+        Response::metrics(&shard.metrics, &shard.config.metrics.tags)
     }
 
     // ---- answering -----------------------------------------------------------------------------------------------
@@ -361,19 +351,26 @@ impl Client {
 
     // ---- upgrading -----------------------------------------------------------------------------------------------
 
-    pub(super) async fn upgrade(
-        &mut self,
-        head: RequestHead,
-        origins: &AllowedOrigins,
-        compression: bool,
-    ) -> Next {
-        match handshake::upgrade(&head, origins, compression) {
+    pub(super) async fn upgrade(&mut self, head: RequestHead, kind: SessionKind) -> Next {
+        let upgrade = match kind {
+            SessionKind::Client => {
+                let compression = self.shard.config.websocket.compression;
+                handshake::upgrade(&head, &self.rules.origins, compression)
+            }
+            // Whose page may connect has been decided, and snapshots are small.
+            SessionKind::Console => handshake::upgrade(&head, &AllowedOrigins::default(), false),
+        };
+        match upgrade {
             Ok(_) if !self.shard.budget.admits(SESSION_ENTRY_BYTES) => {
                 self.shard.counters().upgrade_refused_total.add(1);
                 let response = Response::text(503, "no memory for more clients");
                 self.answer(&head, response).await
             }
-            Ok(upgrade) => Next::Upgrade(Box::new(head), Box::new(upgrade)),
+            Ok(upgrade) => Next::Upgrade(Box::new(AcceptedUpgrade {
+                head,
+                upgrade,
+                kind,
+            })),
             Err(error) => {
                 refusals::upgrade(&self.shard, &head, self.peer, error);
                 let keep = self.skip_arrived_body(&head) && self.keeps_alive(&head);
@@ -389,18 +386,21 @@ impl Client {
     }
 
     /// Sends the 101 and gives the socket to the session table.
-    async fn hand_over(mut self, head: &RequestHead, upgrade: &Upgrade) {
+    async fn hand_over(mut self, accepted: AcceptedUpgrade) {
+        let AcceptedUpgrade {
+            head,
+            upgrade,
+            kind,
+        } = accepted;
         let mut out = Vec::with_capacity(256);
-        handshake::encode_switching_protocols(upgrade, &mut out);
+        handshake::encode_switching_protocols(&upgrade, &mut out);
         if !matches!(self.write_in_time(&out).await, Some(Ok(()))) {
             return;
         }
         self.shard.counters().upgrades_total.add(1);
         if upgrade.subprotocol.is_none() {
-            refusals::subprotocol(&self.shard, head, self.peer);
+            refusals::subprotocol(&self.shard, &head, self.peer);
         }
-        // Only what the console has let in comes this far on its paths.
-        let is_console = self.console_place(head).is_some();
         let Ok(released) = self.socket.release() else {
             return;
         };
@@ -410,13 +410,12 @@ impl Client {
             tls: released.tls,
             permit: Some(self.permit),
             early_input,
-            ..describe(&self.shard, head, upgrade, self.peer, released.stream)
+            ..describe(&self.shard, &head, &upgrade, self.peer, released.stream)
         };
-        if is_console {
-            self.shard.turn(|sessions| sessions.open_console(new));
-        } else {
-            self.shard.turn(|sessions| sessions.open(new));
-        }
+        self.shard.turn(|sessions| match kind {
+            SessionKind::Client => sessions.open(new),
+            SessionKind::Console => sessions.open_console(new),
+        });
     }
 }
 

@@ -16,12 +16,11 @@ use crate::log::kept;
 use crate::mesh::SessionRef;
 use crate::protocol::publication::Publication;
 use crate::shard::console::{LOGIN_PAUSE, ask_all, ask_one};
-use crate::shard::http::connection::{Client, Next};
+use crate::shard::http::connection::{Client, Next, SessionKind};
 use crate::shard::message::ConsoleQuestion;
 use crate::shard::notices::Notice;
 use crate::shard::publishing::{self, Publications};
 use crate::wire::http_request::RequestHead;
-use crate::wire::origins::AllowedOrigins;
 use crate::wire::query::query_param_last;
 
 const BUSY: &str = "too many requests at once, try again in a moment";
@@ -31,8 +30,8 @@ const WRONG_WORD: &str = "That is neither the console's token nor the applicatio
 impl Client {
     /// Serves a request to a path of the console.
     pub(super) async fn console(&mut self, head: RequestHead, place: Place) -> Next {
-        let front = Rc::clone(&self.front);
-        let Some(guard) = &front.console else {
+        let rules = Rc::clone(&self.rules);
+        let Some(guard) = &rules.console else {
             return self.answer(&head, Response::not_found()).await;
         };
         let tls = self.shard.tls.is_some();
@@ -51,8 +50,7 @@ impl Client {
                 self.shard.counters().console_refused_total.add(1);
                 self.answer(&head, page::refusal(503, BUSY)).await
             }
-            // Whose page may connect has been decided, and snapshots are small.
-            Verdict::Upgrade => self.upgrade(head, &AllowedOrigins::default(), false).await,
+            Verdict::Upgrade => self.upgrade(head, SessionKind::Console).await,
             Verdict::LogIn => self.log_in(&head, guard, tls).await,
             Verdict::Act(act) => self.act(&head, act).await,
         }

@@ -8,15 +8,15 @@ use crate::config::Config;
 use crate::console::access::Guard;
 use crate::endpoints::api;
 use crate::endpoints::broadcast::{BroadcastPolicy, Cors};
-use crate::endpoints::routes::{PathMatch, RoutePaths, Routes};
 use crate::mesh::ConnectionLimit;
 use crate::os::limits::OpenFiles;
+use crate::shard::http::routes::{Paths, Routes};
 use crate::wire::origins::AllowedOrigins;
-use crate::wire::paths::{PathPatternError, PathPatterns, Specificity};
+use crate::wire::paths::PathPatternError;
 
-/// The bind address of a listener: features with the same one share it.
+/// Where a listener is bound: features with the same address share it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
+pub struct BindAddress {
     pub host: String,
     pub port: u16,
 }
@@ -24,15 +24,15 @@ pub struct Endpoint {
 /// Which features a listener serves.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Features {
-    /// WebSocket, health and the demo's page.
+    /// WebSocket, health, the console and plain pages.
     pub main: bool,
     pub broadcast: bool,
     pub api: bool,
     pub metrics: bool,
 }
 
-/// Routes and policies of one listener.
-pub struct Front {
+/// Routes and policies of one listener: whoever comes to it is served by these.
+pub struct ListenerRules {
     pub features: Features,
     pub routes: Routes,
     pub origins: AllowedOrigins,
@@ -89,40 +89,28 @@ impl Drop for LargeHead {
     }
 }
 
-impl Front {
+impl ListenerRules {
     /// # Errors
     /// A WebSocket path that cannot be understood.
-    pub fn new(config: &Config, features: Features) -> Result<Self, PathPatternError> {
+    pub fn new(
+        config: &Config,
+        features: Features,
+        paths: Paths,
+    ) -> Result<Self, PathPatternError> {
         let http = config
             .broadcast
             .http
             .as_ref()
             .filter(|_| features.broadcast);
-        let api = config.api.as_ref().filter(|_| features.api);
-        let paths = RoutePaths {
-            broadcast: http.map(|http| http.path.clone()),
-            health: features.main.then(|| config.server.health_path.clone()),
-            api: api.map(|api| api.path.clone()),
-            metrics: config
-                .metrics
-                .http_path
-                .clone()
-                .filter(|_| features.metrics),
-        };
-        let routes = if features.main {
-            let patterns = PathPatterns::new(&config.server.paths)?;
-            Routes::new(paths, Box::new(move |path| path_match(&patterns, path)))
-        } else {
-            Routes::without_websocket(paths)
-        };
+        let origins = &config.server.allowed_origins;
         let api_token = config.api.as_ref().and_then(|api| api.token.clone());
         Ok(Self {
             features,
-            routes,
-            origins: AllowedOrigins::new(&config.server.allowed_origins),
+            routes: Routes::new(paths)?,
+            origins: AllowedOrigins::new(origins),
             broadcast: BroadcastPolicy {
                 token: http.and_then(|http| http.token.clone()),
-                cors: cors(config, http.is_some_and(|http| http.cors)),
+                cors: Cors::new(http.is_some_and(|http| http.cors), origins),
             },
             publish: api::publish_policy(api_token.clone()),
             api_token,
@@ -136,32 +124,12 @@ impl Front {
     }
 }
 
-fn path_match(patterns: &PathPatterns, path: &str) -> PathMatch {
-    match patterns.specificity(path) {
-        Some(Specificity::Exact) => PathMatch::Exact,
-        Some(_) => PathMatch::Pattern,
-        None => PathMatch::No,
-    }
-}
-
-fn cors(config: &Config, on: bool) -> Cors {
-    let origins = &config.server.allowed_origins;
-    match (on, origins.is_empty()) {
-        (false, _) => Cors::Off,
-        (true, true) => Cors::AnyOrigin,
-        (true, false) => {
-            let allowed = AllowedOrigins::new(origins);
-            Cors::Origins(Box::new(move |origin| allowed.allows(Some(origin))))
-        }
-    }
-}
-
 /// The listeners that a configuration asks for, the main one first. Features with one address share a listener.
 /// Source: contract/operations.md §11.
-pub fn listeners(config: &Config) -> Vec<(Endpoint, Features)> {
+pub fn listeners(config: &Config) -> Vec<(BindAddress, Features)> {
     let host = &config.server.host;
     let mut listeners = vec![(
-        Endpoint {
+        BindAddress {
             host: host.clone(),
             port: config.server.port,
         },
@@ -171,14 +139,11 @@ pub fn listeners(config: &Config) -> Vec<(Endpoint, Features)> {
         },
     )];
     let mut serve = |host: &str, port: u16, enable: fn(&mut Features)| {
-        let wanted = Endpoint {
+        let wanted = BindAddress {
             host: host.to_string(),
             port,
         };
-        match listeners
-            .iter_mut()
-            .find(|(endpoint, _)| *endpoint == wanted)
-        {
+        match listeners.iter_mut().find(|(address, _)| *address == wanted) {
             Some((_, features)) => enable(features),
             None => {
                 let mut features = Features::default();
@@ -205,6 +170,7 @@ pub fn listeners(config: &Config) -> Vec<(Endpoint, Features)> {
 pub struct ListenerSetup {
     pub listener: std::net::TcpListener,
     pub features: Features,
+    pub paths: Paths,
     /// How many connections may be open; shared by all shards of the same address.
     pub limit: Arc<ConnectionLimit>,
     /// For the log: where the limit comes from.

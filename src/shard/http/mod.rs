@@ -8,6 +8,7 @@ pub mod listener;
 mod pace;
 mod reading;
 mod refusals;
+pub mod routes;
 
 #[cfg(test)]
 pub(super) use self::connection::serve;

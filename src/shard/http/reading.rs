@@ -104,7 +104,7 @@ impl Client {
             if bytes > LARGE_HEAD_BYTES {
                 // The old guard first: the head is counted once.
                 large.take();
-                large = self.front.large_heads.admit(bytes);
+                large = self.rules.large_heads.admit(bytes);
                 if large.is_none() {
                     refusals::too_many_large_heads(&self.shard, self.peer);
                     return Err(HeadRefusal::NoMemory);

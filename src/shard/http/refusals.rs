@@ -8,7 +8,7 @@ use crate::endpoints::hints;
 use crate::log::cut;
 use crate::protocol::sid::SID_BYTES_MAX;
 use crate::shard::Shard;
-use crate::shard::http::listener::Front;
+use crate::shard::http::listener::ListenerRules;
 use crate::shard::notices::Notice;
 use crate::wire::handshake::{Subprotocol, UpgradeError};
 use crate::wire::http_head::HttpError;
@@ -137,22 +137,22 @@ fn upgrade_lost(shard: &Shard, head: &RequestHead, peer: IpAddr) {
 }
 
 /// A request of a path that is not served.
-pub fn not_found(shard: &Shard, front: &Front, head: &RequestHead, peer: IpAddr) {
+pub fn not_found(shard: &Shard, rules: &ListenerRules, head: &RequestHead, peer: IpAddr) {
     shard.counters().http_not_found_total.add(1);
     tracing::debug!(context = "http", shard = shard.id, %peer, path = %cut(head.path()), "no such path");
     if wants_websocket(head) {
-        unknown_path(shard, front, head, peer);
+        unknown_path(shard, rules, head, peer);
     } else if head.method() == "POST" {
         misplaced_broadcast(shard, head, peer);
     }
 }
 
-fn unknown_path(shard: &Shard, front: &Front, head: &RequestHead, peer: IpAddr) {
+fn unknown_path(shard: &Shard, rules: &ListenerRules, head: &RequestHead, peer: IpAddr) {
     let Some(admitted) = shard.notices.admit(Notice::UnknownPath) else {
         return;
     };
     let server = &shard.config.server;
-    let hint = if front.features.main {
+    let hint = if rules.features.main {
         hints::unknown_path(&cut(head.path()), &server.paths)
     } else {
         format!("WebSockets are served on port {}", server.port)
