@@ -133,7 +133,7 @@ pub fn encode_delivery_21k() -> Step {
 }
 
 fn encode_delivery(text: &str) -> Step {
-    let message = encode_message(&json!(text).to_string());
+    let message = encode_message(json!(text).to_string());
     Step::new(move || {
         let mut text = Vec::with_capacity(IDENTIFIER.len() + message.len() + 64);
         reply::data_message(IDENTIFIER, black_box(&message), None, &mut text);

@@ -7,6 +7,7 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use thiserror::Error;
 
 use super::command::Data;
@@ -17,8 +18,8 @@ use super::json::{JsonError, Kind, Reader, escape_into, is_valid_json};
 pub struct Publication {
     /// Empty only inside a batch; nobody listens to it then.
     pub stream: Box<str>,
-    /// JSON value ready to splice, see [`encode_message`].
-    pub message: Box<[u8]>,
+    /// JSON value ready to splice, see [`encode_message`]. All shards, and the frames of long messages, share the bytes.
+    pub message: Bytes,
     /// The sid that gets nothing of this.
     pub exclude_socket: Option<Box<str>>,
     /// The `type` of the deliveries.
@@ -97,12 +98,19 @@ pub fn decode_broadcast(body: &[u8]) -> Result<Broadcast, PublishError> {
 ///
 /// A complete JSON text is spliced as written, without the whitespace around it, so numbers keep all their digits. Any
 /// other text becomes a JSON string, and so do `null` and a lone number that no double can hold, as in the reference.
-pub fn encode_message(data: &str) -> Box<[u8]> {
+pub fn encode_message<'a>(data: impl Into<Cow<'a, str>>) -> Bytes {
+    let data = data.into();
     let value = data.trim_matches([' ', '\t', '\n', '\r']);
-    if value != "null" && is_valid_json(value) && !is_too_big_number(value) {
-        return value.as_bytes().into();
+    if value == "null" || !is_valid_json(value) || is_too_big_number(value) {
+        return quoted(&data);
     }
-    quoted(data)
+    match data {
+        // Nothing was cut off: the text itself becomes the message.
+        Cow::Owned(text) if text.len() == value.len() => {
+            text.into_bytes().into_boxed_slice().into()
+        }
+        _ => Bytes::copy_from_slice(value.as_bytes()),
+    }
 }
 
 /// A client's whisper: `data` for everybody on `stream` except the session `sid`.
@@ -110,7 +118,7 @@ pub fn whisper(stream: &str, data: &Data<'_>, sid: &str) -> Publication {
     let message = match data {
         Data::Absent => quoted("null"),
         Data::Text(text) => quoted(text),
-        Data::Json(json) => json.as_bytes().into(),
+        Data::Json(json) => Bytes::copy_from_slice(json.as_bytes()),
     };
     Publication {
         stream: stream.into(),
@@ -120,10 +128,10 @@ pub fn whisper(stream: &str, data: &Data<'_>, sid: &str) -> Publication {
     }
 }
 
-fn quoted(text: &str) -> Box<[u8]> {
+fn quoted(text: &str) -> Bytes {
     let mut out = Vec::with_capacity(text.len() + 2);
     escape_into(&mut out, text);
-    out.into_boxed_slice()
+    out.into_boxed_slice().into()
 }
 
 fn is_too_big_number(value: &str) -> bool {
@@ -237,7 +245,7 @@ fn read_publication(reader: &mut Reader<'_>) -> Result<Publication, JsonError> {
     })?;
     Ok(Publication {
         stream: stream.into(),
-        message: encode_message(&data),
+        message: encode_message(data),
         exclude_socket: meta.exclude_socket,
         broadcast_type: meta.broadcast_type,
     })
@@ -287,7 +295,7 @@ mod tests {
     fn publication(stream: &str, message: &str) -> Publication {
         Publication {
             stream: stream.into(),
-            message: message.as_bytes().into(),
+            message: Bytes::copy_from_slice(message.as_bytes()),
             exclude_socket: None,
             broadcast_type: None,
         }

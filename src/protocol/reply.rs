@@ -97,12 +97,22 @@ pub fn data_message(
 ) {
     // The keys and quotes take 30 bytes, and an identifier is JSON text whose quotes double.
     out.reserve(48 + identifier.len() + identifier.len() / 2 + message.len());
+    begin_data_message(identifier, broadcast_type, out);
+    end_data_message(message, out);
+}
+
+/// Appends a delivery up to its message, which is to be followed by `}`.
+pub fn begin_data_message(identifier: &str, broadcast_type: Option<&str>, out: &mut Vec<u8>) {
     out.push(b'{');
     if let Some(broadcast_type) = broadcast_type {
         text_member(out, "type", broadcast_type);
     }
     text_member(out, "identifier", identifier);
     out.extend_from_slice(br#""message":"#);
+}
+
+/// Appends what follows [`begin_data_message`].
+pub fn end_data_message(message: &MessageJson, out: &mut Vec<u8>) {
     out.extend_from_slice(message);
     out.push(b'}');
 }

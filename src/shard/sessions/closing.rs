@@ -11,7 +11,8 @@ use crate::metrics::{Counter, ShardMetrics};
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::publication::RemoteDisconnect;
 use crate::protocol::reply;
-use crate::shard::outbox::{Frame, FrameKind, Urgency};
+use crate::shard::outbox::batch::Urgency;
+use crate::shard::outbox::frame::{Frame, FrameKind};
 use crate::wire::websocket::frame;
 
 /// Input thrown away when the server closes, so that the kernel sends FIN and not RST, which could overtake the reason.

@@ -17,7 +17,7 @@ use crate::mesh::SessionRef;
 use crate::protocol::command::{CommandKind, decode_command};
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::reply;
-use crate::shard::outbox::FrameKind;
+use crate::shard::outbox::frame::FrameKind;
 
 /// Connections of the console on one shard.
 pub const CONSOLE_CONNECTIONS_MAX: usize = 16;

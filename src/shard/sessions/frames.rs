@@ -6,7 +6,8 @@ use super::Connection;
 use crate::config::PingPrecision;
 use crate::protocol::publication::Publication;
 use crate::protocol::reply;
-use crate::shard::outbox::{Batch, Frame, FrameKind, Urgency};
+use crate::shard::outbox::batch::{Batch, Urgency};
+use crate::shard::outbox::frame::{Frame, FrameKind};
 use crate::wire::websocket::deflate::Deflater;
 use crate::wire::websocket::frame;
 
@@ -36,18 +37,23 @@ impl<'a> GroupFrames<'a> {
         } else {
             &mut self.plain
         };
-        *made.get_or_insert_with(|| {
-            let mut text =
-                Vec::with_capacity(self.identifier.len() + self.publication.message.len() + 64);
-            let broadcast_type = self.publication.broadcast_type.as_deref();
-            reply::data_message(
-                self.identifier,
-                &self.publication.message,
-                broadcast_type,
-                &mut text,
-            );
-            batch.add_frame(message_frame(&text, deflate, FrameKind::Message, deflater))
-        })
+        if let Some(frame) = *made {
+            return frame;
+        }
+        let (message, broadcast_type) = (
+            &self.publication.message,
+            self.publication.broadcast_type.as_deref(),
+        );
+        let mut text = batch.take_scratch();
+        reply::begin_data_message(self.identifier, broadcast_type, &mut text);
+        let frame = if deflate {
+            reply::end_data_message(message, &mut text);
+            message_frame(&text, true, FrameKind::Message, deflater)
+        } else {
+            Frame::delivery(&text, message)
+        };
+        batch.keep_scratch(text);
+        *made.insert(batch.add_frame(frame))
     }
 }
 

@@ -12,7 +12,7 @@ use crate::protocol::command::{CommandKind, decode_command};
 use crate::reactor::{Readiness, Token};
 use crate::session::CommandRefusal;
 use crate::shard::notices::Notice;
-use crate::shard::outbox::Frame;
+use crate::shard::outbox::frame::Frame;
 use crate::wire::websocket::frame;
 use crate::wire::websocket::message::Incoming;
 

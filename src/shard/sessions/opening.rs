@@ -11,7 +11,7 @@ use super::{Cause, Connection, Life, NewConnection, Sessions};
 use crate::reactor::GENERATION_MASK;
 use crate::session::{AuthRefusal, Credentials, Deadlines, Session, SessionSettings, Tick};
 use crate::shard::notices::Notice;
-use crate::shard::outbox::BatchList;
+use crate::shard::outbox::batch::BatchList;
 use crate::shard::timers::TICK;
 use crate::wire::websocket::message::MessageDecoder;
 

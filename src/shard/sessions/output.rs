@@ -13,7 +13,9 @@ use crate::metrics::ShardMetrics;
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::publication::Publication;
 use crate::reactor::Outgoing;
-use crate::shard::outbox::{BatchList, Frame, FrameKind, Outbox, Urgency, Written};
+use crate::shard::outbox::batch::{BatchList, Urgency};
+use crate::shard::outbox::frame::{Frame, FrameKind};
+use crate::shard::outbox::{Outbox, Written};
 use crate::wire::websocket::frame;
 
 /// Sessions written in one turn at most.
@@ -247,7 +249,7 @@ impl Sessions {
             .filter_map(|&(slot, list)| {
                 Some(Outgoing {
                     socket: self.connections[slot as usize].socket.as_fd(),
-                    bytes: &self.batch.single(list)?.bytes,
+                    bytes: self.batch.single(list)?,
                 })
             })
             .collect();

@@ -31,7 +31,7 @@ use crate::rpc::RpcError;
 use crate::session::{CallPurpose, Credentials};
 use crate::shard::calls;
 use crate::shard::message::{PublishMessage, ShardInbox, ShardMesh, ShardMessage, Survey};
-use crate::shard::outbox::{BATCH_DELIVERIES_MAX, BATCH_FRAME_BYTES_MAX};
+use crate::shard::outbox::batch::{BATCH_DELIVERIES_MAX, BATCH_FRAME_BYTES_MAX};
 use crate::shard::sessions::{Action, FLUSHES_PER_TURN_MAX, NewConnection, Sessions, TimeSlice};
 use crate::shard::timers::TICK;
 use crate::wire::websocket::deflate::Inflater;
@@ -526,7 +526,7 @@ fn masked(head: u8, payload: &[u8]) -> Vec<u8> {
 fn message(stream: &str, message: &str) -> Publication {
     Publication {
         stream: stream.into(),
-        message: message.as_bytes().into(),
+        message: message.to_owned().into(),
         exclude_socket: None,
         broadcast_type: None,
     }

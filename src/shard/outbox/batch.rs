@@ -1,0 +1,299 @@
+//! Deliveries of all sessions of a shard that have not been handed to the kernel yet.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::net::TcpStream;
+use std::rc::Rc;
+
+use super::frame::{FRAMES_PER_WRITE_MAX, Frame, FrameKind, Gathered};
+use super::{Outbox, Written, write_slices};
+use crate::mesh::ShardBudget;
+
+/// Deliveries noted in a batch before it has to be written out whole: 4 MiB.
+pub const BATCH_DELIVERIES_MAX: usize = 512 << 10;
+/// The same when few sessions have very many each.
+pub const BATCH_DELIVERIES_DEEP: usize = 32 << 10;
+/// Bytes of frames in a batch, with their overhead, before it has to be written out whole.
+pub const BATCH_FRAME_BYTES_MAX: usize = 4 << 20;
+/// Frames in a batch from which on a session gets only the newest of its pongs.
+pub(super) const PONGS_APART_MAX: usize = 256;
+/// Deliveries and frames that an empty batch keeps room for.
+const BATCH_ROOM_KEPT: usize = 4096;
+/// A buffer for frames that is larger is not kept.
+const SCRATCH_BYTES_KEPT: usize = 16 << 10;
+
+/// "No node": the end of a session's list.
+const NONE: u32 = u32::MAX;
+
+/// A session's deliveries in the running batch: a list inside [`Batch::nodes`].
+#[derive(Debug, Clone, Copy)]
+pub struct BatchList {
+    first: u32,
+    last: u32,
+}
+
+impl Default for BatchList {
+    fn default() -> Self {
+        Self {
+            first: NONE,
+            last: NONE,
+        }
+    }
+}
+
+impl BatchList {
+    pub fn is_empty(&self) -> bool {
+        self.first == NONE
+    }
+}
+
+pub(super) struct Node {
+    frame: u32,
+    next: u32,
+}
+
+/// Deliveries of all sessions that have not been handed to the kernel yet.
+pub struct Batch {
+    budget: Rc<ShardBudget>,
+    frames: Vec<Rc<Frame>>,
+    /// What the frames take, with the messages that they share.
+    frame_bytes: usize,
+    /// The same without these.
+    own_bytes: usize,
+    pub(super) nodes: Vec<Node>,
+    /// Slots whose first delivery is a reply or a ping, in the order in which they got it.
+    prompt: VecDeque<u32>,
+    /// Slots whose first delivery is a publication, likewise.
+    bulk: VecDeque<u32>,
+    /// Lists that were begun since the batch was empty.
+    lists: usize,
+    /// Slots taken since the last one of the bulk.
+    prompt_taken: usize,
+    /// Room in which frames are put together.
+    scratch: Vec<u8>,
+}
+
+/// What a delivery is: whoever asked for something is not to wait behind all that is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Urgency {
+    Prompt,
+    Bulk,
+}
+
+/// So many sessions with replies are written before one with publications, while there are both.
+const PROMPT_IN_A_ROW_MAX: usize = 4;
+
+impl Batch {
+    /// Empty; its frames are charged to `budget`.
+    pub fn new(budget: Rc<ShardBudget>) -> Self {
+        Self {
+            budget,
+            frames: Vec::new(),
+            frame_bytes: 0,
+            own_bytes: 0,
+            nodes: Vec::new(),
+            prompt: VecDeque::new(),
+            bulk: VecDeque::new(),
+            lists: 0,
+            prompt_taken: 0,
+            scratch: Vec::new(),
+        }
+    }
+
+    /// An empty buffer to put a frame together, to be given back to [`Self::keep_scratch`].
+    pub fn take_scratch(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.scratch)
+    }
+
+    /// Keeps the buffer for the next frame, unless it has become large.
+    pub fn keep_scratch(&mut self, mut scratch: Vec<u8>) {
+        if scratch.capacity() <= SCRATCH_BYTES_KEPT {
+            scratch.clear();
+            self.scratch = scratch;
+        }
+    }
+
+    /// Adds a frame that deliveries can name.
+    pub fn add_frame(&mut self, frame: Frame) -> u32 {
+        self.frame_bytes += frame.held_bytes();
+        self.own_bytes += frame.own_bytes();
+        self.frames.push(frame.charged(&self.budget));
+        self.frames.len() as u32 - 1
+    }
+
+    /// Puts a pong in the place of the last frame of `list`, when that is a pong and the batch has many frames or the session
+    /// takes nothing now (`blocked`). Gives the pong back otherwise.
+    pub fn replace_pong(&mut self, list: BatchList, pong: Frame, blocked: bool) -> Option<Frame> {
+        let may_replace = blocked || self.frames.len() > PONGS_APART_MAX;
+        let Some(node) = self.nodes.get(list.last as usize) else {
+            return Some(pong);
+        };
+        let frame = &mut self.frames[node.frame as usize];
+        if frame.kind != FrameKind::Pong || !may_replace {
+            return Some(pong);
+        }
+        self.frame_bytes = self.frame_bytes - frame.held_bytes() + pong.held_bytes();
+        self.own_bytes = self.own_bytes - frame.own_bytes() + pong.own_bytes();
+        *frame = pong.charged(&self.budget);
+        None
+    }
+
+    /// Notes that the session in `slot` gets `frame`.
+    pub fn deliver(&mut self, slot: u32, list: &mut BatchList, frame: u32, urgency: Urgency) {
+        let node = self.nodes.len() as u32;
+        self.nodes.push(Node { frame, next: NONE });
+        if list.first == NONE {
+            list.first = node;
+            self.lists += 1;
+            match urgency {
+                Urgency::Prompt => self.prompt.push_back(slot),
+                Urgency::Bulk => self.bulk.push_back(slot),
+            }
+        } else {
+            self.nodes[list.last as usize].next = node;
+        }
+        list.last = node;
+    }
+
+    /// True when the batch should be written before more is published: it is as large as it may be, or its sessions have more
+    /// than one write takes, so that nothing is gained by gathering more.
+    pub fn is_full(&self) -> bool {
+        let deep = self.lists * FRAMES_PER_WRITE_MAX;
+        self.nodes.len() >= BATCH_DELIVERIES_MAX.min(deep.max(BATCH_DELIVERIES_DEEP))
+            || self.frame_bytes >= BATCH_FRAME_BYTES_MAX
+    }
+
+    /// True when not even replies may be added: what a full batch keeps for them is used up, too. A message that is shared
+    /// does not use it up, however long: replies need not wait until all its receivers have been written.
+    pub fn has_no_room(&self) -> bool {
+        self.nodes.len() >= 2 * BATCH_DELIVERIES_MAX || self.own_bytes >= 2 * BATCH_FRAME_BYTES_MAX
+    }
+
+    /// True when nobody waits for a write.
+    pub fn is_empty(&self) -> bool {
+        self.dirty_len() == 0
+    }
+
+    /// Slots that wait for a write.
+    pub fn dirty_len(&self) -> usize {
+        self.prompt.len() + self.bulk.len()
+    }
+
+    /// The next slot to write. It may have been emptied, or used by another session, since it was noted.
+    pub fn next_dirty(&mut self) -> Option<u32> {
+        if self.prompt_taken < PROMPT_IN_A_ROW_MAX
+            && let Some(slot) = self.prompt.pop_front()
+        {
+            self.prompt_taken += 1;
+            return Some(slot);
+        }
+        self.prompt_taken = 0;
+        self.bulk.pop_front().or_else(|| self.prompt.pop_front())
+    }
+
+    /// Forgets the frames once nobody waits for a write; every list made of them is empty then.
+    pub fn finish(&mut self) {
+        debug_assert!(self.is_empty(), "everybody has been written");
+        self.frames.clear();
+        self.frames.shrink_to(BATCH_ROOM_KEPT);
+        self.frame_bytes = 0;
+        self.own_bytes = 0;
+        self.nodes.clear();
+        self.nodes.shrink_to(BATCH_ROOM_KEPT);
+        self.lists = 0;
+        self.prompt.shrink_to(BATCH_ROOM_KEPT);
+        self.bulk.shrink_to(BATCH_ROOM_KEPT);
+    }
+
+    /// Moves a session's deliveries into its outbox. A frame without bytes was only a reason to flush.
+    pub fn drain_into(&self, list: &mut BatchList, outbox: &mut Outbox) {
+        for frame in self.frames_of(std::mem::take(list)) {
+            if !frame.is_empty() {
+                outbox.push_or_replace(Rc::clone(frame));
+            }
+        }
+    }
+
+    /// Writes a session's deliveries straight into its socket. What the kernel does not take is returned as an outbox.
+    ///
+    /// # Errors
+    /// Those of writev(2).
+    pub fn write(
+        &self,
+        list: &mut BatchList,
+        socket: &TcpStream,
+    ) -> io::Result<(Written, Option<Outbox>)> {
+        let list = std::mem::take(list);
+        let (bytes, offered, more) = if list.first == list.last {
+            self.write_one(list, socket)?
+        } else {
+            self.write_many(list, socket)?
+        };
+        Ok(self.account(list, bytes, offered, more))
+    }
+
+    /// The bytes of the only frame of a list; `None` when there are more frames, or none, or it does not lie in one piece.
+    pub fn single(&self, list: BatchList) -> Option<&[u8]> {
+        let node = self.nodes.get(list.first as usize)?;
+        if list.first != list.last {
+            return None;
+        }
+        self.frames[node.frame as usize].contiguous()
+    }
+
+    /// What became of a [`Self::single`] frame of which the kernel took `bytes`.
+    pub fn account_single(&self, list: BatchList, bytes: usize) -> (Written, Option<Outbox>) {
+        let offered = self.single(list).map_or(0, <[u8]>::len);
+        self.account(list, bytes, offered, false)
+    }
+
+    fn account(
+        &self,
+        list: BatchList,
+        bytes: usize,
+        offered: usize,
+        more: bool,
+    ) -> (Written, Option<Outbox>) {
+        let mut written = Written {
+            bytes,
+            blocked: bytes < offered,
+            ..Written::default()
+        };
+        if !written.blocked && !more {
+            self.frames_of(list).for_each(|frame| written.count(frame));
+            return (written, None);
+        }
+        let mut outbox = Outbox::default();
+        self.frames_of(list)
+            .for_each(|frame| outbox.push(Rc::clone(frame)));
+        outbox.consume(bytes, &mut written);
+        (written, Some(outbox))
+    }
+
+    /// The usual case, without an array to be filled. Returns bytes written, bytes offered, and that there is no more.
+    fn write_one(&self, list: BatchList, socket: &TcpStream) -> io::Result<(usize, usize, bool)> {
+        let frame = &self.frames[self.nodes[list.first as usize].frame as usize];
+        let Some(bytes) = frame.contiguous() else {
+            return self.write_many(list, socket);
+        };
+        let written = write_slices(socket, &[IoSlice::new(bytes)])?;
+        Ok((written, bytes.len(), false))
+    }
+
+    /// Gathers as many frames as one write takes. Returns bytes written, bytes offered, and whether there is more.
+    fn write_many(&self, list: BatchList, socket: &TcpStream) -> io::Result<(usize, usize, bool)> {
+        let mut gathered = Gathered::new();
+        let more = self.frames_of(list).any(|frame| !gathered.add(frame, 0));
+        let bytes = write_slices(socket, gathered.slices())?;
+        Ok((bytes, gathered.offered, more))
+    }
+
+    fn frames_of(&self, list: BatchList) -> impl Iterator<Item = &Rc<Frame>> {
+        let mut next = list.first;
+        std::iter::from_fn(move || {
+            let node = self.nodes.get(next as usize)?;
+            next = node.next;
+            Some(&self.frames[node.frame as usize])
+        })
+    }
+}

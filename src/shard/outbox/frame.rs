@@ -1,0 +1,297 @@
+//! One encoded frame, shared by all its receivers.
+//!
+//! A frame owns its bytes, save that a long message of a publication is no part of them: every frame of every shard that
+//! carries it refers to the same bytes, which are copied for the first time by the kernel. Whatever the length of a message,
+//! a frame of it is made in a microsecond.
+//!
+//! The bytes of a frame are charged to the shard's budget once, however many sessions wait for them.
+
+use std::io::IoSlice;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use crate::mesh::{Charge, ShardBudget};
+use crate::wire::websocket::frame::{Opcode, encode_header, encoded_header_bytes};
+
+/// What a frame takes beside its bytes: counts and length, its charge, a place in the batch or in an outbox, and what the
+/// allocator rounds up. A pong of two bytes is no less.
+pub const FRAME_OVERHEAD_BYTES: usize = 96;
+const _: () = assert!(size_of::<Frame>() + 16 + size_of::<Rc<Frame>>() <= FRAME_OVERHEAD_BYTES);
+/// From this size on a message is shared and not copied into its frames. Below it one slice for the kernel is cheaper than
+/// three.
+pub const SHARED_MESSAGE_BYTES_MIN: usize = 64 << 10;
+/// What a shared message is followed by: the end of the object that it is a member of.
+const SHARED_MESSAGE_END: &[u8] = b"}";
+/// Slices that one frame needs at most.
+const SLICES_PER_FRAME_MAX: usize = 3;
+
+/// What a frame counts as when it has been written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FrameKind {
+    /// A text message: counts as message and its payload as data.
+    Message,
+    /// A ping of Action Cable: its payload counts as data.
+    Ping,
+    /// A WebSocket control frame: counts as nothing.
+    Control,
+    /// A control frame that a newer one may replace while it waits. Source: RFC 6455 §5.5.3.
+    Pong,
+}
+
+/// Encoded WebSocket bytes, shared by reference count; or the TLS records that carry such a frame to one client.
+#[derive(Debug)]
+pub struct Frame {
+    /// The frame, or its beginning when a shared message follows.
+    bytes: Box<[u8]>,
+    /// Empty, or a message of [`SHARED_MESSAGE_BYTES_MIN`] and more, which [`SHARED_MESSAGE_END`] follows.
+    message: Bytes,
+    pub kind: FrameKind,
+    /// Bytes without frame header and encryption: what the counters count.
+    payload_bytes: u32,
+    /// Set when the frame is put into a batch or an outbox.
+    charge: Option<Charge>,
+}
+
+impl Frame {
+    pub fn new(bytes: Vec<u8>, kind: FrameKind) -> Self {
+        Self {
+            payload_bytes: payload_bytes(&bytes),
+            bytes: bytes.into_boxed_slice(),
+            message: Bytes::new(),
+            kind,
+            charge: None,
+        }
+    }
+
+    /// A text message that is a JSON object, made of its beginning up to the value of the last member, and of that value.
+    pub fn delivery(beginning: &[u8], message: &Bytes) -> Self {
+        let payload_bytes = beginning.len() + message.len() + SHARED_MESSAGE_END.len();
+        let is_shared = message.len() >= SHARED_MESSAGE_BYTES_MIN;
+        let own_bytes = encoded_header_bytes(payload_bytes)
+            + if is_shared {
+                beginning.len()
+            } else {
+                payload_bytes
+            };
+        let mut bytes = Vec::with_capacity(own_bytes);
+        encode_header(Opcode::Text, false, payload_bytes, &mut bytes);
+        bytes.extend_from_slice(beginning);
+        if !is_shared {
+            bytes.extend_from_slice(message);
+            bytes.extend_from_slice(SHARED_MESSAGE_END);
+        }
+        Self {
+            bytes: bytes.into_boxed_slice(),
+            message: if is_shared {
+                message.clone()
+            } else {
+                Bytes::new()
+            },
+            kind: FrameKind::Message,
+            payload_bytes: u32::try_from(payload_bytes).unwrap_or(u32::MAX),
+            charge: None,
+        }
+    }
+
+    /// Nothing to send, but a reason to flush: TLS has records of its own.
+    pub fn flush_only() -> Self {
+        Self::new(Vec::new(), FrameKind::Control)
+    }
+
+    /// A part of the same frame, or the rest of it, in the records that carry it. Records have a place in the client's order:
+    /// none may be dropped. The frame counts when its last part has been written.
+    pub(super) fn sealed(&self, records: Vec<u8>, is_last: bool) -> Self {
+        Self {
+            bytes: records.into_boxed_slice(),
+            message: Bytes::new(),
+            kind: if is_last {
+                self.kind
+            } else {
+                FrameKind::Control
+            },
+            payload_bytes: self.payload_bytes,
+            charge: None,
+        }
+    }
+
+    /// Cannot be refused: whoever gets a frame has been looked at before it was encoded.
+    pub(super) fn charged(mut self, budget: &Rc<ShardBudget>) -> Rc<Self> {
+        self.charge = Some(budget.hold_anyway(self.held_bytes()));
+        Rc::new(self)
+    }
+
+    /// Bytes to be sent.
+    pub fn len(&self) -> usize {
+        match self.message.len() {
+            0 => self.bytes.len(),
+            shared => self.bytes.len() + shared + SHARED_MESSAGE_END.len(),
+        }
+    }
+
+    /// Whether it is only a reason to flush.
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    /// What it takes in memory.
+    pub fn held_bytes(&self) -> usize {
+        self.len() + FRAME_OVERHEAD_BYTES
+    }
+
+    /// The same without the message that it shares.
+    pub fn own_bytes(&self) -> usize {
+        self.bytes.len() + FRAME_OVERHEAD_BYTES
+    }
+
+    /// All its bytes, unless they do not lie in one piece.
+    pub fn contiguous(&self) -> Option<&[u8]> {
+        self.message.is_empty().then_some(&*self.bytes)
+    }
+
+    /// Its pieces in order; some may be empty.
+    pub(super) fn pieces(&self) -> [&[u8]; SLICES_PER_FRAME_MAX] {
+        let end = match self.message.is_empty() {
+            true => &[],
+            false => SHARED_MESSAGE_END,
+        };
+        [&self.bytes, &self.message, end]
+    }
+
+    /// Bytes without header and encryption, for the counters.
+    pub(super) fn payload_bytes(&self) -> u32 {
+        self.payload_bytes
+    }
+}
+
+/// Source: RFC 6455 §5.2, for unmasked frames.
+fn payload_bytes(frame: &[u8]) -> u32 {
+    let header = match frame.get(1) {
+        Some(126) => 4,
+        Some(127) => 10,
+        _ => 2,
+    };
+    u32::try_from(frame.len().saturating_sub(header)).unwrap_or(u32::MAX)
+}
+
+/// Frames gathered in one write at most.
+pub const FRAMES_PER_WRITE_MAX: usize = 64;
+
+/// The slices of frames for one gathered write.
+pub(super) struct Gathered<'a> {
+    slices: [IoSlice<'a>; FRAMES_PER_WRITE_MAX],
+    count: usize,
+    /// Bytes of all slices.
+    pub offered: usize,
+}
+
+impl<'a> Gathered<'a> {
+    pub fn new() -> Self {
+        Self {
+            slices: [IoSlice::new(&[]); FRAMES_PER_WRITE_MAX],
+            count: 0,
+            offered: 0,
+        }
+    }
+
+    /// Adds what comes behind the first `skip` bytes of a frame. False: there is no room.
+    pub fn add(&mut self, frame: &'a Frame, skip: usize) -> bool {
+        if let Some(bytes) = frame.contiguous() {
+            return self.push(&bytes[skip..]);
+        }
+        if self.count + SLICES_PER_FRAME_MAX > FRAMES_PER_WRITE_MAX {
+            return false;
+        }
+        let mut skip = skip;
+        for piece in frame.pieces() {
+            let skipped = skip.min(piece.len());
+            skip -= skipped;
+            if skipped < piece.len() {
+                self.push(&piece[skipped..]);
+            }
+        }
+        true
+    }
+
+    fn push(&mut self, bytes: &'a [u8]) -> bool {
+        let Some(slice) = self.slices.get_mut(self.count) else {
+            return false;
+        };
+        *slice = IoSlice::new(bytes);
+        self.count += 1;
+        self.offered += bytes.len();
+        true
+    }
+
+    pub fn slices(&self) -> &[IoSlice<'a>] {
+        &self.slices[..self.count]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::websocket::frame;
+
+    #[test]
+    fn payload_bytes_leave_the_header_out() {
+        for bytes in [0, 125, 126, 65_535, 65_536] {
+            let frame = Frame::new(
+                frame::text_frame(&vec![b'x'; bytes as usize]),
+                FrameKind::Message,
+            );
+            assert_eq!(frame.payload_bytes, bytes);
+        }
+    }
+
+    fn text(frame: &Frame) -> Vec<u8> {
+        frame.pieces().concat()
+    }
+
+    #[test]
+    fn a_delivery_is_the_frame_of_its_text_whether_its_message_is_shared_or_not() {
+        for bytes in [1, 60, 125, 126, 1000, 65_535, 65_536, 70_000] {
+            let message = Bytes::from(vec![b'7'; bytes]);
+            let beginning = br#"{"identifier":"A","message":"#;
+            let delivery = Frame::delivery(beginning, &message);
+            let expected = frame::text_frame(&[&beginning[..], &message, b"}"].concat());
+            assert!(text(&delivery) == expected, "{bytes}");
+            assert_eq!(delivery.len(), expected.len());
+            assert_eq!(delivery.payload_bytes as usize, bytes + beginning.len() + 1);
+            let is_shared = bytes >= SHARED_MESSAGE_BYTES_MIN;
+            assert_eq!(delivery.contiguous().is_none(), is_shared);
+            assert_eq!(delivery.own_bytes() < 200, is_shared || bytes < 100);
+        }
+    }
+
+    #[test]
+    fn a_gathered_write_goes_on_anywhere_inside_a_frame() {
+        let message = Bytes::from(vec![b'7'; SHARED_MESSAGE_BYTES_MIN]);
+        let delivery = Frame::delivery(b"{\"message\":", &message);
+        let all = text(&delivery);
+        for skip in [0, 1, 21, 22, 23, 500, all.len() - 2, all.len() - 1] {
+            let mut gathered = Gathered::new();
+            assert!(gathered.add(&delivery, skip));
+            let bytes: Vec<u8> = gathered
+                .slices()
+                .iter()
+                .flat_map(|slice| slice.to_vec())
+                .collect();
+            assert!(bytes == all[skip..], "{skip}");
+            assert_eq!(gathered.offered, bytes.len());
+        }
+    }
+
+    #[test]
+    fn a_gathered_write_has_whole_frames_only() {
+        let message = Bytes::from(vec![b'7'; SHARED_MESSAGE_BYTES_MIN]);
+        let shared = Frame::delivery(b"{\"message\":", &message);
+        let small = Frame::delivery(b"{\"message\":", &message.slice(..10));
+        let mut gathered = Gathered::new();
+        let frames = (0..FRAMES_PER_WRITE_MAX).take_while(|_| gathered.add(&shared, 0));
+        assert_eq!(frames.count(), FRAMES_PER_WRITE_MAX / SLICES_PER_FRAME_MAX);
+        assert!(gathered.add(&small, 0), "one slice is left");
+        assert!(!gathered.add(&small, 0));
+        assert_eq!(gathered.offered, 21 * shared.len() + small.len());
+    }
+}
