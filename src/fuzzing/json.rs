@@ -31,7 +31,7 @@ fn check_string(data: &[u8]) {
     assert_eq!(decode_string(&escaped).as_deref(), Some(&*text));
     let theirs: String = serde_json::from_slice(&escaped).expect("a JSON string");
     assert_eq!(theirs, text);
-    check_message(&text, &encode_message(&text));
+    check_message(&text, &encode_message(&*text));
 }
 
 fn check_command(data: &[u8]) {

@@ -240,6 +240,12 @@ impl Scene {
             .unwrap_or_else(|| panic!("no metric {series} in\n{body}"))
     }
 
+    pub fn wait_for_sample(&self, series: &str, value: i64) {
+        until(&format!("{series} to be {value}"), || {
+            (self.sample(series) == value).then_some(())
+        });
+    }
+
     pub fn publish(&self, stream: &str, data: &str) {
         self.broadcast(&serde_json::json!({ "stream": stream, "data": data }));
     }
