@@ -42,6 +42,18 @@ pub fn pin_current_thread(cpu: usize) -> io::Result<()> {
     }
 }
 
+/// Lets the other threads of this CPU go first: `niceness` is 0 for all others, 19 is the last.
+///
+/// # Errors
+/// The error of setpriority(2).
+pub fn make_way(niceness: i32) -> io::Result<()> {
+    // SAFETY: the call has no memory arguments. On Linux 0 stands for the calling thread.
+    match unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, niceness) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// The number of shards to start when `--cores` is not given: the allowed CPUs, cut to the CPU quota of the cgroup and of
 /// those above it (rounded down, at least 1) as container users expect.
 pub fn default_cores() -> usize {

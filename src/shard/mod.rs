@@ -7,6 +7,7 @@ mod console;
 mod disconnects;
 pub mod http;
 mod inbox;
+mod long_work;
 /// Public for the benches as well.
 pub mod message;
 mod notices;
@@ -37,6 +38,7 @@ use crate::rpc::RpcClient;
 use crate::shard::calls::CallQueue;
 use crate::shard::console::Console;
 use crate::shard::disconnects::{DisconnectQueue, Forwarding};
+use crate::shard::long_work::LongWork;
 use crate::shard::message::{ControlEvent, ShardInbox, ShardMesh};
 use crate::shard::notices::Notices;
 pub use crate::shard::publishing::PublicationsEnd;
@@ -65,6 +67,7 @@ pub struct Shard {
     disconnects: DisconnectQueue,
     console: Console,
     whispers: Whispers,
+    long_work: LongWork,
     /// Of warnings about clients that have no session yet.
     notices: Notices,
     slow_calls: SlowCalls,

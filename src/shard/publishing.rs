@@ -8,7 +8,8 @@ use std::sync::{Arc, mpsc};
 
 use crate::log::cut_bytes;
 use crate::mesh::ShardId;
-use crate::protocol::publication::{Broadcast, Publication, decode_broadcast};
+use crate::protocol::publication::{Broadcast, Publication, PublishError, decode_broadcast};
+use crate::shard::http::body::Body;
 use crate::shard::message::PublishMessage;
 use crate::shard::notices::Notice;
 use crate::shard::signal::Signal;
@@ -104,17 +105,50 @@ fn reaches_nobody(shard: &Shard) -> bool {
         || shard.stage.get() == Stage::Draining && clients().sum::<i64>() <= 0
 }
 
+/// Bodies beyond this are put together and decoded off the shard, which goes on with its other clients meanwhile.
+pub const DECODED_HERE_BYTES_MAX: usize = 256 << 10;
+/// Copies of a long body that there are at most while it is decoded: what has come, put together; `data` without its escapes;
+/// the message.
+pub const DECODING_COPIES_MAX: usize = 3;
+
 /// Parses a broadcast and hands it to every shard. When this returns, every shard has it in its inbox; what cannot be
 /// parsed is logged and counted, the app is not told. Source: contract/broadcast.md §3, §4, §9.
 pub async fn publish_body(shard: &Rc<Shard>, body: &[u8]) {
+    note_arrival(shard, || cut_bytes(body));
+    carry_out(shard, decode_broadcast(body), || cut_bytes(body)).await;
+}
+
+/// The same for a body beyond [`DECODED_HERE_BYTES_MAX`]. False: no thread could be started to decode it.
+pub async fn publish_long_body(shard: &Rc<Shard>, body: Body) -> bool {
+    let decoded = shard.long_work.run(move || {
+        let body = body.into_bytes();
+        (cut_bytes(&body), decode_broadcast(&body))
+    });
+    let Ok((shown, broadcast)) = decoded.await else {
+        return false;
+    };
+    note_arrival(shard, || shown.clone());
+    carry_out(shard, broadcast, || shown.clone()).await;
+    true
+}
+
+fn note_arrival(shard: &Shard, shown: impl Fn() -> String) {
     tracing::debug!(
         context = "node",
         shard = shard.id,
-        payload = %cut_bytes(body),
+        payload = %shown(),
         "handle broadcast message"
     );
+}
+
+/// `shown` is the body as the log shows it.
+async fn carry_out(
+    shard: &Rc<Shard>,
+    broadcast: Result<Broadcast, PublishError>,
+    shown: impl Fn() -> String,
+) {
     let counters = shard.counters();
-    let broadcast = match decode_broadcast(body) {
+    let broadcast = match broadcast {
         Ok(broadcast) => broadcast,
         Err(error) => {
             counters.failed_broadcast_msg_total.add(1);
@@ -122,7 +156,7 @@ pub async fn publish_body(shard: &Rc<Shard>, body: &[u8]) {
                 tracing::warn!(
                     context = "node",
                     shard = shard.id,
-                    data = %cut_bytes(body),
+                    data = %shown(),
                     %error,
                     left_out = admitted.left_out(),
                     "failed to parse pubsub message"
@@ -149,7 +183,7 @@ pub async fn publish_body(shard: &Rc<Shard>, body: &[u8]) {
                 tracing::warn!(
                     context = "node",
                     shard = shard.id,
-                    data = %cut_bytes(body),
+                    data = %shown(),
                     left_out = admitted.left_out(),
                     "unknown or malformed remote command, ignored"
                 );

@@ -26,6 +26,7 @@ use crate::shard::console::Console;
 use crate::shard::disconnects::{self, DisconnectQueue, Forwarding};
 use crate::shard::http::accept;
 use crate::shard::http::listener::{ListenerRules, ListenerSetup};
+use crate::shard::long_work::LongWork;
 use crate::shard::message::{ControlEvent, ShardInbox, ShardMesh};
 use crate::shard::notices::Notices;
 use crate::shard::publishing::{self, Publications, PublicationsEnd, Whispers};
@@ -177,6 +178,7 @@ fn assemble(setup: ShardSetup, reactor: Reactor) -> io::Result<(Rc<Shard>, Vec<L
         disconnects: DisconnectQueue::default(),
         console: Console::new(),
         whispers: Whispers::default(),
+        long_work: LongWork::default(),
         notices: Notices::default(),
         slow_calls,
         requests: Cell::new(0),

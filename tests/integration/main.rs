@@ -64,6 +64,7 @@ mod harness;
 mod http_front;
 mod http_headers;
 mod http_limits;
+mod huge_publications;
 mod jwt;
 mod lifecycle;
 mod load;

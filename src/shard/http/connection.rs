@@ -21,13 +21,14 @@ use crate::protocol::request_env::{filter_cookies, request_url};
 use crate::protocol::rpc::encode_env_prefix;
 use crate::protocol::sid::{SID_BYTES_MAX, random_sid};
 use crate::session::Credentials;
+use crate::shard::http::body::Body;
 use crate::shard::http::listener::ListenerRules;
 use crate::shard::http::pace::Pace;
 use crate::shard::http::reading::{HEAD_BUFFER_BYTES, HeadRefusal, Read};
 use crate::shard::http::refusals::{self, Secured};
 use crate::shard::http::routes::Route;
 use crate::shard::notices::Notice;
-use crate::shard::publishing::Publications;
+use crate::shard::publishing::{DECODED_HERE_BYTES_MAX, DECODING_COPIES_MAX, Publications};
 use crate::shard::sampling::sample;
 use crate::shard::sessions::{NewConnection, SESSION_ENTRY_BYTES};
 use crate::shard::{Shard, Stage, publishing};
@@ -304,19 +305,37 @@ impl Client {
                 let response = match self.read_body(head, BROADCAST_BODY_BYTES_MAX).await {
                     Ok(_) if publication.is_late() => return self.drop_publication(),
                     Ok(body) => {
-                        publishing::publish_body(&self.shard, &body).await;
-                        self.publishes = true;
-                        if publication.is_late() {
+                        let published = self.publish_body(body).await;
+                        if published && publication.is_late() {
                             // A full inbox has kept it until some were told: the app had better send it again.
                             return self.drop_publication();
                         }
-                        broadcast::accepted()
+                        match published {
+                            true => broadcast::accepted(),
+                            false => self.no_memory(),
+                        }
                     }
                     Err(response) => response,
                 };
                 drop(publication);
                 let response = response.with_headers(broadcast::cors_headers(origin, policy));
                 self.write(head, response).await
+            }
+        }
+    }
+
+    /// False: there is no memory, or no thread, to decode a body of this length.
+    async fn publish_body(&mut self, body: Body) -> bool {
+        let is_long = body.len() > DECODED_HERE_BYTES_MAX;
+        if is_long && !self.has_memory(DECODING_COPIES_MAX * body.len()) {
+            return false;
+        }
+        self.publishes = true;
+        match is_long {
+            true => publishing::publish_long_body(&self.shard, body).await,
+            false => {
+                publishing::publish_body(&self.shard, &body.into_bytes()).await;
+                true
             }
         }
     }

@@ -135,7 +135,8 @@ impl Client {
         if !self.say_continue(head).await {
             return Err(Response::empty(408).closing());
         }
-        self.read_body(head, bytes_max).await
+        let body = self.read_body(head, bytes_max).await?;
+        Ok(body.into_bytes())
     }
 
     async fn search(&mut self, query: &str) -> Response {

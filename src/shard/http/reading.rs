@@ -5,7 +5,6 @@ use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use crate::endpoints::Response;
-use crate::endpoints::broadcast;
 use crate::net::Received;
 use crate::shard::http::connection::{Client, HEAD_TIMEOUT};
 use crate::shard::http::refusals;
@@ -15,17 +14,11 @@ use crate::wire::http_request::RequestHead;
 
 /// Room made for each read of a head.
 pub(super) const HEAD_BUFFER_BYTES: usize = 2048;
+/// Room made for a read at most.
+pub(super) const READ_BYTES_MAX: usize = 64 << 10;
 /// Heads beyond this are counted together, see [`LargeHeads`](crate::shard::http::listener::LargeHeads).
 const LARGE_HEAD_BYTES: usize = 4 * HEAD_BUFFER_BYTES;
-/// Room made for each read of a body.
-const BODY_READ_BYTES: usize = 64 << 10;
-/// Time in which some more of a request body must arrive.
-const BODY_PROGRESS_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time for any body, whatever its size; each part that has come earns more, see [`BODY_BYTES_PER_SEC_MIN`].
-const BODY_GRACE: Duration = Duration::from_secs(10);
-/// The least rate of a body beyond [`BODY_GRACE`]. With it the largest body, 64 MiB, has 69 minutes at most. What is no data,
-/// such as extensions and trailers of chunks, earns nothing.
-const BODY_BYTES_PER_SEC_MIN: u64 = 16 << 10;
+
 /// Why a head is not taken.
 pub enum HeadRefusal {
     Bytes(HttpError),
@@ -123,7 +116,7 @@ impl Client {
     }
 
     /// Charges what the request holds, until it is over. False: the process has no more.
-    fn has_memory(&mut self, bytes: usize) -> bool {
+    pub(super) fn has_memory(&mut self, bytes: usize) -> bool {
         match &mut self.held {
             Some(held) => {
                 let more = bytes.saturating_sub(held.bytes());
@@ -140,11 +133,11 @@ impl Client {
     fn room(&self, length_max: usize) -> usize {
         let length = self.input.len();
         let left = length_max.saturating_sub(length).max(1);
-        length.clamp(HEAD_BUFFER_BYTES, BODY_READ_BYTES).min(left)
+        length.clamp(HEAD_BUFFER_BYTES, READ_BYTES_MAX).min(left)
     }
 
     /// What the input buffer will have when room has been made for a read.
-    fn capacity_with(&self, room: usize) -> usize {
+    pub(super) fn capacity_with(&self, room: usize) -> usize {
         let (length, capacity) = (self.input.len(), self.input.capacity());
         if capacity - length >= room {
             capacity
@@ -153,7 +146,7 @@ impl Client {
         }
     }
 
-    fn count_timeout(&self, read: Read) {
+    pub(super) fn count_timeout(&self, read: Read) {
         if read == Read::TooLate {
             self.shard.counters().http_timeouts_total.add(1);
         }
@@ -188,79 +181,6 @@ impl Client {
         Read::End
     }
 
-    /// The whole body, or the answer that says why not.
-    pub(super) async fn read_body(
-        &mut self,
-        head: &RequestHead,
-        bytes_max: usize,
-    ) -> Result<Vec<u8>, Response> {
-        match head.body_framing() {
-            Err(_) => Err(broadcast::unreadable_body()),
-            Ok(BodyFraming::None) => Ok(Vec::new()),
-            Ok(BodyFraming::Length(bytes)) if bytes > bytes_max as u64 => {
-                Err(broadcast::body_too_large())
-            }
-            Ok(BodyFraming::Length(bytes)) => self.read_sized_body(bytes as usize).await,
-            Ok(BodyFraming::Chunked) => self.read_chunked_body(bytes_max).await,
-        }
-    }
-
-    async fn read_sized_body(&mut self, bytes: usize) -> Result<Vec<u8>, Response> {
-        let started = Instant::now();
-        while self.input.len() < bytes {
-            self.read_body_part(started, self.input.len(), 0).await?;
-        }
-        let rest = self.input.split_off(bytes);
-        Ok(std::mem::replace(&mut self.input, rest))
-    }
-
-    async fn read_chunked_body(&mut self, bytes_max: usize) -> Result<Vec<u8>, Response> {
-        let started = Instant::now();
-        let mut decoder = ChunkedDecoder::default();
-        let mut body = Vec::new();
-        loop {
-            // What is decoded next is at most what has come.
-            let body_bytes = body.capacity().max(2 * (body.len() + self.input.len()));
-            if !self.has_memory(self.input.capacity() + body_bytes) {
-                return Err(self.no_memory());
-            }
-            let (consumed, done) = match decoder.decode(&self.input, &mut body, bytes_max) {
-                Ok(progress) => progress,
-                Err(HttpError::BodyTooLarge { .. }) => return Err(broadcast::body_too_large()),
-                Err(_) => return Err(broadcast::unreadable_body()),
-            };
-            self.input.drain(..consumed);
-            if done {
-                return Ok(body);
-            }
-            self.read_body_part(started, body.len(), body.capacity())
-                .await?;
-        }
-    }
-
-    /// Some more of a body of which `data_bytes` have come, and which holds `body_bytes` beside the input.
-    async fn read_body_part(
-        &mut self,
-        started: Instant,
-        data_bytes: usize,
-        body_bytes: usize,
-    ) -> Result<(), Response> {
-        let room = self.room(usize::MAX);
-        if !self.has_memory(self.capacity_with(room) + body_bytes) {
-            return Err(self.no_memory());
-        }
-        let deadline = body_deadline(started, data_bytes, Instant::now());
-        let read = self.read_some(deadline, room).await;
-        self.count_timeout(read);
-        if read == Read::TooLate {
-            refusals::slow_body(&self.shard, self.peer, data_bytes);
-        }
-        match read {
-            Read::Bytes => Ok(()),
-            Read::End | Read::TooLate => Err(broadcast::unreadable_body()),
-        }
-    }
-
     pub(super) fn no_memory(&self) -> Response {
         self.shard.counters().http_overload_total.add(1);
         Response::no_memory()
@@ -288,42 +208,5 @@ impl Client {
             self.input.drain(..bytes);
         }
         arrived.is_some()
-    }
-}
-
-/// Until when the next part of a body must come.
-fn body_deadline(started: Instant, data_bytes: usize, now: Instant) -> Instant {
-    let earned = Duration::from_micros(data_bytes as u64 * 1_000_000 / BODY_BYTES_PER_SEC_MIN);
-    (started + BODY_GRACE + earned).min(now + BODY_PROGRESS_TIMEOUT)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_body_has_a_grace_and_earns_time_by_its_data() {
-        let started = Instant::now();
-        let secs = Duration::from_secs;
-        let check = |data_bytes: usize, at: u64, expected: u64| {
-            let deadline = body_deadline(started, data_bytes, started + secs(at));
-            assert_eq!(
-                deadline,
-                started + secs(expected),
-                "{data_bytes} bytes at {at} s"
-            );
-        };
-        check(0, 0, 10);
-        // A byte every nine seconds: no time beyond the grace, less than a second of it in a minute.
-        check(0, 9, 10);
-        let one = body_deadline(started, 1, started + secs(9));
-        assert!(one < started + secs(11));
-        // Who is as fast as asked for always has ten seconds for the next part.
-        check(16 << 10, 1, 11);
-        check(60 * (16 << 10), 60, 70);
-        // A large part that came early is no right to be silent.
-        check(64 << 20, 5, 15);
-        check(64 << 20, 4090, 4100);
-        check(64 << 20, 4105, 4106);
     }
 }
