@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::support::raw::{PING, PONG, Raw, frame};
 use crate::support::tls::Scene;
-use crate::support::{Driver, Stage, keys};
+use crate::support::{Stage, keys};
 
 /// One shard: the publication and the others meet there. A debug record of each would hold everybody up.
 const ONE_SHARD: &[&str] = &["--cores=1", "--log_level=info", "--ping_interval=0"];
