@@ -23,8 +23,8 @@ const _: () = assert!(size_of::<Frame>() + 16 + size_of::<Rc<Frame>>() <= FRAME_
 pub const SHARED_MESSAGE_BYTES_MIN: usize = 64 << 10;
 /// What a shared message is followed by: the end of the object that it is a member of.
 const SHARED_MESSAGE_END: &[u8] = b"}";
-/// Slices that one frame needs at most.
-const SLICES_PER_FRAME_MAX: usize = 3;
+/// Slices of a frame with a shared message.
+const SLICES_PER_SHARED_FRAME: usize = 3;
 
 /// What a frame counts as when it has been written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,7 +150,7 @@ impl Frame {
     }
 
     /// Its pieces in order; some may be empty.
-    pub(super) fn pieces(&self) -> [&[u8]; SLICES_PER_FRAME_MAX] {
+    pub(super) fn pieces(&self) -> [&[u8]; SLICES_PER_SHARED_FRAME] {
         let end = match self.message.is_empty() {
             true => &[],
             false => SHARED_MESSAGE_END,
@@ -199,7 +199,7 @@ impl<'a> Gathered<'a> {
         if let Some(bytes) = frame.contiguous() {
             return self.push(&bytes[skip..]);
         }
-        if self.count + SLICES_PER_FRAME_MAX > FRAMES_PER_WRITE_MAX {
+        if self.count + SLICES_PER_SHARED_FRAME > FRAMES_PER_WRITE_MAX {
             return false;
         }
         let mut skip = skip;
@@ -289,7 +289,10 @@ mod tests {
         let small = Frame::delivery(b"{\"message\":", &message.slice(..10));
         let mut gathered = Gathered::new();
         let frames = (0..FRAMES_PER_WRITE_MAX).take_while(|_| gathered.add(&shared, 0));
-        assert_eq!(frames.count(), FRAMES_PER_WRITE_MAX / SLICES_PER_FRAME_MAX);
+        assert_eq!(
+            frames.count(),
+            FRAMES_PER_WRITE_MAX / SLICES_PER_SHARED_FRAME
+        );
         assert!(gathered.add(&small, 0), "one slice is left");
         assert!(!gathered.add(&small, 0));
         assert_eq!(gathered.offered, 21 * shared.len() + small.len());
