@@ -159,12 +159,10 @@ impl Shard {
 
     /// One turn, and those in which the shard goes on writing.
     fn turn<R>(&mut self, change: impl FnOnce(&mut Sessions) -> R) -> R {
-        self.sessions.begin_turn(self.now);
-        let result = change(&mut self.sessions);
-        self.sessions.end_turn();
+        // Nobody has to be asked, so there is nothing to perform.
+        let result = self.sessions.turn(self.now, change, drop);
         while self.sessions.has_unflushed() {
-            self.sessions.begin_turn(self.now);
-            self.sessions.end_turn();
+            self.sessions.turn(self.now, |_| (), drop);
         }
         result
     }

@@ -105,24 +105,17 @@ impl Shard {
         let _ = self.control.send(event);
     }
 
-    /// Takes what waits in the inbox, changes the sessions, writes what that queued, and starts what has to wait.
+    /// One turn of the sessions, begun with what waits in the inbox.
     fn turn<R>(self: &Rc<Self>, change: impl FnOnce(&mut Sessions) -> R) -> R {
-        let (result, actions) = {
-            let mut sessions = self.sessions.borrow_mut();
-            sessions.begin_turn(Instant::now());
-            inbox::drain(self, &mut sessions);
-            let result = change(&mut sessions);
-            (result, sessions.take_actions())
-        };
-        // Before anything is written: whoever reads an answer finds what the command published already in every inbox.
-        self.perform_all(actions);
-        let actions = {
-            let mut sessions = self.sessions.borrow_mut();
-            sessions.end_turn();
-            sessions.take_actions()
-        };
-        self.perform_all(actions);
-        let sessions = self.sessions.borrow();
+        let mut sessions = self.sessions.borrow_mut();
+        let result = sessions.turn(
+            Instant::now(),
+            |sessions| {
+                inbox::drain(self, sessions);
+                change(sessions)
+            },
+            |action| self.perform(action),
+        );
         if sessions.has_unflushed() {
             self.unflushed.notify();
         }
@@ -154,12 +147,7 @@ impl Shard {
         }
     }
 
-    fn perform_all(self: &Rc<Self>, actions: Vec<Action>) {
-        for action in actions {
-            self.perform(action);
-        }
-    }
-
+    /// Does what the sessions ask for in a turn. They are borrowed for the turn: nothing here may look at them.
     fn perform(self: &Rc<Self>, action: Action) {
         match action {
             Action::Call(call) => self.calls.push(self, call),

@@ -1,8 +1,8 @@
 //! The session table of one shard: established connections, what arrives on them and what leaves.
 //!
-//! Everything here is synchronous. A *turn* is one call from the shard (events, a message of the inbox, an RPC answer, a
-//! tick): it changes state, notes deliveries, and ends with one flush. What has to wait (RPC calls, publishing,
-//! Disconnect calls) is handed back as [`Action`]s.
+//! Everything here is synchronous. A *turn* ([`Sessions::turn`]) is one call from the shard (events, messages of the inbox,
+//! an RPC answer, a tick): it changes state, notes deliveries, and ends with one flush. What has to wait (RPC calls,
+//! publishing, Disconnect calls) is handed out as [`Action`]s.
 
 mod bounds;
 mod calls;
@@ -329,24 +329,33 @@ impl Sessions {
         }
     }
 
-    /// Starts a turn.
-    pub fn begin_turn(&mut self, now: Instant) {
+    /// Makes one turn: changes the sessions, then writes what that queued, as far as one turn may; see
+    /// [`Self::has_unflushed`]. `perform` gets what the shard has to do, in order.
+    ///
+    /// What a change asks for is performed before anything is written: a client that reads the answer to its command finds
+    /// what the command published already in the inbox of every shard.
+    pub fn turn<R>(
+        &mut self,
+        now: Instant,
+        change: impl FnOnce(&mut Self) -> R,
+        mut perform: impl FnMut(Action),
+    ) -> R {
         self.now_tick = self.wheel.tick_of(now);
         self.write_deadline = self
             .wheel
             .deadline(now, self.config.websocket.write_timeout);
-    }
-
-    /// Ends a turn: writes what was queued, as far as one turn may; see [`Self::has_unflushed`].
-    pub fn end_turn(&mut self) {
+        let result = change(self);
+        self.take_actions().into_iter().for_each(&mut perform);
         self.flush_some();
         self.charge_hub();
         self.rearm();
         self.reactor.flush();
+        // Writing may have ended sessions.
+        self.take_actions().into_iter().for_each(perform);
+        result
     }
 
-    /// What the shard has to do now, in order.
-    pub fn take_actions(&mut self) -> Vec<Action> {
+    fn take_actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
     }
 

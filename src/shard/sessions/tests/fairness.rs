@@ -107,13 +107,13 @@ fn a_command_in_the_middle_of_a_fan_out_does_not_get_what_was_published_before()
         bench.arrive(&message("x", "1"));
         bench.arrive(&message("x", "2"));
         let (number, publications) = bench.take_arrived();
-        bench.sessions.fan_out(publications, number);
+        bench.turn(|sessions| sessions.fan_out(publications, number));
         bench.listen_again(&mut late, "x");
         bench.arrive(&message("x", "3"));
         bench.finish_fan_out();
         for _ in 2..=3 {
             let (number, publications) = bench.take_arrived();
-            bench.sessions.fan_out(publications, number);
+            bench.turn(|sessions| sessions.fan_out(publications, number));
             bench.finish_fan_out();
         }
         bench.flush();
@@ -146,13 +146,14 @@ fn a_fan_out_to_very_many_identifiers_is_left_for_the_next_turns() {
         for _ in 0..IDENTIFIERS {
             assert!(client.next().contains("confirm_subscription"));
         }
-        bench.sessions.begin_turn(bench.now);
-        bench.sessions.fan_out([message("x", "1")].into(), 0);
-        let no_time = TimeSlice::new(Duration::ZERO);
         let mut pieces = 1;
-        while !bench.sessions.go_on_fan_out(no_time) && bench.sessions.is_fanning_out() {
-            pieces += 1;
-        }
+        bench.turn(|sessions| {
+            sessions.fan_out([message("x", "1")].into(), 0);
+            let no_time = TimeSlice::new(Duration::ZERO);
+            while !sessions.go_on_fan_out(no_time) && sessions.is_fanning_out() {
+                pieces += 1;
+            }
+        });
         assert!(pieces > IDENTIFIERS / 16, "{}: {pieces}", bench.driver);
         bench.flush();
         for _ in 0..IDENTIFIERS {

@@ -66,6 +66,35 @@ fn commands_that_arrive_before_the_welcome_wait_and_keep_their_order() {
 }
 
 #[test]
+fn what_a_command_asks_for_is_performed_before_anything_is_written() {
+    on_both(WITH_RPC, |bench| {
+        let mut client = bench.welcomed("u");
+        client.command("subscribe", "A");
+        let call = bench.call();
+        client.command("subscribe", "B");
+        let answer = json!({ "status": 1, "transmissions": ["A"] }).to_string();
+        let written = |metrics: &Metrics| metrics.shards[0].server_msg_total.value();
+        let before = written(&bench.metrics);
+        let mut performed = Vec::new();
+        let deadline = Instant::now() + PATIENCE;
+        bench.sessions.turn(
+            bench.now,
+            |sessions| {
+                sessions.on_call_result(call.session, call.purpose, Ok(answer.into_bytes()));
+                while sessions.actions.is_empty() {
+                    assert!(Instant::now() < deadline, "the command does not arrive");
+                    sessions.harvest().expect("a healthy reactor");
+                }
+            },
+            |_| performed.push(written(&bench.metrics)),
+        );
+        assert_eq!(performed, [before], "{}", bench.driver);
+        assert_eq!(written(&bench.metrics), before + 1);
+        assert_eq!(client.next(), "A");
+    });
+}
+
+#[test]
 fn a_command_may_arrive_in_any_two_pieces() {
     on_both(PUBLIC, |bench| {
         let mut client = bench.open(|_| ());

@@ -62,20 +62,10 @@ fn config(args: &[&str]) -> Config {
     }
 }
 
-/// Delivers a publication to everybody, as far as the batch has room.
-fn fan_out(sessions: &mut Sessions, publication: &Publication) {
-    sessions.fan_out([publication.clone()].into(), 0);
-    sessions.go_on_fan_out(TimeSlice::new(PATIENCE));
-}
-
-/// Delivers a publication to everybody, and writes only when the batch has no room.
-fn fan_out_in_turns(bench: &mut Bench, publication: &Publication) {
-    bench.sessions.begin_turn(bench.now);
-    fan_out(&mut bench.sessions, publication);
-    while bench.sessions.is_fanning_out() {
-        bench.flush();
-        bench.sessions.go_on_fan_out(TimeSlice::new(PATIENCE));
-    }
+/// Delivers publications to everybody, as far as the batch has room. True: that was all.
+fn fan_out(sessions: &mut Sessions, publications: &[Publication]) -> bool {
+    sessions.fan_out(publications.into(), 0);
+    sessions.go_on_fan_out(TimeSlice::new(PATIENCE))
 }
 
 /// One shard's table, its clock, and what it wants done.
@@ -122,11 +112,9 @@ impl Bench {
     }
 
     fn turn<R>(&mut self, change: impl FnOnce(&mut Sessions) -> R) -> R {
-        self.sessions.begin_turn(self.now);
-        let result = change(&mut self.sessions);
-        self.sessions.end_turn();
-        self.actions.extend(self.sessions.take_actions());
-        result
+        let actions = &mut self.actions;
+        self.sessions
+            .turn(self.now, change, |action| actions.push_back(action))
     }
 
     /// Writes everything that waits, as far as the sockets take it.
@@ -325,7 +313,7 @@ impl Bench {
     }
 
     fn broadcast(&mut self, publication: &Publication) {
-        self.turn(|sessions| fan_out(sessions, publication));
+        self.turn(|sessions| fan_out(sessions, std::slice::from_ref(publication)));
     }
 
     /// Broadcasts big messages to `x` until a socket takes no more. Returns how many.

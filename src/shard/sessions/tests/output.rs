@@ -72,7 +72,7 @@ fn a_burst_is_gathered_into_one_write_per_client() {
         let before = bench.counters().writes_total.value();
         bench.turn(|sessions| {
             for number in 0..50 {
-                fan_out(sessions, &message("x", &number.to_string()));
+                fan_out(sessions, &[message("x", &number.to_string())]);
             }
         });
         for client in &mut clients {
@@ -91,7 +91,7 @@ fn more_frames_than_one_write_takes_keep_their_order() {
         let mut client = bench.listener("x");
         bench.turn(|sessions| {
             for number in 0..1000 {
-                fan_out(sessions, &message("x", &number.to_string()));
+                fan_out(sessions, &[message("x", &number.to_string())]);
             }
         });
         bench.flush();
@@ -107,16 +107,15 @@ fn more_frames_than_one_write_takes_keep_their_order() {
 fn a_turn_with_very_many_deliveries_is_flushed_in_between() {
     on_both(PUBLIC, |bench| {
         let mut clients: Vec<Client> = (0..100).map(|_| bench.listener("x")).collect();
-        let before = bench.counters().writes_total.value();
         let count = BATCH_DELIVERIES_MAX / 100 + 50;
-        for number in 0..count {
-            fan_out_in_turns(bench, &message("x", &number.to_string()));
+        let publications: Vec<Publication> = (0..count)
+            .map(|number| message("x", &number.to_string()))
+            .collect();
+        assert!(!bench.turn(|sessions| fan_out(sessions, &publications)));
+        while bench.sessions.is_fanning_out() {
+            bench.flush();
+            bench.turn(|sessions| sessions.go_on_fan_out(TimeSlice::new(PATIENCE)));
         }
-        assert!(
-            bench.counters().writes_total.value() > before,
-            "{}",
-            bench.driver
-        );
         bench.flush();
         for client in &mut clients {
             for number in 0..count {
@@ -131,13 +130,9 @@ fn large_frames_for_few_sessions_are_written_before_they_fill_the_memory() {
     on_both(PUBLIC, |bench| {
         let _client = bench.listener("x");
         let text = format!("\"{}\"", "x".repeat(BATCH_FRAME_BYTES_MAX / 4));
-        let before = bench.counters().writes_total.value();
-        for _ in 0..3 {
-            fan_out_in_turns(bench, &message("x", &text));
-        }
-        assert_eq!(bench.counters().writes_total.value(), before);
-        fan_out_in_turns(bench, &message("x", &text));
-        assert!(bench.counters().writes_total.value() > before);
+        let publications = vec![message("x", &text); 4];
+        assert!(bench.turn(|sessions| fan_out(sessions, &publications[..3])));
+        assert!(!bench.turn(|sessions| fan_out(sessions, &publications)));
     });
 }
 
@@ -150,11 +145,11 @@ fn what_comes_while_many_sessions_are_written_is_gathered_with_it() {
             .collect();
         let before = bench.counters().writes_total.value();
         let writes = |bench: &Bench| (bench.counters().writes_total.value() - before) as usize;
-        bench.turn(|sessions| fan_out(sessions, &message("x", "1")));
+        bench.turn(|sessions| fan_out(sessions, &[message("x", "1")]));
         assert!(bench.sessions.has_unflushed());
         let first = writes(bench);
         assert!((1..=FLUSHES_PER_TURN_MAX).contains(&first), "{first}");
-        bench.turn(|sessions| fan_out(sessions, &message("x", "2")));
+        bench.turn(|sessions| fan_out(sessions, &[message("x", "2")]));
         bench.flush();
         // Those who had to wait got both messages with one write.
         assert_eq!(writes(bench), first + FLUSHES_PER_TURN_MAX + MORE);
