@@ -1,16 +1,19 @@
 //! Reads one HTTP/1.x response out of bytes that come in pieces of any size.
 //!
 //! Pure: no I/O, no clock. Called by [`super::connection`] with what it read. Only status 200 has a body worth keeping; the
-//! body of any other answer is skipped if it is short, so that the connection stays usable.
+//! body of any other answer is read to its end if it is short, so that the connection stays usable. What heads and chunks
+//! mean is `wire`'s business.
 //!
 //! Source: `contract/rpc.md` §2 and §5, RFC 9112 §6 and §7.
 
 use std::io::Read;
-use std::mem::MaybeUninit;
 
 use flate2::bufread::MultiGzDecoder;
 
 use super::error::BadResponse;
+use crate::wire::http_body::{ChunkLimits, ChunkedDecoder, ResponseBodyFraming};
+use crate::wire::http_head::{HeadLimits, HeadScanner, HttpError};
+use crate::wire::http_response::ResponseHead;
 
 /// Largest response body, as received and after unpacking.
 pub const RPC_RESPONSE_BYTES_MAX: usize = 16 << 20;
@@ -19,11 +22,13 @@ pub const RPC_HEAD_BYTES_MAX: usize = 64 << 10;
 /// Header fields in one head.
 const HEADERS_MAX: usize = 128;
 /// Body bytes of a failed call that are read for the sake of the connection; a longer body closes it.
-const SKIPPED_BYTES_MAX: u64 = 64 << 10;
+const SKIPPED_BYTES_MAX: usize = 64 << 10;
 /// Length of a chunk-size line with its extensions.
-const CHUNK_LINE_BYTES_MAX: usize = 4 << 10;
+const CHUNK_LINE_BYTES_MAX: u32 = 4 << 10;
 /// Room made for a body before any of it came, whatever length was announced.
 const BODY_BYTES_RESERVED_MAX: usize = 64 << 10;
+/// How every answer begins: what begins otherwise is not waited for.
+const START: &[u8] = b"HTTP/1.";
 
 /// A whole response.
 #[derive(Debug, PartialEq, Eq)]
@@ -61,44 +66,23 @@ pub(crate) struct ResponseDecoder {
     phase: Phase,
     /// Head bytes that are not parsed yet.
     head: Vec<u8>,
-    /// Where the search for the end of the head goes on.
-    searched: usize,
-    /// All bytes that came before and after bodies so far.
+    scanner: HeadScanner,
+    /// Of the heads that are parsed.
     head_bytes: usize,
     status: u16,
+    /// As received. Of an answer that is not 200 it is dropped in the end.
     body: Vec<u8>,
-    skipped: u64,
     encoding: Encoding,
     keep_alive: bool,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 enum Phase {
     Head,
     Length { left: u64 },
-    Chunked(Chunk),
+    Chunked(ChunkedDecoder),
     UntilClose,
     Done,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Chunk {
-    Size {
-        size: Option<u64>,
-        line_bytes: usize,
-    },
-    Extension {
-        size: u64,
-        line_bytes: usize,
-    },
-    Data {
-        left: u64,
-    },
-    DataCr,
-    DataLf,
-    Trailer {
-        line_bytes: usize,
-    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,24 +92,15 @@ enum Encoding {
     Unknown,
 }
 
-/// What a final head says about the rest.
-struct Head {
-    status: u16,
-    framing: Phase,
-    encoding: Encoding,
-    keep_alive: bool,
-}
-
 impl ResponseDecoder {
     pub fn new() -> ResponseDecoder {
         ResponseDecoder {
             phase: Phase::Head,
             head: Vec::new(),
-            searched: 0,
+            scanner: HeadScanner::default(),
             head_bytes: 0,
             status: 0,
             body: Vec::new(),
-            skipped: 0,
             encoding: Encoding::Identity,
             keep_alive: false,
         }
@@ -133,7 +108,7 @@ impl ResponseDecoder {
 
     /// True once any byte came.
     pub fn started(&self) -> bool {
-        self.head_bytes > 0
+        self.head_bytes > 0 || !self.head.is_empty()
     }
 
     /// Takes the next piece. `Ok(true)`: the response is complete.
@@ -145,19 +120,19 @@ impl ResponseDecoder {
                 self.keep_alive = false;
                 Ok(true)
             }
-            result => result.map(|()| self.phase == Phase::Done),
+            result => result.map(|()| self.is_done()),
         }
     }
 
     /// True until the head of the final response is whole.
     pub fn in_head(&self) -> bool {
-        self.phase == Phase::Head
+        matches!(self.phase, Phase::Head)
     }
 
     /// The connection has ended. `Ok`: that completed the response.
     pub fn end(&mut self, end: End) -> Result<(), ResponseError> {
         self.keep_alive = false;
-        match (self.phase, end) {
+        match (&self.phase, end) {
             (Phase::Done, _) => {}
             (Phase::Head, _) => return Err(ResponseError::Closed),
             (Phase::UntilClose, End::Closed) => self.phase = Phase::Done,
@@ -173,10 +148,7 @@ impl ResponseDecoder {
 
     /// The complete response, unpacked.
     pub fn finish(self) -> Result<Response, BadResponse> {
-        debug_assert!(
-            self.phase == Phase::Done,
-            "only a complete response is taken"
-        );
+        debug_assert!(self.is_done(), "only a complete response is taken");
         let body = match self.encoding {
             _ if self.status != 200 => Vec::new(),
             Encoding::Identity => self.body,
@@ -190,287 +162,145 @@ impl ResponseDecoder {
         })
     }
 
+    fn is_done(&self) -> bool {
+        matches!(self.phase, Phase::Done)
+    }
+
     fn feed(&mut self, mut bytes: &[u8]) -> Result<(), ResponseError> {
         while !bytes.is_empty() {
-            bytes = match self.phase {
-                Phase::Head => self.feed_head(bytes)?,
-                Phase::Length { left } => {
-                    let (data, rest) = split_at_most(bytes, left);
-                    self.keep(data)?;
-                    let left = left - data.len() as u64;
-                    self.phase = if left == 0 {
-                        Phase::Done
-                    } else {
-                        Phase::Length { left }
-                    };
-                    rest
-                }
-                Phase::Chunked(chunk) => self.feed_chunked(chunk, bytes)?,
-                Phase::UntilClose => {
-                    self.keep(bytes)?;
-                    &[]
-                }
-                Phase::Done => {
-                    // Nobody asked for this: what comes next on this connection could not be trusted.
-                    self.keep_alive = false;
-                    &[]
-                }
-            };
+            let taken = self.take(bytes)?;
+            bytes = &bytes[taken..];
         }
         Ok(())
     }
 
-    /// Collects the head; parses it when it is whole. Returns what is left of `bytes`.
-    fn feed_head<'a>(&mut self, bytes: &'a [u8]) -> Result<&'a [u8], ResponseError> {
-        const EXPECTED: &[u8] = b"HTTP/1.";
-        let before = self.head.len();
+    /// Takes what comes next from the start of `bytes`, which holds something; returns how many.
+    fn take(&mut self, bytes: &[u8]) -> Result<usize, ResponseError> {
+        let (taken, is_whole) = match &mut self.phase {
+            Phase::Head => return self.take_head(bytes),
+            Phase::Length { left } => {
+                let taken =
+                    usize::try_from(*left).map_or(bytes.len(), |left| left.min(bytes.len()));
+                self.body.extend_from_slice(&bytes[..taken]);
+                *left -= taken as u64;
+                (taken, *left == 0)
+            }
+            // What has come is held against the limit below, as in every other body.
+            Phase::Chunked(decoder) => decoder.decode(bytes, &mut self.body, usize::MAX)?,
+            Phase::UntilClose => {
+                self.body.extend_from_slice(bytes);
+                (bytes.len(), false)
+            }
+            Phase::Done => {
+                // Nobody asked for this: what comes next on this connection could not be trusted.
+                self.keep_alive = false;
+                return Ok(bytes.len());
+            }
+        };
+        if self.body.len() > self.body_bytes_max() {
+            return Err(ResponseError::Bad(BadResponse::TooLarge));
+        }
+        if is_whole {
+            self.phase = Phase::Done;
+        }
+        Ok(taken)
+    }
+
+    /// Collects the head; parses it when it is whole. Returns how many of `bytes` belong to it.
+    fn take_head(&mut self, bytes: &[u8]) -> Result<usize, ResponseError> {
+        let collected_bytes = self.head.len();
         self.head.extend_from_slice(bytes);
-        self.head_bytes = self.head_bytes.saturating_add(bytes.len());
-        let known = self.head.len().min(EXPECTED.len());
-        if self.head[..known] != EXPECTED[..known] {
+        let known = self.head.len().min(START.len());
+        if self.head[..known] != START[..known] {
             return Err(ResponseError::NotHttp("it does not start with HTTP/1."));
         }
-        let Some(end) = self.head_end() else {
-            if self.head_bytes > RPC_HEAD_BYTES_MAX {
-                return Err(ResponseError::NotHttp("its head is too large"));
-            }
-            return Ok(&[]);
+        let limits = HeadLimits {
+            head_bytes_max: self.head_bytes_left(),
+            headers_max: HEADERS_MAX,
         };
-        let head = parse_head(&self.head[..end])?;
-        let rest = &bytes[end - before..];
-        self.head_bytes -= rest.len();
+        let Some(end) = self.scanner.find_end(&self.head, &limits)? else {
+            return Ok(bytes.len());
+        };
+        let head = ResponseHead::decode(&self.head[..end], &limits)?;
+        self.head_bytes += end;
         self.head.clear();
-        self.searched = 0;
-        if self.head_bytes > RPC_HEAD_BYTES_MAX {
-            return Err(ResponseError::NotHttp("its head is too large"));
+        self.scanner = HeadScanner::default();
+        if is_final(head.status()) {
+            self.start_body(&head)?;
         }
-        if let Some(head) = head {
-            self.start_body(head)?;
-        }
-        Ok(rest)
+        Ok(end - collected_bytes)
     }
 
-    /// Index behind the empty line. Looks at every byte once.
-    fn head_end(&mut self) -> Option<usize> {
-        let from = self.searched;
-        for index in memchr::memchr_iter(b'\n', &self.head[from..]) {
-            let line = &self.head[..from + index];
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            if line.ends_with(b"\n") {
-                return Some(from + index + 1);
-            }
-        }
-        self.searched = self.head.len();
-        None
-    }
-
-    fn start_body(&mut self, head: Head) -> Result<(), ResponseError> {
-        self.status = head.status;
-        self.encoding = head.encoding;
-        self.keep_alive = head.keep_alive && head.framing != Phase::UntilClose;
-        self.phase = match head.framing {
-            Phase::Length { left: 0 } => Phase::Done,
+    fn start_body(&mut self, head: &ResponseHead) -> Result<(), ResponseError> {
+        let framing = head.body_framing()?;
+        // Nobody knows who is right where two headers say how the body ends.
+        let is_ambiguous = framing == ResponseBodyFraming::Chunked
+            && head.header_values("content-length").next().is_some();
+        self.status = head.status();
+        self.encoding = encoding(head);
+        self.keep_alive = head.keep_alive()
+            && !is_ambiguous
+            && framing != ResponseBodyFraming::UntilClose
+            && self.status != 101;
+        self.phase = match framing {
+            ResponseBodyFraming::Length(0) => Phase::Done,
+            ResponseBodyFraming::Length(left) => self.expect_length(left)?,
+            ResponseBodyFraming::Chunked => Phase::Chunked(ChunkedDecoder::new(ChunkLimits {
+                line_bytes_max: CHUNK_LINE_BYTES_MAX,
+                trailer_bytes_max: self.head_bytes_left() as u32,
+            })),
             // Waiting for the end of a body that nobody reads would only hold the slot.
-            Phase::UntilClose if head.status != 200 => Phase::Done,
-            framing => framing,
+            ResponseBodyFraming::UntilClose if self.status != 200 => Phase::Done,
+            ResponseBodyFraming::UntilClose => Phase::UntilClose,
         };
-        if let Phase::Length { left } = self.phase {
-            let fits = usize::try_from(left).is_ok_and(|left| left <= RPC_RESPONSE_BYTES_MAX);
-            if !fits {
-                return Err(ResponseError::Bad(BadResponse::TooLarge));
-            }
-            if self.status == 200 {
-                self.body
-                    .reserve((left as usize).min(BODY_BYTES_RESERVED_MAX));
-            } else if left > SKIPPED_BYTES_MAX {
-                return Err(ResponseError::Bad(BadResponse::TooLarge));
-            }
-        }
         Ok(())
     }
 
-    fn feed_chunked<'a>(
-        &mut self,
-        chunk: Chunk,
-        bytes: &'a [u8],
-    ) -> Result<&'a [u8], ResponseError> {
-        if let Chunk::Data { left } = chunk {
-            let (data, rest) = split_at_most(bytes, left);
-            self.keep(data)?;
-            let left = left - data.len() as u64;
-            self.phase = Phase::Chunked(if left == 0 {
-                Chunk::DataCr
-            } else {
-                Chunk::Data { left }
-            });
-            return Ok(rest);
+    fn expect_length(&mut self, left: u64) -> Result<Phase, ResponseError> {
+        if left > self.body_bytes_max() as u64 {
+            return Err(ResponseError::Bad(BadResponse::TooLarge));
         }
-        let (first, rest) = bytes
-            .split_first()
-            .expect("feed goes on only while there are bytes");
-        self.phase = self.step_chunk(chunk, *first)?;
-        Ok(rest)
+        self.body
+            .reserve((left as usize).min(BODY_BYTES_RESERVED_MAX));
+        Ok(Phase::Length { left })
     }
 
-    /// One byte between two pieces of data.
-    fn step_chunk(&mut self, chunk: Chunk, byte: u8) -> Result<Phase, ResponseError> {
-        let bad = || ResponseError::Bad(BadResponse::BadChunk);
-        let next = match (chunk, byte) {
-            (Chunk::Size { line_bytes, .. } | Chunk::Extension { line_bytes, .. }, _)
-                if line_bytes >= CHUNK_LINE_BYTES_MAX =>
-            {
-                return Err(bad());
-            }
-            (
-                Chunk::Size {
-                    size: Some(size), ..
-                }
-                | Chunk::Extension { size, .. },
-                b'\n',
-            ) => match size {
-                0 => Chunk::Trailer { line_bytes: 0 },
-                left => Chunk::Data { left },
-            },
-            (
-                Chunk::Size {
-                    size: Some(size),
-                    line_bytes,
-                },
-                b';' | b'\r' | b' ' | b'\t',
-            ) => Chunk::Extension {
-                size,
-                line_bytes: line_bytes + 1,
-            },
-            (Chunk::Size { size, line_bytes }, byte) => {
-                let digit = char::from(byte).to_digit(16).ok_or_else(bad)?;
-                let size = size.unwrap_or(0).checked_mul(16).ok_or_else(bad)? + u64::from(digit);
-                Chunk::Size {
-                    size: Some(size),
-                    line_bytes: line_bytes + 1,
-                }
-            }
-            (Chunk::Extension { size, line_bytes }, _) => Chunk::Extension {
-                size,
-                line_bytes: line_bytes + 1,
-            },
-            (Chunk::DataCr, b'\r') => Chunk::DataLf,
-            (Chunk::DataCr | Chunk::DataLf, b'\n') => Chunk::Size {
-                size: None,
-                line_bytes: 0,
-            },
-            (Chunk::DataCr | Chunk::DataLf, _) => return Err(bad()),
-            (Chunk::Trailer { line_bytes: 0 }, b'\n') => return Ok(Phase::Done),
-            (Chunk::Trailer { .. }, b'\n') => Chunk::Trailer { line_bytes: 0 },
-            (Chunk::Trailer { line_bytes: 0 }, b'\r') => Chunk::Trailer { line_bytes: 0 },
-            (Chunk::Trailer { line_bytes }, _) => Chunk::Trailer {
-                line_bytes: line_bytes + 1,
-            },
-            (Chunk::Data { .. }, _) => return Err(bad()),
+    fn body_bytes_max(&self) -> usize {
+        match self.status {
+            200 => RPC_RESPONSE_BYTES_MAX,
+            _ => SKIPPED_BYTES_MAX,
+        }
+    }
+
+    fn head_bytes_left(&self) -> usize {
+        RPC_HEAD_BYTES_MAX - self.head_bytes
+    }
+}
+
+/// 101 is final: nobody asked for another protocol, so it is a wrong answer like any other.
+fn is_final(status: u16) -> bool {
+    !(100..200).contains(&status) || status == 101
+}
+
+impl From<HttpError> for ResponseError {
+    fn from(error: HttpError) -> Self {
+        let cause = match error {
+            HttpError::BadChunk(_) => return ResponseError::Bad(BadResponse::BadChunk),
+            HttpError::BodyTooLarge { .. } => return ResponseError::Bad(BadResponse::TooLarge),
+            HttpError::HeadTooLarge { .. } => "its head is too large",
+            HttpError::TooManyHeaders { .. } => "it has too many headers",
+            HttpError::BadContentLength(_) => "its Content-Length is not a number",
+            HttpError::DifferentLengths => "it has two different Content-Length headers",
+            HttpError::UnsupportedTransferEncoding(_) => "its transfer encoding is not chunked",
+            _ => "its head is malformed",
         };
-        if let Chunk::Trailer { .. } = next {
-            self.head_bytes += 1;
-            if self.head_bytes > RPC_HEAD_BYTES_MAX {
-                return Err(bad());
-            }
-        }
-        Ok(Phase::Chunked(next))
-    }
-
-    /// Keeps body bytes of a 200, counts those of anything else.
-    fn keep(&mut self, data: &[u8]) -> Result<(), ResponseError> {
-        if self.status == 200 {
-            if data.len() > RPC_RESPONSE_BYTES_MAX - self.body.len() {
-                return Err(ResponseError::Bad(BadResponse::TooLarge));
-            }
-            self.body.extend_from_slice(data);
-        } else {
-            self.skipped += data.len() as u64;
-            if self.skipped > SKIPPED_BYTES_MAX {
-                return Err(ResponseError::Bad(BadResponse::TooLarge));
-            }
-        }
-        Ok(())
+        ResponseError::NotHttp(cause)
     }
 }
 
-/// The head of a final response; `None` for an interim one.
-fn parse_head(bytes: &[u8]) -> Result<Option<Head>, ResponseError> {
-    let mut headers = [const { MaybeUninit::uninit() }; HEADERS_MAX];
-    let mut response = httparse::Response::new(&mut []);
-    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(
-        &mut response,
-        bytes,
-        &mut headers,
-    );
-    match parsed {
-        Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => return Err(ResponseError::NotHttp("its head has no end")),
-        Err(httparse::Error::TooManyHeaders) => {
-            return Err(ResponseError::NotHttp("it has too many headers"));
-        }
-        Err(_) => return Err(ResponseError::NotHttp("its head is malformed")),
-    }
-    let status = response.code.unwrap_or(0);
-    // 101 is final: nobody asked for another protocol, so it is a wrong answer like any other.
-    if (100..200).contains(&status) && status != 101 {
-        return Ok(None);
-    }
-    let (framing, ambiguous) = match status {
-        101 | 204 | 304 => (Phase::Length { left: 0 }, status == 101),
-        _ => framing(response.headers)?,
-    };
-    let http_1_0 = response.version == Some(0);
-    let listed =
-        |token| values(response.headers, "connection").any(|value| has_token(value, token));
-    let keep_alive = !ambiguous && !listed("close") && (!http_1_0 || listed("keep-alive"));
-    Ok(Some(Head {
-        status,
-        framing,
-        encoding: encoding(response.headers),
-        keep_alive,
-    }))
-}
-
-/// How the end of the body is found, and whether two headers disagree about it (RFC 9112 §6.3).
-fn framing(headers: &[httparse::Header<'_>]) -> Result<(Phase, bool), ResponseError> {
-    let mut lengths = values(headers, "content-length").map(parse_length);
-    let length = match lengths.next() {
-        None => None,
-        Some(first) => {
-            let first =
-                first.ok_or(ResponseError::NotHttp("its Content-Length is not a number"))?;
-            if lengths.any(|other| other != Some(first)) {
-                return Err(ResponseError::NotHttp(
-                    "it has two different Content-Length headers",
-                ));
-            }
-            Some(first)
-        }
-    };
-    let mut transfer = values(headers, "transfer-encoding")
-        .filter(|value| !value.eq_ignore_ascii_case("identity"));
-    match transfer.next() {
-        Some(coding) if coding.eq_ignore_ascii_case("chunked") && transfer.next().is_none() => {
-            Ok((
-                Phase::Chunked(Chunk::Size {
-                    size: None,
-                    line_bytes: 0,
-                }),
-                length.is_some(),
-            ))
-        }
-        Some(_) => Err(ResponseError::NotHttp(
-            "its transfer encoding is not chunked",
-        )),
-        None => Ok((
-            length.map_or(Phase::UntilClose, |left| Phase::Length { left }),
-            false,
-        )),
-    }
-}
-
-fn encoding(headers: &[httparse::Header<'_>]) -> Encoding {
-    let mut codings = values(headers, "content-encoding")
+fn encoding(head: &ResponseHead) -> Encoding {
+    let mut codings = head
+        .header_values("content-encoding")
         .filter(|coding| !coding.is_empty() && !coding.eq_ignore_ascii_case("identity"));
     match (codings.next(), codings.next()) {
         (None, _) => Encoding::Identity,
@@ -481,33 +311,6 @@ fn encoding(headers: &[httparse::Header<'_>]) -> Encoding {
         }
         _ => Encoding::Unknown,
     }
-}
-
-/// Trimmed values of every header of that name; values that are not text are empty.
-fn values<'a>(headers: &'a [httparse::Header<'a>], name: &'a str) -> impl Iterator<Item = &'a str> {
-    headers
-        .iter()
-        .filter(move |header| header.name.eq_ignore_ascii_case(name))
-        .map(|header| str::from_utf8(header.value).unwrap_or("").trim())
-}
-
-fn has_token(value: &str, token: &str) -> bool {
-    value
-        .split(',')
-        .any(|item| item.trim().eq_ignore_ascii_case(token))
-}
-
-fn parse_length(value: &str) -> Option<u64> {
-    let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
-    digits.then(|| value.parse().ok()).flatten()
-}
-
-fn split_at_most(bytes: &[u8], count: u64) -> (&[u8], &[u8]) {
-    bytes.split_at(
-        usize::try_from(count)
-            .unwrap_or(usize::MAX)
-            .min(bytes.len()),
-    )
 }
 
 /// Unpacks gzip, but never more than the limit: a few packed bytes can stand for gigabytes.

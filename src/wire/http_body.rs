@@ -6,10 +6,29 @@
 use super::http_head::HttpError;
 use super::percent::hex_digit;
 
-/// One chunk-size line with its extensions. Nobody sends extensions; the limit is there so that they cannot be a flood.
-const CHUNK_LINE_BYTES_MAX: usize = 1024;
-/// All trailer fields together.
-const TRAILER_BYTES_MAX: usize = 16 * 1024;
+/// One chunk-size line of a request with its extensions. Nobody sends extensions; the limit is there so that they cannot
+/// be a flood.
+const CHUNK_LINE_BYTES_MAX: u32 = 1024;
+/// All trailer fields of a request together.
+const TRAILER_BYTES_MAX: u32 = 16 * 1024;
+
+/// How long the parts of a chunked body may be that carry no data. `Default` is for requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChunkLimits {
+    /// One chunk-size line with its extensions.
+    pub line_bytes_max: u32,
+    /// All trailer fields together.
+    pub trailer_bytes_max: u32,
+}
+
+impl Default for ChunkLimits {
+    fn default() -> Self {
+        ChunkLimits {
+            line_bytes_max: CHUNK_LINE_BYTES_MAX,
+            trailer_bytes_max: TRAILER_BYTES_MAX,
+        }
+    }
+}
 
 /// How the end of a request body is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,10 +43,8 @@ pub enum BodyFraming {
 
 /// How the end of a response body is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ResponseBodyFraming {
-    /// There is no body.
-    None,
-    /// So many bytes follow the head.
+pub(crate) enum ResponseBodyFraming {
+    /// So many bytes follow the head, 0 where there is no body.
     Length(u64),
     /// Chunks follow: use a [`ChunkedDecoder`].
     Chunked,
@@ -41,8 +58,9 @@ pub enum ResponseBodyFraming {
 #[derive(Debug, Clone, Default)]
 pub struct ChunkedDecoder {
     state: ChunkState,
+    limits: ChunkLimits,
     /// Bytes of the current chunk-size line or of all trailers, whichever is being read.
-    line_bytes: usize,
+    line_bytes: u32,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -65,6 +83,14 @@ enum ChunkState {
 }
 
 impl ChunkedDecoder {
+    /// At the start of a body.
+    pub fn new(limits: ChunkLimits) -> Self {
+        ChunkedDecoder {
+            limits,
+            ..ChunkedDecoder::default()
+        }
+    }
+
     /// Takes bytes from the start of `input` and appends the chunks' data to `body`.
     ///
     /// Returns the bytes taken, and true when the body is complete; what follows then belongs to the next message.
@@ -152,10 +178,10 @@ impl ChunkedDecoder {
                 | ChunkState::EndLineFeed
         );
         match in_trailers {
-            true if self.line_bytes > TRAILER_BYTES_MAX => {
+            true if self.line_bytes > self.limits.trailer_bytes_max => {
                 Err(HttpError::BadChunk("trailers are too long"))
             }
-            false if self.line_bytes > CHUNK_LINE_BYTES_MAX => {
+            false if self.line_bytes > self.limits.line_bytes_max => {
                 Err(HttpError::BadChunk("a size line is too long"))
             }
             _ => Ok(()),

@@ -54,6 +54,8 @@ pub enum HttpError {
     BadHost,
     #[error("Content-Length must be one decimal number, got {0:?}")]
     BadContentLength(String),
+    #[error("two different Content-Length headers")]
+    DifferentLengths,
     #[error("Transfer-Encoding must be chunked, got {0:?}")]
     UnsupportedTransferEncoding(String),
     #[error("both Transfer-Encoding and Content-Length are given")]
@@ -77,6 +79,7 @@ impl HttpError {
             | HttpError::DuplicateHost
             | HttpError::BadHost
             | HttpError::BadContentLength(_)
+            | HttpError::DifferentLengths
             | HttpError::AmbiguousLength
             | HttpError::BadChunk(_) => 400,
         }

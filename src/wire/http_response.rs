@@ -1,11 +1,9 @@
-//! HTTP/1.1 responses: encoding ours, and reading the head of the application's.
+//! HTTP/1.1 responses: encoding ours, and reading the head of the app's.
 //!
 //! Does not decide what to answer. Encoding is called by the shard's HTTP phase, decoding by `rpc`.
 
 use super::http_body::ResponseBodyFraming;
-use super::http_head::{
-    HeadLimits, HeadScanner, HeaderStore, HttpError, field_slots, list_items, parse_error,
-};
+use super::http_head::{HeadLimits, HeaderStore, HttpError, field_slots, parse_error};
 use super::http_request::parse_content_length;
 
 /// Appends a response. Fields come in the order Go writes them: the caller's, then `Date`, `Content-Length` and, unless
@@ -111,62 +109,47 @@ pub fn reason_phrase(status: u16) -> &'static str {
 }
 
 /// A response without its body.
-#[derive(Debug, Clone)]
-pub struct ResponseHead {
+#[derive(Debug)]
+pub(crate) struct ResponseHead {
     store: HeaderStore,
     status: u16,
     version_minor: u8,
 }
 
 impl ResponseHead {
-    /// Reads one head from the start of `input`. `Ok(None)` while its blank line has not arrived; the number is the
-    /// bytes it took. Interim (1xx) responses come out like any other: the caller goes on with the next head.
+    /// Reads a whole head, as a [`HeadScanner`](super::http_head::HeadScanner) has found its end. Interim (1xx) responses come
+    /// out like any other.
     ///
     /// # Errors
     /// [`HttpError`]; the connection must be closed then.
-    pub fn decode(
-        input: &[u8],
-        limits: &HeadLimits,
-    ) -> Result<Option<(ResponseHead, usize)>, HttpError> {
-        let Some(end) = HeadScanner::default().find_end(input, limits)? else {
-            return Ok(None);
-        };
-        let input = &input[..end];
-        let mut slots = field_slots(input, limits);
+    pub fn decode(head: &[u8], limits: &HeadLimits) -> Result<ResponseHead, HttpError> {
+        let mut slots = field_slots(head, limits);
         let mut parsed = httparse::Response::new(&mut slots);
-        let early_end = HttpError::Malformed("the head ends too early");
-        match parsed.parse(input) {
-            Ok(httparse::Status::Complete(consumed)) => {
-                let (Some(status), Some(version_minor)) = (parsed.code, parsed.version) else {
-                    return Err(early_end);
-                };
-                let mut store = HeaderStore::with_capacity(input.len());
-                store.push_fields(parsed.headers);
-                let head = ResponseHead {
-                    store,
-                    status,
-                    version_minor,
-                };
-                Ok(Some((head, consumed)))
-            }
-            Ok(httparse::Status::Partial) => Err(early_end),
-            Err(error) => Err(parse_error(error, limits)),
-        }
+        let status = parsed
+            .parse(head)
+            .map_err(|error| parse_error(error, limits))?;
+        let (true, Some(status), Some(version_minor)) =
+            (status.is_complete(), parsed.code, parsed.version)
+        else {
+            return Err(HttpError::Malformed("the head ends too early"));
+        };
+        let mut store = HeaderStore::with_capacity(head.len());
+        store.push_fields(parsed.headers);
+        Ok(ResponseHead {
+            store,
+            status,
+            version_minor,
+        })
     }
 
-    /// 100 to 999.
+    /// Three digits.
     pub fn status(&self) -> u16 {
         self.status
     }
 
-    /// 0 for HTTP/1.0, 1 for HTTP/1.1.
-    pub fn version_minor(&self) -> u8 {
-        self.version_minor
-    }
-
-    /// The first value of the field called `name`, compared without case, blanks around it removed.
-    pub fn header(&self, name: &str) -> Option<&str> {
-        self.store.first(name)
+    /// All values of the fields called `name`, compared without case, blanks around them removed.
+    pub fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.store.values(name)
     }
 
     /// Whether the other side takes another request on this connection. A body that ends with the connection
@@ -175,34 +158,44 @@ impl ResponseHead {
         self.store.keep_alive(self.version_minor)
     }
 
-    /// How long the body is; `head_request` says that the request was a `HEAD`.
+    /// How long the body is, as the answer to anything but `HEAD`.
     ///
-    /// Where both are given, `Transfer-Encoding` wins over `Content-Length`, and equal lengths may be repeated: the
-    /// application is trusted, and this is how the reference reads it.
+    /// More lenient than a request's: the application is trusted. Where both are given, `Transfer-Encoding` wins over
+    /// `Content-Length`, equal lengths may be repeated, the version does not matter, and `identity` is no coding.
     ///
     /// # Errors
     /// Lengths that are no numbers or differ, and codings other than `chunked`.
     ///
     /// Source: RFC 9112 §6.3.
-    pub fn body_framing(&self, head_request: bool) -> Result<ResponseBodyFraming, HttpError> {
-        if head_request || !may_have_body(self.status) {
-            return Ok(ResponseBodyFraming::None);
+    pub fn body_framing(&self) -> Result<ResponseBodyFraming, HttpError> {
+        if !may_have_body(self.status) {
+            return Ok(ResponseBodyFraming::Length(0));
         }
-        let mut codings = self.store.values("transfer-encoding");
-        if let Some(coding) = codings.next().filter(|_| self.version_minor >= 1) {
-            return match codings.next() {
-                None if coding.eq_ignore_ascii_case("chunked") => Ok(ResponseBodyFraming::Chunked),
-                _ => Err(HttpError::UnsupportedTransferEncoding(coding.to_owned())),
-            };
+        let length = self.content_length()?;
+        let mut codings = self
+            .header_values("transfer-encoding")
+            .filter(|coding| !coding.eq_ignore_ascii_case("identity"));
+        match (codings.next(), codings.next()) {
+            (None, _) => {
+                Ok(length.map_or(ResponseBodyFraming::UntilClose, ResponseBodyFraming::Length))
+            }
+            (Some(coding), None) if coding.eq_ignore_ascii_case("chunked") => {
+                Ok(ResponseBodyFraming::Chunked)
+            }
+            (Some(coding), _) => Err(HttpError::UnsupportedTransferEncoding(coding.to_owned())),
         }
-        let mut lengths = self.store.values("content-length").flat_map(list_items);
-        let Some(length) = lengths.next() else {
-            return Ok(ResponseBodyFraming::UntilClose);
+    }
+
+    fn content_length(&self) -> Result<Option<u64>, HttpError> {
+        let mut lengths = self.header_values("content-length");
+        let Some(first) = lengths.next() else {
+            return Ok(None);
         };
-        match lengths.find(|other| *other != length) {
-            None => parse_content_length(length).map(ResponseBodyFraming::Length),
-            Some(other) => Err(HttpError::BadContentLength(format!("{length}, {other}"))),
+        let length = parse_content_length(first)?;
+        if lengths.any(|other| parse_content_length(other) != Ok(length)) {
+            return Err(HttpError::DifferentLengths);
         }
+        Ok(Some(length))
     }
 }
 
@@ -287,11 +280,7 @@ mod tests {
     }
 
     fn head(text: &str) -> ResponseHead {
-        let (head, consumed) = ResponseHead::decode(text.as_bytes(), &HeadLimits::default())
-            .unwrap()
-            .expect("whole head");
-        assert_eq!(consumed, text.len());
-        head
+        ResponseHead::decode(text.as_bytes(), &HeadLimits::default()).expect("a good head")
     }
 
     #[test]
@@ -299,67 +288,59 @@ mod tests {
         let head =
             head("HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nContent-Length: 12\r\n\r\n");
         assert_eq!(head.status(), 200);
-        assert_eq!(head.header("Content-Type"), Some("application/json"));
-        assert_eq!(
-            head.body_framing(false),
-            Ok(ResponseBodyFraming::Length(12))
-        );
+        assert!(head.header_values("Content-Type").eq(["application/json"]));
+        assert_eq!(head.body_framing(), Ok(ResponseBodyFraming::Length(12)));
         assert!(head.keep_alive());
-        let input = b"HTTP/1.1 200 OK\r\n\r\nbody";
-        for cut in 0..19 {
-            let cut_head = ResponseHead::decode(&input[..cut], &HeadLimits::default());
-            assert!(cut_head.unwrap().is_none());
+        for bad in ["SSH-2.0-x\r\n\r\n", "HTTP/1.1 200 OK\r\n", ""] {
+            let decoded = ResponseHead::decode(bad.as_bytes(), &HeadLimits::default());
+            assert!(decoded.is_err(), "{bad:?}");
         }
-        assert!(ResponseHead::decode(b"SSH-2.0-x\r\n\r\n", &HeadLimits::default()).is_err());
     }
 
     #[test]
     fn every_way_to_end_a_body_is_found() {
-        fn check(start: &str, head_request: bool, expected: Result<ResponseBodyFraming, u16>) {
-            let got = head(&format!("HTTP/{start}\r\n\r\n")).body_framing(head_request);
-            assert_eq!(got.map_err(|error| error.status()), expected, "{start}");
+        fn check(start: &str, expected: Result<ResponseBodyFraming, HttpError>) {
+            let got = head(&format!("HTTP/{start}\r\n\r\n")).body_framing();
+            assert_eq!(got, expected, "{start}");
         }
         use ResponseBodyFraming as F;
-        check("1.1 200 OK", false, Ok(F::UntilClose));
-        check("1.1 200", false, Ok(F::UntilClose));
-        check("1.1 200 OK\r\nContent-Length: 5", true, Ok(F::None));
-        check(
-            "1.1 204 No Content\r\nContent-Length: 5",
-            false,
-            Ok(F::None),
-        );
+        check("1.1 200 OK", Ok(F::UntilClose));
+        check("1.1 200", Ok(F::UntilClose));
+        check("1.1 204 No Content\r\nContent-Length: 5", Ok(F::Length(0)));
         check(
             "1.1 304 Not Modified\r\nContent-Length: 5",
-            false,
-            Ok(F::None),
+            Ok(F::Length(0)),
         );
-        check("1.1 100 Continue", false, Ok(F::None));
-        check(
-            "1.1 200 OK\r\nTransfer-Encoding: chunked",
-            false,
-            Ok(F::Chunked),
-        );
+        check("1.1 100 Continue", Ok(F::Length(0)));
+        check("1.1 200 OK\r\nTransfer-Encoding: chunked", Ok(F::Chunked));
         check(
             "1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked",
-            false,
             Ok(F::Chunked),
         );
+        check("1.0 200 OK\r\nTransfer-Encoding: Chunked", Ok(F::Chunked));
         check(
-            "1.0 200 OK\r\nTransfer-Encoding: chunked",
-            false,
-            Ok(F::UntilClose),
-        );
-        check(
-            "1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 5",
-            false,
+            "1.1 200 OK\r\nTransfer-Encoding: identity\r\nContent-Length: 5",
             Ok(F::Length(5)),
         );
-        check("1.1 200 OK\r\nContent-Length: 5, 6", false, Err(400));
-        check("1.1 200 OK\r\nContent-Length: five", false, Err(400));
+        check(
+            "1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 05",
+            Ok(F::Length(5)),
+        );
+        check(
+            "1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6",
+            Err(HttpError::DifferentLengths),
+        );
+        for length in ["5, 5", "five", "-1", "", "99999999999999999999"] {
+            check(
+                &format!("1.1 200 OK\r\nContent-Length: {length}"),
+                Err(HttpError::BadContentLength(length.to_owned())),
+            );
+        }
         check(
             "1.1 200 OK\r\nTransfer-Encoding: gzip, chunked",
-            false,
-            Err(501),
+            Err(HttpError::UnsupportedTransferEncoding(
+                "gzip, chunked".to_owned(),
+            )),
         );
     }
 
@@ -373,8 +354,8 @@ mod tests {
     proptest! {
         #[test]
         fn garbage_never_panics(input in "(HTTP/1.[01] [0-9]{1,4} ?[a-z]{0,4}\r\n)?[A-Za-z:, \r\n]{0,60}(\r\n\r\n)?") {
-            if let Ok(Some((head, _))) = ResponseHead::decode(input.as_bytes(), &HeadLimits::default()) {
-                let _ = (head.body_framing(false), head.keep_alive(), head.header("a").is_some());
+            if let Ok(head) = ResponseHead::decode(input.as_bytes(), &HeadLimits::default()) {
+                let _ = (head.body_framing(), head.keep_alive(), head.header_values("a").count());
             }
         }
     }

@@ -11,7 +11,7 @@ fn decode(input: &[u8], size: usize) -> Result<Response, String> {
     for piece in input.chunks(size) {
         decoder.push(piece).map_err(|error| format!("{error:?}"))?;
     }
-    if decoder.phase != Phase::Done {
+    if !decoder.is_done() {
         decoder
             .end(End::Closed)
             .map_err(|error| format!("{error:?}"))?;
@@ -204,10 +204,11 @@ fn a_200_that_cannot_be_read_to_its_end_is_a_bad_response() {
     );
     check(chunked("g\r\n"), Err("Bad(BadChunk)"));
     check(chunked("\r\n"), Err("Bad(BadChunk)"));
+    check(chunked("1\na\r\n"), Err("Bad(BadChunk)"));
     check(chunked("fffffffffffffffff\r\n"), Err("Bad(BadChunk)"));
     check(chunked("1\r\nab\r\n"), Err("Bad(BadChunk)"));
     check(
-        chunked(&format!("1;{}", "x".repeat(CHUNK_LINE_BYTES_MAX))),
+        chunked(&format!("1;{}", "x".repeat(CHUNK_LINE_BYTES_MAX as usize))),
         Err("Bad(BadChunk)"),
     );
     check(
