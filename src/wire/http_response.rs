@@ -117,8 +117,8 @@ pub(crate) struct ResponseHead {
 }
 
 impl ResponseHead {
-    /// Reads a whole head, as a [`HeadScanner`](super::http_head::HeadScanner) has found its end. Interim (1xx) responses come
-    /// out like any other.
+    /// Reads a whole head, as a [`HeadScanner`](super::http_head::HeadScanner) has found its end. Interim (1xx) responses
+    /// come out like any other.
     ///
     /// # Errors
     /// [`HttpError`]; the connection must be closed then.
