@@ -9,8 +9,10 @@ use crate::support::{Answer, Cable, Driver, Gate, Stage};
 
 /// Warm connections of all shards together.
 const WARM: usize = 24;
-/// Long enough after the last answer for it to prove nothing any more.
+/// After so long the last answer proves nothing any more: a second, and a little.
 const QUIET: Duration = Duration::from_millis(1200);
+/// A call that gets no answer for so long makes the other kept connections doubtful: 0.2 seconds, and a little.
+const DOUBT: Duration = Duration::from_millis(300);
 
 /// Calls side by side leave as many connections warm.
 fn warmed_up(driver: Driver, args: &[&str]) -> (Stage, Vec<Cable>) {
@@ -72,7 +74,8 @@ on_both_drivers! {
         let (stage, _clients) = warmed_up(driver, &["--rpc_request_timeout=8000", "--rpc_command_timeout=8000"]);
         stage.rails.freeze_connections();
         let mut first = Raw::upgrade(stage.server.address(), "/cable?pi=0");
-        thread::sleep(Duration::from_millis(400));
+        stage.rails.wait_for_unanswered();
+        thread::sleep(DOUBT);
         // Long before the eight seconds of the first are over.
         let started = Instant::now();
         assert!((0..10).all(|_| !is_lost(&stage)));
@@ -106,7 +109,7 @@ on_both_drivers! {
         stage.rails.on_command("subscribe", "slow", Answer::confirm("slow", &[]).behind(&gate));
         clients[0].command("subscribe", "slow");
         stage.rails.wait_for_command("subscribe", "slow");
-        thread::sleep(Duration::from_millis(400));
+        thread::sleep(DOUBT);
         clients[1].subscribe("A");
         gate.open();
         clients[0].next_text();

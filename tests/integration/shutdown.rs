@@ -332,6 +332,7 @@ on_both_drivers! {
         }
         stage.server.terminate();
         stage.server.wait_for_log(&["closing active connections"]);
+        // A reader that takes its time: the server has to wait for it.
         thread::sleep(Duration::from_millis(300));
         for _ in 0..40 {
             assert_eq!(slow.next_json()["message"].as_str().map(str::len), Some(200_000));

@@ -3,7 +3,6 @@
 
 use std::io::ErrorKind;
 use std::net::TcpStream;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -83,7 +82,7 @@ fn status(raw: &mut Raw) -> Option<u16> {
     }
 }
 
-/// A request of `bytes` is half there when the stop begins; the rest follows a moment later. Gives what the clients heard.
+/// A request of `bytes` is half there when the stop begins; the rest follows when the listeners are closed. Gives what the clients heard.
 fn half_at_the_stop(driver: Driver, bytes: &[u8]) -> Vec<Vec<String>> {
     let stage = Stage::new(driver);
     let mut clients = listeners(&stage);
@@ -91,7 +90,10 @@ fn half_at_the_stop(driver: Driver, bytes: &[u8]) -> Vec<Vec<String>> {
     let mut raw = begun(&stage, bytes, missing);
     stage.server.terminate();
     await_closed_listeners(&stage);
-    thread::sleep(Duration::from_millis(200));
+    // Nobody is told while it is missing, and everybody is served.
+    for client in &mut clients {
+        client.expect_nothing_before_pong();
+    }
     raw.send(&bytes[bytes.len() - missing..]);
     assert_eq!(raw.read_head().status(), 201);
     let heard = heard(&mut clients);
@@ -182,6 +184,28 @@ on_both_drivers! {
         assert_eq!(status(&mut kept), None);
         let _gone = half_head.try_send(&late[20..]);
         assert_eq!(status(&mut half_head), None);
+        gate.open();
+        assert!(stage.server.wait_exit().success());
+    }
+
+    fn test_message_of_the_console_is_refused_when_nobody_would_get_it(driver: Driver) {
+        let stage = Stage::with(driver, &["--console"]);
+        let gate = Gate::new();
+        stage.rails.on_disconnect(Answer::success().behind(&gate));
+        let mut clients = listeners(&stage);
+        let body = publication("stream:A", "1");
+        let length = body.len();
+        let head = "POST /_console/publish HTTP/1.1\r\nHost: localhost\r\nX-Ringcable-Console: 1\r\nSec-Fetch-Site: same-origin";
+        let request = format!("{head}\r\nContent-Length: {length}\r\n\r\n{body}").into_bytes();
+        let mut raw = begun(&stage, &request, 5);
+        stage.server.terminate();
+        assert!(heard(&mut clients).iter().all(|texts| texts.len() == 1));
+        raw.send(&request[request.len() - 5..]);
+        let head = raw.read_head();
+        assert_eq!(head.status(), 503, "{head:?}");
+        let length = head.header("Content-Length").and_then(|text| text.parse().ok()).expect("a length");
+        let reason = String::from_utf8(raw.read_exact(length)).expect("UTF-8");
+        assert!(reason.contains("the server stops, nobody would get it"), "{reason}");
         gate.open();
         assert!(stage.server.wait_exit().success());
     }

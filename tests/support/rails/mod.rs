@@ -106,6 +106,8 @@ struct State {
     running_max: usize,
     /// Accepted connections that carried a call, and the how many-th of them each is.
     connections: HashMap<usize, usize>,
+    /// Requests on connections that are frozen.
+    unanswered: usize,
     /// Checks that servers made at their start; they are no calls.
     checks: usize,
     /// Calls are checked and counted but not kept: for load tests.
@@ -292,6 +294,19 @@ impl Rails {
         self.app.close_connections();
     }
 
+    /// Waits for a request on a frozen connection.
+    pub fn wait_for_unanswered(&self) {
+        let state = self.shared.state();
+        let waited = self
+            .shared
+            .changed
+            .wait_timeout_while(state, PATIENCE, |state| state.unanswered == 0);
+        assert!(
+            !waited.expect("not poisoned").1.timed_out(),
+            "no request on a frozen connection"
+        );
+    }
+
     /// Ends every connection with a reset.
     pub fn reset_connections(&self) {
         self.app.reset_connections();
@@ -331,6 +346,8 @@ impl Shared {
 
     fn take(&self, request: &Request, caller: &Caller<'_>) -> Reply {
         if request.connection < self.frozen_before.load(Ordering::SeqCst) {
+            self.state().unanswered += 1;
+            self.changed.notify_all();
             return Reply::Silence;
         }
         if is_check(request) {
