@@ -34,11 +34,7 @@ const DISCONNECT_SHARE: usize = 4;
 /// Calls that wait to be made.
 #[derive(Default)]
 pub struct DisconnectQueue {
-    jobs: RefCell<VecDeque<Farewell>>,
-    /// Calls whose answer has not come.
-    running: Cell<usize>,
-    /// What the waiting and the running ones hold.
-    bytes: Cell<usize>,
+    backlog: RefCell<Backlog<Farewell>>,
     /// Something was queued, a call has ended, or the drain goes on.
     changed: Signal,
     /// Calls at a time once the pace is given up; 0 until then.
@@ -46,6 +42,57 @@ pub struct DisconnectQueue {
     /// No more calls will come.
     last: RefCell<Option<Last>>,
     tally: Cell<Tally>,
+}
+
+/// Calls that have not ended, within their limits.
+struct Backlog<J> {
+    waiting: VecDeque<J>,
+    /// Calls whose answer has not come.
+    running: usize,
+    /// What the waiting and the running ones hold.
+    bytes: usize,
+}
+
+impl<J> Default for Backlog<J> {
+    fn default() -> Self {
+        Self {
+            waiting: VecDeque::new(),
+            running: 0,
+            bytes: 0,
+        }
+    }
+}
+
+impl<J> Backlog<J> {
+    /// Whether one more call of so many bytes may wait, if all of them may hold `bytes_max`.
+    fn has_room(&self, bytes: usize, bytes_max: usize) -> bool {
+        self.left() < DISCONNECT_JOBS_MAX && self.bytes + bytes <= bytes_max
+    }
+
+    fn push(&mut self, job: J, bytes: usize) {
+        self.waiting.push_back(job);
+        self.bytes += bytes;
+    }
+
+    /// The next call, which runs from now on.
+    fn start(&mut self) -> Option<J> {
+        let job = self.waiting.pop_front()?;
+        self.running += 1;
+        if self.waiting.is_empty() {
+            self.waiting.shrink_to_fit();
+        }
+        Some(job)
+    }
+
+    /// A call that ran has ended.
+    fn end(&mut self, bytes: usize) {
+        self.running -= 1;
+        self.bytes -= bytes;
+    }
+
+    fn left(&self) -> usize {
+        self.waiting.len() + self.running
+    }
 }
 
 struct Last {
@@ -98,34 +145,26 @@ impl DisconnectQueue {
     /// Adds a call. At [`DISCONNECT_JOBS_MAX`], at [`DISCONNECT_BYTES_MAX`], and when the process has no memory left for what
     /// clients cause, it is given up.
     pub fn push(&self, shard: &Shard, job: Farewell) {
-        let bytes = self.bytes.get() + job.bytes_held();
-        if self.left() >= DISCONNECT_JOBS_MAX
-            || bytes > bytes_max(shard)
-            || !shard.budget.try_charge(job.bytes_held())
-        {
+        let mut backlog = self.backlog.borrow_mut();
+        let bytes = job.bytes_held();
+        if !backlog.has_room(bytes, bytes_max(shard)) || !shard.budget.try_charge(bytes) {
             self.count(|tally| tally.refused += 1);
             return give_up(shard, &job);
         }
-        self.bytes.set(bytes);
-        let counters = shard.counters();
-        let mut jobs = self.jobs.borrow_mut();
-        if jobs.len() >= shard.config.disconnect.backlog {
-            counters.disconnect_queue_waits.add(1);
+        if backlog.waiting.len() >= shard.config.disconnect.backlog {
+            shard.counters().disconnect_queue_waits.add(1);
         }
-        jobs.push_back(job);
-        counters.disconnect_queue_size.set(jobs.len() as i64);
-        counters.disconnect_queue_bytes.set(bytes as i64);
-        drop(jobs);
+        backlog.push(job, bytes);
+        show(shard, &backlog);
         self.changed.notify();
     }
 
     /// A call has ended.
     fn ended(&self, shard: &Shard, job: &Farewell) {
-        self.running.set(self.running.get() - 1);
-        self.bytes.set(self.bytes.get() - job.bytes_held());
+        let mut backlog = self.backlog.borrow_mut();
+        backlog.end(job.bytes_held());
         shard.budget.release(job.bytes_held());
-        let counters = shard.counters();
-        counters.disconnect_queue_bytes.set(self.bytes.get() as i64);
+        show(shard, &backlog);
         self.changed.notify();
     }
 
@@ -142,17 +181,12 @@ impl DisconnectQueue {
         self.changed.notify();
     }
 
-    fn pop(&self, shard: &Shard) -> Option<Farewell> {
-        let mut jobs = self.jobs.borrow_mut();
-        let job = jobs.pop_front()?;
-        shard
-            .counters()
-            .disconnect_queue_size
-            .set(jobs.len() as i64);
-        if jobs.is_empty() {
-            jobs.shrink_to_fit();
-        }
-        Some(job)
+    /// Takes the next call to make it.
+    fn take(&self, shard: &Shard) -> Option<Farewell> {
+        let mut backlog = self.backlog.borrow_mut();
+        let job = backlog.start();
+        show(shard, &backlog);
+        job
     }
 
     fn count(&self, change: impl FnOnce(&mut Tally)) {
@@ -163,8 +197,17 @@ impl DisconnectQueue {
 
     /// Calls that have not ended.
     fn left(&self) -> usize {
-        self.jobs.borrow().len() + self.running.get()
+        self.backlog.borrow().left()
     }
+}
+
+/// What the metrics say of the queue.
+fn show(shard: &Shard, backlog: &Backlog<Farewell>) {
+    let counters = shard.counters();
+    counters
+        .disconnect_queue_size
+        .set(backlog.waiting.len() as i64);
+    counters.disconnect_queue_bytes.set(backlog.bytes as i64);
 }
 
 /// Makes the calls, for the life of the shard.
@@ -174,12 +217,12 @@ pub async fn run(shard: Rc<Shard>) {
     let mut next = Instant::now();
     while queue.parallel.get() == 0 {
         let now = Instant::now();
-        if queue.jobs.borrow().is_empty() {
+        if queue.backlog.borrow().waiting.is_empty() {
             queue.changed.notified().await;
         } else if next > now {
             // A drain that starts meanwhile is seen at most one pace later.
             shard.timeouts.sleep(next - now).await;
-        } else if let Some(job) = queue.pop(&shard) {
+        } else if let Some(job) = queue.take(&shard) {
             next = next.max(now - pace) + pace;
             start(&shard, job);
         }
@@ -193,8 +236,8 @@ async fn hurry(shard: &Rc<Shard>) {
     let queue = &shard.disconnects;
     let mut announced = false;
     loop {
-        while queue.running.get() < queue.parallel.get() {
-            let Some(job) = queue.pop(shard) else { break };
+        while queue.backlog.borrow().running < queue.parallel.get() {
+            let Some(job) = queue.take(shard) else { break };
             start(shard, job);
         }
         // The answers, new calls, the order to finish and the deadline wake this up; nothing is lost by dropping the wait.
@@ -244,8 +287,6 @@ fn report(shard: &Shard) {
 }
 
 fn start(shard: &Rc<Shard>, job: Farewell) {
-    let running = &shard.disconnects.running;
-    running.set(running.get() + 1);
     monoio::spawn(call(Rc::clone(shard), job));
 }
 
@@ -400,6 +441,50 @@ impl Forwarding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_queue_is_bounded_in_calls_and_calls_under_way_count() {
+        let mut backlog = Backlog::default();
+        for number in 0..DISCONNECT_JOBS_MAX {
+            assert!(backlog.has_room(1, DISCONNECT_BYTES_MAX), "{number} calls");
+            backlog.push(number, 1);
+        }
+        assert!(!backlog.has_room(0, DISCONNECT_BYTES_MAX));
+        assert_eq!(backlog.start(), Some(0));
+        assert!(
+            !backlog.has_room(0, DISCONNECT_BYTES_MAX),
+            "it has not ended"
+        );
+        backlog.end(1);
+        assert!(backlog.has_room(1, DISCONNECT_BYTES_MAX));
+    }
+
+    #[test]
+    fn the_queue_is_bounded_in_bytes_and_calls_under_way_count() {
+        const CALL_BYTES: usize = 1 << 20;
+        let mut backlog = Backlog::default();
+        for number in 0..DISCONNECT_BYTES_MAX / CALL_BYTES {
+            assert!(
+                backlog.has_room(CALL_BYTES, DISCONNECT_BYTES_MAX),
+                "{number} calls"
+            );
+            backlog.push(number, CALL_BYTES);
+        }
+        assert!(backlog.has_room(0, DISCONNECT_BYTES_MAX));
+        assert!(!backlog.has_room(1, DISCONNECT_BYTES_MAX));
+        assert_eq!(backlog.start(), Some(0));
+        assert!(
+            !backlog.has_room(1, DISCONNECT_BYTES_MAX),
+            "it has not ended"
+        );
+        backlog.end(CALL_BYTES);
+        assert!(backlog.has_room(CALL_BYTES, DISCONNECT_BYTES_MAX));
+        assert!(!backlog.has_room(CALL_BYTES + 1, DISCONNECT_BYTES_MAX));
+        assert!(
+            !backlog.has_room(1, backlog.bytes),
+            "a smaller bound counts"
+        );
+    }
 
     #[test]
     fn one_line_says_what_became_of_the_calls() {
