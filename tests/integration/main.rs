@@ -76,6 +76,7 @@ mod metrics;
 mod options;
 mod origins;
 mod outputs;
+mod panics;
 mod pings;
 mod pubsub;
 mod reporting;
