@@ -8,18 +8,14 @@ use std::{process, thread};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::iterator::Signals;
 
-use super::StartError;
 use super::drain::drain;
-use crate::certificate::{self, ReloadWish};
-use crate::config::Config;
+use super::{Server, StartError};
+use crate::certificate::ReloadWish;
+use crate::config::MetricsConfig;
 use crate::log;
-use crate::metrics::Metrics;
-use crate::net::tls::ServerTls;
 use crate::os;
 use crate::reporting::Reporting;
-use crate::rpc::RpcShared;
-use crate::shard::PublicationsEnd;
-use crate::shard::message::{ControlEvent, ControlMessage, ShardMesh, Survey};
+use crate::shard::message::{ControlEvent, ControlMessage, Survey};
 use crate::shard::sampling::sample;
 
 /// The gauges are not counted again for the console while they are so young.
@@ -53,16 +49,6 @@ pub fn watch_signals(events: Sender<ControlEvent>) -> Result<ReloadWish, StartEr
     Ok(reload)
 }
 
-/// What the control thread looks at and looks after.
-pub struct Watched<'a> {
-    pub metrics: &'a Metrics,
-    pub mesh: &'a ShardMesh,
-    pub publications_end: &'a PublicationsEnd,
-    pub rpc: Option<&'a RpcShared>,
-    pub tls: Option<&'a ServerTls>,
-    pub reload: &'a ReloadWish,
-}
-
 /// Something that happens again and again while the control thread waits.
 struct Periodic {
     interval: Duration,
@@ -92,68 +78,88 @@ impl Periodic {
     }
 }
 
-/// Refreshes the gauges and writes metrics until something happens.
-pub fn control_loop(
-    config: &Config,
-    watched: &Watched<'_>,
-    mut reporting: Option<Reporting>,
-    control: &Receiver<ControlEvent>,
-) -> Result<(), StartError> {
-    let refresh_interval = config.metrics.stats_refresh_interval;
-    let wanted = config.metrics.http_path.is_some() || reporting.is_some();
-    let mut refresh =
-        (wanted && !refresh_interval.is_zero()).then(|| Periodic::new(refresh_interval));
-    let mut rotate = reporting
-        .is_some()
-        .then(|| Periodic::new(config.metrics.rotate_interval));
-    let mut refreshed: Option<Instant> = None;
-    loop {
-        let next = refresh.iter().chain(&rotate).map(|periodic| periodic.due);
-        let event = match next.min() {
+/// What the control thread does by itself: refreshes the gauges, and writes metrics.
+struct Upkeep {
+    refresh: Option<Periodic>,
+    refreshed: Option<Instant>,
+    rotate: Option<Periodic>,
+    reporting: Option<Reporting>,
+}
+
+impl Upkeep {
+    fn new(config: &MetricsConfig, reporting: Option<Reporting>) -> Self {
+        let wanted = config.http_path.is_some() || reporting.is_some();
+        let interval = Some(config.stats_refresh_interval);
+        let interval = interval.filter(|interval| wanted && !interval.is_zero());
+        let rotates = reporting.is_some();
+        Self {
+            refresh: interval.map(Periodic::new),
+            refreshed: None,
+            rotate: rotates.then(|| Periodic::new(config.rotate_interval)),
+            reporting,
+        }
+    }
+
+    /// Waits for an event, until something is due.
+    fn wait(&self, control: &Receiver<ControlEvent>) -> Result<ControlEvent, RecvTimeoutError> {
+        let periodics = self.refresh.iter().chain(&self.rotate);
+        match periodics.map(|periodic| periodic.due).min() {
             Some(due) => control.recv_timeout(due.saturating_duration_since(Instant::now())),
             None => control.recv().map_err(RecvTimeoutError::from),
-        };
-        match event {
-            Err(RecvTimeoutError::Timeout) => {
-                let now = Instant::now();
-                let is_due = |periodic: &mut Option<Periodic>| {
-                    periodic.as_mut().is_some_and(|it| it.take_due(now))
-                };
-                if is_due(&mut refresh) {
-                    refresh_gauges(watched.metrics, watched.mesh);
-                    refreshed = Some(now);
-                }
-                if is_due(&mut rotate)
-                    && let Some(reporting) = &mut reporting
-                {
-                    sample(watched.metrics, watched.mesh, watched.rpc);
-                    reporting.report(watched.metrics);
-                }
-            }
+        }
+    }
+
+    fn do_what_is_due(&mut self, server: &Server) {
+        let now = Instant::now();
+        let is_due =
+            |periodic: &mut Option<Periodic>| periodic.as_mut().is_some_and(|it| it.take_due(now));
+        if is_due(&mut self.refresh) {
+            refresh_gauges(server);
+            self.refreshed = Some(now);
+        }
+        if is_due(&mut self.rotate)
+            && let Some(reporting) = &mut self.reporting
+        {
+            sample(&server.metrics, &server.mesh, server.rpc.as_deref());
+            reporting.report(&server.metrics);
+        }
+    }
+
+    /// Each shard whose clients look at the console asks.
+    fn refresh_for_the_console(&mut self, server: &Server) {
+        if self
+            .refreshed
+            .is_none_or(|at| at.elapsed() >= GAUGES_FRESH_FOR)
+        {
+            refresh_gauges(server);
+            self.refreshed = Some(Instant::now());
+        }
+    }
+}
+
+/// Obeys what comes, and does what is due meanwhile.
+///
+/// # Errors
+/// A shard has ended.
+pub fn control_loop(server: &Server, reporting: Option<Reporting>) -> Result<(), StartError> {
+    let mut upkeep = Upkeep::new(&server.config.metrics, reporting);
+    loop {
+        match upkeep.wait(&server.control) {
+            Err(RecvTimeoutError::Timeout) => upkeep.do_what_is_due(server),
             Ok(ControlEvent::ShardStarted(_)) => {}
-            Ok(ControlEvent::GaugesWanted) => {
-                // Each shard whose clients look at the console asks.
-                if refreshed.is_none_or(|at| at.elapsed() >= GAUGES_FRESH_FOR) {
-                    refresh_gauges(watched.metrics, watched.mesh);
-                    refreshed = Some(Instant::now());
-                }
-            }
+            Ok(ControlEvent::GaugesWanted) => upkeep.refresh_for_the_console(server),
+            Ok(ControlEvent::Reload) => server.reload_certificate(),
             Ok(ControlEvent::ShardEnded { id, error }) => {
                 return Err(StartError::Shard { id, source: error });
             }
-            Ok(ControlEvent::Reload) => {
-                watched.reload.take();
-                certificate::reload(watched.tls, watched.metrics);
-            }
-            Ok(ControlEvent::Signal) | Err(RecvTimeoutError::Disconnected) => {
-                drain(config, watched, control)
-            }
+            Ok(ControlEvent::Signal) | Err(RecvTimeoutError::Disconnected) => drain(server),
         }
     }
 }
 
 /// The gauges that are looked up every `--stats_refresh_interval`.
-fn refresh_gauges(metrics: &Metrics, mesh: &ShardMesh) {
+fn refresh_gauges(server: &Server) {
+    let Server { metrics, mesh, .. } = server;
     metrics
         .mem_sys_bytes
         .set(os::memory::resident_bytes() as i64);

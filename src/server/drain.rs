@@ -4,12 +4,11 @@ use std::process;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use super::control::{Watched, terminate};
+use super::Server;
+use super::control::terminate;
 use crate::config::Config;
-use crate::log;
-use crate::metrics::Metrics;
-use crate::os;
-use crate::shard::message::{ControlEvent, ControlMessage, ShardMesh};
+use crate::shard::message::{ControlEvent, ControlMessage};
+use crate::{log, os};
 
 /// How often the drain looks for a second signal, and whether clients are left, while it waits.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
@@ -21,31 +20,36 @@ const NOTICE_TIME: Duration = Duration::from_millis(500);
 
 /// Tells every client that the server goes, makes the Disconnect calls that are owed, and exits.
 /// Source: contract/operations.md §9; docs/deploys.md has the whole order of events.
-pub fn drain(config: &Config, watched: &Watched<'_>, control: &Receiver<ControlEvent>) -> ! {
-    let Watched {
-        metrics,
-        mesh,
-        publications_end,
-        ..
-    } = *watched;
-    let shutdown = &config.shutdown;
-    let deadline = Instant::now() + shutdown.timeout;
+pub fn drain(server: &Server) -> ! {
+    let deadline = Instant::now() + server.config.shutdown.timeout;
+    begin(server);
+    close_sessions(server, deadline);
+    await_closed(server, deadline);
+    finish_disconnects(server, deadline);
+    log::flush();
+    process::exit(0)
+}
+
+/// The health endpoint fails from now on, and the clients are left alone for as long as proxies need to see it.
+fn begin(server: &Server) {
+    let shutdown = &server.config.shutdown;
     tracing::info!(
         "Shutting down... (hit Ctrl-C to stop immediately or wait for up to {}s for graceful shutdown)",
         shutdown.timeout.as_secs()
     );
     os::notify::stopping();
-    for mailbox in mesh.mailboxes() {
-        mailbox.send_blocking(ControlMessage::BeginShutdown.into());
-    }
+    server.tell_all(ControlMessage::BeginShutdown);
     // The delay is inside the timeout, but clients are told in any case: a moment is kept for that.
     let delay = shutdown
         .delay
         .min(shutdown.timeout.saturating_sub(NOTICE_TIME));
-    wait_until(Instant::now() + delay, control, || false);
+    wait_until(Instant::now() + delay, &server.control, || false);
+}
 
-    let clients = clients(metrics);
-    let slowly = slow_drain(config, clients);
+/// Has every client told, at once or one after the other. Returns when all have been told, or have no time left.
+fn close_sessions(server: &Server, deadline: Instant) {
+    let clients = server.clients();
+    let slowly = slow_drain(&server.config, clients);
     let slowly_until = (!slowly.is_zero()).then(|| Instant::now() + slowly);
     if clients > 0 {
         tracing::info!(
@@ -56,50 +60,23 @@ pub fn drain(config: &Config, watched: &Watched<'_>, control: &Receiver<ControlE
         );
     }
     // A call is made when its session has ended, not when the last session has.
-    mesh.mailbox(0).send_blocking(
-        ControlMessage::HurryDisconnects {
-            parallel: shutdown.pool_size,
+    let parallel = server.config.shutdown.pool_size;
+    server.tell(0, ControlMessage::HurryDisconnects { parallel });
+    match slowly_until {
+        None => {
+            server.tell_all(ControlMessage::StopAccepting);
+            finish_publications(server, deadline);
+            server.publications_end.set();
+            server.tell_all(ControlMessage::CloseSessions { slowly_until });
         }
-        .into(),
-    );
-    if slowly_until.is_none() {
-        stop_accepting(mesh);
-        finish_publications(mesh, deadline, control);
-        publications_end.set();
+        Some(end) => {
+            server.tell_all(ControlMessage::CloseSessions { slowly_until });
+            // Until then the listeners stay: what is published belongs to those who have not been told yet, too.
+            wait_until(end, &server.control, || server.clients() == 0);
+            server.tell_all(ControlMessage::StopAccepting);
+            server.publications_end.set();
+        }
     }
-    for mailbox in mesh.mailboxes() {
-        mailbox.send_blocking(ControlMessage::CloseSessions { slowly_until }.into());
-    }
-    if let Some(end) = slowly_until {
-        // Until then the listeners stay: what is published belongs to those who have not been told yet, too.
-        wait_until(end, control, || self::clients(metrics) == 0);
-        stop_accepting(mesh);
-        publications_end.set();
-    }
-    let (done, closed) = mpsc::channel();
-    for mailbox in mesh.mailboxes() {
-        mailbox.send_blocking(ControlMessage::ReportClosed(done.clone()).into());
-    }
-    if wait_for(mesh.shards(), &closed, deadline, control) {
-        tracing::info!(context = "node", "all active connections closed");
-    } else {
-        tracing::warn!(
-            context = "node",
-            "terminated while disconnecting active sessions"
-        );
-    }
-    let (done, finished) = mpsc::channel();
-    mesh.mailbox(0)
-        .send_blocking(ControlMessage::FinishDisconnects { deadline, done }.into());
-    // The shard keeps the deadline and logs what it could not do.
-    wait_for(1, &finished, deadline + NOTICE_TIME, control);
-    log::flush();
-    process::exit(0)
-}
-
-fn clients(metrics: &Metrics) -> i64 {
-    let shards = metrics.shards.iter();
-    shards.map(|shard| shard.clients_num.value()).sum()
 }
 
 /// How long the clients of a slow drain take: few of them do not need all of the time.
@@ -111,21 +88,38 @@ fn slow_drain(config: &Config, clients: i64) -> Duration {
         .min(shutdown.slow_drain_gap_max.saturating_mul(gaps))
 }
 
-fn stop_accepting(mesh: &ShardMesh) {
-    for mailbox in mesh.mailboxes() {
-        mailbox.send_blocking(ControlMessage::StopAccepting.into());
-    }
-}
-
 /// Lets publications that have begun to arrive come into every inbox, in front of the order to close.
-fn finish_publications(mesh: &ShardMesh, deadline: Instant, control: &Receiver<ControlEvent>) {
+fn finish_publications(server: &Server, deadline: Instant) {
     let left = deadline.saturating_duration_since(Instant::now());
     let time = PUBLICATIONS_TIME.min(left.saturating_sub(NOTICE_TIME));
     let (done, finished) = mpsc::channel();
-    for mailbox in mesh.mailboxes() {
-        mailbox.send_blocking(ControlMessage::FinishPublications(done.clone()).into());
+    server.tell_all(ControlMessage::FinishPublications(done));
+    wait_for(
+        server.mesh.shards(),
+        &finished,
+        Instant::now() + time,
+        &server.control,
+    );
+}
+
+fn await_closed(server: &Server, deadline: Instant) {
+    let (done, closed) = mpsc::channel();
+    server.tell_all(ControlMessage::ReportClosed(done));
+    if wait_for(server.mesh.shards(), &closed, deadline, &server.control) {
+        tracing::info!(context = "node", "all active connections closed");
+    } else {
+        tracing::warn!(
+            context = "node",
+            "terminated while disconnecting active sessions"
+        );
     }
-    wait_for(mesh.shards(), &finished, Instant::now() + time, control);
+}
+
+fn finish_disconnects(server: &Server, deadline: Instant) {
+    let (done, finished) = mpsc::channel();
+    server.tell(0, ControlMessage::FinishDisconnects { deadline, done });
+    // The shard keeps the deadline and logs what it could not do.
+    wait_for(1, &finished, deadline + NOTICE_TIME, &server.control);
 }
 
 /// Waits until `end`, or until there is nothing to wait for any more. A second signal ends the process.

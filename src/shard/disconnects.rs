@@ -142,8 +142,8 @@ impl Tally {
 }
 
 impl DisconnectQueue {
-    /// Adds a call. At [`DISCONNECT_JOBS_MAX`], at [`DISCONNECT_BYTES_MAX`], and when the process has no memory left for what
-    /// clients cause, it is given up.
+    /// Adds a call. It is given up at [`DISCONNECT_JOBS_MAX`], at [`DISCONNECT_BYTES_MAX`], and when the process has no memory
+    /// left for what clients cause.
     pub fn push(&self, shard: &Shard, job: Farewell) {
         let mut backlog = self.backlog.borrow_mut();
         let bytes = job.bytes_held();
@@ -230,8 +230,8 @@ pub async fn run(shard: Rc<Shard>) {
     hurry(&shard).await;
 }
 
-/// Makes what is there and what still comes, without a pace, until [`DisconnectQueue::finish`] has been asked for and nothing
-/// is left, or there is no time left.
+/// Makes what is there and what still comes, without a pace, until [`DisconnectQueue::finish`] has been asked for and
+/// nothing is left, or there is no time left.
 async fn hurry(shard: &Rc<Shard>) {
     let queue = &shard.disconnects;
     let mut announced = false;

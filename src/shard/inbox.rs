@@ -26,9 +26,9 @@ pub async fn run(shard: Rc<Shard>) {
     }
 }
 
-/// Takes the messages that are there now, before anything else happens in the turn, as far as one turn may. What they deliver
-/// to one session goes out with one write. A command that comes while others still wait makes a subscription which those
-/// pass by ([`crate::hub::Hub::set_arrived`]): they were published before it.
+/// Takes the messages that are there now, before anything else happens in the turn, as far as one turn may. What they
+/// deliver to one session goes out with one write. A command that comes while others still wait makes a subscription which
+/// those pass by ([`crate::hub::Hub::set_arrived`]): they were published before it.
 pub fn drain(shard: &Rc<Shard>, sessions: &mut Sessions) {
     let time = TimeSlice::new(TAKING_TIME_MAX);
     for _ in 0..=shard.inbox.depth() {

@@ -32,7 +32,8 @@ pub enum ShardMessage {
 /// What has been published. Cheap to clone: one value crosses to all shards.
 #[derive(Debug, Clone)]
 pub enum PublishMessage {
-    /// For the subscriptions to these streams. From the app it must not be lost: the sender waits for room; a whisper may be.
+    /// For the subscriptions to these streams. From the app: must not be lost, the sender waits for room. A whisper: may be
+    /// lost when an inbox is full.
     Deliver(Arc<[Publication]>),
     /// For the sessions of one user. Must not be lost: the sender waits for room.
     RemoteDisconnect(Arc<RemoteDisconnect>),

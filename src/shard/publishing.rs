@@ -15,8 +15,8 @@ use crate::shard::notices::Notice;
 use crate::shard::signal::Signal;
 use crate::shard::{Shard, Stage};
 
-/// Publications that arrive, as the end of the server needs to know them: what is answered 201 has reached the inbox of every
-/// shard before the sessions are told to go.
+/// Publications that arrive, as the end of the server needs to know them: what is answered 201 has reached the inbox of
+/// every shard before the sessions are told to go.
 #[derive(Default)]
 pub struct Publications {
     /// What has begun comes to its end, nothing new is taken.
@@ -107,8 +107,8 @@ fn reaches_nobody(shard: &Shard) -> bool {
 
 /// Bodies beyond this are put together and decoded off the shard, which goes on with its other clients meanwhile.
 pub const DECODED_HERE_BYTES_MAX: usize = 256 << 10;
-/// Copies of a long body that there are at most while it is decoded: what has come, put together; `data` without its escapes;
-/// the message.
+/// Copies of a long body that there are at most while it is decoded: what has come, put together; `data` without its
+/// escapes; the message.
 pub const DECODING_COPIES_MAX: usize = 3;
 
 /// Parses a broadcast and hands it to every shard. When this returns, every shard has it in its inbox; what cannot be

@@ -1,5 +1,5 @@
-//! Looks up the numbers that nobody counts, for whoever is about to read all metrics: a shard that is scraped, or the control
-//! thread.
+//! Looks up the numbers that nobody counts, for whoever is about to read all metrics: a shard that is scraped, or the
+//! control thread.
 
 use crate::log;
 use crate::metrics::Metrics;
