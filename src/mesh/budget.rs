@@ -1,10 +1,11 @@
 //! How much memory clients and requests may make the process hold: one budget for all shards, leased to each in chunks.
 //!
-//! Whoever keeps bytes because somebody outside wants it (a session's texts, an unsent frame, a body, a queued call) charges
-//! them here for as long as they are kept. At the bound new work is refused, each kind with an answer of its own, and what is
-//! there lives on: an allocation that fails would end the process with all its clients.
+//! Whoever keeps bytes because somebody outside wants it (a session's texts, an unsent frame, a body, a queued call)
+//! charges them here for as long as they are kept. At the bound new work is refused, each kind with an answer of its own,
+//! and what is there lives on: an allocation that fails would end the process with all its clients.
 //!
-//! A shard charges its own [`ShardBudget`], which is a few cells; the atomic of the [`ProcessBudget`] is touched once per chunk.
+//! A shard charges its own [`ShardBudget`], which is a few cells; the atomic of the [`ProcessBudget`] is touched once per
+//! chunk.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -120,8 +121,8 @@ impl ShardBudget {
         self.process.leased_bytes() >= self.process.bytes_max
     }
 
-    /// True when something new that begins with `bytes` may begin. A refusal is counted as by [`Self::try_charge`]. What the shard
-    /// has leased and does not use is for what is there already.
+    /// True when something new that begins with `bytes` may begin. A refusal is counted as by [`Self::try_charge`]. What
+    /// the shard has leased and does not use is for what is there already.
     #[must_use]
     pub fn admits(&self, bytes: usize) -> bool {
         let full = self.is_full();

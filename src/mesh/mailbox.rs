@@ -17,8 +17,8 @@ pub const INBOX_MESSAGES_MAX: usize = 4096;
 /// senders that come at the same instant may pass it by one message each.
 pub const INBOX_BYTES_MAX: usize = 64 << 20;
 
-/// Messages in an inbox from which on its shard counts as behind: who publishes more and more waits between two publications,
-/// so that one of somebody else finds room at once.
+/// Messages in an inbox from which on its shard counts as behind: who publishes more and more waits between two
+/// publications, so that one of somebody else finds room at once.
 pub const MESSAGES_AHEAD_MAX: usize = 64;
 
 /// What can lie in an inbox.

@@ -1,7 +1,7 @@
 //! How threads talk: one bounded inbox per shard for messages of whatever type; and the few things that shards share.
 //!
-//! The queue is lock-free; the mutexes around wakers are touched only when a shard goes to sleep or a sender has to wait. What is
-//! said is the business of whoever uses a mesh: `shard::message` has what shards are asked.
+//! The queue is lock-free; the mutexes around wakers are touched only when a shard goes to sleep or a sender has to wait.
+//! What is said is the business of whoever uses a mesh: `shard::message` has what shards are asked.
 
 mod budget;
 mod gather;

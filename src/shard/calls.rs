@@ -2,9 +2,9 @@
 //!
 //! Twice as many as the app's limit allows are tasks, each with its body and its timers: those that have a slot of the
 //! limiter of the process, and as many that stand in its queue, so that a slot that becomes free always finds a live call
-//! waiting before it goes to a Disconnect call. The others wait here, first come, first served, and are no more than what they
-//! ask: after a restart of the app everybody's calls wait at once, and the memory of so many tasks would stay as holes between
-//! what lives longer.
+//! waiting before it goes to a Disconnect call. The others wait here, first come, first served, and are no more than what
+//! they ask: after a restart of the app everybody's calls wait at once, and the memory of so many tasks would stay as holes
+//! between what lives longer.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;

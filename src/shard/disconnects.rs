@@ -142,8 +142,8 @@ impl Tally {
 }
 
 impl DisconnectQueue {
-    /// Adds a call. It is given up at [`DISCONNECT_JOBS_MAX`], at [`DISCONNECT_BYTES_MAX`], and when the process has no memory
-    /// left for what clients cause.
+    /// Adds a call. It is given up at [`DISCONNECT_JOBS_MAX`], at [`DISCONNECT_BYTES_MAX`], and when the process has no
+    /// memory left for what clients cause.
     pub fn push(&self, shard: &Shard, job: Farewell) {
         let mut backlog = self.backlog.borrow_mut();
         let bytes = job.bytes_held();
