@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ringcable::hub::Hub;
 use ringcable::protocol::command::decode_command;
 use ringcable::protocol::publication::{Broadcast, decode_broadcast, encode_message};
-use ringcable::protocol::reply;
+use ringcable::protocol::reply::{self, Reply};
 use ringcable::protocol::rpc;
 use ringcable::protocol::state::State;
 use ringcable::shard::message::{PublishMessage, ShardMesh};
@@ -162,7 +162,10 @@ pub fn command_body() -> Step {
 }
 
 pub fn command_answer() -> Step {
-    let confirmation = reply::confirm_subscription(IDENTIFIER);
+    let identifier = IDENTIFIER.into();
+    let confirmation = Reply::ConfirmSubscription { identifier }
+        .json()
+        .into_owned();
     let body = json!({
         "status": 1,
         "disconnect": false,

@@ -1,9 +1,11 @@
-//! The text of everything the server itself says to a client.
+//! Everything the server says to a client, as values, and the JSON text of it.
 //!
-//! Owns key order and escaping of replies; transmissions from the app never pass through here. Called by `session` for
-//! single replies and by `hub` for deliveries.
+//! Owns key order and escaping. `session` makes replies, `shard::sessions` has them encoded on their way out; deliveries are
+//! encoded once for all their receivers.
 //!
 //! Source: `contract/websocket.md` §5 and §7, `contract/extended.md` §2.
+
+use std::borrow::Cow;
 
 use super::disconnect::DisconnectReason;
 use super::json::escape_into;
@@ -11,29 +13,76 @@ use super::json::escape_into;
 /// A JSON value ready to splice, as [`crate::protocol::publication::encode_message`] makes it.
 pub type MessageJson = [u8];
 
-/// Answer to a client's `ping` command.
-pub const PONG: &[u8] = br#"{"type":"pong"}"#;
+/// What the server says to one client, before any format makes bytes of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// The welcome of a session the server identified itself (token, `--noauth`). With RPC the app sends its own.
+    Welcome { sid: Box<str> },
+    /// Unix time in the precision the client asked for.
+    Ping { timestamp: i128 },
+    /// Answer to a client's `ping` command.
+    Pong,
+    /// The notice before the server closes; `reconnect` tells the client whether to come back.
+    Disconnect {
+        reason: DisconnectReason,
+        reconnect: bool,
+    },
+    /// A subscription the server confirmed without asking the app.
+    ConfirmSubscription { identifier: Box<str> },
+    /// A subscription the server rejected without asking the app.
+    RejectSubscription { identifier: Box<str> },
+    /// History was asked for and nothing had to be fetched.
+    ConfirmHistory { identifier: Box<str> },
+    /// History was asked for and is not kept.
+    RejectHistory { identifier: Box<str> },
+    /// Presence was asked for and is not kept.
+    PresenceError { identifier: Box<str> },
+    /// What the app wants the client to get: JSON text, sent as it came.
+    Transmission(String),
+}
 
-/// The welcome of a session the server identified itself (token, `--noauth`). With RPC the app sends its own.
-///
-/// Unlike the reference, the sid is escaped: it may come from a request header and hold a quote.
-pub fn welcome(sid: &str) -> Vec<u8> {
+impl Reply {
+    /// The text of the base and the extended protocol. Transmissions are not copied.
+    pub fn json(&self) -> Cow<'_, [u8]> {
+        match self {
+            Self::Welcome { sid } => welcome(sid).into(),
+            Self::Ping { timestamp } => ping(*timestamp).into(),
+            Self::Pong => Cow::Borrowed(br#"{"type":"pong"}"#),
+            Self::Disconnect { reason, reconnect } => disconnect(*reason, *reconnect).into(),
+            Self::ConfirmSubscription { identifier } => {
+                about_identifier("confirm_subscription", identifier).into()
+            }
+            Self::RejectSubscription { identifier } => {
+                about_identifier("reject_subscription", identifier).into()
+            }
+            Self::ConfirmHistory { identifier } => {
+                about_identifier("confirm_history", identifier).into()
+            }
+            Self::RejectHistory { identifier } => {
+                about_identifier("reject_history", identifier).into()
+            }
+            Self::PresenceError { identifier } => presence_error(identifier).into(),
+            Self::Transmission(text) => Cow::Borrowed(text.as_bytes()),
+        }
+    }
+}
+
+/// Unlike in the reference, the sid is escaped: it may come from a request header and hold a quote.
+fn welcome(sid: &str) -> Vec<u8> {
     let mut out = br#"{"type":"welcome","sid":"#.to_vec();
     escape_into(&mut out, sid);
     out.push(b'}');
     out
 }
 
-/// A ping; `timestamp` is Unix time in the precision the client asked for.
-pub fn ping(timestamp: i128) -> Vec<u8> {
+fn ping(timestamp: i128) -> Vec<u8> {
     let mut out = br#"{"type":"ping","message":"#.to_vec();
     out.extend_from_slice(itoa::Buffer::new().format(timestamp).as_bytes());
     out.push(b'}');
     out
 }
 
-/// The notice before the server closes; `reconnect` tells the client whether to come back.
-pub fn disconnect(reason: DisconnectReason, reconnect: bool) -> Vec<u8> {
+fn disconnect(reason: DisconnectReason, reconnect: bool) -> Vec<u8> {
     let mut out = br#"{"type":"disconnect","reason":"#.to_vec();
     escape_into(&mut out, reason.as_str());
     out.extend_from_slice(if reconnect {
@@ -44,28 +93,7 @@ pub fn disconnect(reason: DisconnectReason, reconnect: bool) -> Vec<u8> {
     out
 }
 
-/// A subscription the server confirmed without asking the app.
-pub fn confirm_subscription(identifier: &str) -> Vec<u8> {
-    about_identifier("confirm_subscription", identifier)
-}
-
-/// A subscription the server rejected without asking the app.
-pub fn reject_subscription(identifier: &str) -> Vec<u8> {
-    about_identifier("reject_subscription", identifier)
-}
-
-/// History was asked for and nothing had to be fetched.
-pub fn confirm_history(identifier: &str) -> Vec<u8> {
-    about_identifier("confirm_history", identifier)
-}
-
-/// History was asked for and is not kept.
-pub fn reject_history(identifier: &str) -> Vec<u8> {
-    about_identifier("reject_history", identifier)
-}
-
-/// Presence was asked for and is not kept.
-pub fn presence_error(identifier: &str) -> Vec<u8> {
+fn presence_error(identifier: &str) -> Vec<u8> {
     let mut out = Vec::new();
     data_message(
         identifier,
@@ -149,44 +177,75 @@ mod tests {
 
     #[test]
     fn replies_are_the_bytes_of_the_contract() {
-        fn check(reply: impl AsRef<[u8]>, expected: &str) {
-            assert_eq!(str::from_utf8(reply.as_ref()).unwrap(), expected);
+        fn check(reply: Reply, expected: &str) {
+            assert_eq!(str::from_utf8(&reply.json()).unwrap(), expected);
         }
-        check(PONG, r#"{"type":"pong"}"#);
-        check(welcome("Ab-_9"), r#"{"type":"welcome","sid":"Ab-_9"}"#);
-        check(welcome("a\"b"), r#"{"type":"welcome","sid":"a\"b"}"#);
+        check(Reply::Pong, r#"{"type":"pong"}"#);
         check(
-            ping(1_700_000_000),
+            Reply::Welcome {
+                sid: "Ab-_9".into(),
+            },
+            r#"{"type":"welcome","sid":"Ab-_9"}"#,
+        );
+        check(
+            Reply::Welcome { sid: "a\"b".into() },
+            r#"{"type":"welcome","sid":"a\"b"}"#,
+        );
+        check(
+            Reply::Ping {
+                timestamp: 1_700_000_000,
+            },
             r#"{"type":"ping","message":1700000000}"#,
         );
         check(
-            ping(1_700_000_000_123_456_789),
+            Reply::Ping {
+                timestamp: 1_700_000_000_123_456_789,
+            },
             r#"{"type":"ping","message":1700000000123456789}"#,
         );
         check(
-            disconnect(DisconnectReason::Unauthorized, false),
+            Reply::Disconnect {
+                reason: DisconnectReason::Unauthorized,
+                reconnect: false,
+            },
             r#"{"type":"disconnect","reason":"unauthorized","reconnect":false}"#,
         );
         check(
-            disconnect(DisconnectReason::ServerRestart, true),
+            Reply::Disconnect {
+                reason: DisconnectReason::ServerRestart,
+                reconnect: true,
+            },
             r#"{"type":"disconnect","reason":"server_restart","reconnect":true}"#,
         );
         let identifier = r#"{"channel":"A"}"#;
         check(
-            confirm_subscription(identifier),
+            Reply::ConfirmSubscription {
+                identifier: identifier.into(),
+            },
             r#"{"type":"confirm_subscription","identifier":"{\"channel\":\"A\"}"}"#,
         );
         check(
-            reject_subscription(identifier),
+            Reply::RejectSubscription {
+                identifier: identifier.into(),
+            },
             r#"{"type":"reject_subscription","identifier":"{\"channel\":\"A\"}"}"#,
         );
         check(
-            confirm_history("<A>"),
+            Reply::ConfirmHistory {
+                identifier: "<A>".into(),
+            },
             r#"{"type":"confirm_history","identifier":"\u003cA\u003e"}"#,
         );
-        check(reject_history(""), r#"{"type":"reject_history"}"#);
         check(
-            presence_error("A"),
+            Reply::RejectHistory {
+                identifier: "".into(),
+            },
+            r#"{"type":"reject_history"}"#,
+        );
+        check(
+            Reply::PresenceError {
+                identifier: "A".into(),
+            },
             r#"{"type":"presence","identifier":"A","message":{"type":"error","total":0}}"#,
         );
     }

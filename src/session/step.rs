@@ -9,7 +9,7 @@ use crate::hub::{self, Hub, Marks};
 use crate::protocol::command::{ClientCommand, CommandKind, Data, HistoryRequest};
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::publication::{self, Publication};
-use crate::protocol::reply;
+use crate::protocol::reply::{self, Reply};
 use crate::protocol::rpc::{self, CommandResponse, ConnectResponse, RpcStatus};
 use crate::protocol::state::State;
 use crate::session::{Farewell, Session};
@@ -28,8 +28,8 @@ const LARGE_DATA_BYTES: usize = 4096;
 /// What the shard must do next for a session, in order. Obeyed by `shard::sessions`.
 #[derive(Debug)]
 pub enum Step {
-    /// Queue this text message.
-    Send(Vec<u8>),
+    /// Queue this reply.
+    Send(Reply),
     /// Ask the app what [`Session::call_body`] writes, then feed the answer to the function for this purpose. Always the last
     /// step.
     Call(CallPurpose),
@@ -242,7 +242,8 @@ impl Session {
             self.drop_env();
         }
         steps.push(Step::Register);
-        steps.push(Step::Send(reply::welcome(self.sid())));
+        let sid = self.sid().into();
+        steps.push(Step::Send(Reply::Welcome { sid }));
     }
 
     /// The app has answered Connect. Source: contract/rpc.md §6.1.
@@ -266,12 +267,7 @@ impl Session {
             RpcStatus::Failure => {}
         }
         self.merge_cstate(&response.cstate);
-        steps.extend(
-            response
-                .transmissions
-                .into_iter()
-                .map(|text| Step::Send(text.into_bytes())),
-        );
+        send_all(response.transmissions, steps);
         if response.status == RpcStatus::Failure {
             steps.push(Step::Close(Close::AUTH_FAILED));
         }
@@ -289,7 +285,7 @@ impl Session {
     ) -> Result<(), CommandRefusal> {
         let subscribed = context.hub.is_subscribed(context.slot, &command.identifier);
         match command.kind {
-            CommandKind::Ping => steps.push(Step::Send(reply::PONG.to_vec())),
+            CommandKind::Ping => steps.push(Step::Send(Reply::Pong)),
             CommandKind::Pong => {}
             CommandKind::Unknown => {
                 return Err(CommandRefusal::UnknownCommand(command.name.into_owned()));
@@ -316,7 +312,8 @@ impl Session {
                     .reserved_stream(context, &command.identifier, PRESENCE_KEY)
                     .is_some()
                 {
-                    steps.push(Step::Send(reply::presence_error(&command.identifier)));
+                    let identifier = command.identifier.into();
+                    steps.push(Step::Send(Reply::PresenceError { identifier }));
                 }
             }
             // Without a broker there is nobody to join.
@@ -333,7 +330,7 @@ impl Session {
     ) -> Result<(), CommandRefusal> {
         if let Some(refusal) = no_room(context, &command.identifier) {
             // A client that is told nothing would wait for ever.
-            steps.push(Step::Send(reply::reject_subscription(&command.identifier)));
+            steps.push(reject(&command.identifier));
             return Err(refusal);
         }
         match channels::route_subscribe(&command.identifier, &context.auth.streams) {
@@ -353,10 +350,10 @@ impl Session {
                 answer_history(context, &command.identifier, command.history, steps);
             }
             Route::Local(LocalSubscribe::Reject) => {
-                steps.push(Step::Send(reply::reject_subscription(&command.identifier)));
+                steps.push(reject(&command.identifier));
             }
             Route::Rpc if !context.has_rpc => {
-                steps.push(Step::Send(reply::reject_subscription(&command.identifier)));
+                steps.push(reject(&command.identifier));
             }
             Route::Rpc => {
                 let purpose = CallPurpose::Subscribe {
@@ -384,7 +381,8 @@ impl Session {
             let marks = Marks { whisper, presence };
             context.hub.mark(context.slot, identifier, marks);
         });
-        steps.push(Step::Send(reply::confirm_subscription(identifier)));
+        let identifier = identifier.into();
+        steps.push(Step::Send(Reply::ConfirmSubscription { identifier }));
     }
 
     fn unsubscribe(
@@ -661,17 +659,23 @@ fn no_room(context: &Context<'_>, identifier: &str) -> Option<CommandRefusal> {
     }
 }
 
+fn reject(identifier: &str) -> Step {
+    Step::Send(Reply::RejectSubscription {
+        identifier: identifier.into(),
+    })
+}
+
 fn refuse(reason: DisconnectReason, steps: &mut Vec<Step>) {
-    steps.push(Step::Send(reply::disconnect(reason, false)));
+    steps.push(Step::Send(Reply::Disconnect {
+        reason,
+        reconnect: false,
+    }));
     steps.push(Step::Close(Close::AUTH_FAILED));
 }
 
 fn send_all(transmissions: Vec<String>, steps: &mut Vec<Step>) {
-    steps.extend(
-        transmissions
-            .into_iter()
-            .map(|text| Step::Send(text.into_bytes())),
-    );
+    let replies = transmissions.into_iter().map(Reply::Transmission);
+    steps.extend(replies.map(Step::Send));
 }
 
 /// No history is kept: a request that would have to fetch something is rejected, one that asks for nothing is confirmed.
@@ -689,9 +693,9 @@ fn answer_history(
         Some(names) => names.iter().any(|name| streams.contains(&name.as_str())),
         None => return,
     };
-    steps.push(Step::Send(if wanted {
-        reply::reject_history(identifier)
-    } else {
-        reply::confirm_history(identifier)
+    let identifier = identifier.into();
+    steps.push(Step::Send(match wanted {
+        true => Reply::RejectHistory { identifier },
+        false => Reply::ConfirmHistory { identifier },
     }));
 }

@@ -17,6 +17,7 @@ use super::*;
 use crate::config::{Config, Startup, load};
 use crate::hub::Hub;
 use crate::protocol::command::decode_command;
+use crate::protocol::reply::Reply;
 use crate::protocol::rpc::{decode_command_response, decode_connect_response};
 
 const SLOT: u32 = 3;
@@ -46,8 +47,9 @@ const BADLY_SIGNED: &str = r#"{"channel":"$pubsub","signed_stream_name":"ImNoYXQ
 const PUBLIC: &str = r#"{"channel":"$pubsub","stream_name":"lobby"}"#;
 
 fn rejection_text(identifier: &str) -> String {
-    let text = crate::protocol::reply::reject_subscription(identifier);
-    String::from_utf8(text).expect("UTF-8")
+    let identifier = identifier.into();
+    let reply = Reply::RejectSubscription { identifier };
+    str::from_utf8(&reply.json()).expect("UTF-8").to_owned()
 }
 
 fn config(args: &[&str]) -> Config {
@@ -123,7 +125,7 @@ impl Scene {
     fn shown(&mut self, step: Step) -> String {
         let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).expect("UTF-8");
         match step {
-            Step::Send(bytes) => format!("send {}", text(&bytes)),
+            Step::Send(reply) => format!("send {}", text(&reply.json())),
             Step::Register => "register".into(),
             Step::Close(close) => format!("close {} {}", close.code, close.reason),
             Step::Publish(whisper) => {

@@ -10,7 +10,7 @@ use crate::log::cut;
 use crate::mesh::SessionRef;
 use crate::protocol::disconnect::Close;
 use crate::protocol::json;
-use crate::protocol::reply;
+use crate::protocol::reply::Reply;
 use crate::protocol::rpc::{
     CommandResponse, ConnectResponse, RpcDecodeError, RpcStatus, decode_command_response,
     decode_connect_response,
@@ -54,7 +54,7 @@ impl Sessions {
 
     pub(super) fn obey(&mut self, slot: u32, step: Step) {
         match step {
-            Step::Send(text) => self.send_text(slot, text),
+            Step::Send(reply) => self.send_reply(slot, &reply),
             Step::Call(purpose) => self.start_call(slot, purpose),
             Step::Publish(publication) => self.actions.push(Action::Publish(publication)),
             Step::Register => self.register(slot),
@@ -225,7 +225,8 @@ impl Sessions {
             (&purpose, &result)
         {
             // The app has not been asked: the client can be told.
-            self.send_text(slot, reply::reject_subscription(identifier));
+            let identifier = identifier.clone();
+            self.send_reply(slot, &Reply::RejectSubscription { identifier });
         }
         let response: Result<CommandResponse, String> =
             self.decoded(self.sid(slot), &purpose, result, decode_command_response);

@@ -10,7 +10,7 @@ use crate::config::DisconnectMode;
 use crate::metrics::{Counter, ShardMetrics};
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::publication::RemoteDisconnect;
-use crate::protocol::reply;
+use crate::protocol::reply::Reply;
 use crate::shard::outbox::batch::Urgency;
 use crate::shard::outbox::frame::{Frame, FrameKind};
 use crate::wire::websocket::frame;
@@ -52,9 +52,9 @@ impl Sessions {
         if !connection.is_open() {
             return;
         }
-        let text = reply::disconnect(reason, reconnect);
+        let reply = Reply::Disconnect { reason, reconnect };
         let frame = message_frame(
-            &text,
+            &reply.json(),
             connection.deflate,
             FrameKind::Message,
             &mut self.deflater,

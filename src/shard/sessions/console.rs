@@ -16,7 +16,7 @@ use crate::log::shortened;
 use crate::mesh::SessionRef;
 use crate::protocol::command::{CommandKind, decode_command};
 use crate::protocol::disconnect::{Close, DisconnectReason};
-use crate::protocol::reply;
+use crate::protocol::reply::{self, Reply};
 use crate::shard::outbox::frame::FrameKind;
 
 /// Connections of the console on one shard.
@@ -107,7 +107,7 @@ impl Sessions {
         }
         // Nobody asks the app about it.
         new.env = Box::default();
-        let sid = new.sid.clone();
+        let sid = new.sid.as_str().into();
         let mut early_input = std::mem::take(&mut new.early_input);
         let Some(slot) = self.admit(new) else {
             return;
@@ -116,7 +116,7 @@ impl Sessions {
             slot,
             watches: false,
         });
-        self.send_text(slot, reply::welcome(&sid));
+        self.send_reply(slot, &Reply::Welcome { sid });
         if !early_input.is_empty() {
             self.take_early_input(slot, &mut early_input);
         }
@@ -129,12 +129,14 @@ impl Sessions {
         };
         match command.kind {
             CommandKind::Subscribe if command.identifier == IDENTIFIER => {
-                self.send_text(slot, reply::confirm_subscription(IDENTIFIER));
+                let identifier = IDENTIFIER.into();
+                self.send_reply(slot, &Reply::ConfirmSubscription { identifier });
                 self.console.set_watching(slot, true);
                 self.actions.push(Action::Watch);
             }
             CommandKind::Subscribe => {
-                self.send_text(slot, reply::reject_subscription(&command.identifier));
+                let identifier = command.identifier.into();
+                self.send_reply(slot, &Reply::RejectSubscription { identifier });
             }
             CommandKind::Unsubscribe => self.console.set_watching(slot, false),
             _ => {}

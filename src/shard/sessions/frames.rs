@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use super::Connection;
 use crate::config::PingPrecision;
 use crate::protocol::publication::Publication;
-use crate::protocol::reply;
+use crate::protocol::reply::{self, Reply};
 use crate::shard::outbox::batch::{Batch, Urgency};
 use crate::shard::outbox::frame::{Frame, FrameKind};
 use crate::wire::websocket::deflate::Deflater;
@@ -77,7 +77,8 @@ impl PingFrames {
         let (precision, deflate) = (connection.precision, connection.deflate);
         let made = &mut self.frames[precision as usize][usize::from(deflate)];
         let ping = *made.get_or_insert_with(|| {
-            let text = reply::ping(timestamp(precision));
+            let timestamp = timestamp(precision);
+            let text = Reply::Ping { timestamp }.json().into_owned();
             batch.add_frame(message_frame(&text, deflate, FrameKind::Ping, deflater))
         });
         batch.deliver(slot, &mut connection.deliveries, ping, Urgency::Prompt);

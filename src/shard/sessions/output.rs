@@ -12,6 +12,7 @@ use crate::log::kept;
 use crate::metrics::ShardMetrics;
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::publication::Publication;
+use crate::protocol::reply::Reply;
 use crate::reactor::Outgoing;
 use crate::shard::outbox::batch::{BatchList, Urgency};
 use crate::shard::outbox::frame::{Frame, FrameKind};
@@ -42,9 +43,13 @@ pub(super) struct FanOut {
 }
 
 impl Sessions {
-    pub(super) fn send_text(&mut self, slot: u32, text: Vec<u8>) {
+    pub(super) fn send_reply(&mut self, slot: u32, reply: &Reply) {
+        self.send_text(slot, &reply.json());
+    }
+
+    pub(super) fn send_text(&mut self, slot: u32, text: &[u8]) {
         let deflate = self.connections[slot as usize].deflate;
-        let frame = message_frame(&text, deflate, FrameKind::Message, &mut self.deflater);
+        let frame = message_frame(text, deflate, FrameKind::Message, &mut self.deflater);
         self.send(slot, frame);
     }
 
