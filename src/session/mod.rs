@@ -3,11 +3,13 @@
 //! The shard owns the socket and obeys the steps (`shard::sessions`). What a session listens to stands in the hub, under
 //! the session's slot.
 
+mod admission;
 mod deadlines;
 mod departed;
 mod state;
 mod step;
 
+pub use admission::{Admission, Flaw};
 pub use deadlines::{Deadlines, DueNow, Tick};
 pub use departed::Departed;
 pub use state::{Farewell, SESSION_BYTES_MAX, Session, SessionSettings};

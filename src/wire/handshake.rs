@@ -120,12 +120,7 @@ pub fn upgrade(
     if head.is_repeated(version) || !head.header_has_token(version, "13") {
         return Err(UpgradeError::UnsupportedVersion);
     }
-    let mut given = head.header_values("origin").peekable();
-    let allowed = match given.peek() {
-        Some(_) => given.all(|origin| origins.allows(Some(origin))),
-        None => origins.allows(None),
-    };
-    if !allowed {
+    if !origins.allows_all(head.header_values("origin")) {
         return Err(UpgradeError::OriginNotAllowed);
     }
     let key = head

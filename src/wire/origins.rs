@@ -33,6 +33,16 @@ impl AllowedOrigins {
         AllowedOrigins { entries }
     }
 
+    /// Whether a request with these `Origin` lines may go on: each of them must be allowed.
+    pub fn allows_all<'a>(&self, mut origins: impl Iterator<Item = &'a str>) -> bool {
+        match origins.next() {
+            Some(first) => {
+                self.allows(Some(first)) && origins.all(|origin| self.allows(Some(origin)))
+            }
+            None => self.allows(None),
+        }
+    }
+
     /// Whether a request with this `Origin` field may go on. A missing field only passes an empty list or a bare `*`.
     pub fn allows(&self, origin: Option<&str>) -> bool {
         if self.entries.is_empty() {
@@ -118,6 +128,25 @@ mod tests {
         assert!(AllowedOrigins::new(&[]).allows(None));
         check("", Some("http://evil.example"), true);
         check(" , ", Some("::bad::"), true);
+    }
+
+    #[test]
+    fn every_origin_line_must_be_allowed() {
+        let list = AllowedOrigins::new(&["a.example".to_owned(), "b.example".to_owned()]);
+        let check = |lines: &[&str], expected: bool| {
+            assert_eq!(
+                list.allows_all(lines.iter().copied()),
+                expected,
+                "{lines:?}"
+            );
+        };
+        check(&["http://a.example"], true);
+        check(&["http://a.example", "http://b.example"], true);
+        check(&["http://a.example", "http://evil.example"], false);
+        check(&["http://evil.example", "http://a.example"], false);
+        check(&["http://a.example", ""], false);
+        check(&[], false);
+        assert!(AllowedOrigins::new(&[]).allows_all([].into_iter()));
     }
 
     #[test]

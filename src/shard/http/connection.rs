@@ -2,25 +2,20 @@
 //!
 //! The task exists only as long as the client speaks HTTP. An upgrade hands the socket to the session table and ends it.
 
-use std::borrow::Cow;
 use std::io;
 use std::net::{IpAddr, TcpStream};
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
 
-use crate::auth::jwt;
-use crate::config::{JwtConfig, PingPrecision};
 use crate::endpoints::broadcast::{
     self, BROADCAST_BODY_BYTES_MAX, BroadcastPolicy, BroadcastVerdict,
 };
 use crate::endpoints::{Response, api};
 use crate::mesh::{Charge, Permit};
 use crate::net::Socket;
-use crate::protocol::request_env::{filter_cookies, request_url};
-use crate::protocol::rpc::encode_env_prefix;
-use crate::protocol::sid::{SID_BYTES_MAX, random_sid};
-use crate::session::Credentials;
+use crate::protocol::sid::random_sid;
+use crate::session::Admission;
 use crate::shard::http::body::Body;
 use crate::shard::http::listener::ListenerRules;
 use crate::shard::http::pace::Pace;
@@ -37,7 +32,6 @@ use crate::wire::http_head::HttpError;
 use crate::wire::http_request::RequestHead;
 use crate::wire::http_response::{encode_malformed_request, encode_response};
 use crate::wire::origins::AllowedOrigins;
-use crate::wire::query::query_param_last;
 
 /// Time for a whole request head, counted from the connection or from the head's first byte.
 /// Source: contract/websocket.md §1.
@@ -425,122 +419,33 @@ impl Client {
         };
         let mut early_input = self.input;
         early_input.extend_from_slice(&released.unread);
+        let admission = Admission::new(
+            &head,
+            upgrade.token.as_deref(),
+            self.peer,
+            &self.shard.config,
+        );
+        let sid = admission.sid.unwrap_or_else(random_sid);
+        for flaw in &admission.flaws {
+            refusals::flaw(&self.shard, &sid, self.peer, flaw);
+        }
         let new = NewConnection {
+            socket: released.stream,
             tls: released.tls,
-            permit: Some(self.permit),
+            sid,
+            env: admission.env,
+            credentials: admission.credentials,
+            extended: upgrade.subprotocol == Some(Subprotocol::V1ExtJson),
+            deflate: upgrade.deflate.is_some(),
+            ping_interval_secs: admission.ping_interval_secs,
+            ping_precision: admission.ping_precision,
             early_input,
-            ..describe(&self.shard, &head, &upgrade, self.peer, released.stream)
+            permit: Some(self.permit),
         };
         self.shard.turn(|sessions| match kind {
             SessionKind::Client => sessions.open(new),
             SessionKind::Console => sessions.open_console(new),
         });
-    }
-}
-
-/// What the session table has to know about the client.
-fn describe(
-    shard: &Shard,
-    head: &RequestHead,
-    upgrade: &Upgrade,
-    peer: IpAddr,
-    socket: TcpStream,
-) -> NewConnection {
-    let query = head.query().unwrap_or("");
-    let sid = session_id(shard, head, peer);
-    let ping_interval_secs = query_param_last(query, "pi").and_then(|text| match text.parse() {
-        Ok(secs) => Some(secs),
-        Err(_) => {
-            refusals::ping_interval(shard, &sid, &text);
-            None
-        }
-    });
-    NewConnection {
-        socket,
-        tls: None,
-        env: encode_env(shard, head, upgrade, peer),
-        credentials: credentials(shard, head, &sid),
-        sid,
-        extended: upgrade.subprotocol == Some(Subprotocol::V1ExtJson),
-        deflate: upgrade.deflate.is_some(),
-        ping_interval_secs,
-        ping_precision: query_param_last(query, "ptp").map(|text| match &*text {
-            "ms" => PingPrecision::Milliseconds,
-            "ns" => PingPrecision::Nanoseconds,
-            _ => PingPrecision::Seconds,
-        }),
-        early_input: Vec::new(),
-        permit: None,
-    }
-}
-
-/// The name that the client or a proxy has given the session, or one of our own. Source: contract/websocket.md §3.3; the
-/// reference has no limit.
-fn session_id(shard: &Shard, head: &RequestHead, peer: IpAddr) -> String {
-    let requested = head.filled("x-request-id");
-    let fits = requested.filter(|id| id.len() <= SID_BYTES_MAX);
-    if let (Some(id), None) = (requested, fits) {
-        refusals::request_id(shard, peer, id);
-    }
-    fits.map_or_else(random_sid, str::to_owned)
-}
-
-/// url and headers of the RPC env. Source: contract/rpc.md §4.1, §4.2.
-fn encode_env(shard: &Shard, head: &RequestHead, upgrade: &Upgrade, peer: IpAddr) -> Box<str> {
-    let config = &shard.config;
-    let url = request_url(config.server.tls.is_some(), head.host(), head.target());
-    let mut headers: Vec<(&str, Cow<'_, str>)> =
-        vec![("REMOTE_ADDR", Cow::Owned(peer.to_canonical().to_string()))];
-    let token_header = config.auth.jwt.as_ref().map(jwt_header);
-    let forwarded = config.rpc.headers.iter().filter(|name| *name != "host");
-    for name in forwarded {
-        let value = if token_header.as_ref() == Some(name) {
-            head.filled(name).map(Cow::Borrowed)
-        } else {
-            head.combined(name)
-        };
-        let Some(value) = value else {
-            continue;
-        };
-        if name != "cookie" || config.rpc.cookies.is_empty() {
-            headers.push((name, value));
-        } else if let Some(cookies) = filter_cookies(&value, &config.rpc.cookies) {
-            headers.push((name, Cow::Owned(cookies)));
-        }
-    }
-    if let Some(name) = &token_header {
-        let token = head.filled(name).or(upgrade.token.as_deref());
-        if let Some(token) = token.filter(|_| !config.rpc.headers.contains(name)) {
-            headers.push((name, Cow::Borrowed(token)));
-        }
-    }
-    encode_env_prefix(&url, &mut headers)
-}
-
-/// The header in which a token may come. It is no list: of several lines the first that says something counts.
-fn jwt_header(config: &JwtConfig) -> String {
-    format!("x-{}", config.param.to_lowercase())
-}
-
-/// The token that the client brings, if JWT is on. Source: contract/auth_streams.md §3.
-fn credentials(shard: &Shard, head: &RequestHead, sid: &str) -> Credentials {
-    let Some(config) = &shard.config.auth.jwt else {
-        return Credentials::default();
-    };
-    let header = head.filled(&jwt_header(config));
-    let subprotocol = head.combined("sec-websocket-protocol");
-    match jwt::find_token(header, subprotocol.as_deref(), head.query(), &config.param) {
-        Ok(token) => Credentials {
-            token,
-            bad_query: false,
-        },
-        Err(error) => {
-            refusals::bad_query(shard, sid, &error);
-            Credentials {
-                token: None,
-                bad_query: true,
-            }
-        }
     }
 }
 

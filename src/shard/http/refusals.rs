@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use crate::endpoints::hints;
 use crate::log::cut;
 use crate::protocol::sid::SID_BYTES_MAX;
+use crate::session::Flaw;
 use crate::shard::Shard;
 use crate::shard::http::listener::ListenerRules;
 use crate::shard::notices::Notice;
@@ -71,16 +72,49 @@ pub fn slow_body(shard: &Shard, peer: IpAddr, data_bytes: usize) {
     }
 }
 
-/// An `X-Request-ID` that is no name for a session. The client is served with another one.
-pub fn request_id(shard: &Shard, peer: IpAddr, id: &str) {
+/// Something in a request that was not taken. The client is served all the same.
+pub fn flaw(shard: &Shard, sid: &str, peer: IpAddr, flaw: &Flaw) {
+    match flaw {
+        Flaw::RequestIdTooLong { bytes } => request_id(shard, peer, *bytes),
+        Flaw::PingInterval(text) => ping_interval(shard, sid, text),
+        Flaw::Query(error) => bad_query(shard, sid, error),
+    }
+}
+
+fn request_id(shard: &Shard, peer: IpAddr, bytes: usize) {
     if let Some(admitted) = shard.notices.admit(Notice::RequestIdTooLong) {
         tracing::warn!(
             context = "ws",
             shard = shard.id,
             %peer,
             left_out = admitted.left_out(),
-            "an X-Request-ID of {} bytes is not taken as session id, a random one is: {SID_BYTES_MAX} bytes are the most",
-            id.len()
+            "an X-Request-ID of {bytes} bytes is not taken as session id, a random one is: {SID_BYTES_MAX} bytes are the most"
+        );
+    }
+}
+
+fn ping_interval(shard: &Shard, sid: &str, pi: &str) {
+    if let Some(admitted) = shard.notices.admit(Notice::BadPingInterval) {
+        tracing::warn!(
+            context = "ws",
+            sid,
+            shard = shard.id,
+            pi = %cut(pi),
+            left_out = admitted.left_out(),
+            "pi is not a whole number of seconds, the default is kept"
+        );
+    }
+}
+
+fn bad_query(shard: &Shard, sid: &str, error: &BadQuery) {
+    if let Some(admitted) = shard.notices.admit(Notice::BadQuery) {
+        tracing::warn!(
+            context = "jwt",
+            sid,
+            shard = shard.id,
+            %error,
+            left_out = admitted.left_out(),
+            "cannot look for a token in the query"
         );
     }
 }
@@ -250,34 +284,6 @@ pub fn subprotocol(shard: &Shard, head: &RequestHead, peer: IpAddr) {
         Subprotocol::V1Json.as_str(),
         Subprotocol::V1ExtJson.as_str()
     );
-}
-
-/// `?pi=` with something that is no number. The client is served with the default.
-pub fn ping_interval(shard: &Shard, sid: &str, pi: &str) {
-    if let Some(admitted) = shard.notices.admit(Notice::BadPingInterval) {
-        tracing::warn!(
-            context = "ws",
-            sid,
-            shard = shard.id,
-            pi = %cut(pi),
-            left_out = admitted.left_out(),
-            "pi is not a whole number of seconds, the default is kept"
-        );
-    }
-}
-
-/// A query in which no token can be looked for.
-pub fn bad_query(shard: &Shard, sid: &str, error: &BadQuery) {
-    if let Some(admitted) = shard.notices.admit(Notice::BadQuery) {
-        tracing::warn!(
-            context = "jwt",
-            sid,
-            shard = shard.id,
-            %error,
-            left_out = admitted.left_out(),
-            "cannot look for a token in the query"
-        );
-    }
 }
 
 /// Whether a request was made as a WebSocket, whatever a proxy left of it.
