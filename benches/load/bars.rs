@@ -2,14 +2,9 @@
 
 use std::fmt::Write as _;
 
+use crate::names::case::{BUSY_CALLS, CHURN, ONE_CHANNEL, ONE_STREAM, STORM_FAST_APP, STORM_RPC};
+use crate::names::{BESIDE, unfair};
 use crate::report::{Row, Stored, number};
-use crate::scenarios::beside;
-use crate::scenarios::churn::CASE as CHURN;
-use crate::scenarios::fanout::CASE_ONE_STREAM;
-use crate::scenarios::idle::CASE_ONE_CHANNEL;
-use crate::scenarios::rpc::CASE_BUSY_CALLS;
-use crate::scenarios::storm::{CASE_FAST_APP, CASE_RPC};
-use crate::scenarios::unfair;
 
 enum Goal {
     AtMost(f64),
@@ -77,7 +72,7 @@ const BARS: &[Bar] = &[
         "user bytes per idle connection beside texts, 1 subscription",
         [
             "idle",
-            CASE_ONE_CHANNEL,
+            ONE_CHANNEL,
             "user bytes per connection beside texts",
         ],
         AtMost(512.0),
@@ -91,33 +86,25 @@ const BARS: &[Bar] = &[
     ),
     bar(
         "whole system per idle connection, bytes",
-        [
-            "idle",
-            CASE_ONE_CHANNEL,
-            "whole system, bytes per connection",
-        ],
+        ["idle", ONE_CHANNEL, "whole system, bytes per connection"],
         AtMost(4_900.0),
         Some(AtMost(4_500.0)),
     ),
     bar(
         "CPU per ping while idle, of a bare loop's",
-        ["idle", CASE_ONE_CHANNEL, "CPU per ping, of the bare loop"],
+        ["idle", ONE_CHANNEL, "CPU per ping, of the bare loop"],
         AtMost(1.3),
         Some(AtMost(1.1)),
     ),
     bar(
         "fan-out to one stream, 200 B: deliveries/s, of the limit with one write each",
-        [
-            "fanout",
-            CASE_ONE_STREAM,
-            "deliveries/s, of the better limit",
-        ],
+        ["fanout", ONE_STREAM, "deliveries/s, of the better limit"],
         AtLeast(0.85),
         Some(AtLeast(0.95)),
     ),
     bar(
         "the same: user CPU per delivery, µs",
-        ["fanout", CASE_ONE_STREAM, "server CPU per delivery, user"],
+        ["fanout", ONE_STREAM, "server CPU per delivery, user"],
         AtMost(0.8),
         Some(AtMost(0.4)),
     ),
@@ -153,43 +140,43 @@ const BARS: &[Bar] = &[
     ),
     bar(
         "start to `/health` 200, ms",
-        ["idle", CASE_ONE_CHANNEL, "start to healthy"],
+        ["idle", ONE_CHANNEL, "start to healthy"],
         AtMost(50.0),
         Some(AtMost(15.0)),
     ),
     bar(
         "storm of 15,000 through a 2 ms app: calls per second, of what the app alone answers",
-        ["storm", CASE_RPC, "calls/s, of the app alone"],
+        ["storm", STORM_RPC, "calls/s, of the app alone"],
         AtLeast(0.9),
         None,
     ),
     bar(
         "the same: clients without a welcome for 6 s, or cut off",
-        ["storm", CASE_RPC, "clients timed out"],
+        ["storm", STORM_RPC, "clients timed out"],
         AtMost(0.0),
         None,
     ),
     bar(
         "the same: memory after the storm, of that before",
-        ["storm", CASE_RPC, "memory after, of before"],
+        ["storm", STORM_RPC, "memory after, of before"],
         AtMost(1.1),
         None,
     ),
     bar(
         "5,000 clients back through a 0 ms app, s",
-        ["storm", CASE_FAST_APP, "all subscribed again"],
+        ["storm", STORM_FAST_APP, "all subscribed again"],
         AtMost(1.4),
         Some(AtMost(0.7)),
     ),
     bar(
         "server CPU per connection made (upgrade, connect and one subscribe through RPC), µs",
-        ["storm", CASE_FAST_APP, "server CPU per connection"],
+        ["storm", STORM_FAST_APP, "server CPU per connection"],
         AtMost(200.0),
         Some(AtMost(100.0)),
     ),
     bar(
         "server CPU per perform, µs",
-        ["rpc", CASE_BUSY_CALLS, "server CPU per perform"],
+        ["rpc", BUSY_CALLS, "server CPU per perform"],
         AtMost(60.0),
         Some(AtMost(30.0)),
     ),
@@ -315,7 +302,7 @@ pub fn markdown() -> String {
         "\n| what | bar | moonshot | measured | peer | |\n| --- | --- | --- | --- | --- | --- |\n"
             .to_owned();
     // The same cases, measured with another server only.
-    let beside = Stored::read(beside::NAME);
+    let beside = Stored::read(BESIDE);
     for bar in BARS {
         let stored = Stored::read(bar.scenario);
         let row = |stored: &Option<Stored>, server: &str| {

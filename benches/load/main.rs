@@ -11,10 +11,13 @@
 
 mod app;
 mod bars;
+mod catalog;
+#[cfg(feature = "experiments")]
 mod experiments;
 mod fleet;
 mod histogram;
 mod limit;
+mod names;
 mod nginx;
 mod options;
 mod peer;
@@ -25,18 +28,16 @@ mod report;
 mod scenarios;
 mod sys;
 mod tables;
+mod target;
 mod tls;
 mod websocket;
 
+use catalog::SCENARIOS;
 use options::Options;
-use scenarios::SCENARIOS;
 
 fn main() {
     // Before any thread is pinned.
     process::machine_cpus();
-    let options = Options::read(std::env::args().skip(1));
-    let scenario = SCENARIOS
-        .iter()
-        .find(|scenario| scenario.name == options.scenario);
-    (scenario.expect("options name a scenario that exists").run)(&options);
+    let (scenario, options) = Options::read(std::env::args().skip(1), SCENARIOS);
+    (scenario.run)(&options);
 }

@@ -7,9 +7,9 @@ use std::{fs, net::TcpStream};
 
 use tempfile::TempDir;
 
-use crate::peer::{Target, free_address};
 use crate::process::{self, KernelMemory, Memory};
 use crate::sys::Cpu;
+use crate::target::{Target, free_address};
 use crate::tls::Certificate;
 
 /// Where distributions put it, which is not on everybody's PATH.

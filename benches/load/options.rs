@@ -4,9 +4,17 @@ use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::process::exit;
 
-use crate::peer::{Driver, Target};
 use crate::process::machine_cpus;
-use crate::scenarios::SCENARIOS;
+use crate::target::{Driver, Target};
+
+/// A scenario, as the command line knows it.
+pub struct Scenario {
+    pub name: &'static str,
+    pub about: &'static str,
+    /// A part of another scenario, in a process of its own.
+    pub hidden: bool,
+    pub run: fn(&Options),
+}
 
 /// What was asked for. Scenarios take their own default where an option is `None`.
 #[derive(Clone, Debug)]
@@ -52,17 +60,24 @@ const CLIENTS_PER_THREAD: usize = 19_000;
 
 impl Options {
     /// Reads the command line; tells what is wrong with it and ends the process if anything is.
-    pub fn read(arguments: impl Iterator<Item = String>) -> Self {
+    pub fn read(
+        arguments: impl Iterator<Item = String>,
+        scenarios: &[Scenario],
+    ) -> (&Scenario, Self) {
         // Cargo adds `--bench`.
         let words: Vec<String> = arguments.filter(|word| word != "--bench").collect();
-        match Self::parse(&words) {
-            Ok(Some(options)) => options,
+        let parsed = Self::parse(&words).and_then(|options| match options {
+            Some(options) => Ok(Some((options.scenario_of(scenarios)?, options))),
+            None => Ok(None),
+        });
+        match parsed {
+            Ok(Some(found)) => found,
             Ok(None) => {
-                print!("{}", help());
+                print!("{}", help(scenarios));
                 exit(0);
             }
             Err(problem) => {
-                eprintln!("{problem}\n\n{}", help());
+                eprintln!("{problem}\n\n{}", help(scenarios));
                 exit(2);
             }
         }
@@ -99,13 +114,14 @@ impl Options {
             };
             options.set(name, &value)?;
         }
-        if !SCENARIOS
-            .iter()
-            .any(|scenario| scenario.name == options.scenario)
-        {
-            return Err(format!("there is no scenario {:?}", options.scenario));
-        }
         Ok(Some(options))
+    }
+
+    fn scenario_of<'a>(&self, scenarios: &'a [Scenario]) -> Result<&'a Scenario, String> {
+        let found = scenarios
+            .iter()
+            .find(|scenario| scenario.name == self.scenario);
+        found.ok_or_else(|| format!("there is no scenario {:?}", self.scenario))
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<(), String> {
@@ -190,9 +206,9 @@ fn shown(words: &[String]) -> String {
     shown.join(" ")
 }
 
-fn help() -> String {
+fn help(scenarios: &[Scenario]) -> String {
     let mut text = "cargo bench --bench load -- SCENARIO [options]\n\nScenarios\n".to_owned();
-    for scenario in SCENARIOS.iter().filter(|scenario| !scenario.hidden) {
+    for scenario in scenarios.iter().filter(|scenario| !scenario.hidden) {
         let _ = writeln!(text, "  {:<18} {}", scenario.name, scenario.about);
     }
     let _ = write!(text, "\n{HELP}");

@@ -2,8 +2,8 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::net::{SocketAddrV4, TcpStream};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,8 +12,9 @@ use rustix::process::{Pid, Signal, kill_process};
 use rustls::{ClientConfig, StreamOwned};
 
 use crate::nginx::Nginx;
-use crate::process::{self, KernelMemory, Memory, machine_cpus};
+use crate::process::{self, KernelMemory, Memory};
 use crate::sys::Cpu;
+use crate::target::{Target, free_address};
 use crate::tls::{self, Certificate};
 
 /// How long a server may take to answer its health check.
@@ -24,81 +25,6 @@ const SETTLED_AFTER: Duration = Duration::from_millis(3_500);
 const SETTLE_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a server may take to end after SIGTERM.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
-
-/// How ringcable waits for its sockets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Driver {
-    IoUring,
-    Epoll,
-}
-
-impl Driver {
-    pub fn parse(name: &str) -> Result<Self, String> {
-        match name {
-            "io_uring" => Ok(Self::IoUring),
-            "epoll" => Ok(Self::Epoll),
-            other => Err(format!("--driver takes io_uring or epoll, not {other:?}")),
-        }
-    }
-}
-
-/// What to start.
-#[derive(Clone, Debug)]
-pub struct Target {
-    /// The server's name in results.
-    pub name: &'static str,
-    pub binary: PathBuf,
-    /// Flags that only this binary knows.
-    pub own_flags: Vec<String>,
-    pub environment: Vec<(&'static str, String)>,
-    pub cores: usize,
-}
-
-impl Target {
-    pub fn ringcable(driver: Driver, cores: usize) -> Self {
-        let (name, driver) = match driver {
-            Driver::IoUring => ("ringcable", "io_uring"),
-            Driver::Epoll => ("ringcable epoll", "epoll"),
-        };
-        Self {
-            name,
-            binary: env!("CARGO_BIN_EXE_ringcable").into(),
-            own_flags: vec![format!("--driver={driver}"), format!("--cores={cores}")],
-            environment: Vec::new(),
-            cores,
-        }
-    }
-
-    /// Another binary with the same flags.
-    pub fn peer(binary: &Path, cores: usize) -> Self {
-        Self {
-            name: "peer",
-            binary: binary.to_owned(),
-            own_flags: Vec::new(),
-            environment: vec![
-                ("GOMAXPROCS", cores.to_string()),
-                // Traffic stays on this machine.
-                ("ANYCABLE_DISABLE_TELEMETRY", "true".to_owned()),
-            ],
-            cores,
-        }
-    }
-
-    /// The CPUs of the server: the first ones.
-    pub fn cpus(&self) -> Vec<usize> {
-        (0..self.cores.min(machine_cpus())).collect()
-    }
-
-    /// The CPUs that are left for the clients; all of them when none is left.
-    pub fn client_cpus(&self) -> Vec<usize> {
-        (self.cores..machine_cpus()).collect()
-    }
-}
-
-/// Flags for streams without an app: everybody may connect and subscribe to public streams.
-pub fn public_flags() -> Vec<String> {
-    ["--public", "--norpc"].map(str::to_owned).into()
-}
 
 /// How a server ended.
 #[derive(Clone, Copy, Debug)]
@@ -320,16 +246,6 @@ impl Drop for Peer {
             let _ = fs::remove_file(&self.log);
         }
     }
-}
-
-/// An address of this machine whose port is free now.
-pub fn free_address() -> SocketAddrV4 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-    let port = listener
-        .local_addr()
-        .expect("a bound socket has an address")
-        .port();
-    SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)
 }
 
 fn get_over(

@@ -176,6 +176,7 @@ impl KernelMemory {
     }
 
     /// The group that a parent has put this process into; it is the parent's to remove.
+    #[cfg(feature = "experiments")]
     pub fn of_this_process() -> Option<Self> {
         let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
         let name = groups

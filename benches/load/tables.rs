@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use crate::bars;
-use crate::report::{Row, Stored, distinct};
-use crate::scenarios::beside;
+use crate::names::case::{BUSY_CALLS, ONE_CHANNEL, ONE_STREAM, STORM_FAST_APP};
+use crate::names::{BESIDE, ON_DEMAND};
+use crate::report::{Row, Stored, distinct, number};
 
 const BEGIN: &str = "<!-- results: ";
 const BEGIN_END: &str = " -->\n";
@@ -18,6 +19,46 @@ const END: &str = "<!-- end -->";
 
 /// A file, or a folder whose files are all pages.
 const PAGES: [&str; 3] = ["README.md", "docs/PERFORMANCE.md", "docs/performance"];
+
+/// A row of the short table: what, case, figure.
+const SHORT: [(&str, &str, &str); 8] = [
+    (
+        "memory of an idle connection, 1 subscription",
+        ONE_CHANNEL,
+        "user bytes per connection",
+    ),
+    (
+        "the same with what the kernel holds for it",
+        ONE_CHANNEL,
+        "whole system, bytes per connection",
+    ),
+    (
+        "one stream, 15,000 subscribers, 200 B: deliveries per second",
+        ONE_STREAM,
+        "deliveries/s",
+    ),
+    ("CPU of a delivery", ONE_STREAM, "server CPU per delivery"),
+    (
+        "CPU of a perform through the app",
+        BUSY_CALLS,
+        "server CPU per perform",
+    ),
+    (
+        "5,000 clients come back at once: all subscribed",
+        STORM_FAST_APP,
+        "all subscribed again",
+    ),
+    (
+        "CPU of a client that comes back: upgrade, connect, subscribe",
+        STORM_FAST_APP,
+        "server CPU per connection",
+    ),
+    (
+        "start to the first `/health` 200",
+        ONE_CHANNEL,
+        "start to healthy",
+    ),
+];
 
 /// Renews the pages in place.
 pub fn renew_pages() {
@@ -81,7 +122,7 @@ fn renewed(page: &str, table: impl Fn(&str) -> Option<String>) -> String {
 fn table_of(name: &str) -> Option<String> {
     match name {
         "bars" => return Some(bars::markdown()),
-        "short" => return short(&Stored::read(beside::NAME)?),
+        "short" => return short(&Stored::read(BESIDE)?),
         _ => {}
     }
     match name.split_once(' ') {
@@ -133,7 +174,7 @@ pub fn by_case(rows: &[Row], begin: &str) -> String {
 
 /// A few figures beside another server's, in one row each; nothing when no other was measured.
 fn short(stored: &Stored) -> Option<String> {
-    let rows = beside::short(stored);
+    let rows = short_rows(stored);
     if rows.is_empty() {
         return None;
     }
@@ -144,7 +185,46 @@ fn short(stored: &Stored) -> Option<String> {
     for [what, ours, theirs, ratio] in rows {
         let _ = writeln!(text, "| {what} | {ours} | {theirs} | {ratio} |");
     }
-    Some(text + &command_and_machine(beside::NAME, stored) + "Medians of the runs.\n\n")
+    Some(text + &command_and_machine(BESIDE, stored) + "Medians of the runs.\n\n")
+}
+
+/// What, ringcable's median, the other server's, and how they compare.
+fn short_rows(stored: &Stored) -> Vec<[String; 4]> {
+    let row = |server: &str, case: &str, metric: &str| {
+        stored
+            .rows
+            .iter()
+            .find(|row| (&*row.server, &*row.case, &*row.metric) == (server, case, metric))
+    };
+    let filled = SHORT.iter().filter_map(|(what, case, metric)| {
+        let (ours, theirs) = (row("ringcable", case, metric)?, row("peer", case, metric)?);
+        Some([
+            (*what).to_owned(),
+            shown(ours),
+            shown(theirs),
+            compared(ours.median(), theirs.median()),
+        ])
+    });
+    filled.collect()
+}
+
+fn shown(row: &Row) -> String {
+    let unit = match row.unit.as_str() {
+        // The row's name says it.
+        "1/s" => "",
+        unit => unit,
+    };
+    format!("{} {unit}", number(row.median()))
+        .trim_end()
+        .to_owned()
+}
+
+fn compared(ours: f64, theirs: f64) -> String {
+    if ours <= theirs {
+        format!("{:.1} times less", theirs / ours)
+    } else {
+        format!("{:.1} times more", ours / theirs)
+    }
 }
 
 /// What was measured on what, and what the cells say.
@@ -154,8 +234,13 @@ fn measured_on(scenario: &str, stored: &Stored) -> String {
 
 fn command_and_machine(scenario: &str, stored: &Stored) -> String {
     let commit = stored.field("commit");
+    let feature = if ON_DEMAND.contains(&scenario) {
+        " --features experiments"
+    } else {
+        ""
+    };
     format!(
-        "\n`cargo bench --bench load -- {}`, {}, commit {}{}, Linux {}, {}, {} cores.\n",
+        "\n`cargo bench --bench load{feature} -- {}`, {}, commit {}{}, Linux {}, {}, {} cores.\n",
         if stored.field("options").is_empty() {
             scenario
         } else {

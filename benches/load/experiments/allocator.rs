@@ -5,9 +5,9 @@
 //! `--case` selects among the ways.
 
 use crate::options::Options;
-use crate::peer::{Driver, Target};
 use crate::report::Report;
 use crate::scenarios::storm;
+use crate::target::{Driver, Target};
 
 const CLIENTS: usize = 4_000;
 

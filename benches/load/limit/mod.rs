@@ -16,7 +16,9 @@ use crate::fleet::{Clients, Mark};
 use crate::process::{self, KernelMemory};
 use crate::publisher::{Outlet, stream_name};
 
-pub use child::{finish, run as run_child};
+#[cfg(feature = "experiments")]
+pub use child::finish;
+pub use child::run as run_child;
 
 /// How the child holds a socket on which nothing happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use crate::report::{Stored, distinct, results_folder};
-use crate::scenarios::churn::WARM_UP_SHARE;
 use svg::{Chart, Series};
 
 /// Draws what there are results for, into `docs/images`.
@@ -27,6 +26,9 @@ pub fn draw_all() {
         }
     }
 }
+
+/// The first part of the time, in which a server still grows into its work, is not part of the fitted line.
+pub const WARM_UP_SHARE: f64 = 0.1;
 
 /// The slope of the line through the points that has the least squares, and its value at x = 0.
 pub fn fitted_line(points: &[(f64, f64)]) -> (f64, f64) {

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 use crate::fleet::{Fleet, Mark, Plan};
 use crate::limit::{Bare, Hold, Limit, LimitOutlet, Method};
 use crate::options::Options;
-use crate::peer::{Peer, Target, public_flags};
+use crate::peer::Peer;
 use crate::publisher::{Outlet, Publisher};
 use crate::report::Report;
+use crate::target::{Target, public_flags};
 
 use super::drive::Drive;
 use super::fanout::Spread;

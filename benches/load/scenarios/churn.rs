@@ -9,16 +9,17 @@ use std::time::{Duration, Instant};
 
 use crate::app::App;
 use crate::fleet::{Figures, Fleet, Mark, Plan};
+use crate::names::case;
 use crate::options::Options;
-use crate::peer::{Peer, Target};
-use crate::plot::fitted_line;
+use crate::peer::Peer;
+use crate::plot::{WARM_UP_SHARE, fitted_line};
 use crate::process::KernelMemory;
 use crate::publisher::{Outlet as _, Publisher};
 use crate::report::{Report, Row, results_folder};
 use crate::scenarios::profiles::OneChannel;
 use crate::sys::monotonic_nanos;
+use crate::target::Target;
 
-pub const CASE: &str = "500 clients per second";
 const CLIENTS_PER_SECOND: f64 = 500.0;
 const SECONDS: u64 = 1800;
 /// Clients that are there at a time: each stays for 0.4 s.
@@ -26,8 +27,6 @@ const POPULATION: usize = 200;
 /// A message is published, and the oldest clients leave, this often: a client hears two or three messages.
 const BEAT: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The first part of the time, in which a server still grows into its work, is not part of the fitted line.
-pub const WARM_UP_SHARE: f64 = 0.1;
 const MESSAGE_BYTES: u32 = 200;
 
 /// One second.
@@ -116,7 +115,7 @@ fn measure(options: &Options, target: &Target, report: &mut Report) -> Vec<Sampl
     tell(report, target, rate, &samples, &fleet.take_figures());
     report.sample(
         target.name,
-        CASE,
+        case::CHURN,
         "RPC calls that the app did not understand",
         "",
         app.counts().errors() as f64,
@@ -148,7 +147,7 @@ fn tell(report: &mut Report, target: &Target, rate: f64, samples: &[Sample], fig
     let part = settled.len().div_ceil(10);
     let (first, last) = (&settled[..part], &settled[settled.len() - part..]);
     let mut say = |metric: &str, unit: &str, value: f64| {
-        report.sample(target.name, CASE, metric, unit, value)
+        report.sample(target.name, case::CHURN, metric, unit, value)
     };
     say("clients that came and left", "1/s", rate);
     say(

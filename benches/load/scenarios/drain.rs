@@ -7,9 +7,10 @@ use std::time::Duration;
 use crate::app::App;
 use crate::fleet::{Fleet, Plan};
 use crate::options::Options;
-use crate::peer::{Peer, Target};
+use crate::peer::Peer;
 use crate::report::Report;
 use crate::scenarios::profiles::OneChannel;
+use crate::target::Target;
 
 const CLIENTS: usize = 10_000;
 const SLOW_DRAIN_SECONDS: u64 = 5;

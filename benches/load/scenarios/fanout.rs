@@ -8,10 +8,12 @@ use std::time::Duration;
 
 use crate::fleet::{Clients, Fleet, Plan};
 use crate::limit::{Bare, Hold, Limit, LimitOutlet, Method, identifier};
+use crate::names::case;
 use crate::options::Options;
-use crate::peer::{Peer, public_flags};
+use crate::peer::Peer;
 use crate::publisher::{Outlet, Publisher};
 use crate::report::Report;
+use crate::target::public_flags;
 
 use super::drive::{Drive, Outcome};
 
@@ -25,8 +27,6 @@ const FIXED_RATE: f64 = 40_000.0;
 /// Where the curve of deliveries against subscribers is measured.
 const CURVE: [usize; 5] = [100, 1_000, 3_000, 10_000, 15_000];
 const PATIENCE: Duration = Duration::from_secs(120);
-/// One message at a time to everybody.
-pub const CASE_ONE_STREAM: &str = "1 stream, 200 B, window 1";
 
 /// Clients that are spread over public streams, one each.
 pub struct Spread {
@@ -82,7 +82,7 @@ pub fn run(options: &Options) {
 /// One run of the case that `beside` shows.
 pub fn measure_one_stream(options: &Options, report: &mut Report) {
     let mut cases = cases(options);
-    cases.retain(|case| case.name == CASE_ONE_STREAM);
+    cases.retain(|case| case.name == case::ONE_STREAM);
     measure(options, &cases, report);
 }
 

@@ -13,9 +13,10 @@ use serde::Deserialize;
 use crate::app::App;
 use crate::fleet::{Clients, Fleet, Plan};
 use crate::options::Options;
-use crate::peer::{Driver, Peer, Target, public_flags};
+use crate::peer::Peer;
 use crate::report::{Row, number};
 use crate::scenarios::profiles::{OneChannel, OneStream, RoomPage};
+use crate::target::{Driver, Target, public_flags};
 
 const CLIENTS: usize = 2_000;
 /// Steps in which they come; memory is read after each.

@@ -11,11 +11,13 @@ use crate::app::App;
 use crate::app::answers::{connection_identifiers, user_of_cookie};
 use crate::fleet::{Clients, Figures, Fleet, Plan};
 use crate::limit::{Bare, Hold, Limit, Method, text_frame};
+use crate::names::case;
 use crate::nginx::Nginx;
 use crate::options::Options;
-use crate::peer::{Peer, Target, public_flags};
+use crate::peer::Peer;
 use crate::process::{self, KernelMemory};
 use crate::report::Report;
+use crate::target::{Target, public_flags};
 use crate::tls::Certificate;
 
 use super::fanout::Spread;
@@ -26,8 +28,6 @@ const CLIENTS: usize = 15_000;
 const TLS_CLIENTS: usize = 5_000;
 /// Three pings of each client.
 const SECONDS: u64 = 9;
-/// One subscription through the app.
-pub const CASE_ONE_CHANNEL: &str = "1 subscription";
 /// Clients that come and go before the baseline, so that it holds what a server allocates once.
 const WARM_UP: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -103,7 +103,7 @@ pub fn run_tls(options: &Options) {
 }
 
 fn one_channel() -> Case {
-    Case::new(CASE_ONE_CHANNEL, Arc::new(OneChannel), true)
+    Case::new(case::ONE_CHANNEL, Arc::new(OneChannel), true)
 }
 
 /// One run of the case that `beside` shows, without pings and leaving.

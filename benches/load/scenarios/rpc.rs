@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use crate::app::{App, bare_calls};
 use crate::options::Options;
-use crate::peer::{Peer, Target};
+use crate::peer::Peer;
 use crate::process;
 use crate::report::Report;
 use crate::sys;
+use crate::target::Target;
 use performers::Performers;
 
 const SECONDS: u64 = 5;
@@ -20,8 +21,6 @@ const CONCURRENCY: usize = 28;
 const CLIENTS: usize = 500;
 const WARM_UP: Duration = Duration::from_millis(500);
 
-/// The case that `beside` shows, by its name in the results.
-pub const CASE_BUSY_CALLS: &str = "app 2 ms, 500 clients";
 const BUSY_CALLS: Case = Case {
     delay: Duration::from_millis(2),
     clients: CLIENTS,

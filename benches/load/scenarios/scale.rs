@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use crate::fleet::{Fleet, Plan};
 use crate::options::Options;
-use crate::peer::{Peer, Target, public_flags};
+use crate::peer::Peer;
 use crate::process::KernelMemory;
 use crate::publisher::Publisher;
 use crate::report::Report;
 use crate::scenarios::drive::Drive;
 use crate::scenarios::fanout::Spread;
 use crate::scenarios::profiles::OneStream;
+use crate::target::{Target, public_flags};
 
 const SIZES: [usize; 7] = [1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000];
 /// The size with which the largest is compared.

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use crate::fleet::{Fleet, Plan};
 use crate::histogram::Histogram;
 use crate::options::Options;
-use crate::peer::{Peer, Target, public_flags};
+use crate::peer::Peer;
 use crate::process::KernelMemory;
 use crate::publisher::Publisher;
 use crate::report::Report;
 use crate::sys::monotonic_nanos;
+use crate::target::{Target, public_flags};
 
 use super::drive::Drive;
 use super::fanout::Spread;

@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use crate::app::{App, bare_calls};
 use crate::fleet::{Clients, Figures, Fleet, Plan};
+use crate::names::case;
 use crate::options::Options;
-use crate::peer::{Peer, Target};
+use crate::peer::Peer;
 use crate::process::{self, Memory};
 use crate::report::Report;
 use crate::scenarios::profiles::{JWT_SECRET, LoadScript, OneChannel, TokenBearers};
 use crate::sys::Cpu;
+use crate::target::Target;
 
-pub const CASE_RPC: &str = "app 2 ms, 6 subscriptions";
-pub const CASE_FAST_APP: &str = "app 0 ms, 1 subscription";
 const CASE_JWT: &str = "tokens, 6 public streams";
 
 /// Clients that come and go before anything is measured.
@@ -45,7 +45,7 @@ pub fn run(options: &Options) {
     let clients = |default: usize| options.clients.unwrap_or(default);
     let cases = [
         Case {
-            name: CASE_RPC,
+            name: case::STORM_RPC,
             clients: clients(15_000),
             profile: Arc::new(LoadScript),
             delay: Some(Duration::from_millis(2)),
@@ -78,6 +78,7 @@ pub fn run(options: &Options) {
 }
 
 /// One run of the case in which the server is what takes time.
+#[cfg(feature = "experiments")]
 pub fn measure_fast_app(options: &Options, target: &Target, report: &mut Report) {
     measure(options, target, &fast_app(options), None, report);
 }
@@ -99,7 +100,7 @@ pub fn measure_return(options: &Options, target: &Target, report: &mut Report) {
 
 fn fast_app(options: &Options) -> Case {
     Case {
-        name: CASE_FAST_APP,
+        name: case::STORM_FAST_APP,
         clients: options.clients.unwrap_or(5_000),
         profile: Arc::new(OneChannel),
         delay: Some(Duration::ZERO),

@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use crate::app::App;
 use crate::options::Options;
-use crate::peer::{Peer, Target, public_flags};
+use crate::peer::Peer;
 use crate::process;
 use crate::report::{Report, number};
 use crate::sys;
 use crate::tables;
+use crate::target::{Target, public_flags};
 use client::{Greedy, offer};
 use ways::{After, WAYS, Way};
 

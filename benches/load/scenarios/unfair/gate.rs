@@ -10,8 +10,8 @@ use serde::Deserialize;
 use super::floods::FLOODS;
 use super::{Measured, measure};
 use crate::options::Options;
-use crate::peer::{Driver, Target};
 use crate::report::number;
+use crate::target::{Driver, Target};
 
 const CORES: usize = 1;
 const ATTACKERS: usize = 1;

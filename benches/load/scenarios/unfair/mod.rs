@@ -16,11 +16,13 @@ use std::time::{Duration, Instant};
 use rustls::ClientConfig;
 
 use crate::app::App;
+use crate::names::unfair::{HEALTH, PING, PINGS, TAKEN, WELCOME};
 use crate::options::Options;
-use crate::peer::{Peer, Target, public_flags};
+use crate::peer::Peer;
 use crate::process;
 use crate::report::{Report, Row, number};
 use crate::tables;
+use crate::target::{Target, public_flags};
 use crate::tls::Certificate;
 use attack::{Attack, Done};
 use floods::{FLOODS, Flood, Needs};
@@ -55,12 +57,7 @@ const fn bar(metric: &'static str, one: f64, many: f64) -> Bar {
     Bar { metric, one, many }
 }
 
-pub const PING: &str = "ping p99";
-pub const HEALTH: &str = "health p99";
 pub const FRESH_HEALTH: &str = "health, fresh, p99";
-pub const TAKEN: &str = "201 p99";
-pub const PINGS: &str = "cable pings off by";
-pub const WELCOME: &str = "welcome p99";
 pub const FAILURES: &str = "failed";
 
 const BARS: [Bar; 7] = [

@@ -1,0 +1,26 @@
+//! Names that scenarios write into their results, and that bars, tables and pictures look up there.
+
+/// The scenario that measures the figures of the first page beside another server's.
+pub const BESIDE: &str = "beside";
+
+/// The scenarios that are built with the feature `experiments` only.
+pub const ON_DEMAND: [&str; 2] = ["experiments", "allocator"];
+
+/// Cases.
+pub mod case {
+    pub const BUSY_CALLS: &str = "app 2 ms, 500 clients";
+    pub const CHURN: &str = "500 clients per second";
+    pub const ONE_CHANNEL: &str = "1 subscription";
+    pub const ONE_STREAM: &str = "1 stream, 200 B, window 1";
+    pub const STORM_FAST_APP: &str = "app 0 ms, 1 subscription";
+    pub const STORM_RPC: &str = "app 2 ms, 6 subscriptions";
+}
+
+/// Figures of `unfair`.
+pub mod unfair {
+    pub const HEALTH: &str = "health p99";
+    pub const PING: &str = "ping p99";
+    pub const PINGS: &str = "cable pings off by";
+    pub const TAKEN: &str = "201 p99";
+    pub const WELCOME: &str = "welcome p99";
+}
