@@ -17,7 +17,7 @@ use std::{
 use rustls::{ClientConfig, pki_types::ServerName};
 
 use super::{
-    CallTimes, Method, Priority, RpcObserver,
+    CallTimes, Method, Priority,
     advice::{TokenSource, Trouble, diagnose},
     breaker::{Breaker, BreakerStatus},
     connection::{Connection, ExchangeError},
@@ -35,6 +35,7 @@ use super::{
 };
 use crate::{
     config::{RpcConfig, RpcEndpoint},
+    metrics::{Metrics, ShardMetrics},
     net::Timeouts,
     os::limits::Shortage,
 };
@@ -131,7 +132,9 @@ impl RpcShared {
 /// The calling side of one shard.
 pub struct RpcClient {
     shared: Arc<RpcShared>,
-    observer: Rc<dyn RpcObserver>,
+    metrics: Arc<Metrics>,
+    /// Whose counters are used.
+    shard: usize,
     timeouts: Rc<Timeouts>,
     pool: Rc<Pool>,
 }
@@ -148,10 +151,11 @@ enum AttemptError {
 }
 
 impl RpcClient {
-    /// A client without connections; they are made as calls come.
+    /// A client without connections; they are made as calls come. It counts in the block of its shard.
     pub fn new(
         shared: Arc<RpcShared>,
-        observer: Rc<dyn RpcObserver>,
+        metrics: Arc<Metrics>,
+        shard: usize,
         timeouts: Rc<Timeouts>,
     ) -> Rc<RpcClient> {
         shared.kept.add_shard();
@@ -159,7 +163,8 @@ impl RpcClient {
         let pool = Pool::new(shared.concurrency, kept, Rc::clone(&timeouts));
         Rc::new(RpcClient {
             shared,
-            observer,
+            metrics,
+            shard,
             timeouts,
             pool,
         })
@@ -168,6 +173,10 @@ impl RpcClient {
     /// What this shard shares with the others.
     pub fn shared(&self) -> &RpcShared {
         &self.shared
+    }
+
+    fn counters(&self) -> &ShardMetrics {
+        &self.metrics.shards[self.shard]
     }
 
     /// Posts `body` to `<base>/<method>` and returns the body of the 200.
@@ -211,12 +220,12 @@ impl RpcClient {
         priority: Priority,
         times: &CallTimes,
     ) -> Result<Vec<u8>, RpcError> {
-        let unfinished = Unfinished::new(&*self.observer);
+        let unfinished = Unfinished::new(self.counters());
         let permit = self.slot(priority).await;
         let started = Instant::now();
         let waited = started.saturating_duration_since(times.queued);
         times.waited.set(Some(waited));
-        self.observer.waited(waited);
+        self.counters().rpc_slot_wait_seconds.observe(waited);
         let result = match body() {
             Err(RpcError::Canceled) => return Err(RpcError::Canceled),
             Err(error) => Err(error),
@@ -231,7 +240,7 @@ impl RpcClient {
         unfinished.finish();
         let ran = started.elapsed();
         times.ran.set(Some(ran));
-        self.observer.ran(ran);
+        self.counters().rpc_duration_seconds.observe(ran);
         match &result {
             Ok(_) => self.note_success(method),
             Err(error) => self.note_failure(method, error),
@@ -308,14 +317,14 @@ impl RpcClient {
     }
 
     fn note_failure(&self, method: Method, error: &RpcError) {
-        self.observer.error();
+        self.counters().rpc_error_total.add(1);
         let shared = &self.shared;
         let url = shared.display_url(method);
         let Some(diagnosis) = diagnose(error, &url, shared.token_source) else {
             return;
         };
         if diagnosis.trouble == Trouble::Unauthorized {
-            self.observer.unauthorized();
+            self.counters().rpc_unauthorized_total.add(1);
         }
         let health = &shared.health;
         if let Some(admitted) = health.call_failed(diagnosis.trouble, Instant::now()) {
@@ -330,7 +339,7 @@ impl RpcClient {
 
     /// An attempt failed because of this server: the breaker does not hear of it, the operator does.
     fn note_shortage(&self, cause: &TransportError) {
-        self.observer.shortage();
+        self.counters().rpc_shortages_total.add(1);
         let Some(admitted) = self.shared.health.shortage(Instant::now()) else {
             return;
         };
@@ -347,7 +356,7 @@ impl RpcClient {
             return permit;
         }
         let waiting = self.shared.limiter.wait(priority);
-        let _pending = Pending::new(&*self.observer);
+        let _pending = Pending::new(self.counters());
         waiting.await
     }
 
@@ -367,7 +376,7 @@ impl RpcClient {
                 Err(AttemptError::Final(error)) => return Err(error),
                 Err(AttemptError::Transport(cause)) => cause,
             };
-            self.observer.retry();
+            self.counters().rpc_retries_total.add(1);
             // What this server lacks may be there in a moment, whatever the number of the attempt.
             let delay = match cause.shortage() {
                 Some(_) => RETRY_DELAY,
@@ -428,7 +437,7 @@ impl RpcClient {
             }
             None => {
                 trial.failed();
-                self.observer.timeout();
+                self.counters().rpc_timeout_total.add(1);
                 RpcError::Timeout {
                     url: url(),
                     limit: limit.unwrap_or_default(),

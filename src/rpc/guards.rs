@@ -3,9 +3,10 @@
 use std::time::Instant;
 
 use super::{
-    RpcError, RpcObserver,
+    RpcError,
     breaker::{Admission, Breaker, BreakerChange},
 };
+use crate::metrics::ShardMetrics;
 
 /// One request as the breaker sees it. Dropped without an outcome, it never happened.
 pub(super) struct Trial<'a> {
@@ -57,31 +58,27 @@ fn log_change(change: Option<BreakerChange>) {
 }
 
 /// Counts a call as waiting for as long as it lives.
-pub(super) struct Pending<'a> {
-    observer: &'a dyn RpcObserver,
-}
+pub(super) struct Pending<'a>(&'a ShardMetrics);
 
 impl<'a> Pending<'a> {
-    pub fn new(observer: &'a dyn RpcObserver) -> Pending<'a> {
-        observer.pending(1);
-        Pending { observer }
+    pub fn new(counters: &'a ShardMetrics) -> Pending<'a> {
+        counters.rpc_pending_num.add(1);
+        Pending(counters)
     }
 }
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        self.observer.pending(-1);
+        self.0.rpc_pending_num.sub(1);
     }
 }
 
 /// Counts a call as canceled unless it comes to its end.
-pub(super) struct Unfinished<'a> {
-    observer: &'a dyn RpcObserver,
-}
+pub(super) struct Unfinished<'a>(&'a ShardMetrics);
 
 impl<'a> Unfinished<'a> {
-    pub fn new(observer: &'a dyn RpcObserver) -> Unfinished<'a> {
-        Unfinished { observer }
+    pub fn new(counters: &'a ShardMetrics) -> Unfinished<'a> {
+        Unfinished(counters)
     }
 
     pub fn finish(self) {
@@ -91,6 +88,6 @@ impl<'a> Unfinished<'a> {
 
 impl Drop for Unfinished<'_> {
     fn drop(&mut self) {
-        self.observer.canceled();
+        self.0.rpc_canceled_total.add(1);
     }
 }

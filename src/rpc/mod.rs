@@ -90,28 +90,3 @@ impl CallTimes {
         Some((self.waited.get()?, self.ran.get()?))
     }
 }
-
-/// Where the client reports what the metrics count. The shard implements it on its own counters.
-///
-/// Every method is called on the shard's thread.
-pub trait RpcObserver {
-    /// A failed attempt is going to be repeated (`rpc_retries_total`).
-    fn retry(&self);
-    /// An attempt ran into its time limit (`rpc_timeout_total`).
-    fn timeout(&self);
-    /// A call ended with an [`RpcError`] (`rpc_error_total`). A timeout is reported here too.
-    fn error(&self);
-    /// The app refused the token of a call (`ringcable_rpc_unauthorized_total`). Reported beside [`Self::error`].
-    fn unauthorized(&self);
-    /// A call was dropped before it ended (`rpc_canceled_total`).
-    fn canceled(&self);
-    /// An attempt failed because this server had not the means for it (`ringcable_rpc_shortages_total`). The breaker does not
-    /// hear of it.
-    fn shortage(&self) {}
-    /// The number of calls that wait for a slot changed by `delta` (`rpc_pending_num`).
-    fn pending(&self, delta: i64);
-    /// A call got its slot after this long; zero when a slot was free.
-    fn waited(&self, wait: Duration);
-    /// A call ended this long after it got its slot, retries included.
-    fn ran(&self, run: Duration);
-}

@@ -15,12 +15,12 @@ use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder};
 
 use crate::config::Config;
 use crate::mesh::{ProcessBudget, ShardBudget, ShardId};
-use crate::metrics::{Metrics, ShardMetrics};
+use crate::metrics::Metrics;
 use crate::net::tls::ServerTls;
 use crate::net::{Driver, Listener, ReactorWake, Timeouts, Yields};
 use crate::os;
 use crate::reactor::Reactor;
-use crate::rpc::{RpcClient, RpcObserver, RpcShared};
+use crate::rpc::{RpcClient, RpcShared};
 use crate::shard::calls::CallQueue;
 use crate::shard::console::Console;
 use crate::shard::disconnects::{self, DisconnectQueue, Forwarding};
@@ -144,10 +144,6 @@ fn assemble(setup: ShardSetup, reactor: Reactor) -> io::Result<(Rc<Shard>, Vec<L
     let timeouts = Timeouts::start();
     let yields = Yields::start()?;
     let inbox = Rc::new(setup.inbox);
-    let observer = Rc::new(RpcMetrics {
-        metrics: Arc::clone(&setup.metrics),
-        shard: setup.id,
-    });
     let slow_calls = SlowCalls::new(setup.config.rpc.slow_call);
     let concurrency = setup.rpc.as_ref().map_or(1, |rpc| rpc.concurrency());
     let budget = ShardBudget::new(setup.budget, Arc::clone(&setup.metrics), setup.id);
@@ -163,9 +159,10 @@ fn assemble(setup: ShardSetup, reactor: Reactor) -> io::Result<(Rc<Shard>, Vec<L
             Rc::clone(&inbox),
             Instant::now(),
         )),
-        rpc: setup
-            .rpc
-            .map(|shared| RpcClient::new(shared, observer, Rc::clone(&timeouts))),
+        rpc: setup.rpc.map(|shared| {
+            let metrics = Arc::clone(&setup.metrics);
+            RpcClient::new(shared, metrics, setup.id, Rc::clone(&timeouts))
+        }),
         config: setup.config,
         metrics: setup.metrics,
         mesh: setup.mesh,
@@ -255,53 +252,3 @@ async fn run_timers(shard: Rc<Shard>) {
 
 /// The driver's timers count in milliseconds; a shorter sleep would be none.
 const TIMER_SLEEP_MIN: Duration = Duration::from_millis(1);
-
-/// Counts what the RPC client does.
-struct RpcMetrics {
-    metrics: Arc<Metrics>,
-    shard: ShardId,
-}
-
-impl RpcMetrics {
-    fn counters(&self) -> &ShardMetrics {
-        &self.metrics.shards[self.shard]
-    }
-}
-
-impl RpcObserver for RpcMetrics {
-    fn retry(&self) {
-        self.counters().rpc_retries_total.add(1);
-    }
-
-    fn timeout(&self) {
-        self.counters().rpc_timeout_total.add(1);
-    }
-
-    fn error(&self) {
-        self.counters().rpc_error_total.add(1);
-    }
-
-    fn unauthorized(&self) {
-        self.counters().rpc_unauthorized_total.add(1);
-    }
-
-    fn canceled(&self) {
-        self.counters().rpc_canceled_total.add(1);
-    }
-
-    fn shortage(&self) {
-        self.counters().rpc_shortages_total.add(1);
-    }
-
-    fn pending(&self, delta: i64) {
-        self.counters().rpc_pending_num.add(delta);
-    }
-
-    fn waited(&self, duration: Duration) {
-        self.counters().rpc_slot_wait_seconds.observe(duration);
-    }
-
-    fn ran(&self, duration: Duration) {
-        self.counters().rpc_duration_seconds.observe(duration);
-    }
-}

@@ -10,20 +10,6 @@ use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 use super::*;
 use crate::config::RpcTlsConfig;
 
-#[derive(Default)]
-struct Nobody;
-
-impl RpcObserver for Nobody {
-    fn retry(&self) {}
-    fn timeout(&self) {}
-    fn error(&self) {}
-    fn unauthorized(&self) {}
-    fn canceled(&self) {}
-    fn pending(&self, _: i64) {}
-    fn waited(&self, _: Duration) {}
-    fn ran(&self, _: Duration) {}
-}
-
 /// Two addresses with one port: at the first the kernel accepts and nobody ever answers, at the second an app does.
 fn frozen_and_good() -> ([SocketAddr; 2], TcpListener) {
     loop {
@@ -75,7 +61,7 @@ async fn outcomes(names: Vec<SocketAddr>, later: Vec<SocketAddr>, calls: usize) 
     Arc::get_mut(&mut shared)
         .expect("nobody else has it")
         .resolver = resolver;
-    let client = RpcClient::new(shared, Rc::new(Nobody), Timeouts::start());
+    let client = RpcClient::new(shared, Arc::new(Metrics::new(1)), 0, Timeouts::start());
     let mut outcomes = Vec::new();
     for _ in 0..calls {
         let call = client.call(Method::Command, "s", b"{}".to_vec(), Priority::Live);

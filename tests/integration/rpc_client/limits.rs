@@ -151,7 +151,6 @@ fn dropping_a_waiting_call_leaves_the_queue_and_sends_nothing() {
             shard.counts(),
             Counts {
                 canceled: 1,
-                pending_max: 1,
                 ran: 2,
                 ..Counts::default()
             }
@@ -214,7 +213,7 @@ fn the_concurrency_limit_is_exact_over_two_shards() {
                     for call in calls {
                         assert_eq!(call.await.unwrap(), STATUS_1);
                     }
-                    assert_eq!(shard.observer.pending.get(), 0);
+                    assert_eq!(shard.metrics.shards[0].rpc_pending_num.value(), 0);
                 });
             })
         });

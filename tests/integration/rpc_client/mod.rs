@@ -8,7 +8,7 @@ mod https;
 mod limits;
 mod requests;
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io::Write;
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -22,10 +22,10 @@ use std::time::{Duration, Instant};
 use flate2::{Compression, write::GzEncoder};
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 use ringcable::config::{RpcConfig, RpcEndpoint, RpcTlsConfig};
+use ringcable::metrics::{Metrics, ShardMetrics};
 use ringcable::net::Timeouts;
 use ringcable::rpc::{
-    BadResponse, CallTimes, Method, Priority, RpcClient, RpcError, RpcObserver, RpcShared,
-    StartError,
+    BadResponse, CallTimes, Method, Priority, RpcClient, RpcError, RpcShared, StartError,
 };
 use rustls::ServerConfig;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
@@ -36,54 +36,51 @@ use crate::support::{Gate, PATIENCE, machine};
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 12\r\n\r\n{\"status\":1}";
 const STATUS_1: &[u8] = b"{\"status\":1}";
 
-/// What the observer was told.
-#[derive(Debug, Default, PartialEq, Eq)]
+/// What the client has counted.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Counts {
-    retries: u32,
-    timeouts: u32,
-    errors: u32,
-    unauthorized: u32,
-    canceled: u32,
-    pending_max: i64,
-    ran: u32,
+    retries: u64,
+    timeouts: u64,
+    errors: u64,
+    unauthorized: u64,
+    canceled: u64,
+    ran: u64,
 }
 
-#[derive(Default)]
-struct Observer {
-    counts: RefCell<Counts>,
-    pending: Cell<i64>,
-}
+impl Counts {
+    fn of(counters: &ShardMetrics) -> Counts {
+        Counts {
+            retries: counters.rpc_retries_total.value(),
+            timeouts: counters.rpc_timeout_total.value(),
+            errors: counters.rpc_error_total.value(),
+            unauthorized: counters.rpc_unauthorized_total.value(),
+            canceled: counters.rpc_canceled_total.value(),
+            ran: counters
+                .rpc_duration_seconds
+                .snapshot()
+                .buckets
+                .iter()
+                .sum(),
+        }
+    }
 
-impl RpcObserver for Observer {
-    fn retry(&self) {
-        self.counts.borrow_mut().retries += 1;
-    }
-    fn timeout(&self) {
-        self.counts.borrow_mut().timeouts += 1;
-    }
-    fn error(&self) {
-        self.counts.borrow_mut().errors += 1;
-    }
-    fn unauthorized(&self) {
-        self.counts.borrow_mut().unauthorized += 1;
-    }
-    fn canceled(&self) {
-        self.counts.borrow_mut().canceled += 1;
-    }
-    fn pending(&self, delta: i64) {
-        self.pending.set(self.pending.get() + delta);
-        let mut counts = self.counts.borrow_mut();
-        counts.pending_max = counts.pending_max.max(self.pending.get());
-    }
-    fn waited(&self, _wait: Duration) {}
-    fn ran(&self, _run: Duration) {
-        self.counts.borrow_mut().ran += 1;
+    fn since(self, earlier: Counts) -> Counts {
+        Counts {
+            retries: self.retries - earlier.retries,
+            timeouts: self.timeouts - earlier.timeouts,
+            errors: self.errors - earlier.errors,
+            unauthorized: self.unauthorized - earlier.unauthorized,
+            canceled: self.canceled - earlier.canceled,
+            ran: self.ran - earlier.ran,
+        }
     }
 }
 
 struct Shard {
     client: Rc<RpcClient>,
-    observer: Rc<Observer>,
+    metrics: Arc<Metrics>,
+    /// As of the last look.
+    seen: Cell<Counts>,
 }
 
 impl Shard {
@@ -92,14 +89,11 @@ impl Shard {
     }
 
     fn sharing(shared: Arc<RpcShared>) -> Shard {
-        let observer = Rc::new(Observer::default());
+        let metrics = Arc::new(Metrics::new(1));
         Shard {
-            client: RpcClient::new(
-                shared,
-                Rc::clone(&observer) as Rc<dyn RpcObserver>,
-                Timeouts::start(),
-            ),
-            observer,
+            client: RpcClient::new(shared, Arc::clone(&metrics), 0, Timeouts::start()),
+            metrics,
+            seen: Cell::default(),
         }
     }
 
@@ -137,16 +131,17 @@ impl Shard {
 
     /// Resolves when so many calls wait for a slot.
     fn waiting(&self, count: i64) -> impl Future<Output = ()> + 'static {
-        let observer = Rc::clone(&self.observer);
+        let metrics = Arc::clone(&self.metrics);
         until("calls without a slot", move || {
-            observer.pending.get() == count
+            metrics.shards[0].rpc_pending_num.value() == count
         })
     }
 
-    /// What was counted, with no call left waiting.
+    /// What was counted since the last look, with no call left waiting.
     fn counts(&self) -> Counts {
-        assert_eq!(self.observer.pending.get(), 0);
-        std::mem::take(&mut self.observer.counts.borrow_mut())
+        assert_eq!(self.metrics.shards[0].rpc_pending_num.value(), 0);
+        let now = Counts::of(&self.metrics.shards[0]);
+        now.since(self.seen.replace(now))
     }
 }
 
