@@ -6,8 +6,8 @@
 #
 # docs/deployment.md has the whole picture.
 
-# Needs cargo and a C compiler.
-ARG RUST_IMAGE=rust:1-slim-bookworm
+# Needs cargo and a C compiler. Of the version in rust-toolchain.toml, or rustup fetches that one.
+ARG RUST_IMAGE=rust:1.95.0-slim-bookworm
 # Needs apt and a glibc that is not older than that of RUST_IMAGE.
 ARG BASE_IMAGE=debian:bookworm-slim
 

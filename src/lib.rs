@@ -12,6 +12,10 @@ pub mod certificate;
 pub mod check;
 pub mod config;
 pub mod console;
+#[allow(
+    clippy::disallowed_methods,
+    reason = "it is an application, started to try things out, and reads what this server has encoded"
+)]
 pub mod demo;
 pub mod driver;
 pub mod endpoints;
