@@ -8,7 +8,8 @@ use std::time::SystemTime;
 
 use thiserror::Error;
 
-use crate::log;
+use crate::os::local_time::local_time;
+use crate::os::random;
 
 /// Why the server does not start with this command line, environment and file.
 #[derive(Debug, Error)]
@@ -84,7 +85,7 @@ pub enum ConfigError {
     #[error("failed to load configuration presets, cause: {variable} env is missing")]
     PresetVariable { variable: &'static str },
     #[error("no random bytes from the kernel: {0}")]
-    Random(getrandom::Error),
+    Random(random::Error),
 }
 
 impl ConfigError {
@@ -113,7 +114,7 @@ pub fn stderr_line(now: SystemTime, error: &dyn Display) -> String {
         .duration_since(SystemTime::UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs();
-    let time = log::local_time(i64::try_from(unix_secs).unwrap_or(i64::MAX));
+    let time = local_time(i64::try_from(unix_secs).unwrap_or(i64::MAX));
     format!(
         "{:04}/{:02}/{:02} {:02}:{:02}:{:02} {error}",
         time.year, time.month, time.day, time.hour, time.minute, time.second

@@ -28,6 +28,7 @@ use std::time::Duration;
 
 pub use error::{ConfigError, stderr_line};
 
+use crate::os::random;
 use flags::Flags;
 use settings::Settings;
 use value::Value;
@@ -180,7 +181,7 @@ fn printed(settings: &mut Settings, notices: &[String]) -> String {
 fn random_text(chars: usize) -> Result<String, ConfigError> {
     const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
     let mut bytes = vec![0; chars];
-    getrandom::fill(&mut bytes).map_err(ConfigError::Random)?;
+    random::fill(&mut bytes).map_err(ConfigError::Random)?;
     Ok(bytes
         .iter()
         .map(|byte| char::from(ALPHABET[usize::from(*byte) % ALPHABET.len()]))

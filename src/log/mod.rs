@@ -7,13 +7,12 @@
 //! Source: `contract/operations.md` §8.
 
 pub mod kept;
-mod local_time;
 mod queue;
 mod record;
 mod sparse;
 
 use std::io::{self, IsTerminal};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use std::{fmt, panic, thread};
 
@@ -21,10 +20,10 @@ use tracing::level_filters::LevelFilter;
 use tracing::span;
 use tracing::{Event, Level, Metadata, Subscriber};
 
-pub use local_time::{LocalTime, local_time};
 pub use sparse::{Admitted, SPARSE_INTERVAL, Sparse};
 
 use crate::config::{LogConfig, LogFormat, LogLevel};
+use crate::os::local_time;
 use crate::os::stdio::{self, Stream};
 use queue::{Loss, Queue};
 use record::{Header, JsonRecord, TextRecord};
@@ -46,8 +45,8 @@ static STDOUT: Queue = Queue::new();
 /// # Errors
 /// No descriptor or no thread for it.
 pub fn init(config: &LogConfig, node_id: &str) -> io::Result<()> {
-    // Read the time zone now: later the first record of some shard would wait for the file.
-    LazyLock::force(&local_time::ZONE);
+    // Later the first record of some shard would wait for the file.
+    local_time::read_zone();
     let log = Log {
         level: match config.level {
             LogLevel::Debug => LevelFilter::DEBUG,

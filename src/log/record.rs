@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tracing::Level;
 use tracing::field::{Field, Visit};
 
-use super::local_time::{LocalTime, local_time};
 use super::{beginning, level_names};
+use crate::os::local_time::{LocalTime, local_time};
 
 /// What stands before the attributes, besides the message.
 pub struct Header<'a> {

@@ -2,8 +2,7 @@
 //!
 //! Owns the text of every message: what clients send ([`command`]), what they get ([`reply`], [`disconnect`]), what the app
 //! posts ([`publication`]) and what the app is asked ([`rpc`], [`request_env`], [`state`]). Pure: no I/O, no clock, no
-//! logging; the one exception is [`sid`], which asks the kernel for randomness. Called by `session`, `endpoints`, `hub`,
-//! `rpc` and `shard`.
+//! logging. Called by `session`, `endpoints`, `hub`, `rpc` and `shard`.
 
 pub mod command;
 pub mod disconnect;

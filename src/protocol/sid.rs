@@ -14,13 +14,8 @@ pub const SID_BYTES_MAX: usize = 128;
 /// Exactly 64 symbols, so six random bits choose one without bias.
 const ALPHABET: &[u8; 64] = b"_-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
 
-/// A new session id: 126 random bits as [`SID_LENGTH`] characters of `_-0-9a-zA-Z`. One system call.
-///
-/// # Panics
-/// When the kernel has no random source, which Linux has since 3.17.
-pub fn random_sid() -> String {
-    let mut entropy = [0; SID_LENGTH];
-    getrandom::fill(&mut entropy).expect("getrandom(2) works on every supported kernel");
+/// A new session id: 126 of these random bits as [`SID_LENGTH`] characters of `_-0-9a-zA-Z`.
+pub fn encode_sid(entropy: [u8; SID_LENGTH]) -> String {
     entropy
         .iter()
         .map(|byte| char::from(ALPHABET[usize::from(byte & 63)]))
@@ -32,10 +27,11 @@ mod tests {
     use std::collections::HashSet;
 
     use super::*;
+    use crate::os::random;
 
     #[test]
     fn sids_are_distinct_and_use_the_whole_alphabet_and_nothing_else() {
-        let sids: HashSet<String> = (0..1000).map(|_| random_sid()).collect();
+        let sids: HashSet<String> = (0..1000).map(|_| encode_sid(random::bytes())).collect();
         assert_eq!(sids.len(), 1000);
         assert!(sids.iter().all(|sid| sid.len() == SID_LENGTH));
         let seen: HashSet<u8> = sids.iter().flat_map(|sid| sid.bytes()).collect();

@@ -25,10 +25,7 @@ const LAYERS: [&[&str]; 5] = [
 /// The roots of both crates.
 const ROOTS: [&str; 2] = ["lib", "main"];
 
-const EXCEPTIONS: &[(&str, &str)] = &[
-    ("config -> log", "an error text tells a time"),
-    ("log -> config", "what its options are"),
-];
+const EXCEPTIONS: &[(&str, &str)] = &[];
 
 /// Which modules name which, and where.
 type Arrows = BTreeMap<(String, String), String>;

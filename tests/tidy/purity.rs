@@ -29,6 +29,28 @@ const EXCEPTIONS: &[(&str, &str)] = &[(
     "it borrows the descriptor of a socket of monoio, and names its type to be sound",
 )];
 
+/// What is named in one place only: a word, and how the paths of the files begin that may name it.
+const ONE_PLACE: [(&str, &[&str]); 3] = [
+    ("getrandom", &["src/os/random.rs"]),
+    // A signature in `os` names its socket.
+    ("monoio::net", &["src/net/", "src/os/sockets.rs"]),
+    // `driver` tries whether a ring can be had.
+    ("io_uring::", &["src/reactor/", "src/driver.rs"]),
+];
+
+/// Words that stand where they should not.
+fn misplaced(source: &Source) -> BTreeMap<String, String> {
+    ONE_PLACE
+        .iter()
+        .filter(|(_, places)| !places.iter().any(|place| source.path.starts_with(place)))
+        .filter_map(|(word, _)| {
+            let at = words(&source.shipped, word).next()?;
+            let line = line_of(&source.shipped, at);
+            Some((format!("{} {word}", source.path), format!("line {line}")))
+        })
+        .collect()
+}
+
 fn broken(source: &Source) -> BTreeMap<String, String> {
     let pure = PURE.contains(&source.module());
     let without_runtime = pure || WITHOUT_RUNTIME.contains(&source.module());
@@ -49,6 +71,23 @@ fn broken(source: &Source) -> BTreeMap<String, String> {
 fn codecs_and_state_know_no_runtime_no_clock_and_no_log() {
     let found: BTreeMap<String, String> = sources("src/").into_iter().flat_map(broken).collect();
     assert_only("not pure", &found, EXCEPTIONS);
+}
+
+#[test]
+fn randomness_sockets_and_rings_have_one_place() {
+    let found: BTreeMap<String, String> = sources("src/").into_iter().flat_map(misplaced).collect();
+    assert_only("named elsewhere", &found, &[]);
+}
+
+#[test]
+fn what_is_misplaced_is_found() {
+    let check = |path: &str, expected: usize| {
+        let source = Source::new(path, "use getrandom::fill; use monoio::net::TcpStream;");
+        assert_eq!(misplaced(&source).len(), expected, "{path}");
+    };
+    check("src/os/random.rs", 1);
+    check("src/net/tcp.rs", 1);
+    check("src/hub/table.rs", 2);
 }
 
 #[test]

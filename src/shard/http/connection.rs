@@ -14,7 +14,8 @@ use crate::endpoints::broadcast::{
 use crate::endpoints::{Response, api};
 use crate::mesh::{Charge, Permit};
 use crate::net::Socket;
-use crate::protocol::sid::random_sid;
+use crate::os::random;
+use crate::protocol::sid::encode_sid;
 use crate::session::Admission;
 use crate::shard::http::body::Body;
 use crate::shard::http::listener::ListenerRules;
@@ -425,7 +426,7 @@ impl Client {
             self.peer,
             &self.shard.config,
         );
-        let sid = admission.sid.unwrap_or_else(random_sid);
+        let sid = admission.sid.unwrap_or_else(|| encode_sid(random::bytes()));
         for flaw in &admission.flaws {
             refusals::flaw(&self.shard, &sid, self.peer, flaw);
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::closing::discard_input;
 use super::{Cause, Connection, Life, Sessions};
 use crate::mesh::ShardId;
+use crate::os::random;
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::session::Tick;
 use crate::shard::pace::Pace;
@@ -46,7 +47,7 @@ impl Sessions {
     pub fn close_slowly(&mut self, end: Instant) {
         self.draining = true;
         let slots = self.identity_hashes.len();
-        let random = random();
+        let random = u64::from_ne_bytes(random::bytes());
         self.slow_drain = Some(SlowDrain {
             pace: Pace::new(
                 self.now(),
@@ -140,11 +141,4 @@ impl Sessions {
             self.release(slot);
         }
     }
-}
-
-fn random() -> u64 {
-    let mut bytes = [0; 8];
-    // Without entropy every drain has the same jitter.
-    let _ = getrandom::fill(&mut bytes);
-    u64::from_ne_bytes(bytes)
 }

@@ -8,6 +8,7 @@ use super::frames::unix_time;
 use super::schedule::Place;
 use super::share::Share;
 use super::{Cause, Connection, Life, NewConnection, Sessions};
+use crate::os::random;
 use crate::reactor::GENERATION_MASK;
 use crate::session::{AuthRefusal, Credentials, Deadlines, Session, SessionSettings, Tick};
 use crate::shard::notices::Notice;
@@ -179,8 +180,5 @@ fn ticks(duration: Duration) -> Tick {
 }
 
 fn random_below(bound: Tick) -> Tick {
-    let mut bytes = [0; 4];
-    // Without entropy pings are merely less evenly spread.
-    let _ = getrandom::fill(&mut bytes);
-    u32::from_ne_bytes(bytes) % bound
+    u32::from_ne_bytes(random::bytes()) % bound
 }

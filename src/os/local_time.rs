@@ -21,12 +21,17 @@ pub struct LocalTime {
     pub offset_secs: i32,
 }
 
-pub(super) static ZONE: LazyLock<TimeZone> = LazyLock::new(|| {
+static ZONE: LazyLock<TimeZone> = LazyLock::new(|| {
     let from_env = std::env::var("TZ").ok().filter(|name| !name.is_empty());
     from_env
         .map_or_else(TimeZone::local, |name| TimeZone::from_posix_tz(&name))
         .unwrap_or_else(|_| TimeZone::utc())
 });
+
+/// Reads the zone now, so that nobody has to wait for its file later.
+pub fn read_zone() {
+    LazyLock::force(&ZONE);
+}
 
 /// The local clock at `unix_secs` seconds after 1970.
 pub fn local_time(unix_secs: i64) -> LocalTime {
