@@ -9,11 +9,26 @@
 //! Source: `contract/auth_streams.md` §1, §5, §6, §7 and §8.
 
 use super::signed_stream;
-use crate::config::StreamsConfig;
 use crate::protocol::json::{JsonError, Kind, Reader};
 
 const TURBO_CHANNEL: &str = "Turbo::StreamsChannel";
 const CABLE_READY_CHANNEL: &str = "CableReady::Stream";
+
+/// Which channels the server answers itself, and with which secrets.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct StreamsConfig {
+    /// Name of the signed/public streams channel, `$pubsub`; empty removes it.
+    pub pubsub_channel: String,
+    /// `None`: every signed name is rejected.
+    pub secret: Option<String>,
+    pub public: bool,
+    pub whisper: bool,
+    pub presence: bool,
+    /// Secret of `Turbo::StreamsChannel` when the server serves it itself.
+    pub turbo_secret: Option<String>,
+    /// Secret of `CableReady::Stream` when the server serves it itself.
+    pub cable_ready_secret: Option<String>,
+}
 
 /// Who answers a subscribe.
 #[derive(Debug, Clone, PartialEq, Eq)]

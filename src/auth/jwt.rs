@@ -10,8 +10,7 @@ use std::borrow::Cow;
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use hmac::{Hmac, Mac};
-use sha2::{Sha256, Sha384, Sha512};
+use ring::hmac;
 
 use crate::protocol::json::{JsonError, Kind, Reader};
 use crate::wire::query::{BadQuery, query_param_first_strict};
@@ -91,22 +90,12 @@ fn verify_signature(token: &str, secret: &str) -> Option<Vec<u8>> {
     let algorithm = decode_algorithm(&decode_part(header)?)?;
     let signature = decode_part(signature)?;
     let claims = decode_part(claims)?;
-    let matches = match algorithm {
-        Algorithm::Hs256 => mac_matches::<Hmac<Sha256>>(secret, signed, &signature),
-        Algorithm::Hs384 => mac_matches::<Hmac<Sha384>>(secret, signed, &signature),
-        Algorithm::Hs512 => mac_matches::<Hmac<Sha512>>(secret, signed, &signature),
-    };
-    matches.then_some(claims)
+    let key = hmac::Key::new(algorithm, secret.as_bytes());
+    hmac::verify(&key, signed.as_bytes(), &signature).ok()?;
+    Some(claims)
 }
 
-#[derive(Clone, Copy)]
-enum Algorithm {
-    Hs256,
-    Hs384,
-    Hs512,
-}
-
-fn decode_algorithm(header: &[u8]) -> Option<Algorithm> {
+fn decode_algorithm(header: &[u8]) -> Option<hmac::Algorithm> {
     let mut algorithm = None;
     let mut reader = Reader::new(header);
     let read = reader.object(|reader, name| {
@@ -114,26 +103,15 @@ fn decode_algorithm(header: &[u8]) -> Option<Algorithm> {
             return reader.skip_value();
         }
         algorithm = match &*reader.string()? {
-            "HS256" => Some(Algorithm::Hs256),
-            "HS384" => Some(Algorithm::Hs384),
-            "HS512" => Some(Algorithm::Hs512),
+            "HS256" => Some(hmac::HMAC_SHA256),
+            "HS384" => Some(hmac::HMAC_SHA384),
+            "HS512" => Some(hmac::HMAC_SHA512),
             _ => None,
         };
         Ok::<_, JsonError>(())
     });
     read.and_then(|()| reader.finish()).ok()?;
     algorithm
-}
-
-fn mac_matches<M: Mac + hmac::digest::KeyInit>(
-    secret: &str,
-    signed: &str,
-    signature: &[u8],
-) -> bool {
-    let mut mac =
-        <M as Mac>::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of any length");
-    mac.update(signed.as_bytes());
-    mac.verify_slice(signature).is_ok()
 }
 
 fn decode_part(part: &str) -> Option<Vec<u8>> {
@@ -356,9 +334,9 @@ mod tests {
             encode(header.as_bytes()),
             encode(claims.as_bytes())
         );
-        let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(SECRET.as_bytes()).unwrap();
-        mac.update(signed.as_bytes());
-        format!("{signed}.{}", encode(&mac.finalize().into_bytes()))
+        let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
+        let signature = hmac::sign(&key, signed.as_bytes());
+        format!("{signed}.{}", encode(signature.as_ref()))
     }
 
     #[test]

@@ -2,8 +2,7 @@
 //!
 //! Source: `contract/auth_streams.md` §2 and §9, `contract/broadcast.md` §2.
 
-use hmac::{Hmac, Mac};
-use sha2::Sha256;
+use ring::hmac;
 use subtle::ConstantTimeEq;
 
 /// Label of the broadcast key.
@@ -17,7 +16,7 @@ pub const CONSOLE_LABEL: &str = "console-cable";
 
 /// Derives the key for `label`: lower-case hex of HMAC-SHA256 with `secret` as key.
 pub fn derive_token(secret: &str, label: &str) -> String {
-    hmac_sha256_hex(secret, label)
+    hmac_sha256_hex(secret, label.as_bytes())
 }
 
 /// Whether an `Authorization` header is exactly `Bearer <token>`. The time it takes does not depend on the content.
@@ -32,11 +31,10 @@ pub(crate) fn constant_time_eq(left: &str, right: &str) -> bool {
     left.as_bytes().ct_eq(right.as_bytes()).into()
 }
 
-pub(super) fn hmac_sha256_hex(secret: &str, message: &str) -> String {
-    let mut mac =
-        Hmac::<Sha256>::new_from_slice(secret.as_bytes()).expect("HMAC takes keys of any length");
-    mac.update(message.as_bytes());
-    lower_hex(&mac.finalize().into_bytes())
+/// Lower-case hex of HMAC-SHA256.
+pub(crate) fn hmac_sha256_hex(secret: &str, message: &[u8]) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
+    lower_hex(hmac::sign(&key, message).as_ref())
 }
 
 fn lower_hex(bytes: &[u8]) -> String {
@@ -90,6 +88,16 @@ mod tests {
             "S",
             BROADCAST_LABEL,
             "b015d1a3c08cf2fec39f3014255191ef020d4ac845ac9ee7ab068b97234c62c8",
+        );
+        check(
+            "sec",
+            BROADCAST_LABEL,
+            "ffb1e33f6f743cbfa4df8537400db3dc8abd3eef8124e8ac23fd0effaa45c35e",
+        );
+        check(
+            "none",
+            BROADCAST_LABEL,
+            "cefe585c117433fd0b169e2e123e15eaf8faa67bd62d87372ec54828f2d6950d",
         );
         check(
             "s3cr3t",

@@ -26,6 +26,7 @@ mod tests;
 use std::net::IpAddr;
 use std::time::Duration;
 
+pub use crate::auth::channels::StreamsConfig;
 pub use error::{ConfigError, stderr_line};
 
 use crate::os::random;
@@ -330,21 +331,6 @@ pub struct JwtConfig {
     /// Query parameter; the header is `x-<param>`.
     pub param: String,
     pub enforce: bool,
-}
-
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct StreamsConfig {
-    /// Name of the signed/public streams channel, `$pubsub`; empty removes it.
-    pub pubsub_channel: String,
-    /// `None`: every signed name is rejected.
-    pub secret: Option<String>,
-    pub public: bool,
-    pub whisper: bool,
-    pub presence: bool,
-    /// Secret of `Turbo::StreamsChannel` when the server serves it itself.
-    pub turbo_secret: Option<String>,
-    /// Secret of `CableReady::Stream` when the server serves it itself.
-    pub cable_ready_secret: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

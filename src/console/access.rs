@@ -3,10 +3,7 @@
 //! Pure: the time is an argument. The console can end sessions and speak to clients, so the rules are strict: what is in
 //! doubt has to log in.
 
-use hmac::{Hmac, Mac};
-use sha2::Sha256;
-
-use crate::auth::keys::{CONSOLE_LABEL, constant_time_eq, derive_token};
+use crate::auth::keys::{CONSOLE_LABEL, constant_time_eq, derive_token, hmac_sha256_hex};
 use crate::config::{ConsoleConfig, is_loopback_host};
 use crate::wire::http_request::RequestHead;
 
@@ -125,9 +122,10 @@ impl Guard {
 impl Keys {
     /// Nothing about a login is stored: the cookie says when it ends, and that we said so.
     fn cookie(&self, end_unix_secs: u64) -> String {
-        let signature = self.mac(end_unix_secs).finalize().into_bytes();
-        let hex: String = signature.iter().map(|byte| format!("{byte:02x}")).collect();
-        format!("{end_unix_secs}.{hex}")
+        let mut signed = b"console login until ".to_vec();
+        signed.extend_from_slice(&end_unix_secs.to_be_bytes());
+        let signature = hmac_sha256_hex(&self.token, &signed);
+        format!("{end_unix_secs}.{signature}")
     }
 
     fn cookie_is_good(&self, value: &str, now_unix_secs: u64) -> bool {
@@ -138,14 +136,6 @@ impl Keys {
             return false;
         };
         constant_time_eq(value, &self.cookie(end)) && now_unix_secs < end
-    }
-
-    fn mac(&self, end_unix_secs: u64) -> Hmac<Sha256> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(self.token.as_bytes())
-            .expect("HMAC takes keys of any length");
-        mac.update(b"console login until ");
-        mac.update(&end_unix_secs.to_be_bytes());
-        mac
     }
 }
 

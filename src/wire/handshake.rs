@@ -9,7 +9,7 @@
 use base64::Engine;
 use base64::alphabet::STANDARD as STANDARD_ALPHABET;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
-use sha1::{Digest, Sha1};
+use ring::digest::{self, SHA1_FOR_LEGACY_USE_ONLY};
 use thiserror::Error;
 
 use super::http_request::RequestHead;
@@ -198,13 +198,12 @@ fn is_key(key: &str) -> bool {
 }
 
 fn accept(key: &str) -> [u8; 28] {
-    let digest = Sha1::new()
-        .chain_update(key)
-        .chain_update(KEY_GUID)
-        .finalize();
+    let mut digest = digest::Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
+    digest.update(key.as_bytes());
+    digest.update(KEY_GUID);
     let mut accept = [0; 28];
     STANDARD
-        .encode_slice(digest, &mut accept)
+        .encode_slice(digest.finish(), &mut accept)
         .expect("20 bytes are 28 characters of base64");
     accept
 }

@@ -519,16 +519,8 @@ fn metric(server: &Server, name: &str) -> i64 {
 
 /// A cookie that is good until `end`, made as `docs/console.md` says.
 fn signed_until(end: u64) -> String {
-    use hmac::{Hmac, Mac as _};
     let token = keys::hmac_hex(keys::SECRET, "console-cable");
-    let mut mac = Hmac::<sha2::Sha256>::new_from_slice(token.as_bytes()).expect("any length");
-    mac.update(b"console login until ");
-    mac.update(&end.to_be_bytes());
-    let signature: String = mac
-        .finalize()
-        .into_bytes()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
+    let signed = [&b"console login until "[..], &end.to_be_bytes()].concat();
+    let signature = keys::hmac_hex(&token, signed);
     format!("Cookie: ringcable_console={end}.{signature}")
 }

@@ -6,8 +6,9 @@ use crate::support::{Cable, PATIENCE, Raw, Stage};
 /// `Sec-WebSocket-Accept` for [`KEY`]: base64 of SHA-1 over the key and the GUID of RFC 6455 §1.3.
 fn accept_for_key() -> String {
     use base64::Engine as _;
-    use sha1::Digest as _;
-    let digest = sha1::Sha1::digest(format!("{KEY}258EAFA5-E914-47DA-95CA-C5AB0DC85B11"));
+    use ring::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
+    let text = format!("{KEY}258EAFA5-E914-47DA-95CA-C5AB0DC85B11");
+    let digest = digest(&SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
     base64::engine::general_purpose::STANDARD.encode(digest)
 }
 

@@ -2,19 +2,16 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
-use hmac::{Hmac, Mac as _};
-use sha2::Sha256;
+use ring::hmac;
 
 /// The application secret of every test that does not bring its own. Its RPC token is a check value of the contract.
 pub const SECRET: &str = "s3cr3t";
 
 /// Lower-case hex of HMAC-SHA256. Source: `contract/operations.md` §4.
-pub fn hmac_hex(key: &str, message: &str) -> String {
-    let mut mac =
-        Hmac::<Sha256>::new_from_slice(key.as_bytes()).expect("HMAC takes keys of any length");
-    mac.update(message.as_bytes());
-    mac.finalize()
-        .into_bytes()
+pub fn hmac_hex(key: &str, message: impl AsRef<[u8]>) -> String {
+    let key = hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes());
+    hmac::sign(&key, message.as_ref())
+        .as_ref()
         .iter()
         .map(|byte| format!("{byte:02x}"))
         .collect()

@@ -3,8 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD, Engine as _};
-use hmac::{Hmac, Mac as _};
-use sha2::Sha256;
+use ring::hmac;
 
 use crate::app::answers::{global_id, user_of_cookie};
 use crate::fleet::Clients;
@@ -153,10 +152,7 @@ fn token(index: u32) -> String {
         now + 3600
     );
     let signed = format!("{head}.{}", BASE64_URL_SAFE_NO_PAD.encode(claims));
-    let mut mac = Hmac::<Sha256>::new_from_slice(JWT_SECRET.as_bytes()).expect("any key will do");
-    mac.update(signed.as_bytes());
-    format!(
-        "{signed}.{}",
-        BASE64_URL_SAFE_NO_PAD.encode(mac.finalize().into_bytes())
-    )
+    let key = hmac::Key::new(hmac::HMAC_SHA256, JWT_SECRET.as_bytes());
+    let signature = hmac::sign(&key, signed.as_bytes());
+    format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
 }

@@ -5,9 +5,8 @@ use std::sync::Arc;
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use flate2::Compression;
-use hmac::{Hmac, Mac as _};
+use ring::hmac;
 use serde_json::json;
-use sha2::Sha256;
 
 use crate::fleet::client_frame;
 use crate::websocket::{COMPRESSED, OPCODE_PING, OPCODE_PONG, OPCODE_TEXT, command, deflated};
@@ -153,11 +152,13 @@ pub fn public_identifier(stream: &str, number: usize) -> String {
 
 fn signed_identifier(stream: &str) -> String {
     let name = BASE64_STANDARD.encode(json!(stream).to_string());
-    let mut mac =
-        Hmac::<Sha256>::new_from_slice(STREAMS_SECRET.as_bytes()).expect("any key will do");
-    mac.update(name.as_bytes());
-    let digest = mac.finalize().into_bytes();
-    let digest: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    let key = hmac::Key::new(hmac::HMAC_SHA256, STREAMS_SECRET.as_bytes());
+    let digest = hmac::sign(&key, name.as_bytes());
+    let digest: String = digest
+        .as_ref()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     json!({ "channel": "$pubsub", "signed_stream_name": format!("{name}--{digest}") }).to_string()
 }
 
