@@ -1,4 +1,5 @@
-//! A WebSocket client at the level of bytes: it can break every rule and sees everything, close codes browsers hide included.
+//! A WebSocket client at the level of bytes: it can break every rule and sees everything, close codes browsers hide
+//! included.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};

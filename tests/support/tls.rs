@@ -1,4 +1,5 @@
-//! TLS from the client's side: certificates as files, and clients on rustls, which the server uses too but drives differently.
+//! TLS from the client's side: certificates as files, and clients on rustls, which the server uses too but drives
+//! differently.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;

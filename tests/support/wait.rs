@@ -28,8 +28,8 @@ pub fn until<T>(what: &str, mut probe: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// The same call until nothing interrupts it: the kernel does not restart a read with a timeout, and a ring that another test
-/// tears down interrupts its thread later.
+/// The same call until nothing interrupts it: the kernel does not restart a read with a timeout, and a ring that another
+/// test tears down interrupts its thread later.
 pub fn uninterrupted<T>(mut call: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match call() {
