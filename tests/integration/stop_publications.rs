@@ -82,7 +82,8 @@ fn status(raw: &mut Raw) -> Option<u16> {
     }
 }
 
-/// A request of `bytes` is half there when the stop begins; the rest follows when the listeners are closed. Gives what the clients heard.
+/// A request of `bytes` is half there when the stop begins; the rest follows when the listeners are closed. Gives what the
+/// clients heard.
 fn half_at_the_stop(driver: Driver, bytes: &[u8]) -> Vec<Vec<String>> {
     let stage = Stage::new(driver);
     let mut clients = listeners(&stage);

@@ -15,8 +15,8 @@ use crate::wire::http_request::RequestHead;
 const BODY_PROGRESS_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time for any body, whatever its size; each part that has come earns more, see [`BODY_BYTES_PER_SEC_MIN`].
 const BODY_GRACE: Duration = Duration::from_secs(10);
-/// The least rate of a body beyond [`BODY_GRACE`]. With it the largest body, 64 MiB, has 69 minutes at most. What is no data,
-/// such as extensions and trailers of chunks, earns nothing.
+/// The least rate of a body beyond [`BODY_GRACE`]. With it the largest body, 64 MiB, has 69 minutes at most. What is no
+/// data, such as extensions and trailers of chunks, earns nothing.
 const BODY_BYTES_PER_SEC_MIN: u64 = 16 << 10;
 /// From this size on a part is complete. A longer buffer that grows would be copied, which takes the shard's time.
 const BODY_PART_BYTES: usize = 256 << 10;

@@ -340,8 +340,8 @@ impl Client {
         !head.expects_continue() || matches!(self.write_in_time(CONTINUE).await, Some(Ok(())))
     }
 
-    /// The server stops and the publication would reach nobody. Its connection is reset without an answer: the Ruby side sends
-    /// again after a reset, and not after an answer, whatever it says. Source: contract/broadcast.md §3.
+    /// The server stops and the publication would reach nobody. Its connection is reset without an answer: the Ruby side
+    /// sends again after a reset, and not after an answer, whatever it says. Source: contract/broadcast.md §3.
     fn drop_publication(&mut self) -> Next {
         self.shard.counters().publications_refused_total.add(1);
         if let Some(admitted) = self.shard.notices.admit(Notice::PublicationRefused) {

@@ -152,8 +152,8 @@ impl Client {
         }
     }
 
-    /// Appends what arrives before `deadline`. A kept connection that rests between requests gives its place to a client that
-    /// waits for one (`--max-conn`).
+    /// Appends what arrives before `deadline`. A kept connection that rests between requests gives its place to a client
+    /// that waits for one (`--max-conn`).
     pub(super) async fn read_some(&mut self, deadline: Instant, room: usize) -> Read {
         loop {
             let place = self.is_kept.then_some(&self.permit);

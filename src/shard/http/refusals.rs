@@ -1,6 +1,6 @@
-//! The log records about refused requests. An operator reads them at the default level, so they name what to change; a client
-//! can cause them at any rate, so each kind is written rarely ([`Notices`](crate::shard::notices::Notices)). Tokens and keys
-//! are never shown.
+//! The log records about refused requests. An operator reads them at the default level, so they name what to change; a
+//! client can cause them at any rate, so each kind is written rarely ([`Notices`](crate::shard::notices::Notices)). Tokens
+//! and keys are never shown.
 
 use std::net::IpAddr;
 

@@ -121,8 +121,8 @@ impl Batch {
         self.frames.len() as u32 - 1
     }
 
-    /// Puts a pong in the place of the last frame of `list`, when that is a pong and the batch has many frames or the session
-    /// takes nothing now (`blocked`). Gives the pong back otherwise.
+    /// Puts a pong in the place of the last frame of `list`, when that is a pong and the batch has many frames or the
+    /// session takes nothing now (`blocked`). Gives the pong back otherwise.
     pub fn replace_pong(&mut self, list: BatchList, pong: Frame, blocked: bool) -> Option<Frame> {
         let may_replace = blocked || self.frames.len() > PONGS_APART_MAX;
         let Some(node) = self.nodes.get(list.last as usize) else {
@@ -155,8 +155,8 @@ impl Batch {
         list.last = node;
     }
 
-    /// True when the batch should be written before more is published: it is as large as it may be, or its sessions have more
-    /// than one write takes, so that nothing is gained by gathering more.
+    /// True when the batch should be written before more is published: it is as large as it may be, or its sessions have
+    /// more than one write takes, so that nothing is gained by gathering more.
     pub fn is_full(&self) -> bool {
         let deep = self.lists * FRAMES_PER_WRITE_MAX;
         self.nodes.len() >= BATCH_DELIVERIES_MAX.min(deep.max(BATCH_DELIVERIES_DEEP))

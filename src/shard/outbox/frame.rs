@@ -99,8 +99,8 @@ impl Frame {
         Self::new(Vec::new(), FrameKind::Control)
     }
 
-    /// A part of the same frame, or the rest of it, in the records that carry it. Records have a place in the client's order:
-    /// none may be dropped. The frame counts when its last part has been written.
+    /// A part of the same frame, or the rest of it, in the records that carry it. Records have a place in the client's
+    /// order: none may be dropped. The frame counts when its last part has been written.
     pub(super) fn sealed(&self, records: Vec<u8>, is_last: bool) -> Self {
         Self {
             bytes: records.into_boxed_slice(),

@@ -1,9 +1,9 @@
 //! Frames on their way into sockets.
 //!
-//! A frame ([`frame`]) is encoded once and shared by all receivers. Deliveries are noted in the batch ([`batch`]: 8 bytes each,
-//! no allocation per receiver); then each session that got something is written once, with one gathered call. A large batch is
-//! written over several turns, and what is published meanwhile is gathered with it. Only what the kernel does not take moves
-//! into an [`Outbox`] of the session.
+//! A frame ([`frame`]) is encoded once and shared by all receivers. Deliveries are noted in the batch ([`batch`]: 8 bytes
+//! each, no allocation per receiver); then each session that got something is written once, with one gathered call. A large
+//! batch is written over several turns, and what is published meanwhile is gathered with it. Only what the kernel does not
+//! take moves into an [`Outbox`] of the session.
 
 pub mod batch;
 pub mod frame;
@@ -100,8 +100,9 @@ impl Outbox {
             .count()
     }
 
-    /// Encrypts frames at the front, behind the records that TLS itself has to send, until a few records wait for the socket:
-    /// what is encrypted is the client's own copy, and cannot be dropped any more. A long frame is encrypted in parts.
+    /// Encrypts frames at the front, behind the records that TLS itself has to send, until a few records wait for the
+    /// socket: what is encrypted is the client's own copy, and cannot be dropped any more. A long frame is encrypted in
+    /// parts.
     pub fn seal(&mut self, tls: &mut TlsSession, budget: &Rc<ShardBudget>) {
         let mut records = Vec::new();
         tls.take_output(&mut records);
@@ -135,8 +136,8 @@ impl Outbox {
         self.sealed += 1;
     }
 
-    /// Frames at the front that must go out: one that is half written, or else the client could not read on; with TLS all that
-    /// are encrypted, also in part, or else it could not decrypt what follows.
+    /// Frames at the front that must go out: one that is half written, or else the client could not read on; with TLS all
+    /// that are encrypted, also in part, or else it could not decrypt what follows.
     fn started(&self) -> usize {
         let sealed = self.sealed + usize::from(self.part_sealed > 0);
         sealed.max(usize::from(self.head_written > 0))
