@@ -8,18 +8,18 @@ use crate::config::options::{OPTIONS, OptionSpec, Section, Support};
 const HEAD: &str = "\
 # Options
 
-Every option that ringcable knows: those of anycable-go 1.6.16, whatever has become of them here, and its own.
-[configuration.md](configuration.md) says how options are given and which one wins.
+All options of ringcable: those of anycable-go 1.6.16, including those that ringcable does not support, and its own.
+[configuration.md](configuration.md) says how to give options and which source has precedence.
 
-This page is made from the table that the server itself reads; do not edit it. `cargo run -- --generate=options >
-docs/OPTIONS.md` renews it.
+This page is generated from the table that the server itself reads; do not edit it. Run `cargo run -- --generate=options >
+docs/OPTIONS.md` to write it again.
 
 | state | means |
 | --- | --- |
-| works | it does what is said here |
-| without effect | it is accepted; given with another value than its default, the log says at the start that nothing reads it |
-| deprecated | it works, with a notice; use what is named |
-| not supported | given with another value than its default, it stops the start with one line |
+| works | it does what this page says |
+| without effect | it is accepted; if its value is not the default, the log says at the start that it has no effect |
+| deprecated | it works, with a notice; use the option that the notice names |
+| not supported | if its value is not the default, the start fails with one line |
 ";
 
 pub fn text() -> String {
