@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use crate::endpoints::Response;
 use crate::endpoints::broadcast;
-use crate::shard::http::connection::Client;
+use crate::shard::http::client::Client;
 use crate::shard::http::reading::{HEAD_BUFFER_BYTES, READ_BYTES_MAX, Read};
 use crate::shard::http::refusals;
 use crate::wire::http_body::{BodyFraming, ChunkedDecoder};

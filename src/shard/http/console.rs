@@ -16,7 +16,7 @@ use crate::log::kept;
 use crate::mesh::SessionRef;
 use crate::protocol::publication::Publication;
 use crate::shard::console::{LOGIN_PAUSE, ask_all, ask_one};
-use crate::shard::http::connection::{Client, Next, SessionKind};
+use crate::shard::http::client::{Client, Next, SessionKind};
 use crate::shard::message::ConsoleQuestion;
 use crate::shard::notices::Notice;
 use crate::shard::publishing::{self, Publications};

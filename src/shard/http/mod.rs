@@ -1,7 +1,11 @@
 //! HTTP on the listeners of a shard: new connections, their requests and answers, and the upgrade to a session.
+//!
+//! Follow a request: `accept` → `connection` → `reading` → `requests`, which asks `routes` → `upgrade`, `console` or an
+//! endpoint (a publication: `body`, then `shard::publishing`) → `writing`. `reading`, `body` and `writing` know no route.
 
 pub mod accept;
 pub(in crate::shard) mod body;
+mod client;
 pub mod collisions;
 mod connection;
 mod console;
@@ -9,7 +13,10 @@ pub mod listener;
 mod pace;
 mod reading;
 mod refusals;
+mod requests;
 pub mod routes;
+mod upgrade;
+mod writing;
 
 #[cfg(test)]
 pub(super) use self::connection::serve;

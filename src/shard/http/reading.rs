@@ -6,12 +6,15 @@ use std::time::{Duration, Instant};
 
 use crate::endpoints::Response;
 use crate::net::Received;
-use crate::shard::http::connection::{Client, HEAD_TIMEOUT};
+use crate::shard::http::client::Client;
 use crate::shard::http::refusals;
 use crate::wire::http_body::{BodyFraming, ChunkedDecoder};
 use crate::wire::http_head::{HeadLimits, HeadScanner, HttpError};
 use crate::wire::http_request::RequestHead;
 
+/// Time for a whole request head, counted from the connection or from the head's first byte.
+/// Source: contract/websocket.md §1.
+pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 /// Room made for each read of a head.
 pub(super) const HEAD_BUFFER_BYTES: usize = 2048;
 /// Room made for a read at most.

@@ -1,0 +1,145 @@
+//! Requests other than upgrades: where each path leads, and what is answered there.
+
+use std::rc::Rc;
+
+use crate::endpoints::broadcast::{
+    self, BROADCAST_BODY_BYTES_MAX, BroadcastPolicy, BroadcastVerdict,
+};
+use crate::endpoints::{Response, api};
+use crate::shard::Stage;
+use crate::shard::http::body::Body;
+use crate::shard::http::client::{Client, Next, SessionKind};
+use crate::shard::http::refusals::{self, Secured};
+use crate::shard::http::routes::Route;
+use crate::shard::notices::Notice;
+use crate::shard::publishing::{self, DECODED_HERE_BYTES_MAX, DECODING_COPIES_MAX, Publications};
+use crate::shard::sampling::sample;
+use crate::wire::http_request::RequestHead;
+
+impl Client {
+    pub(super) async fn respond(&mut self, head: RequestHead) -> Next {
+        self.shard.counters().http_requests_total.add(1);
+        let rules = Rc::clone(&self.rules);
+        let response = match rules.routes.route(head.path()) {
+            Route::WebSocket => return self.upgrade(head, SessionKind::Client).await,
+            Route::Console(place) => return Box::pin(self.console(head, place)).await,
+            Route::Broadcast => {
+                let policy = &rules.broadcast;
+                return self.publish(&head, policy, Secured::Broadcast).await;
+            }
+            Route::ApiPublish => return self.publish(&head, &rules.publish, Secured::Api).await,
+            Route::ApiPresence { stream } => self.presence(&head, stream.as_deref()),
+            Route::Health => self.health(),
+            Route::Metrics => self.metrics(),
+            Route::Page(page) => page.response(),
+            Route::NotFound => {
+                refusals::not_found(&self.shard, &rules, &head, self.peer);
+                Response::not_found()
+            }
+        };
+        self.answer(&head, response).await
+    }
+
+    fn presence(&self, head: &RequestHead, stream: Option<&str>) -> Response {
+        let token = self.rules.api_token.as_deref();
+        let response = api::presence(head.method(), head.header("authorization"), token, stream);
+        self.note_refusal(head, &response, Secured::Api);
+        response
+    }
+
+    fn health(&self) -> Response {
+        let stopping = self.shard.stage.get() != Stage::Serving;
+        if stopping && !self.shard.config.shutdown.healthy {
+            Response::shutting_down()
+        } else {
+            Response::health()
+        }
+    }
+
+    fn metrics(&self) -> Response {
+        let shard = &self.shard;
+        let rpc = shard.rpc.as_ref().map(|rpc| rpc.shared());
+        sample(&shard.metrics, &shard.mesh, rpc);
+        Response::metrics(&shard.metrics, &shard.config.metrics.tags)
+    }
+
+    async fn publish(
+        &mut self,
+        head: &RequestHead,
+        policy: &BroadcastPolicy,
+        secured: Secured,
+    ) -> Next {
+        let origin = head.header("origin");
+        match broadcast::check(head.method(), head.header("authorization"), origin, policy) {
+            BroadcastVerdict::Refuse(response) => {
+                self.note_refusal(head, &response, secured);
+                self.answer(head, response).await
+            }
+            BroadcastVerdict::ReadBody => {
+                let Some(publication) = Publications::begin(&self.shard) else {
+                    return self.drop_publication();
+                };
+                if !self.say_continue(head).await {
+                    return Next::End;
+                }
+                let response = match self.read_body(head, BROADCAST_BODY_BYTES_MAX).await {
+                    Ok(_) if publication.is_late() => return self.drop_publication(),
+                    Ok(body) => {
+                        let published = self.publish_body(body).await;
+                        if published && publication.is_late() {
+                            // A full inbox has kept it until some were told: the app had better send it again.
+                            return self.drop_publication();
+                        }
+                        match published {
+                            true => broadcast::accepted(),
+                            false => self.no_memory(),
+                        }
+                    }
+                    Err(response) => response,
+                };
+                drop(publication);
+                let response = response.with_headers(broadcast::cors_headers(origin, policy));
+                self.write(head, response).await
+            }
+        }
+    }
+
+    /// False: there is no memory, or no thread, to decode a body of this length.
+    async fn publish_body(&mut self, body: Body) -> bool {
+        let is_long = body.len() > DECODED_HERE_BYTES_MAX;
+        if is_long && !self.has_memory(DECODING_COPIES_MAX * body.len()) {
+            return false;
+        }
+        self.publishes = true;
+        match is_long {
+            true => publishing::publish_long_body(&self.shard, body).await,
+            false => {
+                publishing::publish_body(&self.shard, &body.into_bytes()).await;
+                true
+            }
+        }
+    }
+
+    /// The server stops and the publication would reach nobody. Its connection is reset without an answer: the Ruby side
+    /// sends again after a reset, and not after an answer, whatever it says. Source: contract/broadcast.md §3.
+    fn drop_publication(&mut self) -> Next {
+        self.shard.counters().publications_refused_total.add(1);
+        if let Some(admitted) = self.shard.notices.admit(Notice::PublicationRefused) {
+            tracing::warn!(
+                context = "broadcast",
+                shard = self.shard.id,
+                peer = %self.peer,
+                left_out = admitted.left_out(),
+                "refused a broadcast while the server stops, its connection is reset: the app sends it again, to the next server"
+            );
+        }
+        self.socket.reset_on_close();
+        Next::End
+    }
+
+    fn note_refusal(&self, head: &RequestHead, response: &Response, secured: Secured) {
+        if response.status == 401 {
+            refusals::unauthorized(&self.shard, secured, head, self.peer);
+        }
+    }
+}

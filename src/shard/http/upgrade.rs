@@ -1,0 +1,100 @@
+//! From a request for a WebSocket to a session: the handshake, the 101, and the way into the session table.
+
+use crate::endpoints::Response;
+use crate::os::random;
+use crate::protocol::sid::encode_sid;
+use crate::session::Admission;
+use crate::shard::http::client::{AcceptedUpgrade, Client, Next, SessionKind};
+use crate::shard::http::refusals;
+use crate::shard::http::writing::date;
+use crate::shard::sessions::{NewConnection, SESSION_ENTRY_BYTES};
+use crate::wire::handshake::{self, Subprotocol};
+use crate::wire::http_request::RequestHead;
+use crate::wire::origins::AllowedOrigins;
+
+impl Client {
+    /// Answers a refusal; a request that is granted is left to [`Client::hand_over`], which needs the client itself.
+    pub(super) async fn upgrade(&mut self, head: RequestHead, kind: SessionKind) -> Next {
+        let upgrade = match kind {
+            SessionKind::Client => {
+                let compression = self.shard.config.websocket.compression;
+                handshake::upgrade(&head, &self.rules.origins, compression)
+            }
+            // Whose page may connect has been decided, and snapshots are small.
+            SessionKind::Console => handshake::upgrade(&head, &AllowedOrigins::default(), false),
+        };
+        match upgrade {
+            Ok(_) if !self.shard.budget.admits(SESSION_ENTRY_BYTES) => {
+                self.shard.counters().upgrade_refused_total.add(1);
+                let response = Response::text(503, "no memory for more clients");
+                self.answer(&head, response).await
+            }
+            Ok(upgrade) => Next::Upgrade(Box::new(AcceptedUpgrade {
+                head,
+                upgrade,
+                kind,
+            })),
+            Err(error) => {
+                refusals::upgrade(&self.shard, &head, self.peer, error);
+                let keep = self.skip_arrived_body(&head) && self.keeps_alive(&head);
+                let mut out = Vec::new();
+                if head.method() == "HEAD" {
+                    handshake::encode_refusal_head(error, &date(), keep, &mut out);
+                } else {
+                    handshake::encode_refusal(error, &date(), keep, &mut out);
+                }
+                self.send(out, keep).await
+            }
+        }
+    }
+
+    /// Sends the 101 and gives the socket to the session table.
+    pub(super) async fn hand_over(mut self, accepted: AcceptedUpgrade) {
+        let AcceptedUpgrade {
+            head,
+            upgrade,
+            kind,
+        } = accepted;
+        let mut out = Vec::with_capacity(256);
+        handshake::encode_switching_protocols(&upgrade, &mut out);
+        if !matches!(self.write_in_time(&out).await, Some(Ok(()))) {
+            return;
+        }
+        self.shard.counters().upgrades_total.add(1);
+        if upgrade.subprotocol.is_none() {
+            refusals::subprotocol(&self.shard, &head, self.peer);
+        }
+        let Ok(released) = self.socket.release() else {
+            return;
+        };
+        let mut early_input = self.input;
+        early_input.extend_from_slice(&released.unread);
+        let admission = Admission::new(
+            &head,
+            upgrade.token.as_deref(),
+            self.peer,
+            &self.shard.config,
+        );
+        let sid = admission.sid.unwrap_or_else(|| encode_sid(random::bytes()));
+        for flaw in &admission.flaws {
+            refusals::flaw(&self.shard, &sid, self.peer, flaw);
+        }
+        let new = NewConnection {
+            socket: released.stream,
+            tls: released.tls,
+            sid,
+            env: admission.env,
+            credentials: admission.credentials,
+            extended: upgrade.subprotocol == Some(Subprotocol::V1ExtJson),
+            deflate: upgrade.deflate.is_some(),
+            ping_interval_secs: admission.ping_interval_secs,
+            ping_precision: admission.ping_precision,
+            early_input,
+            permit: Some(self.permit),
+        };
+        self.shard.turn(|sessions| match kind {
+            SessionKind::Client => sessions.open(new),
+            SessionKind::Console => sessions.open_console(new),
+        });
+    }
+}

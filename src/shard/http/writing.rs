@@ -1,0 +1,137 @@
+//! Answers on their way to a client of the HTTP phase, and how its connection ends behind the last one.
+
+use std::io;
+use std::pin::pin;
+use std::time::{Duration, Instant, SystemTime};
+
+use crate::endpoints::Response;
+use crate::shard::Stage;
+use crate::shard::http::client::{Client, Next};
+use crate::shard::http::reading::{HEAD_BUFFER_BYTES, Read};
+use crate::shard::http::refusals;
+use crate::wire::http_head::HttpError;
+use crate::wire::http_request::RequestHead;
+use crate::wire::http_response::{encode_malformed_request, encode_response};
+
+/// Time to take a whole answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long, and for how many bytes, an answered client that still sends is listened to.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
+const LINGER_BYTES_MAX: usize = 4 << 20;
+/// Sent when the client waits with its body for a word.
+const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
+
+impl Client {
+    /// Answers a request whose body is not wanted. What of it has come is thrown away; if that is not all, the answer ends
+    /// the connection: nobody waits for bytes that change nothing.
+    pub(super) async fn answer(&mut self, head: &RequestHead, response: Response) -> Next {
+        let response = if self.skip_arrived_body(head) {
+            response
+        } else {
+            response.closing()
+        };
+        self.write(head, response).await
+    }
+
+    /// Writes the answer to a request whose body has been read.
+    pub(super) async fn write(&mut self, head: &RequestHead, response: Response) -> Next {
+        let keep = self.keeps_alive(head) && !response.close;
+        let says_keep_alive = keep && head.version_minor() == 0;
+        let out = encode(&response, keep, says_keep_alive, head.method() == "HEAD");
+        self.send(out, keep).await
+    }
+
+    /// While sessions are being closed the next request belongs to another server.
+    pub(super) fn keeps_alive(&self, head: &RequestHead) -> bool {
+        head.keep_alive()
+            && self.shard.stage.get() != Stage::Draining
+            && !self.shard.publications.are_closed()
+    }
+
+    /// A client that does not take its answer in time loses the connection.
+    pub(super) async fn send(&mut self, bytes: Vec<u8>, keep: bool) -> Next {
+        match self.write_in_time(&bytes).await {
+            Some(Ok(())) if keep => Next::Keep,
+            Some(Ok(())) => self.linger().await,
+            _ => Next::End,
+        }
+    }
+
+    pub(super) async fn write_in_time(&mut self, bytes: &[u8]) -> Option<io::Result<()>> {
+        let deadline = Instant::now() + ANSWER_TIMEOUT;
+        let write = pin!(self.socket.write_all(bytes));
+        self.pace.wait(&self.shard, None, deadline, write).await
+    }
+
+    /// Waits a moment for the client to close. Closing while it still sends would reset the connection, and the reset can
+    /// overtake the answer that says why.
+    async fn linger(&mut self) -> Next {
+        let deadline = Instant::now() + LINGER_TIMEOUT;
+        let finished = {
+            let finish = pin!(self.socket.finish_writing());
+            self.pace.wait(&self.shard, None, deadline, finish).await
+        };
+        if finished.is_none() {
+            return Next::End;
+        }
+        let mut discarded = self.input.len();
+        while discarded < LINGER_BYTES_MAX {
+            self.input.clear();
+            if !matches!(
+                self.read_some(deadline, HEAD_BUFFER_BYTES).await,
+                Read::Bytes
+            ) {
+                break;
+            }
+            discarded += self.input.len();
+        }
+        Next::End
+    }
+
+    pub(super) async fn refuse_bytes(&mut self, error: &HttpError) -> Next {
+        self.shard.counters().http_bad_requests_total.add(1);
+        refusals::malformed(&self.shard, self.peer, error);
+        let mut out = Vec::new();
+        encode_malformed_request(error, &mut out);
+        self.send(out, false).await
+    }
+
+    /// A head that there is no memory for. Nobody knows its method.
+    pub(super) async fn refuse_head(&mut self) -> Next {
+        self.input = Vec::new();
+        let response = self.no_memory();
+        let out = encode(&response, false, false, false);
+        self.send(out, false).await
+    }
+
+    /// Tells a client that waits for it to send its body. False: it has not taken the word.
+    pub(super) async fn say_continue(&mut self, head: &RequestHead) -> bool {
+        !head.expects_continue() || matches!(self.write_in_time(CONTINUE).await, Some(Ok(())))
+    }
+}
+
+fn encode(response: &Response, keep: bool, says_keep_alive: bool, head_only: bool) -> Vec<u8> {
+    let mut headers: Vec<(&str, &str)> = response
+        .headers
+        .iter()
+        .map(|(name, value)| (*name, &**value))
+        .collect();
+    if says_keep_alive {
+        headers.push(("Connection", "keep-alive"));
+    }
+    let mut out = Vec::with_capacity(256 + response.body.len());
+    encode_response(
+        response.status,
+        &headers,
+        &response.body,
+        &date(),
+        keep,
+        head_only,
+        &mut out,
+    );
+    out
+}
+
+pub(super) fn date() -> String {
+    httpdate::fmt_http_date(SystemTime::now())
+}
