@@ -69,7 +69,7 @@ const fn bar(
 
 const BARS: &[Bar] = &[
     bar(
-        "user bytes per idle connection beside texts, 1 subscription",
+        "user bytes per idle connection without its texts, 1 subscription",
         [
             "idle",
             ONE_CHANNEL,
@@ -79,37 +79,37 @@ const BARS: &[Bar] = &[
         Some(AtMost(320.0)),
     ),
     bar(
-        "the same, Campfire's 14 subscriptions",
+        "the same with Campfire's 14 subscriptions",
         ["idle", "campfire", "user bytes per connection beside texts"],
         AtMost(2_560.0),
         Some(AtMost(1_536.0)),
     ),
     bar(
-        "whole system per idle connection, bytes",
+        "bytes of the whole system per idle connection",
         ["idle", ONE_CHANNEL, "whole system, bytes per connection"],
         AtMost(4_900.0),
         Some(AtMost(4_500.0)),
     ),
     bar(
-        "CPU per ping while idle, of a bare loop's",
+        "CPU per ping while idle, divided by that of a bare loop",
         ["idle", ONE_CHANNEL, "CPU per ping, of the bare loop"],
         AtMost(1.3),
         Some(AtMost(1.1)),
     ),
     bar(
-        "fan-out to one stream, 200 B: deliveries/s, of the limit with one write each",
+        "fan-out to one stream, 200 B: deliveries/s, divided by the limit with one write each",
         ["fanout", ONE_STREAM, "deliveries/s, of the better limit"],
         AtLeast(0.85),
         Some(AtLeast(0.95)),
     ),
     bar(
-        "the same: user CPU per delivery, µs",
+        "the same fan-out: user CPU per delivery, µs",
         ["fanout", ONE_STREAM, "server CPU per delivery, user"],
         AtMost(0.8),
         Some(AtMost(0.4)),
     ),
     bar(
-        "bursts of 16 publishers: deliveries/s, of one write(2) each",
+        "bursts of 16 publishers: deliveries/s, divided by those with one write(2) each",
         [
             "burst",
             "16 publishers",
@@ -119,7 +119,7 @@ const BARS: &[Bar] = &[
         Some(AtLeast(8.0)),
     ),
     bar(
-        "a stalled reader: kernel memory at most, kB",
+        "a stalled reader: most kernel memory, kB",
         [
             "slow",
             "20 stalled readers among 2,000",
@@ -129,7 +129,7 @@ const BARS: &[Bar] = &[
         None,
     ),
     bar(
-        "fast clients beside stalled ones: p99, of that when nobody stalls",
+        "fast clients beside stalled ones: p99, divided by that without stalled ones",
         [
             "slow",
             "20 stalled readers among 2,000",
@@ -139,37 +139,37 @@ const BARS: &[Bar] = &[
         None,
     ),
     bar(
-        "start to `/health` 200, ms",
+        "start until `/health` answers 200, ms",
         ["idle", ONE_CHANNEL, "start to healthy"],
         AtMost(50.0),
         Some(AtMost(15.0)),
     ),
     bar(
-        "storm of 15,000 through a 2 ms app: calls per second, of what the app alone answers",
+        "storm of 15,000 clients through a 2 ms app: calls/s, divided by what the app alone answers",
         ["storm", STORM_RPC, "calls/s, of the app alone"],
         AtLeast(0.9),
         None,
     ),
     bar(
-        "the same: clients without a welcome for 6 s, or cut off",
+        "the same storm: clients without a welcome for 6 s, or disconnected",
         ["storm", STORM_RPC, "clients timed out"],
         AtMost(0.0),
         None,
     ),
     bar(
-        "the same: memory after the storm, of that before",
+        "the same storm: memory after it, divided by that before",
         ["storm", STORM_RPC, "memory after, of before"],
         AtMost(1.1),
         None,
     ),
     bar(
-        "5,000 clients back through a 0 ms app, s",
+        "5,000 clients come back through a 0 ms app, s",
         ["storm", STORM_FAST_APP, "all subscribed again"],
         AtMost(1.4),
         Some(AtMost(0.7)),
     ),
     bar(
-        "server CPU per connection made (upgrade, connect and one subscribe through RPC), µs",
+        "server CPU per new connection (upgrade, connect and one subscribe through RPC), µs",
         ["storm", STORM_FAST_APP, "server CPU per connection"],
         AtMost(200.0),
         Some(AtMost(100.0)),
@@ -181,13 +181,13 @@ const BARS: &[Bar] = &[
         Some(AtMost(30.0)),
     ),
     bar(
-        "30 minutes of churn: growth of private memory in an hour, % of the whole",
+        "30 minutes of churn: growth of private memory per hour, %",
         ["churn", CHURN, "growth in an hour"],
         AtMost(1.0),
         None,
     ),
     bar(
-        "100,000 connections: user bytes per connection, of those at 10,000",
+        "100,000 connections: user bytes per connection, divided by those at 10,000",
         [
             "scale",
             "100000 connections",
@@ -197,7 +197,7 @@ const BARS: &[Bar] = &[
         None,
     ),
     bar(
-        "CPU per delivery with 2 shards, of that with 1",
+        "CPU per delivery with 2 shards, divided by that with 1",
         [
             "scale",
             "2 cores",
@@ -207,7 +207,7 @@ const BARS: &[Bar] = &[
         None,
     ),
     bar(
-        "CPU per delivery with 4 shards, of that with 1",
+        "CPU per delivery with 4 shards, divided by that with 1",
         [
             "scale",
             "4 cores",
@@ -217,78 +217,78 @@ const BARS: &[Bar] = &[
         None,
     ),
     bar(
-        "one client sends flat out, the worst flood: the others' ping p99, ms",
+        "one client sends flat out, worst flood: ping p99 of the others, ms",
         ["unfair", "1 attacker: the worst of all", unfair::PING],
         AtMost(10.0),
         None,
     ),
     bar(
-        "100 clients do: the same",
+        "100 clients send flat out, worst flood: ping p99 of the others, ms",
         ["unfair", "100 attackers: the worst of all", unfair::PING],
         AtMost(25.0),
         None,
     ),
     bar(
-        "the same: `/health` p99, ms",
+        "100 clients send flat out, worst flood: `/health` p99, ms",
         ["unfair", "100 attackers: the worst of all", unfair::HEALTH],
         AtMost(20.0),
         None,
     ),
     bar(
-        "the same: a publication's 201 p99, ms",
+        "100 clients send flat out, worst flood: p99 of the 201 of a publication, ms",
         ["unfair", "100 attackers: the worst of all", unfair::TAKEN],
         AtMost(50.0),
         None,
     ),
     bar(
-        "the same: Action Cable pings off their time by at most, ms",
+        "100 clients send flat out, worst flood: largest deviation of Action Cable pings, ms",
         ["unfair", "100 attackers: the worst of all", unfair::PINGS],
         AtMost(100.0),
         None,
     ),
     bar(
-        "the same: newcomers' welcome p99, ms",
+        "100 clients send flat out, worst flood: p99 of the welcome of new clients, ms",
         ["unfair", "100 attackers: the worst of all", unfair::WELCOME],
         AtMost(1_000.0),
         None,
     ),
     bar(
-        "one client sends flat out, the worst flood, epoll: the others' ping p99, ms",
+        "one client sends flat out, worst flood, epoll: ping p99 of the others, ms",
         ["unfair", "1 attacker: the worst of all", unfair::PING],
         AtMost(10.0),
         None,
     )
     .on_epoll(),
     bar(
-        "100 clients do, epoll: the same",
+        "100 clients send flat out, worst flood, epoll: ping p99 of the others, ms",
         ["unfair", "100 attackers: the worst of all", unfair::PING],
         AtMost(25.0),
         None,
     )
     .on_epoll(),
     bar(
-        "the same: `/health` p99, ms",
+        "100 clients send flat out, worst flood, epoll: `/health` p99, ms",
         ["unfair", "100 attackers: the worst of all", unfair::HEALTH],
         AtMost(20.0),
         None,
     )
     .on_epoll(),
     bar(
-        "the same: a publication's 201 p99, ms",
+        "100 clients send flat out, worst flood, epoll: p99 of the 201 of a publication, ms",
         ["unfair", "100 attackers: the worst of all", unfair::TAKEN],
         AtMost(50.0),
         None,
     )
     .on_epoll(),
     bar(
-        "the same: Action Cable pings off their time by at most, ms",
+        "100 clients send flat out, worst flood, epoll: largest deviation of Action Cable pings, ms",
         ["unfair", "100 attackers: the worst of all", unfair::PINGS],
         AtMost(100.0),
         None,
     )
     .on_epoll(),
     bar(
-        "the same: newcomers' welcome p99, ms",
+        "100 clients send flat out, worst flood, epoll: p99 of the welcome of new clients, ms",
         ["unfair", "100 attackers: the worst of all", unfair::WELCOME],
         AtMost(1_000.0),
         None,
