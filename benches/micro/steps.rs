@@ -11,7 +11,7 @@ use ringcable::protocol::rpc;
 use ringcable::protocol::state::State;
 use ringcable::shard::message::{PublishMessage, ShardMesh};
 use ringcable::wire::websocket::frame::{self, FrameRules};
-use ringcable::wire::websocket::message::{MessageDecoder, MessageLimits};
+use ringcable::wire::websocket::message::{MessageDecoder, MessageLimits, Scratch};
 use serde_json::json;
 
 use super::Step;
@@ -62,7 +62,7 @@ pub fn decode_frame() -> Step {
         deflate: false,
         inflated_bytes_max: 0,
     };
-    let (mut decoder, mut scratch) = (MessageDecoder::default(), Vec::new());
+    let (mut decoder, mut scratch) = (MessageDecoder::default(), Scratch::default());
     Step::new(move || {
         let decoded = decoder.next(black_box(&mut wire), &limits, &mut scratch);
         assert!(matches!(decoded, Ok((_, Some(_)))), "the frame is whole");

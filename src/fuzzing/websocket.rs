@@ -7,7 +7,7 @@ use crate::wire::websocket::deflate::Deflater;
 use crate::wire::websocket::frame::{
     FrameError, Opcode, close_frame, encode_header, frame, unmask,
 };
-use crate::wire::websocket::message::{Incoming, MessageDecoder, MessageLimits};
+use crate::wire::websocket::message::{Incoming, MessageDecoder, MessageLimits, Scratch};
 
 const RSV1: u8 = 0x40;
 const MASKED: u8 = 0x80;
@@ -91,7 +91,7 @@ fn push_masked(wire: &mut Vec<u8>, first: u8, payload: &[u8]) {
 
 fn decode(wire: &[u8], piece_bytes: usize, limits: &MessageLimits) -> Vec<Event> {
     let mut decoder = MessageDecoder::default();
-    let (mut events, mut scratch) = (Vec::new(), Vec::new());
+    let (mut events, mut scratch) = (Vec::new(), Scratch::default());
     for piece in wire.chunks(piece_bytes) {
         let mut piece = piece.to_vec();
         let mut at = 0;
@@ -117,7 +117,7 @@ fn decode(wire: &[u8], piece_bytes: usize, limits: &MessageLimits) -> Vec<Event>
             }
         }
         let allowed = limits.inflated_bytes_max as usize;
-        assert!(scratch.capacity() <= 2 * allowed.max(wire.len()) + SPARE_BYTES);
+        assert!(scratch.payload.capacity() <= 2 * allowed.max(wire.len()) + SPARE_BYTES);
     }
     events
 }
@@ -193,7 +193,7 @@ fn masked(mut frame: Vec<u8>, payload_bytes: usize) -> Vec<u8> {
 }
 
 fn decode_unlimited(wire: &[u8], limits: &MessageLimits) -> Vec<Event> {
-    let (mut decoder, mut scratch) = (MessageDecoder::default(), Vec::new());
+    let (mut decoder, mut scratch) = (MessageDecoder::default(), Scratch::default());
     let mut wire = wire.to_vec();
     let wire_bytes = wire.len();
     match decoder.next(&mut wire, limits, &mut scratch) {

@@ -16,7 +16,7 @@ use ringcable::wire::http_request::RequestHead;
 use ringcable::wire::origins::AllowedOrigins;
 use ringcable::wire::websocket::deflate::Deflater;
 use ringcable::wire::websocket::frame::{self, Opcode};
-use ringcable::wire::websocket::message::{Incoming, MessageDecoder, MessageLimits};
+use ringcable::wire::websocket::message::{Incoming, MessageDecoder, MessageLimits, Scratch};
 
 const READ_BYTES: usize = 64 << 10;
 /// The suite's longest message has 16 MiB.
@@ -56,7 +56,7 @@ fn serve(mut stream: TcpStream, read_bytes: usize) -> io::Result<()> {
             inflated_bytes_max: MESSAGE_BYTES_MAX,
         },
         deflater: Deflater::new(),
-        scratch: Vec::new(),
+        scratch: Scratch::default(),
         out: Vec::new(),
     };
     loop {
@@ -107,7 +107,7 @@ struct Echo {
     decoder: MessageDecoder,
     limits: MessageLimits,
     deflater: Deflater,
-    scratch: Vec<u8>,
+    scratch: Scratch,
     /// What is to be sent.
     out: Vec<u8>,
 }

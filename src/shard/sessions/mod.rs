@@ -57,7 +57,7 @@ use crate::shard::outbox::Outbox;
 use crate::shard::outbox::batch::{Batch, BatchList};
 use crate::shard::timers::{TICK, TimerWheel};
 use crate::wire::websocket::deflate::Deflater;
-use crate::wire::websocket::message::{MessageDecoder, MessageLimits};
+use crate::wire::websocket::message::{MessageDecoder, MessageLimits, Scratch};
 
 /// Bytes read from a socket at once, into one buffer that all sessions of the shard share. Also the most that a session
 /// keeps unread while a call is under way.
@@ -251,7 +251,7 @@ pub struct Sessions {
     read_buffer: Vec<u8>,
     /// Decrypted input of one read, for sessions with TLS.
     plain_buffer: Vec<u8>,
-    inflate_buffer: Vec<u8>,
+    inflate_buffer: Scratch,
     deflater: Deflater,
     /// Sessions that get one frame in this turn, and what the kernel said.
     singles: Vec<(u32, BatchList)>,
@@ -309,7 +309,7 @@ impl Sessions {
             fan_out: None,
             read_buffer: vec![0; READ_BUFFER_BYTES],
             plain_buffer: Vec::new(),
-            inflate_buffer: Vec::new(),
+            inflate_buffer: Scratch::default(),
             deflater: Deflater::new(),
             singles: Vec::new(),
             send_results: Vec::new(),

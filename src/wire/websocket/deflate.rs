@@ -74,25 +74,13 @@ pub enum InflateError {
     TooLong { bytes_max: u64 },
 }
 
-/// Decompresses messages. Keeps about 40 KiB: one per shard, never one per session.
-#[derive(Debug)]
+/// Decompresses messages. Keeps about 40 KiB from the first one on: one per shard, never one per session.
+#[derive(Debug, Default)]
 pub struct Inflater {
-    state: Decompress,
-}
-
-impl Default for Inflater {
-    fn default() -> Self {
-        Self::new()
-    }
+    state: Option<Decompress>,
 }
 
 impl Inflater {
-    pub fn new() -> Self {
-        Inflater {
-            state: Decompress::new(false),
-        }
-    }
-
     /// Replaces `out` with the decompressed payload of one message, which may be `bytes_max` bytes (0 = no limit).
     /// Nothing is remembered from one call to the next.
     ///
@@ -106,48 +94,48 @@ impl Inflater {
         bytes_max: u64,
         out: &mut Vec<u8>,
     ) -> Result<(), InflateError> {
-        self.state.reset(false);
+        let state = self.state.get_or_insert_with(|| Decompress::new(false));
+        state.reset(false);
         out.clear();
         grow(out, data.len(), bytes_max);
         for part in [data, FINISHING_TAIL.as_slice()] {
-            if self.inflate_part(part, bytes_max, out)? == Progress::Finished {
+            if inflate_part(state, part, bytes_max, out)? == Progress::Finished {
                 return Ok(());
             }
         }
         Err(InflateError::Invalid)
     }
+}
 
-    fn inflate_part(
-        &mut self,
-        part: &[u8],
-        bytes_max: u64,
-        out: &mut Vec<u8>,
-    ) -> Result<Progress, InflateError> {
-        let mut rest = part;
-        loop {
-            if out.len() == out.capacity() {
-                grow(out, out.len(), bytes_max);
+fn inflate_part(
+    state: &mut Decompress,
+    part: &[u8],
+    bytes_max: u64,
+    out: &mut Vec<u8>,
+) -> Result<Progress, InflateError> {
+    let mut rest = part;
+    loop {
+        if out.len() == out.capacity() {
+            grow(out, out.len(), bytes_max);
+        }
+        let (consumed, produced) = (state.total_in(), out.len());
+        let status = state
+            .decompress_vec(rest, out, FlushDecompress::None)
+            .map_err(|_| InflateError::Invalid)?;
+        rest = &rest[(state.total_in() - consumed) as usize..];
+        if bytes_max > 0 && out.len() as u64 > bytes_max {
+            return Err(InflateError::TooLong { bytes_max });
+        }
+        if status == Status::StreamEnd {
+            return Ok(Progress::Finished);
+        }
+        // With room left in `out`, the decoder stopped for want of input.
+        if out.len() < out.capacity() {
+            if rest.is_empty() {
+                return Ok(Progress::NeedsInput);
             }
-            let (consumed, produced) = (self.state.total_in(), out.len());
-            let status = self
-                .state
-                .decompress_vec(rest, out, FlushDecompress::None)
-                .map_err(|_| InflateError::Invalid)?;
-            rest = &rest[(self.state.total_in() - consumed) as usize..];
-            if bytes_max > 0 && out.len() as u64 > bytes_max {
-                return Err(InflateError::TooLong { bytes_max });
-            }
-            if status == Status::StreamEnd {
-                return Ok(Progress::Finished);
-            }
-            // With room left in `out`, the decoder stopped for want of input.
-            if out.len() < out.capacity() {
-                if rest.is_empty() {
-                    return Ok(Progress::NeedsInput);
-                }
-                if self.state.total_in() == consumed && out.len() == produced {
-                    return Err(InflateError::Invalid);
-                }
+            if state.total_in() == consumed && out.len() == produced {
+                return Err(InflateError::Invalid);
             }
         }
     }
@@ -178,7 +166,7 @@ mod tests {
     fn the_examples_of_the_rfc_decompress() {
         fn check(data: &[u8], expected: &str) {
             let mut out = Vec::new();
-            Inflater::new()
+            Inflater::default()
                 .inflate(data, 100, &mut out)
                 .expect(expected);
             assert_eq!(out, expected.as_bytes());
@@ -204,7 +192,7 @@ mod tests {
     #[test]
     fn broken_and_truncated_streams_are_refused() {
         fn check(data: &[u8]) {
-            let got = Inflater::new().inflate(data, 100, &mut Vec::new());
+            let got = Inflater::default().inflate(data, 100, &mut Vec::new());
             assert_eq!(got, Err(InflateError::Invalid), "{data:?}");
         }
         check(&[0xff, 0xff, 0xff]);
@@ -217,10 +205,10 @@ mod tests {
         let bomb = Deflater::new().compress(&vec![b'a'; 10_000_000]);
         assert!(bomb.len() < 100_000);
         let mut out = Vec::new();
-        let got = Inflater::new().inflate(&bomb, 100_000, &mut out);
+        let got = Inflater::default().inflate(&bomb, 100_000, &mut out);
         assert_eq!(got, Err(InflateError::TooLong { bytes_max: 100_000 }));
         assert!(out.capacity() < 500_000, "{}", out.capacity());
-        let mut inflater = Inflater::new();
+        let mut inflater = Inflater::default();
         let ten = Deflater::new().compress(b"0123456789");
         assert_eq!(inflater.inflate(&ten, 10, &mut out), Ok(()));
         assert_eq!(
@@ -236,7 +224,7 @@ mod tests {
         let first = deflater.compress(b"the same text, the same text");
         assert_eq!(deflater.compress(b"the same text, the same text"), first);
         let mut out = Vec::new();
-        Inflater::new().inflate(&first, 0, &mut out).unwrap();
+        Inflater::default().inflate(&first, 0, &mut out).unwrap();
         assert_eq!(out, b"the same text, the same text");
     }
 
@@ -246,13 +234,13 @@ mod tests {
             let payload = payload.repeat(times);
             let compressed = Deflater::new().compress(&payload);
             let mut out = Vec::new();
-            Inflater::new().inflate(&compressed, 0, &mut out).unwrap();
+            Inflater::default().inflate(&compressed, 0, &mut out).unwrap();
             prop_assert_eq!(out, payload);
         }
 
         #[test]
         fn garbage_never_panics(data in proptest::collection::vec(any::<u8>(), 0..300)) {
-            let _ = Inflater::new().inflate(&data, 10_000, &mut Vec::new());
+            let _ = Inflater::default().inflate(&data, 10_000, &mut Vec::new());
         }
     }
 }

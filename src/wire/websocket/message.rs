@@ -7,7 +7,6 @@
 //!
 //! Source: RFC 6455 §5.4 and §5.5, `contract/websocket.md` §6, §9 and §11.
 
-use std::cell::RefCell;
 use std::ops::Range;
 
 use super::deflate::{InflateError, Inflater};
@@ -49,6 +48,31 @@ pub struct MessageDecoder {
 
 const _: () = assert!(size_of::<MessageDecoder>() == 8);
 
+/// What the decoders of a shard share: room for a message that cannot be borrowed from the input, and the decompressor.
+///
+/// A message is decompressed whole and nothing is remembered between messages, so one is enough for all sessions.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    pub(crate) payload: Vec<u8>,
+    inflater: Inflater,
+}
+
+impl Scratch {
+    /// Forgets the message; what was allocated is kept.
+    pub fn clear(&mut self) {
+        self.payload.clear();
+    }
+
+    fn inflate(&mut self, data: &[u8], limits: &MessageLimits) -> Result<(), FrameError> {
+        self.inflater
+            .inflate(data, limits.inflated_bytes_max, &mut self.payload)
+            .map_err(|error| match error {
+                InflateError::Invalid => FrameError::BadDeflate,
+                InflateError::TooLong { bytes_max } => FrameError::InflatedTooLong { bytes_max },
+            })
+    }
+}
+
 /// What has arrived of a frame or message that is not whole. At most one of `header_bytes` and `frame` is in use;
 /// `message` is set from the first frame of a message to its last byte.
 #[derive(Debug, Default)]
@@ -87,14 +111,8 @@ enum Found {
 enum Place {
     /// In the bytes that were read.
     Input(Range<usize>),
-    /// In the scratch buffer, which holds nothing else.
+    /// In the scratch, which holds nothing else.
     Scratch,
-}
-
-thread_local! {
-    /// Only connections with compression ever touch this. A message is decompressed whole and nothing is remembered
-    /// between messages, so all connections of a thread can use the same 40 KiB.
-    static INFLATER: RefCell<Inflater> = RefCell::new(Inflater::new());
 }
 
 impl MessageDecoder {
@@ -110,7 +128,7 @@ impl MessageDecoder {
         &mut self,
         input: &'a mut [u8],
         limits: &MessageLimits,
-        scratch: &'a mut Vec<u8>,
+        scratch: &'a mut Scratch,
     ) -> Result<(usize, Option<Incoming<'a>>), FrameError> {
         let (consumed, found) = self.advance(input, limits, scratch)?;
         let incoming = found.map(|found| match found {
@@ -118,7 +136,7 @@ impl MessageDecoder {
             Found::Event { opcode, place } => {
                 let payload: &[u8] = match place {
                     Place::Input(range) => &input[range],
-                    Place::Scratch => scratch,
+                    Place::Scratch => &scratch.payload,
                 };
                 match opcode {
                     Opcode::Ping => Incoming::Ping(payload),
@@ -149,7 +167,7 @@ impl MessageDecoder {
         &mut self,
         input: &mut [u8],
         limits: &MessageLimits,
-        scratch: &mut Vec<u8>,
+        scratch: &mut Scratch,
     ) -> Result<(usize, Option<Found>), FrameError> {
         let mut at = 0;
         while at < input.len() {
@@ -272,7 +290,7 @@ impl MessageDecoder {
         input: &mut [u8],
         range: Range<usize>,
         limits: &MessageLimits,
-        scratch: &mut Vec<u8>,
+        scratch: &mut Scratch,
     ) -> Result<Found, FrameError> {
         self.release_unless_in_message();
         let payload = &mut input[range.clone()];
@@ -282,8 +300,8 @@ impl MessageDecoder {
             return decode_close(payload).map(Found::Closed);
         }
         if header.rsv1 {
-            inflate(payload, limits, scratch)?;
-            check_text(opcode == Opcode::Text, scratch)?;
+            scratch.inflate(payload, limits)?;
+            check_text(opcode == Opcode::Text, &scratch.payload)?;
             return Ok(Found::Event {
                 opcode,
                 place: Place::Scratch,
@@ -316,7 +334,7 @@ impl MessageDecoder {
         &mut self,
         input: &mut [u8],
         limits: &MessageLimits,
-        scratch: &mut Vec<u8>,
+        scratch: &mut Scratch,
     ) -> Result<(usize, Option<Found>), FrameError> {
         let Some(partial) = self.partial.as_deref_mut() else {
             return Ok((0, None));
@@ -336,16 +354,16 @@ impl MessageDecoder {
     fn finish_control(
         &mut self,
         opcode: Opcode,
-        scratch: &mut Vec<u8>,
+        scratch: &mut Scratch,
     ) -> Result<Found, FrameError> {
         scratch.clear();
         if let Some(partial) = &mut self.partial {
-            scratch.append(&mut partial.control);
+            scratch.payload.append(&mut partial.control);
             partial.control = Vec::new();
         }
         self.release_unless_in_message();
         if opcode == Opcode::Close {
-            return decode_close(scratch).map(Found::Closed);
+            return decode_close(&scratch.payload).map(Found::Closed);
         }
         Ok(Found::Event {
             opcode,
@@ -356,16 +374,16 @@ impl MessageDecoder {
     fn finish_message(
         &mut self,
         limits: &MessageLimits,
-        scratch: &mut Vec<u8>,
+        scratch: &mut Scratch,
     ) -> Result<Found, FrameError> {
         let message = self.partial.take().and_then(|partial| partial.message);
         let message = message.expect("a data frame is only begun inside a message");
         if message.compressed {
-            inflate(&message.payload, limits, scratch)?;
+            scratch.inflate(&message.payload, limits)?;
         } else {
-            *scratch = message.payload;
+            scratch.payload = message.payload;
         }
-        check_text(message.opcode == Opcode::Text, scratch)?;
+        check_text(message.opcode == Opcode::Text, &scratch.payload)?;
         Ok(Found::Event {
             opcode: message.opcode,
             place: Place::Scratch,
@@ -413,15 +431,6 @@ fn check_text(text: bool, payload: &[u8]) -> Result<(), FrameError> {
         return Err(FrameError::TextNotUtf8);
     }
     Ok(())
-}
-
-fn inflate(payload: &[u8], limits: &MessageLimits, out: &mut Vec<u8>) -> Result<(), FrameError> {
-    let result = INFLATER
-        .with_borrow_mut(|inflater| inflater.inflate(payload, limits.inflated_bytes_max, out));
-    result.map_err(|error| match error {
-        InflateError::Invalid => FrameError::BadDeflate,
-        InflateError::TooLong { bytes_max } => FrameError::InflatedTooLong { bytes_max },
-    })
 }
 
 #[cfg(test)]

@@ -472,7 +472,7 @@ fn shown(head: u8, payload: Vec<u8>) -> String {
         (0x81, payload) => text(payload),
         (0xc1, payload) => {
             let mut plain = Vec::new();
-            Inflater::new()
+            Inflater::default()
                 .inflate(payload, 1 << 20, &mut plain)
                 .expect("deflated");
             format!("deflated {}", text(&plain))

@@ -49,7 +49,7 @@ fn feed<'p>(
     limits: &MessageLimits,
 ) -> Vec<String> {
     let mut events = Vec::new();
-    let mut scratch = Vec::new();
+    let mut scratch = Scratch::default();
     for piece in pieces {
         let mut piece = piece.to_vec();
         let mut input = piece.as_mut_slice();
@@ -344,13 +344,13 @@ fn a_whole_frame_is_borrowed_from_the_input() {
     let mut wire = masked(0x81, b"{}");
     let range = wire.as_ptr_range();
     let mut decoder = MessageDecoder::default();
-    let mut scratch = Vec::new();
+    let mut scratch = Scratch::default();
     let (_, incoming) = decoder.next(&mut wire, &LIMITS, &mut scratch).unwrap();
     let Some(Incoming::Text(payload)) = incoming else {
         panic!("one message");
     };
     assert!(range.contains(&payload.as_ptr()));
-    assert_eq!(scratch.capacity(), 0);
+    assert_eq!(scratch.payload.capacity(), 0);
 }
 
 /// Payloads, their fragment sizes, and whether a ping goes in between.
