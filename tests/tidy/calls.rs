@@ -92,7 +92,7 @@ impl<'a> Folder<'a> {
                 .find([':', ';', '\n'])
                 .map_or(text.len(), |end| colon + 2 + end);
             let kind = text[colon + 2..end].split(|c| !is_part(c));
-            let kind = kind.filter(|word| self.types.contains(*word)).last();
+            let kind = kind.filter(|word| self.types.contains(*word)).next_back();
             if let Some(kind) = kind {
                 names.insert(text[start..colon].to_owned(), kind.to_owned());
             }
