@@ -7,18 +7,18 @@
 // They panic where stdout or stderr is closed or full; `os::stdio` does not.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
-pub mod auth;
-pub mod certificate;
+pub(crate) mod auth;
+pub(crate) mod certificate;
 pub mod check;
 pub mod config;
-pub mod console;
+pub(crate) mod console;
 #[allow(
     clippy::disallowed_methods,
     reason = "it is an application, started to try things out, and reads what this server has encoded"
 )]
-pub mod demo;
-pub mod driver;
-pub mod endpoints;
+pub(crate) mod demo;
+pub(crate) mod driver;
+pub(crate) mod endpoints;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
 pub mod fuzzing;
@@ -35,12 +35,12 @@ pub mod protocol;
     reason = "rings and epoll: memory and descriptors that the kernel holds"
 )]
 pub mod reactor;
-pub mod reporting;
+pub(crate) mod reporting;
 pub mod rpc;
 pub mod server;
 pub mod session;
 pub mod shard;
-pub mod startup;
+pub(crate) mod startup;
 pub mod wire;
 
 /// The version of the reference whose behaviour this server follows; sent as `X-AnyCable-Version`.

@@ -15,8 +15,6 @@ pub use decide::{Act, Verdict, decide};
 
 /// Where the page lives; everything of the console is below it.
 pub const PATH: &str = "/_console";
-/// Where its Action Cable connection is made.
-pub const CABLE_PATH: &str = "/_console/cable";
 /// The one channel of that connection, byte for byte as the page writes it. It is a name on console connections alone: no
 /// stream has it, and a client that sends it on an ordinary path asks the app.
 pub const IDENTIFIER: &str = r#"{"channel":"ringcable:console"}"#;

@@ -84,6 +84,7 @@ impl Interner {
     }
 
     /// Texts in use.
+    #[cfg(test)]
     pub fn len(&self) -> usize {
         self.texts.len()
     }

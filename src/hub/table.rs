@@ -152,6 +152,7 @@ impl Default for Hub {
 
 impl Hub {
     /// Streams with at least one subscriber here.
+    #[cfg(test)]
     pub fn streams_len(&self) -> usize {
         self.streams.len()
     }

@@ -101,6 +101,7 @@ impl ShardBudget {
     }
 
     /// Bytes charged now.
+    #[cfg(test)]
     pub fn used_bytes(&self) -> usize {
         self.used.get()
     }
@@ -251,12 +252,6 @@ impl Charge {
             self.bytes += bytes;
         }
         grown
-    }
-
-    /// Charges `bytes` more, which cannot be refused.
-    pub fn grow_anyway(&mut self, bytes: usize) {
-        self.budget.charge(bytes);
-        self.bytes += bytes;
     }
 
     /// Releases `bytes` of it.

@@ -4,14 +4,14 @@
 //! Unsafe code lives here and in `reactor/`; everywhere else a lint denies it. Called by `server` at start-up and by `shard`
 //! for sockets.
 
-pub mod cgroup;
-pub mod cpu;
-pub mod host;
-pub mod limits;
-pub mod local_time;
+pub(crate) mod cgroup;
+pub(crate) mod cpu;
+pub(crate) mod host;
+pub(crate) mod limits;
+pub(crate) mod local_time;
 pub mod memory;
-pub mod notify;
-pub mod port_owner;
-pub mod random;
-pub mod sockets;
+pub(crate) mod notify;
+pub(crate) mod port_owner;
+pub(crate) mod random;
+pub(crate) mod sockets;
 pub mod stdio;

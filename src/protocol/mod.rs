@@ -5,11 +5,11 @@
 //! logging. Called by `session`, `endpoints`, `hub`, `rpc` and `shard`.
 
 pub mod command;
-pub mod disconnect;
-pub mod json;
+pub(crate) mod disconnect;
+pub(crate) mod json;
 pub mod publication;
 pub mod reply;
-pub mod request_env;
+pub(crate) mod request_env;
 pub mod rpc;
-pub mod sid;
+pub(crate) mod sid;
 pub mod state;

@@ -5,7 +5,7 @@
 mod calls;
 mod console;
 mod disconnects;
-pub mod http;
+pub(crate) mod http;
 mod inbox;
 mod long_work;
 /// Public for the benches as well.
@@ -16,7 +16,7 @@ mod pace;
 mod publishing;
 mod reclaim;
 mod run;
-pub mod sampling;
+pub(crate) mod sampling;
 /// Public for the benches, which make its turns themselves.
 pub mod sessions;
 mod signal;

@@ -4,12 +4,12 @@
 //! WebSocket) · `websocket` (what follows) · `http_body`, `http_response`, `query`, `percent` (everything else).
 
 pub mod handshake;
-pub mod http_body;
+pub(crate) mod http_body;
 pub mod http_head;
 pub mod http_request;
-pub mod http_response;
+pub(crate) mod http_response;
 pub mod origins;
-pub mod paths;
-pub mod percent;
-pub mod query;
+pub(crate) mod paths;
+pub(crate) mod percent;
+pub(crate) mod query;
 pub mod websocket;

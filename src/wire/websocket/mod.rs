@@ -4,6 +4,6 @@
 //! compression of a message) · `extensions` (how it is agreed on, before the first frame).
 
 pub mod deflate;
-pub mod extensions;
+pub(crate) mod extensions;
 pub mod frame;
 pub mod message;
