@@ -63,27 +63,20 @@ pub fn load(args: &[String], env: &[(String, String)]) -> Result<Startup, Config
     if !checks_config {
         none_of(&mut problems)?;
     }
-    if flags.on("help") {
-        return Ok(Startup::Print(help()));
-    }
-    if flags.on("version") {
-        return Ok(Startup::Print(format!("{}\n", env!("CARGO_PKG_VERSION"))));
-    }
-    if let Some(word) = flags.last("generate").filter(|word| !word.is_empty()) {
-        return generated(word).map(Startup::Print);
+    if let Some(text) = asked_for(&flags)? {
+        return Ok(Startup::Print(text));
     }
     let config_file = file::locate(&flags);
     let prints_config = flags.on("print-config");
     let connections = connections_to_check(&flags)?;
     let mut settings = Settings::defaults();
-    let mut unknown_names = Vec::new();
-    if let Some(path) = &config_file {
-        unknown_names.extend(file::apply(path, &mut settings, &mut problems));
-    }
-    unknown_names.extend(environment::likely_typos(env));
-    environment::apply(env, &mut settings, &mut problems);
-    flags.apply(&mut settings);
-
+    let mut unknown_names = fill(
+        &mut settings,
+        config_file.as_deref(),
+        env,
+        flags,
+        &mut problems,
+    );
     let notices = deprecated::normalize(&mut settings);
     if prints_config {
         none_of(&mut problems)?;
@@ -119,6 +112,37 @@ pub fn load(args: &[String], env: &[(String, String)]) -> Result<Startup, Config
     }
     none_of(&mut problems)?;
     Ok(Startup::Run(config))
+}
+
+/// What is printed instead of a start, for options that need no configuration.
+fn asked_for(flags: &Flags) -> Result<Option<String>, ConfigError> {
+    if flags.on("help") {
+        return Ok(Some(help()));
+    }
+    if flags.on("version") {
+        return Ok(Some(format!("{}\n", env!("CARGO_PKG_VERSION"))));
+    }
+    let word = flags.last("generate").filter(|word| !word.is_empty());
+    word.map(generated).transpose()
+}
+
+/// Gives the options what file, environment and flags say, the later of them over the earlier. Returns warnings about names
+/// that mean nothing.
+fn fill(
+    settings: &mut Settings,
+    config_file: Option<&str>,
+    env: &[(String, String)],
+    flags: Flags,
+    problems: &mut Vec<ConfigError>,
+) -> Vec<String> {
+    let mut unknown_names = Vec::new();
+    if let Some(path) = config_file {
+        unknown_names.extend(file::apply(path, settings, problems));
+    }
+    unknown_names.extend(environment::likely_typos(env));
+    environment::apply(env, settings, problems);
+    flags.apply(settings);
+    unknown_names
 }
 
 /// A start ends with the first problem.

@@ -24,7 +24,6 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[
     ),
     ("benches/load/scenarios/fanout.rs cases", "a table of cases"),
     ("benches/load/scenarios/idle.rs hold", OLD),
-    ("src/config/mod.rs load", OLD),
     ("src/shard/disconnects.rs call", OLD),
     (
         "tests/integration/rpc.rs recorded_exchange_is_reproduced_byte_for_byte",
