@@ -7,7 +7,7 @@ use ringcable::hub::Hub;
 use ringcable::protocol::command::decode_command;
 use ringcable::protocol::publication::{Broadcast, decode_broadcast, encode_message};
 use ringcable::protocol::reply::{self, Reply};
-use ringcable::protocol::rpc;
+use ringcable::protocol::rpc::{self, RpcRequest};
 use ringcable::protocol::state::State;
 use ringcable::shard::message::{PublishMessage, ShardMesh};
 use ringcable::wire::websocket::frame::{self, FrameRules};
@@ -149,15 +149,16 @@ pub fn command_body() -> Step {
     let state = State::default();
     Step::new(move || {
         let user = r#"{"current_user":"Z2lk"}"#;
-        black_box(rpc::command_body(
-            "subscribe",
-            black_box(IDENTIFIER),
-            user,
-            None,
-            &env,
-            &state,
-            None,
-        ));
+        let request = RpcRequest::Command {
+            command: "subscribe",
+            identifier: black_box(IDENTIFIER),
+            connection_identifiers: user,
+            data: None,
+            env: &env,
+            cstate: &state,
+            istate: None,
+        };
+        black_box(request.json());
     })
 }
 
@@ -177,7 +178,7 @@ pub fn command_answer() -> Step {
     })
     .to_string();
     Step::new(move || {
-        black_box(rpc::decode_command_response(black_box(body.as_bytes()))).expect("an answer");
+        black_box(rpc::decode_answer(black_box(body.as_bytes()))).expect("an answer");
     })
 }
 

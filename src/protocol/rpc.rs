@@ -12,7 +12,8 @@ use thiserror::Error;
 use super::json::{JsonError, Kind, Reader, escape_into};
 use super::state::State;
 
-/// Encodes the part of `env` that never changes during a session, `"url":…,"headers":{…}`, for the `*_body` functions.
+/// Encodes the part of `env` that never changes during a session, `"url":…,"headers":{…}`, for an
+/// [`RpcRequest`].
 ///
 /// `headers` are sorted bytewise in place; of equal names the last one given counts. Empty members are left out, which
 /// `url` and headers with `REMOTE_ADDR` in them never are.
@@ -33,35 +34,81 @@ pub fn encode_env_prefix(url: &str, headers: &mut [(&str, Cow<'_, str>)]) -> Box
     into_text(out).into_boxed_str()
 }
 
-/// The body of a connect call.
-pub fn connect_body(env_prefix: &str) -> Vec<u8> {
-    encode_body(|body| body.env(env_prefix, &State::default(), |_| ()))
+/// What the app is asked. A codec makes the bytes of it; `env` comes from [`encode_env_prefix`].
+#[derive(Debug)]
+pub enum RpcRequest<'a> {
+    Connect {
+        env: &'a str,
+    },
+    Command {
+        /// `subscribe`, `unsubscribe` or `message`.
+        command: &'a str,
+        identifier: &'a str,
+        connection_identifiers: &'a str,
+        /// Goes with `message` only.
+        data: Option<&'a str>,
+        env: &'a str,
+        cstate: &'a State,
+        istate: Option<Cow<'a, State>>,
+    },
+    Disconnect {
+        identifiers: &'a str,
+        /// From [`encode_subscriptions`].
+        subscriptions: &'a [u8],
+        env: &'a str,
+        cstate: &'a State,
+        /// Every subscription that ever had state, also those whose state is empty now. Here, unlike in a command, the value
+        /// of each is JSON *text*.
+        istates: Vec<(&'a str, &'a State)>,
+    },
 }
 
-/// The body of a command call. `command` is `subscribe`, `unsubscribe` or `message`; `data` goes with `message` only.
-pub fn command_body(
-    command: &str,
-    identifier: &str,
-    connection_identifiers: &str,
-    data: Option<&str>,
-    env_prefix: &str,
-    cstate: &State,
-    istate: Option<&State>,
-) -> Vec<u8> {
-    encode_body(|body| {
-        body.text("command", command);
-        body.text("identifier", identifier);
-        body.text("connection_identifiers", connection_identifiers);
-        body.text("data", data.unwrap_or_default());
-        body.env(env_prefix, cstate, |env| {
-            if let Some(istate) = istate {
-                env.state("istate", istate);
+impl RpcRequest<'_> {
+    /// The body of an HTTP call.
+    pub fn json(&self) -> Vec<u8> {
+        match self {
+            Self::Connect { env } => encode_body(|body| body.env(env, &State::default(), |_| ())),
+            Self::Command {
+                command,
+                identifier,
+                connection_identifiers,
+                data,
+                env,
+                cstate,
+                istate,
+            } => encode_body(|body| {
+                body.text("command", command);
+                body.text("identifier", identifier);
+                body.text("connection_identifiers", connection_identifiers);
+                body.text("data", data.unwrap_or_default());
+                body.env(env, cstate, |env| {
+                    if let Some(istate) = istate {
+                        env.state("istate", istate);
+                    }
+                });
+            }),
+            Self::Disconnect {
+                identifiers,
+                subscriptions,
+                env,
+                cstate,
+                istates,
+            } => {
+                let istates: State = istates
+                    .iter()
+                    .map(|(identifier, state)| (*identifier, state_text(state)))
+                    .collect();
+                encode_body(|body| {
+                    body.text("identifiers", identifiers);
+                    body.encoded("subscriptions", subscriptions);
+                    body.env(env, cstate, |env| env.state("istate", &istates));
+                })
             }
-        });
-    })
+        }
+    }
 }
 
-/// The identifiers of a session's subscriptions for [`disconnect_body`]; nothing when there are none.
+/// The identifiers of a session's subscriptions for [`RpcRequest::Disconnect`]; nothing when there are none.
 pub fn encode_subscriptions(identifiers: &[&str]) -> Box<[u8]> {
     let mut out = Vec::new();
     for identifier in identifiers {
@@ -74,30 +121,6 @@ pub fn encode_subscriptions(identifiers: &[&str]) -> Box<[u8]> {
     out.into()
 }
 
-/// The body of a disconnect call.
-///
-/// `istates` names every subscription that ever had state, also those whose state is empty now. Here, unlike in a
-/// command, the value of each is JSON *text*.
-///
-/// `subscriptions` comes from [`encode_subscriptions`].
-pub fn disconnect_body(
-    identifiers: &str,
-    subscriptions: &[u8],
-    env_prefix: &str,
-    cstate: &State,
-    istates: &[(&str, &State)],
-) -> Vec<u8> {
-    let istates: State = istates
-        .iter()
-        .map(|(identifier, state)| (*identifier, state_text(state)))
-        .collect();
-    encode_body(|body| {
-        body.text("identifiers", identifiers);
-        body.encoded("subscriptions", subscriptions);
-        body.env(env_prefix, cstate, |env| env.state("istate", &istates));
-    })
-}
-
 /// The app's verdict.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum RpcStatus {
@@ -108,21 +131,12 @@ pub enum RpcStatus {
     Error,
 }
 
-/// The answer to a connect call.
+/// What the app answers. A member that means nothing for the call at hand is checked all the same.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ConnectResponse {
+pub struct RpcAnswer {
     pub status: RpcStatus,
+    /// Connect: who the client is.
     pub identifiers: String,
-    pub transmissions: Vec<String>,
-    pub error_msg: String,
-    /// Changes for [`State::merge`].
-    pub cstate: Vec<(String, String)>,
-}
-
-/// The answer to a command call.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CommandResponse {
-    pub status: RpcStatus,
     pub disconnect: bool,
     pub stop_streams: bool,
     pub streams: Vec<String>,
@@ -131,17 +145,10 @@ pub struct CommandResponse {
     pub error_msg: String,
     /// Changes for [`State::merge`].
     pub cstate: Vec<(String, String)>,
-    /// Changes for [`State::merge`].
+    /// Changes for [`State::merge`]; of a command.
     pub istate: Vec<(String, String)>,
     /// Whether a `presence` object is there.
     pub presence: bool,
-}
-
-/// The answer to a disconnect call.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct DisconnectResponse {
-    pub status: RpcStatus,
-    pub error_msg: String,
 }
 
 /// Why the body of a 200 is no answer.
@@ -160,71 +167,6 @@ pub enum RpcDecodeError {
     Status { found: String },
 }
 
-/// Decodes the answer to a connect call. `env.istate` is ignored.
-///
-/// Member names match in any ASCII case, unknown ones are skipped, `null` is as good as absent.
-///
-/// # Errors
-/// [`RpcDecodeError`] when the body is not a JSON object or a known member has the wrong type.
-pub fn decode_connect_response(body: &[u8]) -> Result<ConnectResponse, RpcDecodeError> {
-    let answer = decode_answer(body)?;
-    Ok(ConnectResponse {
-        status: answer.status,
-        identifiers: answer.identifiers,
-        transmissions: answer.transmissions,
-        error_msg: answer.error_msg,
-        cstate: answer.cstate,
-    })
-}
-
-/// Decodes the answer to a command call; as lenient as [`decode_connect_response`].
-///
-/// # Errors
-/// As [`decode_connect_response`].
-pub fn decode_command_response(body: &[u8]) -> Result<CommandResponse, RpcDecodeError> {
-    let answer = decode_answer(body)?;
-    Ok(CommandResponse {
-        status: answer.status,
-        disconnect: answer.disconnect,
-        stop_streams: answer.stop_streams,
-        streams: answer.streams,
-        stopped_streams: answer.stopped_streams,
-        transmissions: answer.transmissions,
-        error_msg: answer.error_msg,
-        cstate: answer.cstate,
-        istate: answer.istate,
-        presence: answer.presence,
-    })
-}
-
-/// Decodes the answer to a disconnect call; as lenient as [`decode_connect_response`].
-///
-/// # Errors
-/// As [`decode_connect_response`].
-pub fn decode_disconnect_response(body: &[u8]) -> Result<DisconnectResponse, RpcDecodeError> {
-    let answer = decode_answer(body)?;
-    Ok(DisconnectResponse {
-        status: answer.status,
-        error_msg: answer.error_msg,
-    })
-}
-
-/// The members of all three answers. A member that the call at hand does not know is checked all the same.
-#[derive(Default)]
-struct Answer {
-    status: RpcStatus,
-    identifiers: String,
-    disconnect: bool,
-    stop_streams: bool,
-    streams: Vec<String>,
-    stopped_streams: Vec<String>,
-    transmissions: Vec<String>,
-    error_msg: String,
-    cstate: Vec<(String, String)>,
-    istate: Vec<(String, String)>,
-    presence: bool,
-}
-
 const MEMBERS: [&str; 10] = [
     "status",
     "identifiers",
@@ -238,9 +180,15 @@ const MEMBERS: [&str; 10] = [
     "presence",
 ];
 
-fn decode_answer(body: &[u8]) -> Result<Answer, RpcDecodeError> {
+/// Decodes the answer to any call.
+///
+/// Member names match in any ASCII case, unknown ones are skipped, `null` is as good as absent.
+///
+/// # Errors
+/// [`RpcDecodeError`] when the body is not a JSON object or a known member has the wrong type.
+pub fn decode_answer(body: &[u8]) -> Result<RpcAnswer, RpcDecodeError> {
     let mut reader = Reader::new(body);
-    let mut answer = Answer::default();
+    let mut answer = RpcAnswer::default();
     if !reader.take_null()? {
         reader.object(|reader, name| {
             let known = MEMBERS
@@ -262,7 +210,7 @@ fn decode_answer(body: &[u8]) -> Result<Answer, RpcDecodeError> {
 fn read_member(
     reader: &mut Reader<'_>,
     member: &str,
-    answer: &mut Answer,
+    answer: &mut RpcAnswer,
 ) -> Result<(), JsonError> {
     match member {
         "identifiers" => answer.identifiers = reader.string()?.into_owned(),
@@ -304,7 +252,7 @@ fn read_status(reader: &mut Reader<'_>) -> Result<RpcStatus, RpcDecodeError> {
     }
 }
 
-fn read_env(reader: &mut Reader<'_>, answer: &mut Answer) -> Result<(), JsonError> {
+fn read_env(reader: &mut Reader<'_>, answer: &mut RpcAnswer) -> Result<(), JsonError> {
     reader.object(|reader, name| {
         if reader.take_null()? {
             return Ok(());

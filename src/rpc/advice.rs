@@ -73,6 +73,7 @@ pub fn diagnose(error: &RpcError, url: &str, token: TokenSource) -> Option<Diagn
         RpcError::Status { status } => return of_status(*status, url, token),
         RpcError::Tls { cause, .. } => (Trouble::Tls, tls(cause), false),
         RpcError::BadResponse { .. }
+        | RpcError::Unreadable(_)
         | RpcError::BreakerOpen
         | RpcError::NoMemory
         | RpcError::Canceled => return None,

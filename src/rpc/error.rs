@@ -6,6 +6,7 @@ use thiserror::Error;
 
 use super::{response::RPC_RESPONSE_BYTES_MAX, target::UrlError};
 use crate::os::limits::Shortage;
+use crate::protocol::rpc::RpcDecodeError;
 
 /// Why [`super::RpcClient::call`] has no answer of the app.
 ///
@@ -46,6 +47,9 @@ pub enum RpcError {
         /// What was wrong with it.
         cause: BadResponse,
     },
+    /// Status 200 with a whole body that is no answer to a call.
+    #[error(transparent)]
+    Unreadable(#[from] RpcDecodeError),
     /// Too many calls failed lately: nothing was sent.
     #[error("circuit breaker is open: nothing is sent to the app until it had time to recover")]
     BreakerOpen,

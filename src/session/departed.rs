@@ -5,7 +5,7 @@
 
 use crate::config::DisconnectMode;
 use crate::hub::Hub;
-use crate::protocol::rpc::{self, CommandResponse, ConnectResponse, RpcStatus};
+use crate::protocol::rpc::{self, RpcAnswer, RpcStatus};
 use crate::session::{Farewell, Session};
 
 /// A session without a client, until the call that is under way has its answer.
@@ -37,16 +37,12 @@ impl Departed {
     }
 
     /// Connect was answered. Source: contract/websocket.md §4.
-    pub fn after_connect(
-        mut self,
-        response: &ConnectResponse,
-        mode: DisconnectMode,
-    ) -> Option<Farewell> {
-        if response.status == RpcStatus::Success {
-            self.session.set_identifiers(&response.identifiers);
+    pub fn after_connect(mut self, answer: &RpcAnswer, mode: DisconnectMode) -> Option<Farewell> {
+        if answer.status == RpcStatus::Success {
+            self.session.set_identifiers(&answer.identifiers);
             self.session.authenticated = true;
             self.session.note_rpc_answer(mode);
-            self.session.merge_cstate(&response.cstate);
+            self.session.merge_cstate(&answer.cstate);
         }
         self.farewell()
     }
@@ -55,16 +51,16 @@ impl Departed {
     pub fn after_subscribe(
         mut self,
         identifier: &str,
-        response: &CommandResponse,
+        answer: &RpcAnswer,
         mode: DisconnectMode,
     ) -> Option<Farewell> {
-        if response.status != RpcStatus::Error {
+        if answer.status != RpcStatus::Error {
             self.session.note_rpc_answer(mode);
-            self.session.merge_cstate(&response.cstate);
+            self.session.merge_cstate(&answer.cstate);
         }
-        if response.status == RpcStatus::Success {
+        if answer.status == RpcStatus::Success {
             self.subscriptions.push(identifier.into());
-            self.session.merge_istate(identifier, &response.istate);
+            self.session.merge_istate(identifier, &answer.istate);
         }
         self.farewell()
     }

@@ -6,16 +6,16 @@
 mod admission;
 mod deadlines;
 mod departed;
+mod question;
 mod state;
 mod step;
 
 pub use admission::{Admission, Flaw};
 pub use deadlines::{Deadlines, DueNow, Tick};
 pub use departed::Departed;
+pub use question::Question;
 pub use state::{Farewell, SESSION_BYTES_MAX, Session, SessionSettings};
-pub use step::{
-    AuthRefusal, CallPurpose, CommandRefusal, Context, Credentials, SUBSCRIPTIONS_MAX, Step,
-};
+pub use step::{AuthRefusal, CommandRefusal, Context, Credentials, SUBSCRIPTIONS_MAX, Step};
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use crate::protocol::rpc;
+use crate::protocol::rpc::RpcRequest;
 use crate::protocol::state::State;
 use crate::session::Deadlines;
 
@@ -235,22 +235,19 @@ impl Farewell {
             + state_bytes(&self.app_state)
     }
 
-    /// The whole body of the Disconnect call.
-    pub fn body(&self) -> Vec<u8> {
+    /// The Disconnect call.
+    pub fn request(&self) -> RpcRequest<'_> {
         let (_, identifiers, env) = self.texts();
-        let istates: Vec<(&str, &State)> = self
-            .app_state
-            .iter()
-            .flat_map(|state| &state.istates)
-            .map(|(identifier, state)| (&**identifier, state))
-            .collect();
-        rpc::disconnect_body(
+        let istates = self.app_state.iter().flat_map(|state| &state.istates);
+        RpcRequest::Disconnect {
             identifiers,
-            &self.subscriptions,
+            subscriptions: &self.subscriptions,
             env,
-            cstate(&self.app_state),
-            &istates,
-        )
+            cstate: cstate(&self.app_state),
+            istates: istates
+                .map(|(identifier, state)| (&**identifier, state))
+                .collect(),
+        }
     }
 
     fn texts(&self) -> (&str, &str, &str) {

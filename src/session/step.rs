@@ -10,8 +10,9 @@ use crate::protocol::command::{ClientCommand, CommandKind, Data, HistoryRequest}
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::publication::{self, Publication};
 use crate::protocol::reply::{self, Reply};
-use crate::protocol::rpc::{self, CommandResponse, ConnectResponse, RpcStatus};
+use crate::protocol::rpc::{self, RpcAnswer, RpcRequest, RpcStatus};
 use crate::protocol::state::State;
+use crate::session::question::Question;
 use crate::session::{Farewell, Session};
 
 /// Channel state key of the stream that whispers go to.
@@ -30,63 +31,15 @@ const LARGE_DATA_BYTES: usize = 4096;
 pub enum Step {
     /// Queue this reply.
     Send(Reply),
-    /// Ask the app what [`Session::call_body`] writes, then feed the answer to the function for this purpose. Always the last
+    /// Ask the app, then feed the answer to [`Session::on_connect_answer`] or [`Session::on_command_answer`]. Always the last
     /// step.
-    Call(CallPurpose),
+    Ask(Question),
     /// Hand this to every shard.
     Publish(Publication),
     /// The session is authenticated: it counts, it can be reached by a remote disconnect.
     Register,
     /// Queue the close frame behind what is queued, then close. Always the last step.
     Close(Close),
-}
-
-/// What the app is asked, and what its answer is for. A call that waits is no more than this: its body, most of which the
-/// session has anyway, is written when it is sent.
-#[derive(Debug)]
-pub enum CallPurpose {
-    Connect,
-    Subscribe {
-        identifier: Box<str>,
-        history: Option<HistoryRequest>,
-    },
-    Unsubscribe {
-        identifier: Box<str>,
-    },
-    Message {
-        identifier: Box<str>,
-        data: Box<str>,
-    },
-}
-
-impl CallPurpose {
-    /// What its texts take while the call waits and runs.
-    pub fn held_bytes(&self) -> usize {
-        let texts = match self {
-            Self::Connect => 0,
-            Self::Subscribe { identifier, .. } | Self::Unsubscribe { identifier } => {
-                identifier.len()
-            }
-            Self::Message { identifier, data } => identifier.len() + data.len(),
-        };
-        size_of::<Self>() + texts
-    }
-
-    /// The app does something for the session that ends only with a Disconnect call: its answer is wanted even when the
-    /// session has ended.
-    pub fn outlives_session(&self) -> bool {
-        matches!(self, Self::Connect | Self::Subscribe { .. })
-    }
-
-    /// The client's command and its identifier; `None` for Connect.
-    pub fn command(&self) -> Option<(&'static str, &str)> {
-        match self {
-            Self::Connect => None,
-            Self::Subscribe { identifier, .. } => Some(("subscribe", identifier)),
-            Self::Unsubscribe { identifier } => Some(("unsubscribe", identifier)),
-            Self::Message { identifier, .. } => Some(("message", identifier)),
-        }
-    }
 }
 
 /// Why a client's command had no effect. The shard logs and counts it; the client is told only that a subscription is rejected.
@@ -199,7 +152,7 @@ impl Session {
             let identifiers = reply::sid_identifiers(self.sid());
             self.accept_locally(context, &identifiers, steps);
         } else if context.has_rpc {
-            self.call(CallPurpose::Connect, steps);
+            self.call(Question::Connect, steps);
         } else {
             refuse(DisconnectReason::Unauthorized, steps);
             return Err(AuthRefusal::NobodyToAsk);
@@ -247,28 +200,28 @@ impl Session {
     }
 
     /// The app has answered Connect. Source: contract/rpc.md §6.1.
-    pub fn on_connect_response(
+    pub fn on_connect_answer(
         &mut self,
         context: &Context<'_>,
-        response: ConnectResponse,
+        answer: RpcAnswer,
         steps: &mut Vec<Step>,
     ) {
-        match response.status {
+        match answer.status {
             RpcStatus::Error => {
                 steps.push(Step::Close(Close::AUTH_ERROR));
                 return;
             }
             RpcStatus::Success => {
-                self.set_identifiers(&response.identifiers);
+                self.set_identifiers(&answer.identifiers);
                 self.authenticated = true;
                 self.note_rpc_answer(context.disconnect_mode);
                 steps.push(Step::Register);
             }
             RpcStatus::Failure => {}
         }
-        self.merge_cstate(&response.cstate);
-        send_all(response.transmissions, steps);
-        if response.status == RpcStatus::Failure {
+        self.merge_cstate(&answer.cstate);
+        send_all(answer.transmissions, steps);
+        if answer.status == RpcStatus::Failure {
             steps.push(Step::Close(Close::AUTH_FAILED));
         }
     }
@@ -356,11 +309,11 @@ impl Session {
                 steps.push(reject(&command.identifier));
             }
             Route::Rpc => {
-                let purpose = CallPurpose::Subscribe {
+                let question = Question::Subscribe {
                     identifier: command.identifier.into(),
                     history: command.history,
                 };
-                self.call(purpose, steps);
+                self.call(question, steps);
             }
         }
         Ok(())
@@ -398,10 +351,10 @@ impl Session {
         if !context.has_rpc {
             return Err(CommandRefusal::NoRpc);
         }
-        let purpose = CallPurpose::Unsubscribe {
+        let question = Question::Unsubscribe {
             identifier: command.identifier.into(),
         };
-        self.call(purpose, steps);
+        self.call(question, steps);
         Ok(())
     }
 
@@ -420,11 +373,11 @@ impl Session {
         if context.memory_is_full && data.len() > LARGE_DATA_BYTES {
             return Err(CommandRefusal::NoMemory);
         }
-        let purpose = CallPurpose::Message {
+        let question = Question::Message {
             identifier: command.identifier.into(),
             data: data.as_ref().into(),
         };
-        self.call(purpose, steps);
+        self.call(question, steps);
         Ok(())
     }
 
@@ -439,22 +392,22 @@ impl Session {
     }
 
     /// The app has answered a command. Source: contract/rpc.md §6.2 for the order of effects.
-    pub fn on_command_response(
+    pub fn on_command_answer(
         &mut self,
         context: &mut Context<'_>,
-        purpose: CallPurpose,
-        response: CommandResponse,
+        question: Question,
+        answer: RpcAnswer,
         steps: &mut Vec<Step>,
     ) {
-        if response.status == RpcStatus::Error {
+        if answer.status == RpcStatus::Error {
             return;
         }
-        let success = response.status == RpcStatus::Success;
-        let close = response
+        let success = answer.status == RpcStatus::Success;
+        let close = answer
             .disconnect
             .then_some(Step::Close(Close::COMMAND_FAILED));
-        match purpose {
-            CallPurpose::Subscribe {
+        match question {
+            Question::Subscribe {
                 identifier,
                 history,
             } => {
@@ -463,23 +416,21 @@ impl Session {
                     self.change(context, &identifier, |_, context| {
                         context.hub.subscribe(context.slot, &identifier);
                     });
-                    self.apply(context, &identifier, response, steps);
+                    self.apply(context, &identifier, answer, steps);
                     answer_history(context, &identifier, history, steps);
                 } else {
                     // A rejected subscription gets neither streams nor state: the reference leaks both (§6.2, DECIDE).
-                    self.merge_cstate(&response.cstate);
-                    send_all(response.transmissions, steps);
+                    self.merge_cstate(&answer.cstate);
+                    send_all(answer.transmissions, steps);
                 }
             }
-            CallPurpose::Unsubscribe { identifier } => {
+            Question::Unsubscribe { identifier } => {
                 self.forget(context, &identifier);
-                self.merge_cstate(&response.cstate);
-                send_all(response.transmissions, steps);
+                self.merge_cstate(&answer.cstate);
+                send_all(answer.transmissions, steps);
             }
-            CallPurpose::Message { identifier, .. } => {
-                self.apply(context, &identifier, response, steps)
-            }
-            CallPurpose::Connect => {}
+            Question::Message { identifier, .. } => self.apply(context, &identifier, answer, steps),
+            Question::Connect => {}
         }
         steps.extend(close);
     }
@@ -489,38 +440,33 @@ impl Session {
         &mut self,
         context: &mut Context<'_>,
         identifier: &str,
-        response: CommandResponse,
+        answer: RpcAnswer,
         steps: &mut Vec<Step>,
     ) {
         self.change(context, identifier, |session, context| {
-            session.apply_streams(context, identifier, &response);
+            session.apply_streams(context, identifier, &answer);
         });
-        self.merge_istate(identifier, &response.istate);
-        self.merge_cstate(&response.cstate);
-        send_all(response.transmissions, steps);
+        self.merge_istate(identifier, &answer.istate);
+        self.merge_cstate(&answer.cstate);
+        send_all(answer.transmissions, steps);
     }
 
-    fn apply_streams(
-        &mut self,
-        context: &mut Context<'_>,
-        identifier: &str,
-        response: &CommandResponse,
-    ) {
-        let touches_marks = response.stop_streams
-            || !(response.stopped_streams.is_empty() && response.istate.is_empty());
+    fn apply_streams(&mut self, context: &mut Context<'_>, identifier: &str, answer: &RpcAnswer) {
+        let touches_marks =
+            answer.stop_streams || !(answer.stopped_streams.is_empty() && answer.istate.is_empty());
         if touches_marks {
             self.write_marks_out(context, identifier);
         }
-        if response.stop_streams {
+        if answer.stop_streams {
             context.hub.detach_all(context.slot, identifier);
         } else {
-            for stream in &response.stopped_streams {
+            for stream in &answer.stopped_streams {
                 context.hub.detach(context.slot, identifier, stream);
             }
         }
         // The subscription may have gone while a message was performed: then there is nothing to attach to.
         if context.hub.is_subscribed(context.slot, identifier) {
-            for stream in &response.streams {
+            for stream in &answer.streams {
                 context.hub.attach(context.slot, identifier, stream);
             }
         }
@@ -576,28 +522,30 @@ impl Session {
     }
 
     /// Asks the app. Until the answer is there nothing is read from the client.
-    fn call(&mut self, purpose: CallPurpose, steps: &mut Vec<Step>) {
+    fn call(&mut self, question: Question, steps: &mut Vec<Step>) {
         self.deadlines.command_started();
-        steps.push(Step::Call(purpose));
+        steps.push(Step::Ask(question));
     }
 
-    /// The whole request body of a call. Nothing that it is made of changes while the call is under way.
-    pub fn call_body(&self, hub: &Hub, slot: u32, purpose: &CallPurpose) -> Vec<u8> {
-        let (command, identifier, data) = match purpose {
-            CallPurpose::Connect => return rpc::connect_body(self.env()),
-            CallPurpose::Subscribe { identifier, .. } => ("subscribe", identifier, None),
-            CallPurpose::Unsubscribe { identifier } => ("unsubscribe", identifier, None),
-            CallPurpose::Message { identifier, data } => ("message", identifier, Some(&**data)),
+    /// What the app is asked. Nothing that it is made of changes while the call is under way.
+    pub fn request<'a>(
+        &'a self,
+        hub: &'a Hub,
+        slot: u32,
+        question: &'a Question,
+    ) -> RpcRequest<'a> {
+        let Some((command, identifier)) = question.command() else {
+            return RpcRequest::Connect { env: self.env() };
         };
-        rpc::command_body(
+        RpcRequest::Command {
             command,
             identifier,
-            self.identifiers(),
-            data,
-            self.env(),
-            self.cstate(),
-            self.channel_state(hub, slot, identifier).as_deref(),
-        )
+            connection_identifiers: self.identifiers(),
+            data: question.data(),
+            env: self.env(),
+            cstate: self.cstate(),
+            istate: self.channel_state(hub, slot, identifier),
+        }
     }
 
     /// An RPC answer, success or failure, makes the session interesting to the app.

@@ -13,8 +13,9 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use crate::mesh::SessionRef;
+use crate::protocol::rpc::{RpcAnswer, decode_answer};
 use crate::rpc::{CallTimes, Method, Priority, RpcError};
-use crate::session::{CallPurpose, Departed};
+use crate::session::{Departed, Question};
 use crate::shard::Shard;
 use crate::shard::signal::{Signal, unless};
 use crate::shard::slow_calls::FinishedCall;
@@ -37,10 +38,10 @@ pub struct CallHandle {
 
 impl CallHandle {
     /// For a call that is asked for now.
-    pub fn new(purpose: &CallPurpose) -> Rc<Self> {
+    pub fn new(question: &Question) -> Rc<Self> {
         Rc::new(Self {
             times: CallTimes::since(Instant::now()),
-            outlives_session: purpose.outlives_session(),
+            outlives_session: question.outlives_session(),
             canceled: Cell::new(false),
             cancellation: Signal::default(),
             waits: Cell::new(false),
@@ -83,7 +84,7 @@ impl CallHandle {
 /// A call that has to be made.
 pub struct Call {
     pub session: SessionRef,
-    pub purpose: CallPurpose,
+    pub question: Question,
     pub handle: Rc<CallHandle>,
 }
 
@@ -170,7 +171,7 @@ async fn work(shard: Rc<Shard>, first: Call) {
 async fn make(shard: &Rc<Shard>, call: Call) {
     let Call {
         session,
-        purpose,
+        question,
         handle,
     } = call;
     let sid = shard.sessions.borrow().call_sid(session);
@@ -178,15 +179,16 @@ async fn make(shard: &Rc<Shard>, call: Call) {
     let (Some(rpc), Some(sid)) = (&shard.rpc, sid) else {
         return;
     };
-    let method = match purpose {
-        CallPurpose::Connect => Method::Connect,
+    let method = match question {
+        Question::Connect => Method::Connect,
         _ => Method::Command,
     };
     let result = {
         let charge = Cell::new(None);
         let body = || {
-            let body = shard.sessions.borrow().call_body(session, &purpose);
-            let body = body.ok_or(RpcError::Canceled)?;
+            let sessions = shard.sessions.borrow();
+            let request = sessions.request(session, &question);
+            let body = request.ok_or(RpcError::Canceled)?.json();
             let charged = shard.budget.hold(body.len()).ok_or(RpcError::NoMemory)?;
             charge.set(Some(charged));
             Ok(body)
@@ -200,14 +202,51 @@ async fn make(shard: &Rc<Shard>, call: Call) {
             times: &handle.times,
             method,
             sid: &sid,
-            command: purpose.command(),
+            command: question.command(),
         },
     );
     let result = result.unwrap_or(Err(RpcError::Canceled));
+    let result = decoded(shard, &sid, &question, result);
     match handle.take_departed() {
         Some(departed) => {
-            shard.turn(|sessions| sessions.on_late_result(departed, &purpose, result))
+            shard.turn(|sessions| sessions.on_late_result(departed, &question, result))
         }
-        None => shard.turn(|sessions| sessions.on_call_result(session, purpose, result)),
+        None => shard.turn(|sessions| sessions.on_call_result(session, question, result)),
+    }
+}
+
+/// The answer, or why there is none.
+fn decoded(
+    shard: &Shard,
+    sid: &str,
+    question: &Question,
+    result: Result<Vec<u8>, RpcError>,
+) -> Result<RpcAnswer, RpcError> {
+    let (body, answer) = match result {
+        Ok(body) => {
+            let answer = decode_answer(&body).map_err(RpcError::from);
+            (Some(body), answer)
+        }
+        Err(error) => (None, Err(error)),
+    };
+    // As it came: who looks for a field greps JSON.
+    tracing::debug!(
+        context = "node",
+        sid,
+        shard = shard.id,
+        response = body.as_deref().map(String::from_utf8_lossy).as_deref(),
+        err = answer.as_ref().err().map(tracing::field::display),
+        "{}",
+        controller_record(question)
+    );
+    answer
+}
+
+fn controller_record(question: &Question) -> &'static str {
+    match question {
+        Question::Connect => "controller authenticate",
+        Question::Subscribe { .. } => "controller subscribe",
+        Question::Unsubscribe { .. } => "controller unsubscribe",
+        Question::Message { .. } => "controller perform",
     }
 }

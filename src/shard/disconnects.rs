@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 
 use crate::log::cut_bytes;
 use crate::mesh::ShardId;
-use crate::protocol::rpc::{RpcStatus, decode_disconnect_response};
-use crate::rpc::{CallTimes, Method, Priority};
+use crate::protocol::rpc::{RpcStatus, decode_answer};
+use crate::rpc::{CallTimes, Method, Priority, RpcError};
 use crate::session::Farewell;
 use crate::shard::Shard;
 use crate::shard::message::ShardMessage;
@@ -298,7 +298,7 @@ async fn call(shard: Rc<Shard>, job: Farewell) {
         let method = Method::Disconnect;
         let charge = Cell::new(None);
         let body = || {
-            let body = job.body();
+            let body = job.request().json();
             // No more than slots, and each sets free what waits: it is not refused.
             charge.set(Some(shard.budget.hold_anyway(body.len())));
             tracing::debug!(
@@ -327,19 +327,17 @@ async fn call(shard: Rc<Shard>, job: Farewell) {
             Ok(_) => tally.finished += 1,
             Err(_) => tally.failed += 1,
         });
-        let failure = match result {
-            Ok(body) => match decode_disconnect_response(&body) {
-                Ok(response) if response.status == RpcStatus::Error => {
-                    counters.rpc_error_total.add(1);
-                    Some(response.error_msg)
-                }
-                Ok(_) => None,
-                Err(error) => {
-                    counters.rpc_error_total.add(1);
-                    Some(error.to_string())
-                }
-            },
-            Err(error) => Some(error.to_string()),
+        let failure = match result.and_then(|body| Ok(decode_answer(&body)?)) {
+            Ok(answer) if answer.status == RpcStatus::Error => {
+                counters.rpc_error_total.add(1);
+                Some(answer.error_msg)
+            }
+            Ok(_) => None,
+            Err(error) => {
+                let unreadable = matches!(error, RpcError::Unreadable(_));
+                counters.rpc_error_total.add(u64::from(unreadable));
+                Some(error.to_string())
+            }
         };
         match failure {
             Some(error) => {

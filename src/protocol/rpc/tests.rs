@@ -16,6 +16,48 @@ fn recorded_env() -> Box<str> {
     encode_env_prefix("http://localhost:18080/cable", &mut headers)
 }
 
+fn connect_body(env: &str) -> Vec<u8> {
+    RpcRequest::Connect { env }.json()
+}
+
+fn command_body(
+    command: &str,
+    identifier: &str,
+    connection_identifiers: &str,
+    data: Option<&str>,
+    env: &str,
+    cstate: &State,
+    istate: Option<&State>,
+) -> Vec<u8> {
+    RpcRequest::Command {
+        command,
+        identifier,
+        connection_identifiers,
+        data,
+        env,
+        cstate,
+        istate: istate.map(Cow::Borrowed),
+    }
+    .json()
+}
+
+fn disconnect_body(
+    identifiers: &str,
+    subscriptions: &[u8],
+    env: &str,
+    cstate: &State,
+    istates: &[(&str, &State)],
+) -> Vec<u8> {
+    RpcRequest::Disconnect {
+        identifiers,
+        subscriptions,
+        env,
+        cstate,
+        istates: istates.to_vec(),
+    }
+    .json()
+}
+
 fn state(entries: &[(&str, &str)]) -> State {
     entries.iter().copied().collect()
 }
@@ -118,7 +160,7 @@ fn message_is_encoded_as_recorded() {
     );
     let answer =
         br#"{"status":1,"streams":["typing:1:extra"],"env":{"istate":{"count":"2","user":""}}}"#;
-    istate.merge(&decode_command_response(answer).unwrap().istate);
+    istate.merge(&decode_answer(answer).unwrap().istate);
     check(
         TYPING,
         r#"{"action":"boom"}"#,
@@ -234,16 +276,12 @@ fn of_repeated_headers_the_last_counts() {
 
 #[test]
 fn recorded_connect_answers_are_understood() {
-    fn check(body: &str, expected: ConnectResponse) {
-        assert_eq!(
-            decode_connect_response(body.as_bytes()),
-            Ok(expected),
-            "{body}"
-        );
+    fn check(body: &str, expected: RpcAnswer) {
+        assert_eq!(decode_answer(body.as_bytes()), Ok(expected), "{body}");
     }
     check(
         r#"{"status":1,"identifiers":"{\"current_user\":\"Z2lkOi8vY2FtcGZpcmUvVXNlci8x\"}","transmissions":["{\"type\":\"welcome\"}"],"env":{}}"#,
-        ConnectResponse {
+        RpcAnswer {
             status: RpcStatus::Success,
             identifiers: USER.to_owned(),
             transmissions: vec![r#"{"type":"welcome"}"#.to_owned()],
@@ -253,7 +291,7 @@ fn recorded_connect_answers_are_understood() {
     let refusal = r#"{"type":"disconnect","reason":"unauthorized","reconnect":false}"#.to_owned();
     check(
         r#"{"status":2,"transmissions":["{\"type\":\"disconnect\",\"reason\":\"unauthorized\",\"reconnect\":false}"]}"#,
-        ConnectResponse {
+        RpcAnswer {
             status: RpcStatus::Failure,
             transmissions: vec![refusal],
             ..Default::default()
@@ -261,14 +299,14 @@ fn recorded_connect_answers_are_understood() {
     );
     check(
         r#"{"error_msg":"undefined method `user' for nil"}"#,
-        ConnectResponse {
+        RpcAnswer {
             error_msg: "undefined method `user' for nil".to_owned(),
             ..Default::default()
         },
     );
     check(
         r#"{"status":1,"env":{"cstate":{"a":"1","b":null},"istate":{"c":"2"},"url":"x"}}"#,
-        ConnectResponse {
+        RpcAnswer {
             status: RpcStatus::Success,
             cstate: vec![
                 ("a".to_owned(), "1".to_owned()),
@@ -281,20 +319,16 @@ fn recorded_connect_answers_are_understood() {
 
 #[test]
 fn recorded_command_answers_are_understood() {
-    fn check(body: &str, expected: CommandResponse) {
-        assert_eq!(
-            decode_command_response(body.as_bytes()),
-            Ok(expected),
-            "{body}"
-        );
+    fn check(body: &str, expected: RpcAnswer) {
+        assert_eq!(decode_answer(body.as_bytes()), Ok(expected), "{body}");
     }
-    let success = || CommandResponse {
+    let success = || RpcAnswer {
         status: RpcStatus::Success,
         ..Default::default()
     };
     check(
         r#"{"status":1,"streams":["typing:1:extra"],"transmissions":["{\"ok\":true}"],"env":{"istate":{"count":"2","user":""},"cstate":{"k":"v"}},"stopped_streams":["typing:1"]}"#,
-        CommandResponse {
+        RpcAnswer {
             streams: vec!["typing:1:extra".to_owned()],
             stopped_streams: vec!["typing:1".to_owned()],
             transmissions: vec![r#"{"ok":true}"#.to_owned()],
@@ -308,7 +342,7 @@ fn recorded_command_answers_are_understood() {
     );
     check(
         r#"{"status":1,"disconnect":true,"stop_streams":true,"env":{}}"#,
-        CommandResponse {
+        RpcAnswer {
             disconnect: true,
             stop_streams: true,
             ..success()
@@ -316,7 +350,7 @@ fn recorded_command_answers_are_understood() {
     );
     check(
         r#"{"status":1,"presence":{"type":"join","id":"1","info":{}},"stopStreams":true}"#,
-        CommandResponse {
+        RpcAnswer {
             presence: true,
             ..success()
         },
@@ -331,7 +365,7 @@ fn recorded_command_answers_are_understood() {
 fn a_status_is_a_number_or_a_name() {
     fn check(status: &str, expected: Option<RpcStatus>) {
         let body = format!(r#"{{"status":{status}}}"#);
-        let decoded = decode_disconnect_response(body.as_bytes()).map(|answer| answer.status);
+        let decoded = decode_answer(body.as_bytes()).map(|answer| answer.status);
         assert_eq!(decoded.ok(), expected, "{status}");
     }
     check("1", Some(RpcStatus::Success));
@@ -347,7 +381,7 @@ fn a_status_is_a_number_or_a_name() {
     check("1.5", None);
     check("true", None);
     assert_eq!(
-        decode_disconnect_response(b"{}").map(|answer| answer.status),
+        decode_answer(b"{}").map(|answer| answer.status),
         Ok(RpcStatus::Error)
     );
 }
@@ -370,18 +404,18 @@ fn bodies_that_are_no_answer_are_errors() {
         r#"{"identifiers":{}}"#,
         r#"{"presence":true}"#,
     ] {
-        assert!(decode_command_response(body.as_bytes()).is_err(), "{body}");
+        assert!(decode_answer(body.as_bytes()).is_err(), "{body}");
     }
 }
 
 proptest! {
     #[test]
     fn garbage_and_cut_answers_never_panic(body in any::<Vec<u8>>(), cut in 0usize..120) {
-        let _ = decode_command_response(&body);
+        let _ = decode_answer(&body);
         let answer = br#"{"status":1,"streams":["a"],"env":{"istate":{"k":"\u00e9"}},"transmissions":["{\"a\":1}"],"presence":{"id":"1"}}"#;
         let cut = cut.min(answer.len() - 1);
-        prop_assert!(decode_connect_response(&answer[..cut]).is_err());
-        let _ = decode_connect_response(&[&answer[..cut], &body].concat());
+        prop_assert!(decode_answer(&answer[..cut]).is_err());
+        let _ = decode_answer(&[&answer[..cut], &body].concat());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use crate::config::{Config, Startup, load};
 use crate::hub::Hub;
 use crate::protocol::command::decode_command;
 use crate::protocol::reply::Reply;
-use crate::protocol::rpc::{decode_command_response, decode_connect_response};
+use crate::protocol::rpc::decode_answer;
 
 const SLOT: u32 = 3;
 const SID: &str = "req-1";
@@ -65,7 +65,7 @@ struct Scene {
     config: Config,
     hub: Hub,
     session: Session,
-    call: Option<CallPurpose>,
+    call: Option<Question>,
     room_bytes: usize,
     memory_is_full: bool,
 }
@@ -133,8 +133,8 @@ impl Scene {
                 let (stream, message) = (&whisper.stream, text(&whisper.message));
                 format!("publish {message} on {stream} except {excluded}")
             }
-            Step::Call(purpose) => {
-                let body = self.session.call_body(&self.hub, SLOT, &purpose);
+            Step::Ask(purpose) => {
+                let body = self.session.request(&self.hub, SLOT, &purpose).json();
                 assert!(self.call.replace(purpose).is_none(), "one call at a time");
                 format!("call {}", text(&body))
             }
@@ -155,17 +155,17 @@ impl Scene {
     }
 
     fn connect_answer(&mut self, answer: &Value) -> Vec<String> {
-        assert!(matches!(self.call.take(), Some(CallPurpose::Connect)));
-        let response = decode_connect_response(answer.to_string().as_bytes()).expect("an answer");
-        self.step(|session, context, steps| session.on_connect_response(context, response, steps))
+        assert!(matches!(self.call.take(), Some(Question::Connect)));
+        let response = decode_answer(answer.to_string().as_bytes()).expect("an answer");
+        self.step(|session, context, steps| session.on_connect_answer(context, response, steps))
             .1
     }
 
     fn answer(&mut self, answer: &Value) -> Vec<String> {
         let purpose = self.call.take().expect("a call waits");
-        let response = decode_command_response(answer.to_string().as_bytes()).expect("an answer");
+        let response = decode_answer(answer.to_string().as_bytes()).expect("an answer");
         self.step(|session, context, steps| {
-            session.on_command_response(context, purpose, response, steps);
+            session.on_command_answer(context, purpose, response, steps);
         })
         .1
     }
@@ -215,7 +215,7 @@ impl Scene {
     fn disconnect_body(&self) -> Option<String> {
         let farewell = self.session.clone().take_farewell(&self.hub, SLOT)?;
         assert_eq!(farewell.sid(), SID);
-        Some(String::from_utf8(farewell.body()).expect("UTF-8"))
+        Some(String::from_utf8(farewell.request().json()).expect("UTF-8"))
     }
 
     fn disconnect_json(&self) -> Value {

@@ -11,12 +11,9 @@ use crate::mesh::SessionRef;
 use crate::protocol::disconnect::Close;
 use crate::protocol::json;
 use crate::protocol::reply::Reply;
-use crate::protocol::rpc::{
-    CommandResponse, ConnectResponse, RpcDecodeError, RpcStatus, decode_command_response,
-    decode_connect_response,
-};
+use crate::protocol::rpc::{RpcAnswer, RpcRequest, RpcStatus};
 use crate::rpc::RpcError;
-use crate::session::{CallPurpose, Context, Departed, Session, Step};
+use crate::session::{Context, Departed, Question, Session, Step};
 use crate::shard::calls::{Call, CallHandle};
 use crate::shard::notices::Notice;
 
@@ -55,7 +52,7 @@ impl Sessions {
     pub(super) fn obey(&mut self, slot: u32, step: Step) {
         match step {
             Step::Send(reply) => self.send_reply(slot, &reply),
-            Step::Call(purpose) => self.start_call(slot, purpose),
+            Step::Ask(question) => self.start_call(slot, question),
             Step::Publish(publication) => self.actions.push(Action::Publish(publication)),
             Step::Register => self.register(slot),
             Step::Close(close) => {
@@ -85,13 +82,13 @@ impl Sessions {
         self.identity_hashes[slot as usize] != 0
     }
 
-    pub(super) fn start_call(&mut self, slot: u32, purpose: CallPurpose) {
-        if matches!(purpose, CallPurpose::Connect) {
+    pub(super) fn start_call(&mut self, slot: u32, question: Question) {
+        if matches!(question, Question::Connect) {
             self.counters().rpc_call_total.add(1);
         }
         let session = self.session_ref(slot);
-        let handle = CallHandle::new(&purpose);
-        let charge = self.budget.hold_anyway(purpose.held_bytes());
+        let handle = CallHandle::new(&question);
+        let charge = self.budget.hold_anyway(question.held_bytes());
         let connection = &mut self.connections[slot as usize];
         connection.held.get_or_insert_default().call = Some(PendingCall {
             handle: Rc::clone(&handle),
@@ -99,7 +96,7 @@ impl Sessions {
         });
         self.actions.push(Action::Call(Call {
             session,
-            purpose,
+            question,
             handle,
         }));
     }
@@ -109,10 +106,14 @@ impl Sessions {
         Some(self.calling(session)?.session.sid().into())
     }
 
-    /// The whole body of a call; `None` when its session has ended.
-    pub fn call_body(&self, session: SessionRef, purpose: &CallPurpose) -> Option<Vec<u8>> {
+    /// What a call asks; `None` when its session has ended.
+    pub fn request<'a>(
+        &'a self,
+        session: SessionRef,
+        question: &'a Question,
+    ) -> Option<RpcRequest<'a>> {
         let protocol = &self.calling(session)?.session;
-        Some(protocol.call_body(&self.hub, session.slot, purpose))
+        Some(protocol.request(&self.hub, session.slot, question))
     }
 
     fn calling(&self, session: SessionRef) -> Option<&Connection> {
@@ -124,32 +125,28 @@ impl Sessions {
     pub fn on_late_result(
         &mut self,
         departed: Departed,
-        purpose: &CallPurpose,
-        result: Result<Vec<u8>, RpcError>,
+        question: &Question,
+        result: Result<RpcAnswer, RpcError>,
     ) {
         self.departed -= 1;
         self.counters().late_results_total.add(1);
+        self.count_unreadable(&result);
         let mode = self.config.disconnect.mode;
-        let sid = departed.sid();
-        let farewell = match purpose {
-            CallPurpose::Connect => {
-                match self.decoded(sid, purpose, result, decode_connect_response) {
-                    Ok(response) => {
-                        let refused = response.status == RpcStatus::Failure;
-                        self.counters().failed_auths_total.add(u64::from(refused));
-                        departed.after_connect(&response, mode)
-                    }
-                    Err(_) => None,
-                }
+        let farewell = match (question, result) {
+            (Question::Connect, Ok(answer)) => {
+                let refused = answer.status == RpcStatus::Failure;
+                self.counters().failed_auths_total.add(u64::from(refused));
+                departed.after_connect(&answer, mode)
             }
-            CallPurpose::Subscribe { identifier, .. } => {
+            (Question::Connect, Err(_)) => None,
+            (Question::Subscribe { identifier, .. }, result) => {
                 self.counters().rpc_call_total.add(1);
-                match self.decoded(sid, purpose, result, decode_command_response) {
-                    Ok(response) => departed.after_subscribe(identifier, &response, mode),
+                match result {
+                    Ok(answer) => departed.after_subscribe(identifier, &answer, mode),
                     Err(_) => departed.farewell(),
                 }
             }
-            CallPurpose::Unsubscribe { .. } | CallPurpose::Message { .. } => departed.farewell(),
+            (Question::Unsubscribe { .. } | Question::Message { .. }, _) => departed.farewell(),
         };
         self.actions.extend(farewell.map(Action::Disconnect));
     }
@@ -158,12 +155,12 @@ impl Sessions {
     pub fn on_call_result(
         &mut self,
         session: SessionRef,
-        purpose: CallPurpose,
-        result: Result<Vec<u8>, RpcError>,
+        question: Question,
+        result: Result<RpcAnswer, RpcError>,
     ) {
         let slot = session.slot;
         let canceled = matches!(result, Err(RpcError::Canceled));
-        if !matches!(purpose, CallPurpose::Connect) && !canceled {
+        if !matches!(question, Question::Connect) && !canceled {
             self.counters().rpc_call_total.add(1);
         }
         let Some(connection) = self.live(session) else {
@@ -174,8 +171,9 @@ impl Sessions {
             held.call = None;
         }
         connection.session.deadlines.command_ended();
+        self.count_unreadable(&result);
         self.set_timer(slot);
-        self.apply_result(slot, purpose, result);
+        self.apply_result(slot, question, result);
         self.close_if_too_large(slot);
         if self.live(session).is_some() {
             self.read(slot, &mut Share::new());
@@ -185,31 +183,26 @@ impl Sessions {
         }
     }
 
-    fn apply_result(&mut self, slot: u32, purpose: CallPurpose, result: Result<Vec<u8>, RpcError>) {
-        match (purpose, result) {
-            (CallPurpose::Connect, result) => self.apply_connect(slot, result),
-            (purpose, result) => self.apply_command(slot, purpose, result),
+    /// A 200 that cannot be read is an RPC error too.
+    fn count_unreadable(&self, result: &Result<RpcAnswer, RpcError>) {
+        let unreadable = matches!(result, Err(RpcError::Unreadable(_)));
+        self.counters().rpc_error_total.add(u64::from(unreadable));
+    }
+
+    fn apply_result(&mut self, slot: u32, question: Question, result: Result<RpcAnswer, RpcError>) {
+        match question {
+            Question::Connect => self.apply_connect(slot, result),
+            question => self.apply_command(slot, question, result),
         }
     }
 
-    fn apply_connect(&mut self, slot: u32, result: Result<Vec<u8>, RpcError>) {
-        let response: Result<ConnectResponse, String> = self.decoded(
-            self.sid(slot),
-            &CallPurpose::Connect,
-            result,
-            decode_connect_response,
-        );
-        match response {
-            Ok(response) if response.status != RpcStatus::Error => {
-                self.with_session(slot, |session, context, steps| {
-                    session.on_connect_response(context, response, steps);
-                });
-            }
-            Ok(ConnectResponse {
-                error_msg: error, ..
-            })
-            | Err(error) => {
-                self.log_failed_session(slot, &error);
+    fn apply_connect(&mut self, slot: u32, result: Result<RpcAnswer, RpcError>) {
+        match accepted(result) {
+            Ok(answer) => self.with_session(slot, |session, context, steps| {
+                session.on_connect_answer(context, answer, steps);
+            }),
+            Err(failure) => {
+                self.log_failed_session(slot, &failure);
                 self.begin_close(slot, Some(Close::AUTH_ERROR), Cause::Error);
             }
         }
@@ -218,60 +211,25 @@ impl Sessions {
     fn apply_command(
         &mut self,
         slot: u32,
-        purpose: CallPurpose,
-        result: Result<Vec<u8>, RpcError>,
+        question: Question,
+        result: Result<RpcAnswer, RpcError>,
     ) {
-        if let (CallPurpose::Subscribe { identifier, .. }, Err(RpcError::NoMemory)) =
-            (&purpose, &result)
+        if let (Question::Subscribe { identifier, .. }, Err(RpcError::NoMemory)) =
+            (&question, &result)
         {
             // The app has not been asked: the client can be told.
             let identifier = identifier.clone();
             self.send_reply(slot, &Reply::RejectSubscription { identifier });
         }
-        let response: Result<CommandResponse, String> =
-            self.decoded(self.sid(slot), &purpose, result, decode_command_response);
-        match response {
-            Ok(response) if response.status != RpcStatus::Error => {
-                self.with_session(slot, |session, context, steps| {
-                    session.on_command_response(context, purpose, response, steps);
-                });
-            }
-            Ok(CommandResponse {
-                error_msg: error, ..
-            })
-            | Err(error) => {
+        match accepted(result) {
+            Ok(answer) => self.with_session(slot, |session, context, steps| {
+                session.on_command_answer(context, question, answer, steps);
+            }),
+            Err(failure) => {
                 self.counters().failed_client_msg_total.add(1);
-                self.log_failed_command(slot, &purpose, &error);
+                self.log_failed_command(slot, &question, &failure);
             }
         }
-    }
-
-    /// The answer, or what to log in place of it. A 200 that cannot be read is an RPC error too.
-    fn decoded<T>(
-        &self,
-        sid: &str,
-        purpose: &CallPurpose,
-        result: Result<Vec<u8>, RpcError>,
-        decode: impl FnOnce(&[u8]) -> Result<T, RpcDecodeError>,
-    ) -> Result<T, String> {
-        let body = result.map_err(|error| error.to_string());
-        let answer = body.as_deref().map_err(String::clone).and_then(|body| {
-            decode(body).map_err(|error| {
-                self.counters().rpc_error_total.add(1);
-                error.to_string()
-            })
-        });
-        // As it came: who looks for a field greps JSON.
-        tracing::debug!(
-            context = "node",
-            sid,
-            shard = self.shard,
-            response = body.as_deref().ok().map(String::from_utf8_lossy).as_deref(),
-            err = answer.as_ref().err(),
-            "{}",
-            controller_record(purpose)
-        );
-        answer
     }
 
     /// The session gets no welcome, for no fault of the client.
@@ -288,14 +246,14 @@ impl Sessions {
         }
     }
 
-    fn log_failed_command(&self, slot: u32, purpose: &CallPurpose, error: &str) {
+    fn log_failed_command(&self, slot: u32, question: &Question, error: &CallFailure) {
         if let Some(admitted) = self.notices.admit(Notice::CommandFailed) {
             tracing::warn!(
                 context = "node",
                 sid = self.sid(slot),
                 shard = self.shard,
-                data = %cut(&message_text(purpose)),
-                error,
+                data = %cut(&message_text(question)),
+                %error,
                 left_out = admitted.left_out(),
                 "failed to handle incoming message"
             );
@@ -303,24 +261,34 @@ impl Sessions {
     }
 }
 
+/// Why a call changed nothing.
+#[derive(Debug, thiserror::Error)]
+enum CallFailure {
+    #[error(transparent)]
+    Call(RpcError),
+    /// The app's own words.
+    #[error("{0}")]
+    App(String),
+}
+
+/// The answer unless the app says that it has failed.
+fn accepted(result: Result<RpcAnswer, RpcError>) -> Result<RpcAnswer, CallFailure> {
+    match result {
+        Ok(answer) if answer.status == RpcStatus::Error => Err(CallFailure::App(answer.error_msg)),
+        Ok(answer) => Ok(answer),
+        Err(error) => Err(CallFailure::Call(error)),
+    }
+}
+
 /// The client's message, near enough for the log: what was read is gone when the answer comes.
-fn message_text(purpose: &CallPurpose) -> String {
-    let (command, identifier) = purpose.command().unwrap_or_default();
+fn message_text(question: &Question) -> String {
+    let (command, identifier) = question.command().unwrap_or_default();
     let mut text = format!("{{\"command\":\"{command}\",\"identifier\":").into_bytes();
     json::escape_into(&mut text, identifier);
-    if let CallPurpose::Message { data, .. } = purpose {
+    if let Question::Message { data, .. } = question {
         text.extend_from_slice(b",\"data\":");
         json::escape_into(&mut text, data);
     }
     text.push(b'}');
     String::from_utf8_lossy(&text).into_owned()
-}
-
-fn controller_record(purpose: &CallPurpose) -> &'static str {
-    match purpose {
-        CallPurpose::Connect => "controller authenticate",
-        CallPurpose::Subscribe { .. } => "controller subscribe",
-        CallPurpose::Unsubscribe { .. } => "controller unsubscribe",
-        CallPurpose::Message { .. } => "controller perform",
-    }
 }

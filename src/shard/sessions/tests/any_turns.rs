@@ -58,7 +58,7 @@ impl Crowd {
     }
 
     fn answer(&mut self, bench: &mut Bench, call: Call, number: u8) {
-        let connects = matches!(call.purpose, CallPurpose::Connect);
+        let connects = matches!(call.question, Question::Connect);
         // Most clients get in.
         let status = if connects && !number.is_multiple_of(8) {
             1
@@ -86,7 +86,7 @@ impl Crowd {
             match action {
                 Action::Call(call) => self.calls.push(Call {
                     session: call.session,
-                    purpose: call.purpose,
+                    question: call.question,
                     body: Value::Null,
                     sid: Box::default(),
                     handle: call.handle,

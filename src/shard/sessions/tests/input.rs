@@ -80,7 +80,7 @@ fn what_a_command_asks_for_is_performed_before_anything_is_written() {
         bench.sessions.turn(
             bench.now,
             |sessions| {
-                sessions.on_call_result(call.session, call.purpose, Ok(answer.into_bytes()));
+                sessions.on_call_result(call.session, call.question, answered(answer.as_bytes()));
                 while sessions.actions.is_empty() {
                     assert!(Instant::now() < deadline, "the command does not arrive");
                     sessions.harvest().expect("a healthy reactor");
@@ -160,11 +160,11 @@ fn a_message_that_is_no_command_is_counted_and_the_session_lives() {
 fn a_failed_call_is_counted_and_the_next_command_runs() {
     on_both(WITH_RPC, |bench| {
         let mut client = bench.welcomed("u");
-        type Failure = fn() -> Result<Vec<u8>, RpcError>;
+        type Failure = fn() -> Result<RpcAnswer, RpcError>;
         let failures: [Failure; 3] = [
             || Err(RpcError::Status { status: 500 }),
-            || Ok(b"nope".into()),
-            || Ok(br#"{"error_msg":"no"}"#.into()),
+            || answered(b"nope"),
+            || answered(br#"{"error_msg":"no"}"#),
         ];
         for failure in failures {
             client.command("subscribe", "A");

@@ -26,9 +26,10 @@ use crate::config::{Config, PingPrecision, Startup, load};
 use crate::mesh::{ConnectionLimit, ProcessBudget, SessionRef, ShardBudget, ShardId};
 use crate::metrics::{Counter, Metrics, ShardMetrics};
 use crate::protocol::publication::{Publication, RemoteDisconnect};
+use crate::protocol::rpc::{RpcAnswer, decode_answer};
 use crate::reactor::Reactor;
 use crate::rpc::RpcError;
-use crate::session::{CallPurpose, Credentials};
+use crate::session::{Credentials, Question};
 use crate::shard::calls;
 use crate::shard::message::{PublishMessage, ShardInbox, ShardMesh, ShardMessage, Survey};
 use crate::shard::outbox::batch::{BATCH_DELIVERIES_MAX, BATCH_FRAME_BYTES_MAX};
@@ -277,27 +278,27 @@ impl Bench {
     fn asked(&self, call: calls::Call) -> Call {
         let sid = self.sessions.call_sid(call.session);
         let sid = sid.expect("the session lives");
-        let body = self.sessions.call_body(call.session, &call.purpose);
-        let body = body.expect("the session lives");
+        let request = self.sessions.request(call.session, &call.question);
+        let body = request.expect("the session lives").json();
         Call {
             session: call.session,
-            purpose: call.purpose,
+            question: call.question,
             body: serde_json::from_slice(&body).expect("JSON"),
             sid,
             handle: call.handle,
         }
     }
 
-    fn result(&mut self, call: Call, result: Result<Vec<u8>, RpcError>) {
+    fn result(&mut self, call: Call, result: Result<RpcAnswer, RpcError>) {
         let departed = call.handle.take_departed();
         self.turn(|sessions| match departed {
-            Some(departed) => sessions.on_late_result(departed, &call.purpose, result),
-            None => sessions.on_call_result(call.session, call.purpose, result),
+            Some(departed) => sessions.on_late_result(departed, &call.question, result),
+            None => sessions.on_call_result(call.session, call.question, result),
         });
     }
 
     fn answer(&mut self, call: Call, answer: Value) {
-        self.result(call, Ok(answer.to_string().into_bytes()));
+        self.result(call, answered(answer.to_string().as_bytes()));
     }
 
     /// The sids that a Disconnect call is owed for.
@@ -367,9 +368,14 @@ impl Bench {
     }
 }
 
+/// What becomes of a call that is answered with this body.
+fn answered(body: &[u8]) -> Result<RpcAnswer, RpcError> {
+    Ok(decode_answer(body)?)
+}
+
 struct Call {
     session: SessionRef,
-    purpose: CallPurpose,
+    question: Question,
     body: Value,
     sid: Box<str>,
     handle: std::rc::Rc<calls::CallHandle>,

@@ -7,7 +7,7 @@ fn the_app_welcomes_a_client() {
     on_both(WITH_RPC, |bench| {
         let mut client = bench.open(|_| ());
         let call = bench.call();
-        assert!(matches!(call.purpose, CallPurpose::Connect));
+        assert!(matches!(call.question, Question::Connect));
         assert_eq!(
             (&*call.sid, &call.body),
             ("s1", &json!({ "env": { "url": "u" } }))
@@ -31,7 +31,7 @@ fn the_app_welcomes_a_client() {
 
 #[test]
 fn a_refused_client_hears_why_and_is_gone() {
-    type Answered = fn() -> Result<Vec<u8>, RpcError>;
+    type Answered = fn() -> Result<RpcAnswer, RpcError>;
     fn check(answer: Answered, frames: &[&str], auths: u64, errors: u64, rpc_errors: u64) {
         on_both(WITH_RPC, |bench| {
             let mut client = bench.open(|_| ());
@@ -48,7 +48,7 @@ fn a_refused_client_hears_why_and_is_gone() {
         });
     }
     check(
-        || Ok(br#"{"status":2,"transmissions":["no"]}"#.into()),
+        || answered(br#"{"status":2,"transmissions":["no"]}"#),
         &["no", "close 1000 Auth Failed", "end"],
         1,
         0,
@@ -56,13 +56,13 @@ fn a_refused_client_hears_why_and_is_gone() {
     );
     let failed = &["close 1011 Auth Error", "end"];
     check(
-        || Ok(br#"{"status":0,"transmissions":["no"]}"#.into()),
+        || answered(br#"{"status":0,"transmissions":["no"]}"#),
         failed,
         0,
         1,
         0,
     );
-    check(|| Ok(b"<html>".into()), failed, 0, 1, 1);
+    check(|| answered(b"<html>"), failed, 0, 1, 1);
     check(|| Err(RpcError::Status { status: 500 }), failed, 0, 1, 0);
     check(|| Err(RpcError::BreakerOpen), failed, 0, 1, 0);
 }
