@@ -9,6 +9,8 @@ mod calls;
 mod docs;
 #[path = "tidy/layers.rs"]
 mod layers;
+#[path = "tidy/limits.rs"]
+mod limits;
 #[path = "tidy/purity.rs"]
 mod purity;
 #[path = "tidy/records.rs"]
