@@ -2,8 +2,8 @@
 
 use crate::protocol::command::HistoryRequest;
 
-/// What the app is asked, and what its answer is for. A question that waits is no more than this: the request, most of which the
-/// session has anyway, is made when it is sent.
+/// What the app is asked, and what its answer is for. A question that waits is no more than this: its request is made when
+/// it is sent, mostly from what the session has anyway.
 #[derive(Debug)]
 pub enum Question {
     Connect,
