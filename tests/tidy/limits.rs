@@ -1,7 +1,7 @@
 //! `docs/limits.md` against the code: each constant that it names exists and has the value that it says, and so has each
 //! option; each metric exists. A constant whose name ends in `_MAX` stands on the page.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::assert_only;
 use crate::source::{Source, sources};
@@ -202,6 +202,19 @@ fn wrong_rows(page: &str, constants: &Constants<'_>, options: &str) -> BTreeMap<
     rows(page).into_iter().filter_map(named).collect()
 }
 
+/// Constants that have more than one row, with the last one. An option may have a row in each table.
+fn twice(page: &str) -> BTreeMap<String, String> {
+    let mut seen = BTreeSet::new();
+    let is_second = |row: &Row<'_>| {
+        let is_constant = !row.name.is_empty() && !row.name.starts_with("--");
+        is_constant && !seen.insert((row.name.to_owned(), row.file.to_owned()))
+    };
+    let second = rows(page).into_iter().filter(is_second);
+    second
+        .map(|row| (row.name.to_owned(), row.value.to_owned()))
+        .collect()
+}
+
 /// Constants that end in `_MAX` and have no row, with their files.
 fn without_row(page: &str, constants: &Constants<'_>) -> BTreeMap<String, String> {
     let rows = rows(page);
@@ -256,6 +269,11 @@ fn metrics_of_the_page_exist() {
 }
 
 #[test]
+fn no_constant_has_two_rows() {
+    assert_only("rows twice on docs/limits.md", &twice(PAGE), &[]);
+}
+
+#[test]
 fn what_differs_is_found() {
     let source = Source::new(
         "src/hub/a.rs",
@@ -282,6 +300,9 @@ fn what_differs_is_found() {
     assert_eq!(wrong(&gone), ["WAIT", "Z_MAX"]);
     let lacking = without_row(&right, &constants);
     assert_eq!(lacking.into_keys().collect::<Vec<_>>(), ["B_MAX"]);
+    assert!(twice(&right).is_empty());
+    let doubled = twice(&format!("{right}{right}"));
+    assert_eq!(doubled.into_keys().collect::<Vec<_>>(), ["A_MAX", "WAIT"]);
     let unknown = unknown_metrics(&right, "\"a\"");
     assert_eq!(unknown.into_keys().collect::<Vec<_>>(), ["ringcable_b"]);
 }
