@@ -26,13 +26,10 @@ mod tls;
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
-pub use breaker::{Admission, Breaker, BreakerChange, BreakerRefusal, BreakerStatus};
 pub use client::{RpcClient, RpcShared};
 pub use error::{BadResponse, ConnectFailure, RpcError, StartError, TlsFailure, TransportError};
-pub use kept::kept_max;
-pub use limiter::{Limiter, Permit, Waiting};
-pub use response::{RPC_HEAD_BYTES_MAX, RPC_RESPONSE_BYTES_MAX};
-pub use target::{RpcTarget, UrlError, without_secrets};
+pub(crate) use kept::kept_max;
+pub(crate) use target::without_secrets;
 
 /// What the app is asked. The lower-case name is the last segment of the request path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

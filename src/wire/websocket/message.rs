@@ -149,18 +149,13 @@ impl MessageDecoder {
         Ok((consumed, incoming))
     }
 
-    /// Bytes that are kept of an unfinished frame or message.
+    /// Bytes that are kept of an unfinished frame or message; 0 when the next byte starts a new message.
     pub fn held_bytes(&self) -> usize {
         self.partial.as_ref().map_or(0, |partial| {
             let message = partial.message.as_ref();
             let payload = message.map_or(0, |message| message.payload.capacity());
             size_of::<Partial>() + payload + partial.control.capacity()
         })
-    }
-
-    /// True when the next byte starts a new message.
-    pub fn is_idle(&self) -> bool {
-        self.partial.is_none()
     }
 
     fn advance(
