@@ -204,8 +204,8 @@ impl RpcClient {
         }
     }
 
-    /// As [`Self::call`], for one that may have waited elsewhere before; that counts as waiting for a slot. `times` is complete
-    /// when the call has come to its end. The body is made when the call has its slot: what waits holds none.
+    /// As [`Self::call`], for one that may have waited elsewhere before; that counts as waiting for a slot. `times` is
+    /// complete when the call has come to its end. The body is made when the call has its slot: what waits holds none.
     ///
     /// # Errors
     /// As [`Self::call`], and what `body` gives in place of a body.
@@ -248,8 +248,8 @@ impl RpcClient {
         result
     }
 
-    /// Asks the app once whether calls can work, and logs what it finds. One request on a connection of its own, outside of the
-    /// limiter and the breaker: it keeps no client waiting, and no client's call fails because of it.
+    /// Asks the app once whether calls can work, and logs what it finds. One request on a connection of its own, outside of
+    /// the limiter and the breaker: it keeps no client waiting, and no client's call fails because of it.
     pub async fn check(&self) {
         let result = self.probe().await;
         let url = self.shared.display_url(Method::Connect);

@@ -76,7 +76,8 @@ impl Connection {
     /// Sends `request` and reads the response.
     ///
     /// # Cancel safety
-    /// Not cancel safe: after a drop the connection is in the middle of an exchange. It is closed with the future that owns it.
+    /// Not cancel safe: after a drop the connection is in the middle of an exchange. It is closed with the future that
+    /// owns it.
     pub async fn exchange(&mut self, request: &[u8]) -> Result<Response, ExchangeError> {
         let mut decoder = ResponseDecoder::new();
         let mut buffer = Vec::new();

@@ -1,9 +1,9 @@
 //! Which of the connections that are kept between calls may be used, for all shards together.
 //!
 //! An app that is lost without a word (a frozen process, a node that is gone, a name that points elsewhere now) takes all
-//! kept connections with it at once, and nothing tells. So connections have an *age*: those of one age live and die together.
-//! When a call fails on one, all that are as old or older are closed. And while one is asked and nothing answers, the others
-//! of its age are left alone: calls open new connections, of the next age, until an answer shows that the old ones are good.
+//! kept connections with it at once, and nothing tells. So connections have an *age*: all of one age are lost together.
+//! When a call fails on one, all that are as old or older are closed. While one is asked and nothing answers, the others of
+//! its age are left alone: calls open new connections, of the next age, until an answer shows that the old ones are good.
 //!
 //! Pure: time is an argument. One lock, held for a few comparisons, taken twice per call.
 

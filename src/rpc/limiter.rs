@@ -2,8 +2,8 @@
 //!
 //! Exact and work-conserving: a slot that is given back goes straight to the next waiter, whatever shard it is on, so no
 //! newcomer can take it in between and no slot is idle while somebody waits. First come, first served within a class; live
-//! calls go before disconnect calls, which in turn cannot starve. One lock guards it all; it is held for a few map operations,
-//! never while a waker runs.
+//! calls go before disconnect calls, which in turn cannot starve. One lock guards it all; it is held for a few map
+//! operations, never while a waker runs.
 //!
 //! Source: `contract/rpc.md` §7; the classes are ours.
 

@@ -1,8 +1,8 @@
 //! The warm connections of one shard.
 //!
 //! Last in, first out: under light load few connections do all the work and the others grow old and go. While there are idle
-//! ones, a task looks at them now and then: what the app has closed, what is too old, or what is lost with others of its age,
-//! is closed here too.
+//! ones, a task looks at them now and then: what the app has closed, what is too old, or what is lost with others of its
+//! age, is closed here too.
 
 use std::{
     cell::{Cell, RefCell},

@@ -1,8 +1,8 @@
 //! Finds the app's addresses without ever blocking a shard: lookups run on a thread of their own.
 //!
-//! One per process. All shards that ask while a lookup runs get its answer. The answer is kept for a moment only, because a
-//! restarted container may come back under another address; connections are kept much longer, so lookups are rare anyway. After
-//! a failed call it is not used again at all, and the address of that call is tried after the others for a while.
+//! One per process. All shards that ask while a lookup runs get its answer. The answer is kept for a moment only, because
+//! a restarted container may come back under another address; connections are kept much longer, so lookups are rare. After
+//! a failed call the answer is not used again at all, and the address of that call is tried after the others for a while.
 
 use std::{
     future::Future,

@@ -124,8 +124,8 @@ impl RpcTarget {
         self.with_head(&self.heads[method as usize], sid, body)
     }
 
-    /// The request of the check at the start: a Connect without a body, which the query names in the app's log. The Ruby side
-    /// looks at the path alone. Source: `contract/rpc.md` §1, §9.
+    /// The request of the check at the start: a Connect without a body, which the query names in the app's log. The Ruby
+    /// side looks at the path alone. Source: `contract/rpc.md` §1, §9.
     pub fn check_request(&self, sid: &str) -> Vec<u8> {
         self.with_head(&self.check_head, sid, b"")
     }

@@ -34,7 +34,6 @@ const OLD: &str = "older than the rule; to be taken apart";
 const WIDE_COMMENTS: &[(&str, usize)] = &[
     ("benches", 33),
     ("src/metrics", 3),
-    ("src/rpc", 9),
     ("src/session", 4),
     ("src/shard", 16),
 ];
