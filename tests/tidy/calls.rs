@@ -91,8 +91,8 @@ impl<'a> Folder<'a> {
             let end = text[colon + 2..]
                 .find([':', ';', '\n'])
                 .map_or(text.len(), |end| colon + 2 + end);
-            let kind = text[colon + 2..end].split(|c| !is_part(c));
-            let kind = kind.filter(|word| self.types.contains(*word)).next_back();
+            let mut kind = text[colon + 2..end].split(|c| !is_part(c));
+            let kind = kind.rfind(|word| self.types.contains(*word));
             if let Some(kind) = kind {
                 names.insert(text[start..colon].to_owned(), kind.to_owned());
             }
