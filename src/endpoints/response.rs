@@ -72,6 +72,7 @@ impl Response {
     }
 
     /// The first value of the header `name`, which is compared without regard to case.
+    #[cfg(test)]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers
             .iter()

@@ -7,4 +7,4 @@ mod intern;
 mod latecomers;
 mod table;
 
-pub use table::{EDGE_BYTES, Hub, Marks, identifier_bytes};
+pub use table::{Hub, Marks, identifier_bytes};

@@ -253,14 +253,6 @@ impl Charge {
         }
         grown
     }
-
-    /// Releases `bytes` of it.
-    pub fn shrink(&mut self, bytes: usize) {
-        debug_assert!(bytes <= self.bytes, "only what was charged");
-        let bytes = bytes.min(self.bytes);
-        self.bytes -= bytes;
-        self.budget.release(bytes);
-    }
 }
 
 impl std::fmt::Debug for Charge {
@@ -363,8 +355,7 @@ mod tests {
         let mut charge = budget.hold(600).expect("there is room");
         assert!(budget.hold(600).is_none());
         assert!(charge.grow(400) && !charge.grow(1));
-        charge.shrink(500);
-        assert_eq!((charge.bytes(), budget.used_bytes()), (500, 500));
+        assert_eq!((charge.bytes(), budget.used_bytes()), (1000, 1000));
         drop(charge);
         assert_eq!(budget.used_bytes(), 0);
         drop(budget);

@@ -10,9 +10,7 @@ mod permits;
 
 pub use budget::{Charge, ProcessBudget, ShardBudget};
 pub use gather::{Gather, Reply};
-pub use mailbox::{
-    INBOX_BYTES_MAX, INBOX_MESSAGES_MAX, Inbox, MESSAGES_AHEAD_MAX, Mailbox, Mesh, Weigh,
-};
+pub use mailbox::{Inbox, MESSAGES_AHEAD_MAX, Mesh, Weigh};
 pub use permits::{ClientSockets, ConnectionLimit, Full, Permit};
 
 /// Index of a shard, 0 to number of shards − 1.

@@ -19,8 +19,6 @@ pub enum DisconnectReason {
     NoPong,
     /// The client takes its messages more slowly than they arrive.
     TooSlow,
-    /// The client never sent the handshake message its transport asks for.
-    IdleTimeout,
 }
 
 impl DisconnectReason {
@@ -33,7 +31,6 @@ impl DisconnectReason {
             DisconnectReason::Remote => "remote",
             DisconnectReason::NoPong => "no_pong",
             DisconnectReason::TooSlow => "too_slow",
-            DisconnectReason::IdleTimeout => "idle_timeout",
         }
     }
 }
@@ -126,6 +123,5 @@ mod tests {
         check(DisconnectReason::Remote, "remote");
         check(DisconnectReason::NoPong, "no_pong");
         check(DisconnectReason::TooSlow, "too_slow");
-        check(DisconnectReason::IdleTimeout, "idle_timeout");
     }
 }

@@ -27,7 +27,7 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 pub use client::{RpcClient, RpcShared};
-pub use error::{BadResponse, ConnectFailure, RpcError, StartError, TlsFailure, TransportError};
+pub use error::{BadResponse, RpcError, StartError};
 pub(crate) use kept::kept_max;
 pub(crate) use target::without_secrets;
 

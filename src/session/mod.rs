@@ -11,11 +11,11 @@ mod state;
 mod step;
 
 pub use admission::{Admission, Flaw};
-pub use deadlines::{Deadlines, DueNow, Tick};
+pub use deadlines::{Deadlines, Tick};
 pub use departed::Departed;
 pub use question::Question;
-pub use state::{Farewell, SESSION_BYTES_MAX, Session, SessionSettings};
-pub use step::{AuthRefusal, CommandRefusal, Context, Credentials, SUBSCRIPTIONS_MAX, Step};
+pub use state::{Farewell, Session, SessionSettings};
+pub use step::{AuthRefusal, CommandRefusal, Context, Credentials, Step};
 
 #[cfg(test)]
 mod tests;

@@ -20,7 +20,8 @@ const WHISPER_KEY: &str = "$w";
 /// Channel state key of the stream that presence is about.
 const PRESENCE_KEY: &str = "$p";
 
-/// Subscriptions that one client may hold, each counted once for every stream it listens to. The reference has no limit; a client could fill the memory.
+/// Subscriptions that one client may hold, each counted once for every stream it listens to. The reference has no limit; a
+/// client could fill the memory.
 pub const SUBSCRIPTIONS_MAX: usize = 4096;
 
 /// Data of a message that is refused when the memory for clients is used up; smaller ones are performed.
@@ -31,8 +32,8 @@ const LARGE_DATA_BYTES: usize = 4096;
 pub enum Step {
     /// Queue this reply.
     Send(Reply),
-    /// Ask the app, then feed the answer to [`Session::on_connect_answer`] or [`Session::on_command_answer`]. Always the last
-    /// step.
+    /// Ask the app, then feed the answer to [`Session::on_connect_answer`] or [`Session::on_command_answer`]. Always the
+    /// last step.
     Ask(Question),
     /// Hand this to every shard.
     Publish(Publication),
@@ -42,7 +43,8 @@ pub enum Step {
     Close(Close),
 }
 
-/// Why a client's command had no effect. The shard logs and counts it; the client is told only that a subscription is rejected.
+/// Why a client's command had no effect. The shard logs and counts it; the client is told only that a subscription is
+/// rejected.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CommandRefusal {
     #[error("already subscribed to {0}")]
@@ -65,8 +67,8 @@ pub enum CommandRefusal {
     NoMemory,
 }
 
-/// Why this server lets a client in no further, without having asked the app. The client reads a reason of the protocol; this
-/// is for the log.
+/// Why this server lets a client in no further, without having asked the app. The client reads a reason of the protocol;
+/// this is for the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AuthRefusal {
     #[error("the query of the URL cannot be parsed, there may be a token in it")]

@@ -110,6 +110,7 @@ impl RequestHead {
     }
 
     /// All fields in the order they came, names as sent.
+    #[cfg(any(test, feature = "fuzzing"))]
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         self.store.fields()
     }

@@ -14,7 +14,7 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncodeTlsData, EncryptErr
 use rustls::{InvalidMessage, ServerConfig};
 
 pub use self::certificate::{ServerTls, TlsFileError};
-pub use self::validity::{Date, Standing, Validity};
+pub use self::validity::{Standing, Validity};
 
 /// The most that is kept of a handshake message that has not come whole; a record is smaller. Source: rustls's own limit.
 const UNFINISHED_BYTES_MAX: usize = 64 << 10;

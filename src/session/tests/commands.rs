@@ -1,6 +1,7 @@
 //! Commands, and the conversation that was recorded from the reference.
 
 use super::*;
+use crate::session::step::SUBSCRIPTIONS_MAX;
 
 // ---- the recorded conversation -------------------------------------------------------------------------------------
 
