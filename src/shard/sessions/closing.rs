@@ -1,41 +1,118 @@
-//! Ends of sessions: by the client, by the app, by a limit, by the drain.
+//! Ends of sessions: by the client, by the app, by a limit, by a broken socket, by the drain. No other part ends one.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::fd::AsFd;
+use std::time::Duration;
 
-use super::frames::message_frame;
-use super::{Action, Cause, Life, Sessions, identity_hash};
+use super::connection::Life;
+use super::writer::Outcome;
+use super::{Action, Sessions};
 use crate::config::DisconnectMode;
+use crate::log::kept;
 use crate::metrics::{Counter, ShardMetrics};
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::publication::RemoteDisconnect;
 use crate::protocol::reply::Reply;
-use crate::shard::outbox::batch::Urgency;
-use crate::shard::outbox::frame::{Frame, FrameKind};
+use crate::session::Tick;
+use crate::shard::notices::Notice;
+use crate::shard::timers::TICK;
 use crate::wire::websocket::frame;
 
 /// Input thrown away when the server closes, so that the kernel sends FIN and not RST, which could overtake the reason.
 const DISCARDED_BYTES_MAX: usize = 256 << 10;
+/// How long a client of a drain may take to close its side once it has got everything. Until then the socket stays: the
+/// kernel drops what is not acknowledged when a container's network goes with its last process.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_TICKS: Tick = (LINGER.as_millis() / TICK.as_millis()) as Tick;
+
+/// Why a session ends, for the counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cause {
+    Client,
+    Remote,
+    NoPong,
+    TooSlow,
+    WriteTimeout,
+    ProtocolError,
+    Auth,
+    Shutdown,
+    Error,
+}
 
 impl Sessions {
     /// Closes every session with these connection identifiers. Source: contract/broadcast.md §7 (DECIDE: all of them).
     pub fn remote_disconnect(&mut self, command: &RemoteDisconnect) {
-        let hash = identity_hash(&self.hasher, &command.identifiers);
-        let slots: Vec<usize> = (0..self.identity_hashes.len())
-            .filter(|&slot| self.identity_hashes[slot] == hash)
-            .collect();
-        for slot in slots {
-            if self.connections[slot].session.identifiers() == &*command.identifiers {
-                let close = Close::REMOTE;
-                self.disconnect(
-                    slot as u32,
-                    DisconnectReason::Remote,
-                    command.reconnect,
-                    close,
-                    Cause::Remote,
-                );
+        for slot in self.table.identities.candidates(&command.identifiers) {
+            let session = &self.table.connections[slot as usize].session;
+            if session.identifiers() == &*command.identifiers {
+                let (reason, reconnect) = (DisconnectReason::Remote, command.reconnect);
+                self.disconnect(slot, reason, reconnect, Close::REMOTE, Cause::Remote);
             }
+        }
+    }
+
+    /// The server goes.
+    pub(super) fn close_for_shutdown(&mut self, slot: u32) {
+        let (reason, close) = (DisconnectReason::ServerRestart, Close::SERVER_RESTART);
+        self.disconnect(slot, reason, true, close, Cause::Shutdown);
+    }
+
+    /// The session has too much waiting.
+    pub(super) fn drop_slow_client(&mut self, slot: u32) {
+        let max = self.common.config.websocket.pending_bytes_max;
+        let why = self.why_slow(slot);
+        tracing::debug!(
+            context = "node",
+            sid = self.table.sid(slot),
+            shard = self.common.shard,
+            max,
+            "slow client detected, disconnecting"
+        );
+        let counters = self.common.counters();
+        counters.disconnected_slow_clients_total.add(1);
+        self.keep_slow_client(slot, why);
+        self.writer.clear_queue(&mut self.table, slot);
+        let (reason, close) = (DisconnectReason::TooSlow, Close::SLOW);
+        self.disconnect(slot, reason, true, close, Cause::TooSlow);
+    }
+
+    /// Why no more may be queued for a client, for the console; the two rarer bounds are counted and told here.
+    fn why_slow(&self, slot: u32) -> &'static str {
+        let connection = &self.table.connections[slot as usize];
+        let is_full = connection.is_full(&self.common.bounds);
+        if is_full {
+            self.note_full_session(slot, "it is dropped as a slow client");
+        }
+        let outbox = connection.outbox.as_ref();
+        if outbox.is_some_and(|outbox| self.common.bounds.is_much(outbox)) {
+            "its outbox passed ws_max_pending_size"
+        } else if is_full {
+            "it holds session_bytes_max"
+        } else {
+            "the memory for clients is used up and it does not take what waits"
+        }
+    }
+
+    /// For the console.
+    pub(super) fn keep_slow_client(&self, slot: u32, why: &str) {
+        let outbox = &self.table.connections[slot as usize].outbox;
+        let pending_bytes = outbox.as_ref().map_or(0, |outbox| outbox.pending_bytes());
+        kept::slow_client(self.table.sid(slot), self.common.shard, why, pending_bytes);
+    }
+
+    /// A session is at `session_bytes_max`.
+    pub(super) fn note_full_session(&self, slot: u32, consequence: &str) {
+        let counters = self.common.counters();
+        counters.session_bytes_exceeded_total.add(1);
+        if let Some(admitted) = self.common.notices.admit(Notice::SessionFull) {
+            tracing::warn!(
+                context = "node",
+                sid = self.table.sid(slot),
+                shard = self.common.shard,
+                max = self.common.bounds.session_bytes_max,
+                left_out = admitted.left_out(),
+                "a session holds as much as session_bytes_max allows, {consequence}"
+            );
         }
     }
 
@@ -48,51 +125,61 @@ impl Sessions {
         close: Close,
         cause: Cause,
     ) {
-        let connection = &mut self.connections[slot as usize];
-        if !connection.is_open() {
+        if !self.table.connections[slot as usize].is_open() {
             return;
         }
         let reply = Reply::Disconnect { reason, reconnect };
-        let frame = message_frame(
-            &reply.json(),
-            connection.deflate,
-            FrameKind::Message,
-            &mut self.deflater,
-        );
-        let frame = self.batch.add_frame(frame);
-        self.batch
-            .deliver(slot, &mut connection.deliveries, frame, Urgency::Prompt);
+        self.writer
+            .send_last_text(&mut self.table, slot, &reply.json());
         self.begin_close(slot, Some(close), cause);
     }
 
     /// The session ends here; its socket goes when everything queued, the close frame last, has been written.
     pub(super) fn begin_close(&mut self, slot: u32, close: Option<Close>, cause: Cause) {
-        if !self.connections[slot as usize].is_open() {
+        if !self.table.connections[slot as usize].is_open() {
             return;
         }
         if let Some(close) = close {
             let bytes = frame::close_frame(Some(close.code), close.reason);
-            let frame = self.batch.add_frame(Frame::new(bytes, FrameKind::Control));
-            let connection = &mut self.connections[slot as usize];
-            self.batch
-                .deliver(slot, &mut connection.deliveries, frame, Urgency::Prompt);
+            self.writer.send_last_control(&mut self.table, slot, bytes);
         }
         self.end_session(slot, cause);
-        let connection = &self.connections[slot as usize];
+        let connection = &self.table.connections[slot as usize];
         if connection.deliveries.is_empty() && connection.outbox.is_none() {
             self.finish_close(slot);
         } else {
-            self.set_timer(slot);
+            self.table.set_timer(slot);
         }
     }
 
+    /// Acts on what a write means for its session.
+    pub(super) fn settle_written(&mut self, slot: u32, outcome: Outcome) {
+        match outcome {
+            Outcome::GoesOn => {}
+            Outcome::Drained => self.finish_close(slot),
+            Outcome::Failed { messages } => {
+                let counters = self.common.counters();
+                counters.failed_server_msg_total.add(messages);
+                self.abort(slot, Cause::Client);
+            }
+        }
+    }
+
+    /// The connection is broken or out of time: nothing more can be said to the client.
+    pub(super) fn abort(&mut self, slot: u32, cause: Cause) {
+        if self.table.connections[slot as usize].is_open() {
+            self.end_session(slot, cause);
+        }
+        self.release(slot);
+    }
+
     /// Takes the session out of everything that knows it; the socket stays. Happens once.
-    pub(super) fn end_session(&mut self, slot: u32, cause: Cause) {
-        let connection = &mut self.connections[slot as usize];
+    fn end_session(&mut self, slot: u32, cause: Cause) {
+        self.table.open_sessions -= 1;
+        let connection = &mut self.table.connections[slot as usize];
         connection.life = Life::Closing;
-        self.open_sessions -= 1;
         let before = connection.session.own_bytes();
-        let tells_the_app = self.config.disconnect.mode != DisconnectMode::Never;
+        let tells_the_app = self.common.config.disconnect.mode != DisconnectMode::Never;
         match connection.held.take().and_then(|held| held.call) {
             Some(call) if tells_the_app && call.handle.must_end() => {
                 call.handle
@@ -109,47 +196,38 @@ impl Sessions {
                 }
             }
         }
-        let after = connection.session.own_bytes();
-        let registered = self.is_registered(slot);
+        self.common.recharge(before, connection.session.own_bytes());
+        let registered = self.table.identities.contains(slot);
+        self.table.identities.forget(slot);
         self.hub.remove_session(slot);
-        self.identity_hashes[slot as usize] = 0;
-        self.recharge(before, after);
-        let was_console = self.console.remove(slot);
-        let counters = self.counters();
+        let was_console = self.watchers.remove(slot);
+        let counters = self.common.counters();
         counters.clients_num.sub(i64::from(registered));
         let (reason, counter) = close_reason(counters, cause);
         counter.add(u64::from(!was_console));
         tracing::debug!(
-            sid = self.sid(slot),
-            shard = self.shard,
+            sid = self.table.sid(slot),
+            shard = self.common.shard,
             cause = reason,
             "WebSocket session completed"
         );
     }
 
-    /// The connection is broken or out of time: nothing more can be said to the client.
-    pub(super) fn abort(&mut self, slot: u32, cause: Cause) {
-        if self.connections[slot as usize].is_open() {
-            self.end_session(slot, cause);
-        }
-        self.release(slot);
-    }
-
-    pub(super) fn finish_close(&mut self, slot: u32) {
+    /// Everything that the client had to be told is written.
+    fn finish_close(&mut self, slot: u32) {
         self.say_close_notify(slot);
-        if self.draining {
+        if self.drain.has_begun {
             return self.linger(slot);
         }
-        let mut buffer = std::mem::take(&mut self.read_buffer);
-        discard_input(&self.connections[slot as usize].socket, &mut buffer);
-        self.read_buffer = buffer;
+        let socket = &self.table.connections[slot as usize].socket;
+        discard_input(socket, &mut self.reader.buffer);
         self.release(slot);
     }
 
     /// With TLS the client must be able to tell this end from a cut. The outbox is empty: a socket that takes nothing now
     /// has lost its client.
     fn say_close_notify(&mut self, slot: u32) {
-        let connection = &mut self.connections[slot as usize];
+        let connection = &mut self.table.connections[slot as usize];
         if let Some(tls) = &mut connection.tls {
             let mut records = Vec::new();
             tls.close(&mut records);
@@ -157,33 +235,32 @@ impl Sessions {
         }
     }
 
-    pub(super) fn release(&mut self, slot: u32) {
-        let token = self.token(slot);
-        self.wheel.clear(slot);
-        let connection = self.connections.remove(slot as usize);
-        self.counters().sessions_num.sub(1);
-        self.budget.release(connection.charged_bytes());
-        if let Some(outbox) = &connection.outbox {
-            self.counters()
-                .outbox_bytes
-                .sub(outbox.pending_bytes() as i64);
+    /// The client sees the end behind what it got; waits for the client's own end, which says that all of it has arrived.
+    fn linger(&mut self, slot: u32) {
+        let connection = &mut self.table.connections[slot as usize];
+        if connection.socket.shutdown(Shutdown::Write).is_err() {
+            return self.release(slot);
         }
-        let socket = connection.socket;
-        self.reactor
-            .remove(socket.as_fd(), token, connection.write_watched);
-        // The poll keeps the file open for a moment; the far end shall see the end now.
-        let _ = socket.shutdown(Shutdown::Both);
-        if self.connections.is_empty() {
-            self.give_back_slots();
+        connection.life = Life::Lingering;
+        self.table.wheel.set(slot, self.table.now + LINGER_TICKS);
+        // It may have closed already, and that is no event any more.
+        self.on_lingering_input(slot);
+    }
+
+    /// Throws away what still comes, for nothing of it can be answered, until the client closes or sends too much.
+    pub(super) fn on_lingering_input(&mut self, slot: u32) {
+        let socket = &self.table.connections[slot as usize].socket;
+        if !discard_input(socket, &mut self.reader.buffer) {
+            self.release(slot);
         }
     }
 
-    /// Nobody is left: what is kept for each slot goes, too.
-    fn give_back_slots(&mut self) {
-        self.connections.shrink_to_fit();
-        self.identity_hashes = Vec::new();
-        self.hub.forget_slots();
-        self.wheel.forget_slots();
+    /// The connection goes; its session has ended.
+    pub(super) fn release(&mut self, slot: u32) {
+        self.table.remove(slot);
+        if self.table.connections.is_empty() {
+            self.hub.forget_slots();
+        }
     }
 }
 
@@ -203,7 +280,7 @@ fn close_reason(counters: &ShardMetrics, cause: Cause) -> (&'static str, &Counte
 }
 
 /// True when the socket is empty now and its far end has not closed.
-pub(super) fn discard_input(mut socket: &TcpStream, buffer: &mut [u8]) -> bool {
+fn discard_input(mut socket: &TcpStream, buffer: &mut [u8]) -> bool {
     let mut discarded = 0;
     while discarded < DISCARDED_BYTES_MAX {
         match socket.read(buffer) {

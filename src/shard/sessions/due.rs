@@ -1,7 +1,9 @@
 //! What time brings: pings, missing pongs, write deadlines.
 
+use super::Sessions;
+use super::closing::Cause;
+use super::connection::Life;
 use super::frames::PingFrames;
-use super::{Cause, Life, Sessions};
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::shard::notices::Notice;
 
@@ -9,7 +11,7 @@ impl Sessions {
     /// Serves what has come due.
     pub fn on_tick(&mut self) {
         let mut due = std::mem::take(&mut self.due);
-        self.wheel.expire(self.now_tick, &mut due);
+        self.table.wheel.expire(self.table.now, &mut due);
         let mut pings = PingFrames::default();
         for slot in due.drain(..) {
             self.on_due(slot, &mut pings);
@@ -18,19 +20,19 @@ impl Sessions {
         self.drain_some();
     }
 
-    pub(super) fn on_due(&mut self, slot: u32, pings: &mut PingFrames) {
+    fn on_due(&mut self, slot: u32, pings: &mut PingFrames) {
         if self.is_write_due(slot) {
             // A shard that was busy must not take its own delay for the client's.
             self.write_outbox(slot);
         }
-        let Some(connection) = self.connections.get_mut(slot as usize) else {
+        let Some(connection) = self.table.connections.get_mut(slot as usize) else {
             return;
         };
         if let Some(outbox) = &connection.outbox
-            && outbox.deadline <= self.now_tick
+            && outbox.deadline <= self.table.now
         {
             let messages = outbox.messages() as u64;
-            let counters = self.counters();
+            let counters = self.common.counters();
             counters.timeout_server_msg_total.add(messages.min(1));
             counters.failed_server_msg_total.add(messages.min(1));
             self.keep_slow_client(slot, "it took nothing within ws_write_timeout");
@@ -38,15 +40,15 @@ impl Sessions {
         }
         match connection.life {
             Life::Open => {}
-            Life::Closing => return self.set_timer(slot),
+            Life::Closing => return self.table.set_timer(slot),
             Life::Lingering => return self.release(slot),
         }
         if connection.outbox.is_some() && self.drop_if_stalled(slot) {
             return;
         }
-        let connection = &mut self.connections[slot as usize];
-        let due = connection.session.deadlines.take_due(self.now_tick);
-        if due.no_pong && connection.is_backed_up(&self.bounds) {
+        let connection = &mut self.table.connections[slot as usize];
+        let due = connection.session.deadlines.take_due(self.table.now);
+        if due.no_pong && connection.is_backed_up(&self.common.bounds) {
             // Its pong may be there and has not been read.
             connection.session.deadlines.native_pong();
         } else if due.no_pong {
@@ -56,24 +58,17 @@ impl Sessions {
         }
         // A client that does not take what is queued gets no pings on top: the write deadline decides about it.
         if due.ping && connection.outbox.is_none() {
-            let native = self.config.ping.native;
-            pings.deliver(
-                slot,
-                connection,
-                native,
-                &mut self.batch,
-                &mut self.deflater,
-            );
+            self.writer.send_ping(&mut self.table, slot, pings);
         }
-        self.set_timer(slot);
+        self.table.set_timer(slot);
     }
 
     fn log_no_pong(&self, slot: u32) {
-        if let Some(admitted) = self.notices.admit(Notice::NoPong) {
+        if let Some(admitted) = self.common.notices.admit(Notice::NoPong) {
             tracing::warn!(
                 context = "node",
-                sid = self.sid(slot),
-                shard = self.shard,
+                sid = self.table.sid(slot),
+                shard = self.common.shard,
                 left_out = admitted.left_out(),
                 "disconnecting session due to no pongs"
             );
@@ -81,26 +76,25 @@ impl Sessions {
     }
 
     fn is_write_due(&self, slot: u32) -> bool {
-        let connection = self.connections.get(slot as usize);
+        let connection = self.table.connections.get(slot as usize);
         let outbox = connection.and_then(|connection| connection.outbox.as_ref());
-        outbox.is_some_and(|outbox| outbox.deadline <= self.now_tick)
+        outbox.is_some_and(|outbox| outbox.deadline <= self.table.now)
     }
 
-    pub(super) fn set_timer(&mut self, slot: u32) {
-        let connection = &self.connections[slot as usize];
-        let outbox = connection.outbox.as_ref();
-        let write = outbox.map(|outbox| match connection.life {
-            Life::Open => self.bounds.next_look(outbox),
-            _ => outbox.deadline,
-        });
-        let session = if connection.is_open() {
-            connection.session.deadlines.next()
-        } else {
-            None
+    /// A client that has much waiting gets a last chance to take something. True: it took nothing, and is dropped.
+    /// Source: contract/websocket.md §11.
+    fn drop_if_stalled(&mut self, slot: u32) -> bool {
+        self.write_outbox(slot);
+        let Some(connection) = self.table.connections.get(slot as usize) else {
+            return true;
         };
-        match write.into_iter().chain(session).min() {
-            Some(tick) => self.wheel.set(slot, tick),
-            None => self.wheel.clear(slot),
+        let (bounds, now) = (&self.common.bounds, self.table.now);
+        let outbox = connection.outbox.as_ref();
+        let stalled =
+            connection.is_open() && outbox.is_some_and(|outbox| bounds.is_stalled(outbox, now));
+        if stalled {
+            self.drop_slow_client(slot);
         }
+        stalled
     }
 }

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::Connection;
+use super::connection::Connection;
 use crate::config::PingPrecision;
 use crate::protocol::publication::Publication;
 use crate::protocol::reply::{self, Reply};

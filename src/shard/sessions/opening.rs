@@ -1,15 +1,15 @@
 //! From an answered upgrade to an authenticated session: timers, tokens, the first call.
 
 use std::io;
-use std::os::fd::AsFd;
 use std::time::Duration;
 
+use super::closing::Cause;
+use super::connection::{Connection, Life};
 use super::frames::unix_time;
 use super::schedule::Place;
-use super::share::Share;
-use super::{Cause, Connection, Life, NewConnection, Sessions};
+use super::{NewConnection, Sessions};
 use crate::os::random;
-use crate::reactor::GENERATION_MASK;
+use crate::protocol::reply::Reply;
 use crate::session::{AuthRefusal, Credentials, Deadlines, Session, SessionSettings, Tick};
 use crate::shard::notices::Notice;
 use crate::shard::outbox::batch::BatchList;
@@ -27,30 +27,35 @@ impl Sessions {
         if let Err(refusal) = self.authenticate(slot, &credentials) {
             self.note_refusal(slot, refusal);
         }
-        if !early_input.is_empty() {
-            self.take_early_input(slot, &mut early_input);
-        }
+        self.take_early_input(slot, &mut early_input);
     }
 
-    /// What came behind the request head.
-    pub(super) fn take_early_input(&mut self, slot: u32, input: &mut [u8]) {
-        self.process_input(slot, input, &mut Share::new());
-        if self.connections.contains(slot as usize) {
-            self.schedule_rest(slot);
+    /// Takes over a client of the console, whose right to be one has been checked.
+    pub fn open_console(&mut self, mut new: NewConnection) {
+        if self.watchers.is_full() {
+            self.common.counters().console_refused_total.add(1);
+            return;
         }
+        // Nobody asks the app about it.
+        new.env = Box::default();
+        let sid = new.sid.as_str().into();
+        let mut early_input = std::mem::take(&mut new.early_input);
+        let Some(slot) = self.admit(new) else {
+            return;
+        };
+        self.watchers.add(slot);
+        self.send_reply(slot, &Reply::Welcome { sid });
+        self.take_early_input(slot, &mut early_input);
     }
 
     /// Gives a client its slot, its place in the reactor and its timer. `None`: it is on its way out already.
-    pub(super) fn admit(&mut self, new: NewConnection) -> Option<u32> {
-        let deadlines = self.deadlines(&new);
-        self.last_generation = (self.last_generation + 1) & GENERATION_MASK;
-        let session = Session::new(&SessionSettings {
-            sid: &new.sid,
-            env: &new.env,
-            deadlines,
-        });
-        let slot = self.connections.insert(Connection {
-            session,
+    fn admit(&mut self, new: NewConnection) -> Option<u32> {
+        let slot = self.table.insert(Connection {
+            session: Session::new(&SessionSettings {
+                sid: &new.sid,
+                env: &new.env,
+                deadlines: self.deadlines(&new),
+            }),
             decoder: MessageDecoder::default(),
             outbox: None,
             tls: new.tls,
@@ -58,48 +63,39 @@ impl Sessions {
             permit: new.permit,
             deliveries: BatchList::default(),
             socket: new.socket,
-            generation: self.last_generation,
+            generation: 0,
             life: Life::Open,
-            precision: new.ping_precision.unwrap_or(self.config.ping.precision),
+            precision: new
+                .ping_precision
+                .unwrap_or(self.common.config.ping.precision),
             deflate: new.deflate,
             input_waiting: false,
             end_seen: false,
             write_watched: false,
             write_ready: false,
             place: Place::Resting,
-        }) as u32;
-        self.budget
-            .charge(self.connections[slot as usize].charged_bytes());
-        self.counters().sessions_num.add(1);
-        self.open_sessions += 1;
-        if self.identity_hashes.len() <= slot as usize {
-            self.identity_hashes.resize(slot as usize + 1, 0);
-        }
+        });
         tracing::debug!(
             sid = new.sid,
-            shard = self.shard,
+            shard = self.common.shard,
             "WebSocket session established"
         );
-        let token = self.token(slot);
-        if let Err(error) = self
-            .reactor
-            .add(self.connections[slot as usize].socket.as_fd(), token)
-        {
+        if let Err(error) = self.table.watch(slot) {
             self.log_unwatched(slot, &error);
             self.abort(slot, Cause::Error);
             return None;
         }
-        if self.draining {
+        if self.drain.has_begun {
             self.close_for_shutdown(slot);
             return None;
         }
-        self.set_timer(slot);
+        self.table.set_timer(slot);
         Some(slot)
     }
 
     /// The first ping comes after a random part of the interval, so that pings of many sessions spread evenly.
-    pub(super) fn deadlines(&self, new: &NewConnection) -> Deadlines {
-        let ping = &self.config.ping;
+    fn deadlines(&self, new: &NewConnection) -> Deadlines {
+        let ping = &self.common.config.ping;
         let interval = match new.ping_interval_secs {
             Some(secs) => Duration::from_secs(secs.max(0) as u64),
             None => ping.interval,
@@ -112,7 +108,7 @@ impl Sessions {
         } else {
             0
         };
-        Deadlines::new(self.now_tick, first, ping_ticks, pong_ticks)
+        Deadlines::new(self.table.now, first, ping_ticks, pong_ticks)
     }
 
     fn authenticate(&mut self, slot: u32, credentials: &Credentials) -> Result<(), AuthRefusal> {
@@ -124,10 +120,10 @@ impl Sessions {
 
     /// The counters have every refusal, the log a few of each kind, and each that is no verdict about the client.
     fn log_unwatched(&self, slot: u32, error: &io::Error) {
-        if let Some(admitted) = self.notices.admit(Notice::SocketUnwatched) {
+        if let Some(admitted) = self.common.notices.admit(Notice::SocketUnwatched) {
             tracing::warn!(
-                sid = self.sid(slot),
-                shard = self.shard,
+                sid = self.table.sid(slot),
+                shard = self.common.shard,
                 %error,
                 left_out = admitted.left_out(),
                 "cannot watch a session's socket, closing it"
@@ -147,11 +143,11 @@ impl Sessions {
             AuthRefusal::TokenMissing => (Notice::TokenMissing, "a client without a JWT"),
             AuthRefusal::NobodyToAsk => (Notice::NobodyToAsk, "a client"),
         };
-        let Some(admitted) = self.notices.admit(notice) else {
+        let Some(admitted) = self.common.notices.admit(notice) else {
             return;
         };
         let left_out = admitted.left_out();
-        let (sid, shard) = (self.sid(slot), self.shard);
+        let (sid, shard) = (self.table.sid(slot), self.common.shard);
         if refusal == AuthRefusal::TokenExpired {
             // In normal operation, too: clients come back with an old token and fetch a new one.
             tracing::info!(

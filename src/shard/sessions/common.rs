@@ -1,0 +1,51 @@
+//! What every part of the session table may ask: whose table it is, its options, its counters, what it may hold.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::bounds::Bounds;
+use crate::config::Config;
+use crate::mesh::{ShardBudget, ShardId};
+use crate::metrics::{Metrics, ShardMetrics};
+use crate::shard::notices::Notices;
+use crate::wire::websocket::message::MessageLimits;
+
+pub(super) struct Common {
+    pub shard: ShardId,
+    pub config: Arc<Config>,
+    metrics: Arc<Metrics>,
+    pub budget: Rc<ShardBudget>,
+    pub bounds: Bounds,
+    /// What every session may send, but for what it has negotiated.
+    pub message_limits: MessageLimits,
+    /// Of warnings about clients that are refused as sessions.
+    pub notices: Notices,
+}
+
+impl Common {
+    pub fn new(shard: ShardId, config: Arc<Config>, budget: Rc<ShardBudget>) -> Self {
+        let bounds = Bounds::new(&config.websocket);
+        Self {
+            shard,
+            bounds,
+            message_limits: bounds.message_limits(),
+            config,
+            metrics: Arc::clone(budget.metrics()),
+            budget,
+            notices: Notices::default(),
+        }
+    }
+
+    pub fn counters(&self) -> &ShardMetrics {
+        &self.metrics.shards[self.shard]
+    }
+
+    /// Something that is charged to the process has changed its size.
+    pub fn recharge(&self, before: usize, after: usize) {
+        if after > before {
+            self.budget.charge(after - before);
+        } else {
+            self.budget.release(before - after);
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! One client's socket and wire state, and what may be asked about it.
+
+use std::io::{self, Read};
+use std::net::TcpStream;
+use std::rc::Rc;
+
+use super::bounds::{Bounds, SESSION_ENTRY_BYTES, SMALL_BYTES, SUBSCRIPTIONS_PART};
+use super::schedule::Place;
+use crate::config::PingPrecision;
+use crate::mesh::{Charge, Permit, ShardBudget};
+use crate::net::tls::TlsSession;
+use crate::session::Session;
+use crate::shard::calls::CallHandle;
+use crate::shard::outbox::Outbox;
+use crate::shard::outbox::batch::BatchList;
+use crate::wire::websocket::message::MessageDecoder;
+
+/// The most that a resting connection takes in the table, session included, beside its texts and subscriptions.
+pub const CONNECTION_BYTES_MAX: usize = 120;
+const _: () = assert!(size_of::<Connection>() <= CONNECTION_BYTES_MAX);
+
+/// Why a client is not listened to: its call is under way, or it has had its share. Exists only then.
+#[derive(Default)]
+pub(super) struct Held {
+    pub call: Option<PendingCall>,
+    /// What had been read before.
+    pub unread: Unread,
+}
+
+impl Held {
+    /// What is charged for it.
+    fn bytes(&self) -> usize {
+        let call = self.call.as_ref().map(|call| &call.charge);
+        let unread = self.unread.charge.as_ref();
+        call.into_iter().chain(unread).map(Charge::bytes).sum()
+    }
+}
+
+pub(super) struct PendingCall {
+    pub handle: Rc<CallHandle>,
+    /// Of the texts of the call.
+    pub charge: Charge,
+}
+
+/// Bytes that were read and not taken up yet.
+#[derive(Default)]
+pub(super) struct Unread {
+    pub bytes: Vec<u8>,
+    /// So many are done with.
+    pub start: usize,
+    pub charge: Option<Charge>,
+}
+
+impl Unread {
+    pub fn is_empty(&self) -> bool {
+        self.start == self.bytes.len()
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Life {
+    Open,
+    /// The close frame is queued; the socket goes when the outbox is empty or its deadline has passed.
+    Closing,
+    /// Only in a drain: all is written, and the client has not closed its side yet.
+    Lingering,
+}
+
+/// One client's socket and wire state.
+pub(super) struct Connection {
+    pub session: Session,
+    pub decoder: MessageDecoder,
+    pub outbox: Option<Box<Outbox>>,
+    pub tls: Option<Box<TlsSession>>,
+    pub held: Option<Box<Held>>,
+    #[expect(dead_code, reason = "held until the socket is closed, for its drop")]
+    pub permit: Option<Permit>,
+    pub deliveries: BatchList,
+    pub socket: TcpStream,
+    pub generation: u32,
+    pub life: Life,
+    pub precision: PingPrecision,
+    pub deflate: bool,
+    /// The kernel has (or may have) input that was not read.
+    pub input_waiting: bool,
+    /// The far end has closed its side, or may have: it is read until the end is reached.
+    pub end_seen: bool,
+    /// A `writable` event has been asked for.
+    pub write_watched: bool,
+    /// The outbox may be written on with.
+    pub write_ready: bool,
+    pub place: Place,
+}
+
+impl Connection {
+    pub fn is_open(&self) -> bool {
+        self.life == Life::Open
+    }
+
+    pub fn has_call(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.call.is_some())
+    }
+
+    fn has_unread(&self) -> bool {
+        self.held
+            .as_ref()
+            .is_some_and(|held| !held.unread.is_empty())
+    }
+
+    /// It can be served without waiting for anything.
+    pub fn is_ready(&self, bounds: &Bounds) -> bool {
+        let listens = self.is_open() && !self.has_call() && !self.is_backed_up(bounds);
+        let input = listens && (self.input_waiting || self.has_unread());
+        input || self.write_ready
+    }
+
+    /// One read from the socket. TLS's own end counts as the end, too: the client may leave the socket open behind it.
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &self.tls {
+            Some(tls) if tls.peer_has_closed() => Ok(0),
+            _ => (&self.socket).read(buffer),
+        }
+    }
+
+    /// Everything that this session makes the shard hold, but for what stands in the running batch, which has a bound of its
+    /// own.
+    pub fn held_bytes(&self) -> usize {
+        let outbox = self.outbox.as_ref().map_or(0, |outbox| outbox.held_bytes());
+        let held = self.held.as_ref().map_or(0, |held| held.bytes());
+        self.session.held_bytes() + self.decoder.held_bytes() + outbox + held
+    }
+
+    /// What is charged to the process for the session itself, from its first turn to its last.
+    pub fn charged_bytes(&self) -> usize {
+        SESSION_ENTRY_BYTES + self.session.own_bytes() + self.decoder.held_bytes()
+    }
+
+    /// True while a client that has much waiting is not read, so that what it asks for makes no more of it: TCP holds it
+    /// back.
+    pub fn is_backed_up(&self, bounds: &Bounds) -> bool {
+        self.outbox
+            .as_ref()
+            .is_some_and(|outbox| outbox.queued_bytes() >= bounds.reading_stops_at())
+    }
+
+    /// True when no more may be queued for this client: it holds as much as a session may. One burst of large messages below
+    /// that makes no client slow; whether it takes them is seen when its time has come (`due`).
+    pub fn is_over(&self, bounds: &Bounds, budget: &ShardBudget) -> bool {
+        let Some(outbox) = &self.outbox else {
+            return false;
+        };
+        self.is_full(bounds) || (outbox.held_bytes() >= SMALL_BYTES && budget.is_full())
+    }
+
+    /// True when it holds as much as a session may.
+    pub fn is_full(&self, bounds: &Bounds) -> bool {
+        self.held_bytes() >= bounds.session_bytes_max
+    }
+
+    /// What the session may add to its subscriptions.
+    pub fn subscription_room(&self, bounds: &Bounds) -> usize {
+        let session_bytes_max = bounds.session_bytes_max;
+        let of_subscriptions = (session_bytes_max / SUBSCRIPTIONS_PART)
+            .saturating_sub(self.session.subscribed_bytes());
+        of_subscriptions.min(session_bytes_max.saturating_sub(self.held_bytes()))
+    }
+}

@@ -1,0 +1,150 @@
+//! From a publication to the queues of those who listen here.
+
+use std::sync::Arc;
+
+use super::common::Common;
+use super::frames::GroupFrames;
+use super::share::TimeSlice;
+use super::table::Table;
+use super::writer::Writer;
+use crate::hub::Hub;
+use crate::protocol::publication::Publication;
+
+/// Groups that are delivered to between two looks at the clock.
+const GROUPS_PER_LOOK: usize = 16;
+
+/// The publications that are being delivered, while a turn has no time for all of it.
+#[derive(Default)]
+pub(super) struct FanOut {
+    message: Option<Message>,
+    /// Who gets no more, having too much waiting.
+    slow: Vec<u32>,
+}
+
+/// One message of the inbox.
+struct Message {
+    publications: Arc<[Publication]>,
+    /// Of the message, among all that have arrived.
+    number: u64,
+    /// The one that is being delivered, and to how many it was so far.
+    next: usize,
+    delivered: u64,
+}
+
+impl FanOut {
+    pub fn is_under_way(&self) -> bool {
+        self.message.is_some()
+    }
+
+    /// Begins with a message of the inbox.
+    ///
+    /// # Panics
+    /// When an earlier one is not done yet.
+    pub fn begin(&mut self, hub: &mut Hub, publications: Arc<[Publication]>, number: u64) {
+        assert!(self.message.is_none(), "one message after the other");
+        if let Some(first) = publications.first() {
+            hub.walk(&first.stream);
+            self.message = Some(Message {
+                publications,
+                number,
+                next: 0,
+                delivered: 0,
+            });
+        }
+    }
+
+    /// Delivers until everything is done (true) or the turn has done enough: `time` is over, or what is queued has to be
+    /// written first. [`Self::take_slow`] has those who could not be given anything.
+    pub fn go_on(
+        &mut self,
+        common: &Common,
+        hub: &mut Hub,
+        table: &mut Table,
+        writer: &mut Writer,
+        time: TimeSlice,
+    ) -> bool {
+        let Some(mut message) = self.message.take() else {
+            return true;
+        };
+        let mut groups = 0;
+        while let Some(publication) = message.publications.get(message.next) {
+            while let Some(group) = hub.next_group() {
+                let receivers = Receivers {
+                    common,
+                    hub,
+                    group,
+                    number: message.number,
+                };
+                message.delivered += receivers.deliver(publication, table, writer, &mut self.slow);
+                groups += 1;
+                if writer.is_full() || (groups % GROUPS_PER_LOOK == 0 && time.is_over()) {
+                    self.message = Some(message);
+                    return false;
+                }
+            }
+            note_delivered(common, publication, message.delivered);
+            message.delivered = 0;
+            message.next += 1;
+            if let Some(next) = message.publications.get(message.next) {
+                hub.walk(&next.stream);
+            }
+        }
+        hub.set_handled(message.number);
+        !time.is_over()
+    }
+
+    /// Sessions that have too much waiting. One may be in the list twice, by two identifiers, or have ended.
+    pub fn take_slow(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.slow)
+    }
+}
+
+/// Who gets a publication of message `number` by one identifier.
+struct Receivers<'a> {
+    common: &'a Common,
+    hub: &'a Hub,
+    group: u32,
+    number: u64,
+}
+
+impl Receivers<'_> {
+    /// Queues a publication for the group; the frame is encoded once. Returns how many get it.
+    fn deliver(
+        &self,
+        publication: &Publication,
+        table: &mut Table,
+        writer: &mut Writer,
+        slow: &mut Vec<u32>,
+    ) -> u64 {
+        let has_latecomers = self.hub.has_latecomers();
+        let (identifier, members) = self.hub.group(self.group);
+        let mut frames = GroupFrames::new(identifier, publication);
+        let mut delivered = 0;
+        for &slot in members {
+            let connection = &mut table.connections[slot as usize];
+            let excluded = publication.exclude_socket.as_deref() == Some(connection.session.sid());
+            if excluded || (has_latecomers && self.hub.is_late_for(self.group, slot, self.number)) {
+                continue;
+            }
+            if connection.is_over(&self.common.bounds, &self.common.budget) {
+                slow.push(slot);
+                continue;
+            }
+            writer.deliver(slot, connection, &mut frames);
+            delivered += 1;
+        }
+        delivered
+    }
+}
+
+fn note_delivered(common: &Common, publication: &Publication, delivered: u64) {
+    if delivered == 0 {
+        tracing::debug!(
+            component = "hub",
+            shard = common.shard,
+            stream = &*publication.stream,
+            "no sessions"
+        );
+    }
+    common.counters().deliveries_total.add(delivered);
+}

@@ -1,0 +1,119 @@
+//! What a session decides, carried out: replies, calls to the app, publications, the end.
+
+use std::fmt::Display;
+use std::rc::Rc;
+
+use super::closing::Cause;
+use super::connection::PendingCall;
+use super::{Action, Sessions};
+use crate::config::RpcEndpoint;
+use crate::protocol::disconnect::Close;
+use crate::session::{Context, Question, Session, Step};
+use crate::shard::calls::{Call, CallHandle};
+use crate::shard::notices::Notice;
+
+impl Sessions {
+    /// Lets the session decide, then carries out its steps.
+    pub(super) fn with_session<R>(
+        &mut self,
+        slot: u32,
+        decide: impl FnOnce(&mut Session, &mut Context<'_>, &mut Vec<Step>) -> R,
+    ) -> R {
+        let mut steps = std::mem::take(&mut self.steps);
+        self.hub.set_arrived(self.inbox.arrived());
+        let connection = &mut self.table.connections[slot as usize];
+        let room_bytes = connection.subscription_room(&self.common.bounds);
+        let mut context = Context {
+            room_bytes,
+            memory_is_full: self.common.budget.is_full(),
+            auth: &self.common.config.auth,
+            hub: &mut self.hub,
+            slot,
+            disconnect_mode: self.common.config.disconnect.mode,
+            has_rpc: self.common.config.rpc.endpoint != RpcEndpoint::None,
+        };
+        let session = &mut connection.session;
+        let before = session.own_bytes();
+        let result = decide(session, &mut context, &mut steps);
+        let after = session.own_bytes();
+        self.common.recharge(before, after);
+        self.charge_hub();
+        for step in steps.drain(..) {
+            self.carry_out(slot, step);
+        }
+        self.steps = steps;
+        result
+    }
+
+    /// Does one thing that the session has decided.
+    fn carry_out(&mut self, slot: u32, step: Step) {
+        match step {
+            Step::Send(reply) => self.send_reply(slot, &reply),
+            Step::Ask(question) => self.start_call(slot, question),
+            Step::Publish(publication) => self.actions.push(Action::Publish(publication)),
+            Step::Register => self.register(slot),
+            Step::Close(close) => {
+                let cause = self.close_cause(&close);
+                self.begin_close(slot, Some(close), cause);
+            }
+        }
+    }
+
+    fn close_cause(&self, close: &Close) -> Cause {
+        if *close == Close::AUTH_FAILED {
+            self.common.counters().failed_auths_total.add(1);
+            Cause::Auth
+        } else {
+            Cause::Error
+        }
+    }
+
+    /// The session is authenticated.
+    fn register(&mut self, slot: u32) {
+        let connection = &self.table.connections[slot as usize];
+        let identifiers = connection.session.identifiers();
+        self.table.identities.register(slot, identifiers);
+        self.common.counters().clients_num.add(1);
+    }
+
+    /// Has the app asked. The session is not read until the answer is there.
+    fn start_call(&mut self, slot: u32, question: Question) {
+        if matches!(question, Question::Connect) {
+            self.common.counters().rpc_call_total.add(1);
+        }
+        let session = self.table.session_ref(slot);
+        let handle = CallHandle::new(&question);
+        let charge = self.common.budget.hold_anyway(question.held_bytes());
+        let connection = &mut self.table.connections[slot as usize];
+        connection.held.get_or_insert_default().call = Some(PendingCall {
+            handle: Rc::clone(&handle),
+            charge,
+        });
+        self.actions.push(Action::Call(Call {
+            session,
+            question,
+            handle,
+        }));
+    }
+
+    /// Subscriptions may have changed. Whether there was room has been asked before, for each.
+    pub(super) fn charge_hub(&mut self) {
+        let held = self.hub.held_bytes();
+        self.common.recharge(self.hub_charged, held);
+        self.hub_charged = held;
+    }
+
+    /// The session gets no welcome, for no fault of the client.
+    pub(super) fn log_failed_session(&self, slot: u32, error: &dyn Display) {
+        if let Some(admitted) = self.common.notices.admit(Notice::SessionFailed) {
+            tracing::error!(
+                context = "ws",
+                sid = self.table.sid(slot),
+                shard = self.common.shard,
+                %error,
+                left_out = admitted.left_out(),
+                "WebSocket session failed"
+            );
+        }
+    }
+}

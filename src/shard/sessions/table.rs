@@ -1,0 +1,268 @@
+//! The connections of a shard by slot, and who knows them: the reactor, the timers, the schedule.
+//!
+//! Nothing here decides about a session. A slot is used again when its connection is gone; whoever keeps one for longer than
+//! a turn keeps the generation with it and asks again.
+
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::AsFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use ahash::RandomState;
+use slab::Slab;
+
+use super::common::Common;
+use super::connection::{Connection, Life};
+use super::identities::Identities;
+use super::schedule::{Place, Schedule};
+use crate::mesh::SessionRef;
+use crate::reactor::{GENERATION_MASK, Reactor, Readiness, Token};
+use crate::session::Tick;
+use crate::shard::timers::{TICK, TimerWheel};
+
+/// Looks at the kernel's list of events in one turn: a client may cause thousands of them.
+const HARVESTS_PER_TURN_MAX: usize = 4;
+
+pub(super) struct Table {
+    common: Rc<Common>,
+    pub connections: Slab<Connection>,
+    pub identities: Identities,
+    last_generation: u32,
+    /// Sessions that have not ended.
+    pub open_sessions: usize,
+    pub reactor: Reactor,
+    events: Vec<Readiness>,
+    more_events: bool,
+    /// Who has something to be done.
+    pub schedule: Schedule,
+    pub wheel: TimerWheel,
+    pub now: Tick,
+    /// When a write that blocks in this turn must be through.
+    pub write_deadline: Tick,
+}
+
+impl Table {
+    pub fn new(common: Rc<Common>, hasher: RandomState, reactor: Reactor, now: Instant) -> Self {
+        Self {
+            common,
+            connections: Slab::new(),
+            identities: Identities::new(hasher),
+            last_generation: 0,
+            open_sessions: 0,
+            reactor,
+            events: Vec::new(),
+            more_events: false,
+            schedule: Schedule::default(),
+            // Tick 0 means "no deadline": the wheel starts in the past.
+            wheel: TimerWheel::new(now.checked_sub(TICK).unwrap_or(now)),
+            now: 1,
+            write_deadline: 1,
+        }
+    }
+
+    /// A turn begins.
+    pub fn set_now(&mut self, now: Instant) {
+        self.now = self.wheel.tick_of(now);
+        self.write_deadline = self
+            .wheel
+            .deadline(now, self.common.config.websocket.write_timeout);
+    }
+
+    /// Time of the turn, counted as the wheel counts it.
+    pub fn time(&self) -> Duration {
+        TICK * self.now
+    }
+
+    /// True when somebody can be served at once, without a new wake-up.
+    pub fn has_work(&self) -> bool {
+        self.more_events || !self.schedule.is_empty()
+    }
+
+    pub fn sid(&self, slot: u32) -> &str {
+        self.connections
+            .get(slot as usize)
+            .map_or("", |connection| connection.session.sid())
+    }
+
+    pub fn token(&self, slot: u32) -> Token {
+        Token {
+            slot,
+            generation: self.connections[slot as usize].generation,
+        }
+    }
+
+    pub fn session_ref(&self, slot: u32) -> SessionRef {
+        SessionRef {
+            shard: self.common.shard,
+            slot,
+            generation: self.connections[slot as usize].generation,
+        }
+    }
+
+    pub fn slot_of(&self, token: Token) -> Option<u32> {
+        let connection = self.connections.get(token.slot as usize)?;
+        (connection.generation == token.generation).then_some(token.slot)
+    }
+
+    /// The connection that `session` names, if that very one is still open.
+    pub fn live(&self, session: SessionRef) -> Option<&Connection> {
+        let connection = self.connections.get(session.slot as usize)?;
+        (connection.generation == session.generation && connection.is_open()).then_some(connection)
+    }
+
+    /// As [`Self::live`], to change it.
+    pub fn live_mut(&mut self, session: SessionRef) -> Option<&mut Connection> {
+        self.live(session)?;
+        self.connections.get_mut(session.slot as usize)
+    }
+
+    /// Gives a new connection its slot and its generation.
+    pub fn insert(&mut self, connection: Connection) -> u32 {
+        self.last_generation = (self.last_generation + 1) & GENERATION_MASK;
+        self.common.budget.charge(connection.charged_bytes());
+        self.common.counters().sessions_num.add(1);
+        self.open_sessions += 1;
+        let slot = self.connections.insert(Connection {
+            generation: self.last_generation,
+            ..connection
+        }) as u32;
+        self.identities.make_room(slot);
+        slot
+    }
+
+    /// Has the reactor report events of a connection.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub fn watch(&mut self, slot: u32) -> io::Result<()> {
+        let token = self.token(slot);
+        let socket = self.connections[slot as usize].socket.as_fd();
+        self.reactor.add(socket, token)
+    }
+
+    /// Has the reactor report when a socket has room again.
+    ///
+    /// # Errors
+    /// Those of the kernel.
+    pub fn watch_write(&mut self, slot: u32) -> io::Result<()> {
+        let token = self.token(slot);
+        let connection = &mut self.connections[slot as usize];
+        if !connection.write_watched {
+            self.reactor.watch_write(connection.socket.as_fd(), token)?;
+            connection.write_watched = true;
+        }
+        Ok(())
+    }
+
+    /// Polls that the kernel has ended are armed again. Returns the connections for which that fails.
+    pub fn rearm(&mut self) -> Vec<u32> {
+        let mut unwatched = Vec::new();
+        for token in self.reactor.take_ended() {
+            if let Some(slot) = self.slot_of(token)
+                && self.connections[slot as usize].life != Life::Closing
+                && self.watch(slot).is_err()
+            {
+                unwatched.push(slot);
+            }
+        }
+        unwatched
+    }
+
+    /// Takes a connection out and closes its socket. Its session has ended before.
+    pub fn remove(&mut self, slot: u32) {
+        let token = self.token(slot);
+        self.wheel.clear(slot);
+        let connection = self.connections.remove(slot as usize);
+        let counters = self.common.counters();
+        counters.sessions_num.sub(1);
+        self.common.budget.release(connection.charged_bytes());
+        if let Some(outbox) = &connection.outbox {
+            counters.outbox_bytes.sub(outbox.pending_bytes() as i64);
+        }
+        let socket = connection.socket;
+        self.reactor
+            .remove(socket.as_fd(), token, connection.write_watched);
+        // The poll keeps the file open for a moment; the far end shall see the end now.
+        let _ = socket.shutdown(Shutdown::Both);
+        if self.connections.is_empty() {
+            // What is kept for each slot goes, too.
+            self.connections.shrink_to_fit();
+            self.identities.clear();
+            self.wheel.forget_slots();
+        }
+    }
+
+    /// Puts the timer of a connection to its earliest deadline.
+    pub fn set_timer(&mut self, slot: u32) {
+        let connection = &self.connections[slot as usize];
+        let outbox = connection.outbox.as_ref();
+        let write = outbox.map(|outbox| match connection.life {
+            Life::Open => self.common.bounds.next_look(outbox),
+            _ => outbox.deadline,
+        });
+        let session = if connection.is_open() {
+            connection.session.deadlines.next()
+        } else {
+            None
+        };
+        match write.into_iter().chain(session).min() {
+            Some(tick) => self.wheel.set(slot, tick),
+            None => self.wheel.clear(slot),
+        }
+    }
+
+    /// Takes the reactor's events, as far as one turn may: who has something new is scheduled.
+    ///
+    /// # Errors
+    /// A broken reactor.
+    pub fn take_events(&mut self) -> io::Result<()> {
+        let mut events = std::mem::take(&mut self.events);
+        events.clear();
+        for _ in 0..HARVESTS_PER_TURN_MAX {
+            self.more_events = self.reactor.harvest(&mut events)?;
+            for event in events.drain(..) {
+                self.on_event(event);
+            }
+            if !self.more_events {
+                break;
+            }
+        }
+        self.events = events;
+        let counts = self.reactor.take_counts();
+        let counters = self.common.counters();
+        counters.cq_overflows_total.add(counts.overflows);
+        counters.poll_rearms_total.add(counts.rearms);
+        Ok(())
+    }
+
+    /// Notes what an event says. However many come of one session, it is served once in a turn.
+    fn on_event(&mut self, event: Readiness) {
+        let Some(slot) = self.slot_of(event.token) else {
+            self.common.counters().stale_events_total.add(1);
+            return;
+        };
+        let connection = &mut self.connections[slot as usize];
+        if event.writable {
+            connection.write_watched = false;
+            connection.write_ready = true;
+        }
+        connection.input_waiting |= event.readable || event.closed;
+        connection.end_seen |= event.closed;
+        match std::mem::replace(&mut connection.place, Place::Scheduled) {
+            Place::Resting => self.schedule.push_fresh(event.token),
+            Place::Greedy => self.schedule.push_unfinished(event.token),
+            Place::Scheduled => {}
+        }
+    }
+
+    /// Puts a session that can be served again behind the others.
+    pub fn schedule_rest(&mut self, slot: u32) {
+        let token = self.token(slot);
+        let connection = &mut self.connections[slot as usize];
+        if connection.is_ready(&self.common.bounds) && connection.place != Place::Scheduled {
+            connection.place = Place::Scheduled;
+            self.schedule.push_unfinished(token);
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Which connections are the console's.
+//!
+//! A connection of the console is in the table like any other, with pings, write deadlines and the drain. What makes it one is
+//! in a list of its own, so that ordinary sessions carry nothing of it. It is no session of the app: it is not authenticated,
+//! not counted, has no identifiers and no subscription in the hub.
+
+/// Connections of the console on one shard.
+pub const CONSOLE_CONNECTIONS_MAX: usize = 16;
+/// Which connections are the console's.
+#[derive(Default)]
+pub(super) struct Watchers {
+    connections: Vec<Watcher>,
+}
+
+struct Watcher {
+    slot: u32,
+    /// It has subscribed to the snapshots.
+    watches: bool,
+}
+
+impl Watchers {
+    /// A connection of the console, which has not subscribed yet.
+    pub fn add(&mut self, slot: u32) {
+        self.connections.push(Watcher {
+            slot,
+            watches: false,
+        });
+    }
+
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        self.connections.len()
+    }
+
+    pub fn contains(&self, slot: u32) -> bool {
+        self.connections.iter().any(|other| other.slot == slot)
+    }
+
+    /// An ended connection is none any more. True: it was one.
+    pub fn remove(&mut self, slot: u32) -> bool {
+        let before = self.connections.len();
+        self.connections.retain(|other| other.slot != slot);
+        self.connections.len() < before
+    }
+
+    pub fn is_full(&self) -> bool {
+        self.connections.len() >= CONSOLE_CONNECTIONS_MAX
+    }
+
+    /// Whether it gets snapshots.
+    pub fn set_watching(&mut self, slot: u32, watches: bool) {
+        if let Some(connection) = self.connections.iter_mut().find(|other| other.slot == slot) {
+            connection.watches = watches;
+        }
+    }
+
+    /// Who gets snapshots.
+    pub fn watching(&self) -> Vec<u32> {
+        self.connections
+            .iter()
+            .filter(|connection| connection.watches)
+            .map(|connection| connection.slot)
+            .collect()
+    }
+}
