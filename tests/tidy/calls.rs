@@ -1,8 +1,8 @@
 //! The calls between the files of `shard/sessions/` form no circle.
 //!
 //! Imports do not show them: the methods of one type stand in many files. So calls are counted: of methods of `self`, of its
-//! fields and of arguments whose types the folder defines, of associated functions, and of functions by name. Calls through
-//! local variables, traits and closures are not seen.
+//! fields, of arguments and of variables whose types the folder defines, of associated functions, and of functions by name.
+//! Calls through traits and through arguments of closures are not seen.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,8 +17,10 @@ struct Function {
     /// The type whose method it is.
     of: Option<String>,
     name: String,
-    /// Arguments of types of the folder.
-    arguments: BTreeMap<String, String>,
+    /// Arguments and variables of types of the folder.
+    variables: BTreeMap<String, String>,
+    /// The type of the folder that it returns.
+    returns: Option<String>,
     body: (usize, usize),
 }
 
@@ -49,6 +51,9 @@ impl<'a> Folder<'a> {
             folder.read_fields(file);
             folder.read_functions(file);
         }
+        for at in 0..folder.functions.len() {
+            folder.read_variables(at);
+        }
         folder
     }
 
@@ -75,13 +80,18 @@ impl<'a> Folder<'a> {
             let end = text[colon + 2..]
                 .find([':', ';', '\n'])
                 .map_or(text.len(), |end| colon + 2 + end);
-            let mut kind = text[colon + 2..end].split(|c| !is_part(c));
-            let kind = kind.rfind(|word| self.types.contains(*word));
-            if let Some(kind) = kind {
-                names.insert(text[start..colon].to_owned(), kind.to_owned());
+            if let Some(kind) = self.type_in(&text[colon + 2..end]) {
+                names.insert(text[start..colon].to_owned(), kind);
             }
         }
         names
+    }
+
+    /// The type of the folder in `Option<Rc<RefCell<Type>>>`.
+    fn type_in(&self, text: &str) -> Option<String> {
+        let mut words = text.split(|c| !is_part(c));
+        let found = words.rfind(|word| self.types.contains(*word));
+        found.map(str::to_owned)
     }
 
     fn read_functions(&mut self, file: usize) {
@@ -99,13 +109,43 @@ impl<'a> Folder<'a> {
                 .iter()
                 .find(|(_, start, end)| (start..end).contains(&&at));
             if !name.is_empty() && code[start..].starts_with('{') {
+                let of = block.map(|(of, _, _)| of.clone());
+                let result = &code[closing(code, open)..start];
+                let is_own = words(result, "Self").next().is_some();
                 self.functions.push(Function {
                     file,
-                    of: block.map(|(of, _, _)| of.clone()),
                     name: name.to_owned(),
-                    arguments: self.typed_names(&code[open..closing(code, open)]),
+                    variables: self.typed_names(&code[open..closing(code, open)]),
+                    returns: if is_own {
+                        of.clone()
+                    } else {
+                        self.type_in(result)
+                    },
                     body: (start, closing(code, start)),
+                    of,
                 });
+            }
+        }
+    }
+
+    /// What `let name = …` and `let Some(name) = …` name.
+    fn read_variables(&mut self, at: usize) {
+        let function = &self.functions[at];
+        let (start, end) = function.body;
+        let body = &self.sources[function.file].shipped[start..end];
+        for place in words(body, "let") {
+            let Some((pattern, value)) = body[place + 3..].split_once('=') else {
+                continue;
+            };
+            let pattern = pattern.trim().trim_end_matches(')');
+            let pattern = pattern.rsplit(['(', ' ']).next().unwrap_or(pattern);
+            let value = value.split([';', '{']).next().unwrap_or(value);
+            let value = value.trim_end().trim_end_matches(" else");
+            let value = value.trim_start().trim_start_matches(['&', '*']);
+            let value = value.trim_start_matches("mut ");
+            if let Some(kind) = self.receiver(&self.functions[at], value) {
+                let variables = &mut self.functions[at].variables;
+                variables.insert(pattern.to_owned(), kind);
             }
         }
     }
@@ -149,26 +189,34 @@ impl<'a> Folder<'a> {
         }
     }
 
-    /// The type of `self.field.other`, or of an argument and its fields.
+    /// The type of `self.field[index].method()`, or of what begins with a variable instead.
     fn receiver(&self, caller: &Function, text: &str) -> Option<String> {
-        let text = text.trim_end();
-        // A call in the chain hands out what it is called on: `borrow_mut()`, `as_mut()`.
-        let (text, is_call) = match text.strip_suffix(')') {
-            Some(_) => (&text[..opening(text)], true),
-            None => (text.trim_end_matches('?'), false),
+        let text = text.trim_end().trim_end_matches('?');
+        if text.ends_with(']') {
+            return self.receiver(caller, &text[..opening(text)]);
+        }
+        let is_call = text.ends_with(')');
+        let text = if is_call {
+            &text[..opening(text)]
+        } else {
+            text
         };
         let name = last_name(text);
         let rest = text[..text.len() - name.len()].trim_end();
-        match rest.strip_suffix('.') {
-            Some(receiver) => {
-                let of = self.receiver(caller, receiver)?;
-                if is_call {
-                    return Some(of);
-                }
-                self.fields.get(&(of, name.to_owned())).cloned()
-            }
-            None if name == "self" => caller.of.clone(),
-            None => caller.arguments.get(name).cloned(),
+        let Some(receiver) = rest.strip_suffix('.') else {
+            return match name {
+                "self" => caller.of.clone(),
+                _ => caller.variables.get(name).cloned(),
+            };
+        };
+        let of = self.receiver(caller, receiver)?;
+        if !is_call {
+            return self.fields.get(&(of, name.to_owned())).cloned();
+        }
+        // What the folder does not define hands out what it is called on: `borrow_mut()`, `as_mut()`.
+        match self.method(&of, name) {
+            Some(method) => method.returns.clone(),
+            None => Some(of),
         }
     }
 
@@ -235,8 +283,8 @@ fn opening(text: &str) -> usize {
     let mut depth = 0_usize;
     for (at, c) in text.char_indices().rev() {
         match c {
-            ')' => depth += 1,
-            '(' => depth -= 1,
+            ')' | ']' | '}' => depth += 1,
+            '(' | '[' | '{' => depth -= 1,
             _ => {}
         }
         if depth == 0 {
@@ -312,6 +360,17 @@ fn circles_of_calls_are_found() {
         &["a.rs", "b.rs"],
     );
     check(&[&own.replace("self.two()", "self.n.four()"), fields], &[]);
+    let variable = |code: &str| own.replace("self.two()", code);
+    let behind = "impl T { fn four(&self, s: &mut S) { s.one(); } }\nstruct T;";
+    for call in [
+        "let a = &mut self.t; a.four()",
+        "if let Some(a) = self.t.get_mut(&x) { a.four() }",
+        "self.t[n as usize].four()",
+        "let a = self.find(1); a.four(); } fn find(&self, n: u8) -> Option<&T> {",
+    ] {
+        check(&[&variable(call), behind], &["a.rs", "b.rs"]);
+    }
+    check(&[&variable("let a = other(); a.four()"), behind], &[]);
     let functions = "pub fn five() { super::a::six(); }";
     check(&["pub fn six() { five() }", functions], &["a.rs", "b.rs"]);
     check(&["#[cfg(test)]\nfn six() { five() }", functions], &[]);
