@@ -1,10 +1,10 @@
-//! Files that the pages name are there.
+//! Files and names of the code that the pages name are there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use crate::assert_only;
-use crate::source::{root, sources};
+use crate::source::{is_part, root, sources, words};
 
 /// The pages that name files of the project.
 const MAPS: [&str; 1] = ["docs/ARCHITECTURE.md"];
@@ -65,6 +65,32 @@ fn is_in_project(path: &str, files: &BTreeSet<String>) -> bool {
             .any(|file| file.ends_with(&end) || path.ends_with('/') && file.contains(&end))
 }
 
+/// Names such as `Hub::attach` of which a part is no identifier of the code.
+fn missing_names(page: &Page, exists: impl Fn(&str) -> bool) -> BTreeMap<String, String> {
+    let is_name = |quote: &&str| {
+        quote.starts_with(|c: char| c.is_ascii_uppercase())
+            && quote.contains("::")
+            && quote.chars().all(|c| is_part(c) || c == ':')
+    };
+    quotes(&page.text)
+        .filter(is_name)
+        .filter(|quote| !quote.split("::").all(&exists))
+        .map(|quote| (quote.to_owned(), page.path.clone()))
+        .collect()
+}
+
+#[test]
+fn names_in_the_map_exist() {
+    let code: String = sources("src/").iter().map(|it| &*it.shipped).collect();
+    let exists = |name: &str| words(&code, name).next().is_some();
+    let missing: BTreeMap<String, String> = pages()
+        .iter()
+        .filter(|page| MAPS.contains(&page.path.as_str()))
+        .flat_map(|page| missing_names(page, exists))
+        .collect();
+    assert_only("names that are not there", &missing, &[]);
+}
+
 #[test]
 fn files_in_the_map_exist() {
     let files: BTreeSet<String> = sources("")
@@ -85,8 +111,11 @@ fn files_in_the_map_exist() {
 fn what_is_missing_is_found() {
     let page = Page {
         path: "docs/a.md".to_owned(),
-        text: "| `hub/b.rs` | 2 |\n`hub/a.rs` and `hub/c.rs`, `hub/` and `bub/`\n".to_owned(),
+        text: "| `hub/b.rs` | 2 |\n`hub/a.rs` and `hub/c.rs`, `hub/` and `bub/`, `Hub::join` and `Hub::part`\n"
+            .to_owned(),
     };
+    let missing = missing_names(&page, |name| name != "part");
+    assert_eq!(missing.keys().collect::<Vec<_>>(), ["Hub::part"]);
     let missing = missing_files(&page, |path| path == "hub/a.rs" || path == "hub/");
     assert_eq!(
         missing.keys().collect::<Vec<_>>(),
