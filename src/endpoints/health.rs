@@ -15,7 +15,7 @@ impl Response {
         Response::text(200, BODY)
     }
 
-    /// Alive, and about to end: whoever spreads clients over servers shall send no more.
+    /// Alive, and about to end: a load balancer shall send no more clients.
     pub fn shutting_down() -> Response {
         Response::text(503, "shutting down")
     }

@@ -88,7 +88,7 @@ impl Acceptor<'_> {
                     monoio::spawn(task);
                 }
                 Ok(None) => return Ok(()),
-                // The client has left before it was taken: its own business.
+                // The client has left before it was accepted, which is no error of the listener.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => return Err(error),
             }

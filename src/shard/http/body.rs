@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::endpoints::Response;
 use crate::endpoints::broadcast;
 use crate::shard::http::client::Client;
-use crate::shard::http::reading::{HEAD_BUFFER_BYTES, READ_BYTES_MAX, Read};
+use crate::shard::http::reading::{HEAD_BUFFER_BYTES, READ_BYTES_MAX, Read, capacity_with};
 use crate::shard::http::refusals;
 use crate::wire::http_body::{BodyFraming, ChunkedDecoder};
 use crate::wire::http_head::HttpError;
@@ -132,7 +132,7 @@ impl Client {
     ) -> Result<(), Response> {
         let room = data_bytes.max(self.input.len());
         let room = room.clamp(HEAD_BUFFER_BYTES, READ_BYTES_MAX);
-        if !self.has_memory(self.capacity_with(room) + body_bytes) {
+        if !self.has_memory(capacity_with(&self.input, room) + body_bytes) {
             return Err(self.no_memory());
         }
         let deadline = body_deadline(started, data_bytes, Instant::now());
@@ -185,10 +185,10 @@ mod tests {
         check(0, 9, 10);
         let one = body_deadline(started, 1, started + secs(9));
         assert!(one < started + secs(11));
-        // Who is as fast as asked for always has ten seconds for the next part.
+        // A client at the least rate always has ten seconds for the next part.
         check(16 << 10, 1, 11);
         check(60 * (16 << 10), 60, 70);
-        // A large part that came early is no right to be silent.
+        // A large part that came early earns time, but no silence of more than ten seconds.
         check(64 << 20, 5, 15);
         check(64 << 20, 4090, 4100);
         check(64 << 20, 4105, 4106);

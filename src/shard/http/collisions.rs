@@ -155,14 +155,14 @@ fn places(paths: Paths) -> Vec<(Owner, Place)> {
     }
     places.extend(paths.broadcast.map(|path| exact(Owner::Broadcast, path)));
     if let Some(base) = paths.api {
-        // Nothing answers at the base, but who gives a feature this path has not thought of the other.
+        // Nothing answers at the base itself, but another feature with this path is a mistake.
         let root = if base.is_empty() { "/" } else { &base };
         places.push(exact(Owner::Api, root.to_owned()));
         places.push(exact(Owner::Api, format!("{base}/publish")));
         places.push((Owner::Api, Place::Below(format!("{base}/presence/"))));
     }
     places.extend(paths.metrics.map(|path| exact(Owner::Metrics, path)));
-    // Only pages that take a path from a feature: one that a pattern covers too is nothing to speak of.
+    // Only pages that take the path of a feature. A page that a pattern covers as well keeps its path, without a remark.
     let taken = paths
         .pages
         .iter()

@@ -188,7 +188,7 @@ impl Client {
         }
     }
 
-    /// The way of every publication; then asks who listens, behind it in each inbox.
+    /// Publishes like the app. Then asks all shards who listens: the question comes after the publication in each inbox.
     async fn publish_test(&mut self, publication: Publication) -> Response {
         let Some(guard) = Publications::begin(&self.shard) else {
             return page::refusal(503, STOPPING);

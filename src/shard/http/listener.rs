@@ -44,8 +44,8 @@ pub struct ListenerRules {
     pub large_heads: LargeHeads,
 }
 
-/// Buffers of heads that are larger than most, over the clients of one listener and shard: whoever sends them has not said
-/// who it is.
+/// Buffers of heads that are larger than most, counted over all clients of one listener and shard. Nothing is known of
+/// these clients yet, so only a common bound holds.
 #[derive(Debug, Clone)]
 pub struct LargeHeads {
     bytes: Rc<Cell<usize>>,
@@ -180,6 +180,7 @@ pub struct ListenerSetup {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Startup, load};
 
     #[test]
     fn large_heads_are_counted_while_they_are_there() {
@@ -192,5 +193,69 @@ mod tests {
         assert!(heads.admit(4096).is_some());
         drop(rest);
         assert_eq!(heads.bytes.get(), 0);
+    }
+
+    fn config(args: &[&str]) -> Config {
+        let required = [
+            "--rpc_host=http://app",
+            "--secret=0123456789abcdef",
+            "--port=80",
+        ];
+        let args: Vec<String> = required
+            .iter()
+            .chain(args)
+            .map(|arg| (*arg).to_owned())
+            .collect();
+        match load(&args, &[]) {
+            Ok(Startup::Run(config)) => *config,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// What `listeners` finds: port and letters of the features.
+    #[track_caller]
+    fn check_listeners(args: &[&str], expected: &[(u16, &str)]) {
+        let found: Vec<(u16, String)> = listeners(&config(args))
+            .into_iter()
+            .map(|(address, features)| {
+                let letters = [
+                    (features.main, 'w'),
+                    (features.broadcast, 'b'),
+                    (features.api, 'a'),
+                    (features.metrics, 'm'),
+                ];
+                let letters = letters.iter().filter(|(on, _)| *on);
+                (address.port, letters.map(|(_, letter)| *letter).collect())
+            })
+            .collect();
+        let found: Vec<(u16, &str)> = found.iter().map(|(port, all)| (*port, &**all)).collect();
+        assert_eq!(found, expected, "{args:?}");
+    }
+
+    #[test]
+    fn features_with_one_address_share_a_listener() {
+        check_listeners(&[], &[(80, "wba")]);
+        check_listeners(&["--metrics_http=/m"], &[(80, "wbam")]);
+        check_listeners(&["--http_broadcast_port=81"], &[(80, "wa"), (81, "b")]);
+        let metrics_apart = ["--metrics_http=/m", "--metrics_port=82"];
+        check_listeners(&metrics_apart, &[(80, "wba"), (82, "m")]);
+        let one_beside = [&metrics_apart[..], &["--api_port=82"]].concat();
+        check_listeners(&one_beside, &[(80, "wb"), (82, "am")]);
+        let other_host = ["--metrics_http=/m", "--metrics_host=10.0.0.1"];
+        check_listeners(&other_host, &[(80, "wba"), (80, "m")]);
+    }
+
+    #[test]
+    fn only_the_main_listener_lets_anybody_into_the_console() {
+        let config = config(&["--console", "--metrics_http=/m", "--metrics_port=82"]);
+        let has_console: Vec<bool> = listeners(&config)
+            .into_iter()
+            .map(|(_, features)| {
+                let paths = Paths::new(&config, features, &[]);
+                let rules = ListenerRules::new(&config, features, paths).expect("good paths");
+                rules.console.is_some()
+            })
+            .collect();
+        assert_eq!(has_console, [true, false]);
     }
 }

@@ -15,11 +15,11 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 /// waits for it.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The times of one client.
+/// When one client's task gives way: to the clock, to a drain, to the other tasks of its shard.
 pub struct Pace {
     /// When the task last let the others run.
     turn_started: Instant,
-    /// It has had to wait since then, which is as good.
+    /// It has had to wait since then, so the others have had their turn.
     waits: bool,
     /// From the first byte of a request until it is answered, or the session is in the table: the drain waits for it.
     under_way: Option<RequestGuard>,
@@ -70,7 +70,7 @@ impl Pace {
                 return None;
             }
             has_waited = true;
-            // Who rests and keeps nobody out is not woken for nothing.
+            // A client that rests, and whose place nobody wants, need not look.
             let looks = self.under_way.is_some() || place.is_some();
             Some(if looks { left.min(LOOK_INTERVAL) } else { left })
         };
@@ -93,6 +93,27 @@ impl Pace {
         if self.under_way.is_none() || shard.stage.get() != Stage::Draining {
             return deadline;
         }
+        self.latest_in_drain(deadline, now)
+    }
+
+    /// All waits of a client share the time that a drain leaves, counted from the first that sees the drain.
+    fn latest_in_drain(&mut self, deadline: Instant, now: Instant) -> Instant {
         deadline.min(*self.drain_deadline.get_or_insert(now + DRAIN_PATIENCE))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drain_leaves_one_patience_to_all_waits_of_a_client() {
+        let mut pace = Pace::new();
+        let seen = Instant::now();
+        let far = seen + 10 * DRAIN_PATIENCE;
+        assert_eq!(pace.latest_in_drain(far, seen), seen + DRAIN_PATIENCE);
+        let later = seen + DRAIN_PATIENCE / 2;
+        assert_eq!(pace.latest_in_drain(far, later), seen + DRAIN_PATIENCE);
+        assert_eq!(pace.latest_in_drain(later, later), later);
     }
 }

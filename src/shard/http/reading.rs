@@ -52,7 +52,7 @@ impl Client {
         first_byte_timeout: Duration,
     ) -> Result<Option<RequestHead>, HeadRefusal> {
         if self.input.is_empty() {
-            // Who rests between requests holds no buffer.
+            // Between two requests a client holds no buffer.
             self.input = Vec::new();
             let deadline = Instant::now() + first_byte_timeout;
             let read = self.read_some(deadline, HEAD_BUFFER_BYTES).await;
@@ -95,10 +95,10 @@ impl Client {
         let deadline = Instant::now() + HEAD_TIMEOUT;
         let mut large = None;
         while scanner.find_end(&self.input, limits)?.is_none() {
-            let room = self.room(limits.head_bytes_max);
-            let bytes = self.capacity_with(room);
+            let room = head_room(self.input.len(), limits.head_bytes_max);
+            let bytes = capacity_with(&self.input, room);
             if bytes > LARGE_HEAD_BYTES {
-                // The old guard first: the head is counted once.
+                // The old guard goes first, so that the head is counted once.
                 large.take();
                 large = self.rules.large_heads.admit(bytes);
                 if large.is_none() {
@@ -132,23 +132,6 @@ impl Client {
         }
     }
 
-    /// Room for the next read of an input that need not be longer than `length_max`.
-    fn room(&self, length_max: usize) -> usize {
-        let length = self.input.len();
-        let left = length_max.saturating_sub(length).max(1);
-        length.clamp(HEAD_BUFFER_BYTES, READ_BYTES_MAX).min(left)
-    }
-
-    /// What the input buffer will have when room has been made for a read.
-    pub(super) fn capacity_with(&self, room: usize) -> usize {
-        let (length, capacity) = (self.input.len(), self.input.capacity());
-        if capacity - length >= room {
-            capacity
-        } else {
-            (2 * capacity).max(length + room)
-        }
-    }
-
     pub(super) fn count_timeout(&self, read: Read) {
         if read == Read::TooLate {
             self.shard.counters().http_timeouts_total.add(1);
@@ -166,7 +149,7 @@ impl Client {
             };
             self.pace.let_others_run(&self.shard).await;
             return match read {
-                // They come as fast as the client likes.
+                // TLS records without data, which come as fast as the client likes.
                 Some(Ok(Received::Nothing)) if Instant::now() < deadline => continue,
                 Some(Ok(Received::Nothing)) | None => Read::TooLate,
                 Some(Ok(Received::Bytes)) => Read::Bytes,
@@ -192,24 +175,108 @@ impl Client {
     /// Throws away the body of a request as far as it has come together with its head. False: that was not all of it, and
     /// nobody knows where the next request begins.
     pub(super) fn skip_arrived_body(&mut self, head: &RequestHead) -> bool {
-        let arrived = match head.body_framing() {
-            Ok(BodyFraming::None) => Some(0),
-            Ok(BodyFraming::Length(bytes)) => usize::try_from(bytes)
-                .ok()
-                .filter(|bytes| *bytes <= self.input.len()),
-            Ok(BodyFraming::Chunked) => {
-                let mut body = Vec::new();
-                let decoded =
-                    ChunkedDecoder::default().decode(&self.input, &mut body, self.input.len());
-                decoded
-                    .ok()
-                    .and_then(|(consumed, done)| done.then_some(consumed))
-            }
-            Err(_) => None,
-        };
+        let arrived = arrived_body_bytes(head, &self.input);
         if let Some(bytes) = arrived {
             self.input.drain(..bytes);
         }
         arrived.is_some()
+    }
+}
+
+/// What the body takes on the wire if `input`, which follows the head, has all of it.
+fn arrived_body_bytes(head: &RequestHead, input: &[u8]) -> Option<usize> {
+    match head.body_framing().ok()? {
+        BodyFraming::None => Some(0),
+        BodyFraming::Length(bytes) => {
+            let bytes = usize::try_from(bytes).ok()?;
+            (bytes <= input.len()).then_some(bytes)
+        }
+        BodyFraming::Chunked => {
+            let mut body = Vec::new();
+            let decoded = ChunkedDecoder::default().decode(input, &mut body, input.len());
+            let (consumed, done) = decoded.ok()?;
+            done.then_some(consumed)
+        }
+    }
+}
+
+/// Room for the next read of a head of which `length` bytes have come. It doubles, so that a large head takes few reads.
+fn head_room(length: usize, length_max: usize) -> usize {
+    let left = length_max.saturating_sub(length).max(1);
+    length.clamp(HEAD_BUFFER_BYTES, READ_BYTES_MAX).min(left)
+}
+
+/// The capacity that `input` will have when room has been made for a read. Memory is charged before it is taken.
+pub(super) fn capacity_with(input: &Vec<u8>, room: usize) -> usize {
+    let (length, capacity) = (input.len(), input.capacity());
+    if capacity - length >= room {
+        capacity
+    } else {
+        (2 * capacity).max(length + room)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_has_arrived_when_all_of_it_is_there() {
+        fn check(fields: &str, input: &str, expected: Option<usize>) {
+            let text = format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+            let (head, _) = RequestHead::decode(text.as_bytes(), &HeadLimits::default())
+                .expect("a good head")
+                .expect("a whole head");
+            let arrived = arrived_body_bytes(&head, input.as_bytes());
+            assert_eq!(arrived, expected, "{fields:?} {input:?}");
+        }
+        let next = "GET / HTTP/1.1\r\n";
+        check("", next, Some(0));
+        let three = "Content-Length: 3\r\n";
+        check(three, "", None);
+        check(three, "ab", None);
+        check(three, "abc", Some(3));
+        check(three, "abcGET", Some(3));
+        check("Content-Length: 18446744073709551615\r\n", "abc", None);
+        check("Content-Length: many\r\n", "abc", None);
+        let chunked = "Transfer-Encoding: chunked\r\n";
+        check(chunked, "", None);
+        check(chunked, "3\r\nabc\r\n", None);
+        check(chunked, "3\r\nabc\r\n0\r\n\r\nGET", Some(13));
+        check(chunked, "no chunk\r\n", None);
+        check(&format!("{three}{chunked}"), "abc", None);
+    }
+
+    #[test]
+    fn a_head_gets_room_for_as_much_again_up_to_its_limit() {
+        let check = |length: usize, expected: usize| {
+            assert_eq!(head_room(length, 100_000), expected, "{length}");
+        };
+        check(0, HEAD_BUFFER_BYTES);
+        check(HEAD_BUFFER_BYTES, HEAD_BUFFER_BYTES);
+        check(10_000, 10_000);
+        check(60_000, 40_000);
+        check(99_999, 1);
+        // A head at its limit is refused before it is read on with, and a read without room would look like an end.
+        check(100_000, 1);
+        assert_eq!(head_room(100_000, 1 << 20), READ_BYTES_MAX);
+    }
+
+    #[test]
+    fn the_capacity_that_is_charged_is_the_one_that_is_taken() {
+        for (capacity, length, room) in [
+            (0, 0, 2048),
+            (2048, 2048, 2048),
+            (4096, 2048, 2048),
+            (4096, 2049, 2048),
+            (2048, 100, 65_536),
+            (100_000, 99_999, 2048),
+        ] {
+            let mut input = Vec::with_capacity(capacity);
+            input.resize(length, 0);
+            let charged = capacity_with(&input, room);
+            input.reserve(room);
+            assert_eq!(charged, input.capacity(), "{capacity} {length} {room}");
+        }
     }
 }

@@ -138,11 +138,7 @@ fn origin(shard: &Shard, head: &RequestHead, peer: IpAddr) {
     let Some(admitted) = shard.notices.admit(Notice::OriginRefused) else {
         return;
     };
-    let origins: Vec<&str> = head.items("origin").collect();
-    let origin = match origins.as_slice() {
-        [] => "without an Origin header".to_owned(),
-        all => format!("of the origin {}", cut(&all.join(", "))),
-    };
+    let origin = shown_origin(head);
     tracing::warn!(
         context = "ws",
         shard = shard.id,
@@ -152,6 +148,14 @@ fn origin(shard: &Shard, head: &RequestHead, peer: IpAddr) {
          the URL has one",
         shard.config.server.allowed_origins.join(",")
     );
+}
+
+fn shown_origin(head: &RequestHead) -> String {
+    let origins: Vec<&str> = head.items("origin").collect();
+    match origins.as_slice() {
+        [] => "without an Origin header".to_owned(),
+        all => format!("of the origin {}", cut(&all.join(", "))),
+    }
 }
 
 /// Proxies that do not know WebSockets drop `Upgrade` and `Connection`, and pass the other headers on.
@@ -289,4 +293,41 @@ pub fn subprotocol(shard: &Shard, head: &RequestHead, peer: IpAddr) {
 /// Whether a request was made as a WebSocket, whatever a proxy left of it.
 fn wants_websocket(head: &RequestHead) -> bool {
     head.header_has_token("upgrade", "websocket") || head.header("sec-websocket-key").is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::http_head::HeadLimits;
+
+    fn head(fields: &str) -> RequestHead {
+        let text = format!("GET / HTTP/1.1\r\nHost: a\r\n{fields}\r\n");
+        let (head, _) = RequestHead::decode(text.as_bytes(), &HeadLimits::default())
+            .expect("a good head")
+            .expect("a whole head");
+        head
+    }
+
+    #[test]
+    fn a_lost_websocket_is_known_by_what_a_proxy_passes_on() {
+        let check = |fields: &str, expected: bool| {
+            assert_eq!(wants_websocket(&head(fields)), expected, "{fields}");
+        };
+        check("", false);
+        check("Connection: upgrade\r\n", false);
+        check("Upgrade: h2c\r\n", false);
+        check("Upgrade: h2c, WebSocket\r\n", true);
+        check("Sec-WebSocket-Key: x\r\n", true);
+    }
+
+    #[test]
+    fn every_origin_of_a_request_is_shown() {
+        let check = |fields: &str, expected: &str| {
+            assert_eq!(shown_origin(&head(fields)), expected, "{fields}");
+        };
+        check("", "without an Origin header");
+        check("Origin: http://a\r\n", "of the origin http://a");
+        let both = "Origin: http://a\r\nOrigin: http://b\r\n";
+        check(both, "of the origin http://a, http://b");
+    }
 }

@@ -87,7 +87,7 @@ impl Client {
                     Ok(body) => {
                         let published = self.publish_body(body).await;
                         if published && publication.is_late() {
-                            // A full inbox has kept it until some were told: the app had better send it again.
+                            // It waited at a full inbox until sessions were being closed: some have not got it, so the app sends it again.
                             return self.drop_publication();
                         }
                         match published {

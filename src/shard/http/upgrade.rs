@@ -20,7 +20,7 @@ impl Client {
                 let compression = self.shard.config.websocket.compression;
                 handshake::upgrade(&head, &self.rules.origins, compression)
             }
-            // Whose page may connect has been decided, and snapshots are small.
+            // `console::decide` has checked the origin, and snapshots are too small to compress.
             SessionKind::Console => handshake::upgrade(&head, &AllowedOrigins::default(), false),
         };
         match upgrade {

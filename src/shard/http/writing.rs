@@ -36,8 +36,7 @@ impl Client {
     /// Writes the answer to a request whose body has been read.
     pub(super) async fn write(&mut self, head: &RequestHead, response: Response) -> Next {
         let keep = self.keeps_alive(head) && !response.close;
-        let says_keep_alive = keep && head.version_minor() == 0;
-        let out = encode(&response, keep, says_keep_alive, head.method() == "HEAD");
+        let out = encode(Some(head), &response, keep, &date());
         self.send(out, keep).await
     }
 
@@ -100,7 +99,7 @@ impl Client {
     pub(super) async fn refuse_head(&mut self) -> Next {
         self.input = Vec::new();
         let response = self.no_memory();
-        let out = encode(&response, false, false, false);
+        let out = encode(None, &response, false, &date());
         self.send(out, false).await
     }
 
@@ -110,21 +109,24 @@ impl Client {
     }
 }
 
-fn encode(response: &Response, keep: bool, says_keep_alive: bool, head_only: bool) -> Vec<u8> {
+/// The bytes of an answer to the request `head`; `None`: nobody knows what was asked for.
+fn encode(head: Option<&RequestHead>, response: &Response, keep: bool, date: &str) -> Vec<u8> {
     let mut headers: Vec<(&str, &str)> = response
         .headers
         .iter()
         .map(|(name, value)| (*name, &**value))
         .collect();
-    if says_keep_alive {
+    // A client of HTTP/1.0 takes a connection for closed unless it is told otherwise.
+    if keep && head.is_some_and(|head| head.version_minor() == 0) {
         headers.push(("Connection", "keep-alive"));
     }
+    let head_only = head.is_some_and(|head| head.method() == "HEAD");
     let mut out = Vec::with_capacity(256 + response.body.len());
     encode_response(
         response.status,
         &headers,
         &response.body,
-        &date(),
+        date,
         keep,
         head_only,
         &mut out,
@@ -132,6 +134,58 @@ fn encode(response: &Response, keep: bool, says_keep_alive: bool, head_only: boo
     out
 }
 
+/// Now, as HTTP writes it.
 pub(super) fn date() -> String {
     httpdate::fmt_http_date(SystemTime::now())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::http_head::HeadLimits;
+
+    fn encoded(request_line: &str, response: &Response, keep: bool) -> String {
+        let text = format!("{request_line}\r\nHost: a\r\n\r\n");
+        let (head, _) = RequestHead::decode(text.as_bytes(), &HeadLimits::default())
+            .expect("a good head")
+            .expect("a whole head");
+        String::from_utf8(encode(Some(&head), response, keep, "now")).expect("UTF-8")
+    }
+
+    #[test]
+    fn an_answer_says_whether_the_connection_goes_on() {
+        let check = |request_line: &str, keep: bool, connection: &str| {
+            assert_eq!(
+                encoded(request_line, &Response::text(200, "ok"), keep),
+                format!(
+                    "HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\n{connection}\r\n\r\nok"
+                ),
+                "{request_line} {keep}"
+            );
+        };
+        let length = "Date: now\r\nContent-Length: 2";
+        let closes = format!("{length}\r\nConnection: close");
+        check("GET / HTTP/1.1", true, length);
+        check("GET / HTTP/1.1", false, &closes);
+        let stays = format!("Connection: keep-alive\r\n{length}");
+        check("GET / HTTP/1.0", true, &stays);
+        check("GET / HTTP/1.0", false, &closes);
+    }
+
+    #[test]
+    fn an_answer_to_head_has_the_length_of_a_body_and_no_body() {
+        let answer = encoded("HEAD / HTTP/1.1", &Response::text(200, "ok"), true);
+        assert!(answer.ends_with("Content-Length: 2\r\n\r\n"), "{answer}");
+    }
+
+    #[test]
+    fn who_has_not_been_understood_gets_a_whole_answer() {
+        let answer = encode(None, &Response::no_memory(), false, "now");
+        let answer = String::from_utf8(answer).expect("UTF-8");
+        assert!(answer.starts_with("HTTP/1.1 503 "), "{answer}");
+        assert!(
+            answer.ends_with("Connection: close\r\n\r\nno memory for this request, try again\n"),
+            "{answer}"
+        );
+    }
 }
