@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::access::{ACTION_HEADER, Access, Guard, is_from_own_page, upgrade_is_from_own_page};
-use super::{PATH, Place, page};
+use super::{ConsoleRoute, PATH, page};
 use crate::endpoints::Response;
 use crate::wire::http_request::RequestHead;
 
@@ -23,21 +23,21 @@ pub enum Verdict {
     /// Tell the kept records.
     Records,
     /// Read the body and do this.
-    Act(Act),
+    Operation(Operation),
 }
 
 /// What the page can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Act {
+pub enum Operation {
     Search,
     Disconnect,
     Publish,
 }
 
-/// Decides about a request to `place`. `tls`: it came over TLS of our own.
+/// Decides about a request to `route`. `tls`: it came over TLS of our own.
 pub fn decide(
     guard: &Guard,
-    place: Place,
+    route: ConsoleRoute,
     head: &RequestHead,
     tls: bool,
     now_unix_secs: u64,
@@ -45,30 +45,40 @@ pub fn decide(
     let access = guard.access(head, now_unix_secs);
     let is_post = head.method() == "POST";
     let reads = matches!(head.method(), "GET" | "HEAD");
-    let answer = match place {
-        Place::Nowhere => Response::not_found(),
-        Place::File(file) if reads => page::of_file(file),
-        Place::Page if reads && access.is_granted() => page::index(access == Access::LoggedIn),
-        Place::Page if reads => page::see_other(LOGIN_PATH),
-        Place::Login if reads && access.is_granted() => page::see_other(PATH),
-        Place::Login if reads => page::login(
+    let answer = match route {
+        ConsoleRoute::Nowhere => Response::not_found(),
+        ConsoleRoute::File(file) if reads => page::of_file(file),
+        ConsoleRoute::Page if reads && access.is_granted() => {
+            page::index(access == Access::LoggedIn)
+        }
+        ConsoleRoute::Page if reads => page::see_other(LOGIN_PATH),
+        ConsoleRoute::Login if reads && access.is_granted() => page::see_other(PATH),
+        ConsoleRoute::Login if reads => page::login(
             200,
             (!guard.has_login()).then_some(NO_SECRET),
             guard.has_login(),
         ),
-        Place::Login if is_post && is_from_own_page(head) => return Verdict::LogIn,
-        Place::Logout if is_post && is_from_own_page(head) => page::see_other(LOGIN_PATH)
+        ConsoleRoute::Login if is_post && is_from_own_page(head) => return Verdict::LogIn,
+        ConsoleRoute::Logout if is_post && is_from_own_page(head) => page::see_other(LOGIN_PATH)
             .with_headers(vec![("Set-Cookie", Cow::Owned(Guard::log_out(head, tls)))]),
-        Place::Login | Place::Logout if is_post => another_page(),
-        Place::Cable if reads => return upgrade(head, access),
-        Place::Records if reads && access.is_granted() => return Verdict::Records,
-        Place::Records if reads => login_needed(),
-        Place::Search if is_post => return act(head, access, Act::Search),
-        Place::Disconnect if is_post => return act(head, access, Act::Disconnect),
-        Place::Publish if is_post => return act(head, access, Act::Publish),
-        Place::Login => wrong_method("GET, POST"),
-        Place::Logout | Place::Search | Place::Disconnect | Place::Publish => wrong_method("POST"),
-        Place::File(_) | Place::Page | Place::Cable | Place::Records => wrong_method("GET"),
+        ConsoleRoute::Login | ConsoleRoute::Logout if is_post => another_page(),
+        ConsoleRoute::Cable if reads => return upgrade(head, access),
+        ConsoleRoute::Records if reads && access.is_granted() => return Verdict::Records,
+        ConsoleRoute::Records if reads => login_needed(),
+        ConsoleRoute::Search if is_post => return operation(head, access, Operation::Search),
+        ConsoleRoute::Disconnect if is_post => {
+            return operation(head, access, Operation::Disconnect);
+        }
+        ConsoleRoute::Publish if is_post => return operation(head, access, Operation::Publish),
+        ConsoleRoute::Login => wrong_method("GET, POST"),
+        ConsoleRoute::Logout
+        | ConsoleRoute::Search
+        | ConsoleRoute::Disconnect
+        | ConsoleRoute::Publish => wrong_method("POST"),
+        ConsoleRoute::File(_)
+        | ConsoleRoute::Page
+        | ConsoleRoute::Cable
+        | ConsoleRoute::Records => wrong_method("GET"),
     };
     Verdict::Answer(answer)
 }
@@ -81,12 +91,12 @@ fn upgrade(head: &RequestHead, access: Access) -> Verdict {
     }
 }
 
-fn act(head: &RequestHead, access: Access, act: Act) -> Verdict {
+fn operation(head: &RequestHead, access: Access, operation: Operation) -> Verdict {
     if !access.is_granted() {
         return Verdict::Answer(login_needed());
     }
     if is_from_own_page(head) && head.header(ACTION_HEADER).is_some() {
-        return Verdict::Act(act);
+        return Verdict::Operation(operation);
     }
     Verdict::Answer(another_page())
 }
@@ -108,7 +118,7 @@ fn wrong_method(allowed: &'static str) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use super::super::place;
+    use super::super::route;
     use super::*;
     use crate::config::ConsoleConfig;
     use crate::wire::http_head::HeadLimits;
@@ -123,8 +133,8 @@ mod tests {
             secret: Some("S".to_owned()),
             bound_to_loopback,
         });
-        let place = place(head.path()).expect("a path of the console");
-        match decide(&guard, place, &head, false, 1_800_000_000) {
+        let route = route(head.path()).expect("a path of the console");
+        match decide(&guard, route, &head, false, 1_800_000_000) {
             Verdict::Answer(response) => Err(response.status),
             other => Ok(other),
         }
@@ -167,17 +177,17 @@ mod tests {
         check(
             "POST /_console/search",
             OWN_ACTION,
-            Ok(Verdict::Act(Act::Search)),
+            Ok(Verdict::Operation(Operation::Search)),
         );
         check(
             "POST /_console/disconnect",
             OWN_ACTION,
-            Ok(Verdict::Act(Act::Disconnect)),
+            Ok(Verdict::Operation(Operation::Disconnect)),
         );
         check(
             "POST /_console/publish",
             OWN_ACTION,
-            Ok(Verdict::Act(Act::Publish)),
+            Ok(Verdict::Operation(Operation::Publish)),
         );
         check("POST /_console/search", OWN, Err(403));
         check(

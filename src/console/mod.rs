@@ -11,7 +11,7 @@ pub mod requests;
 pub mod search;
 pub mod snapshot;
 
-pub use decide::{Act, Verdict, decide};
+pub use decide::{Operation, Verdict, decide};
 
 /// Where the page lives; everything of the console is below it.
 pub const PATH: &str = "/_console";
@@ -26,7 +26,7 @@ pub const LOGIN_BODY_BYTES_MAX: usize = 4 << 10;
 
 /// What a path of the console leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum ConsoleRoute {
     Page,
     /// The form (GET) and its answer (POST).
     Login,
@@ -43,23 +43,23 @@ pub enum Place {
 }
 
 /// `None`: the path is not the console's.
-pub fn place(path: &str) -> Option<Place> {
+pub fn route(path: &str) -> Option<ConsoleRoute> {
     let rest = path.strip_prefix(PATH)?;
     let name = match rest.strip_prefix('/') {
         Some(name) => name,
-        None if rest.is_empty() => return Some(Place::Page),
+        None if rest.is_empty() => return Some(ConsoleRoute::Page),
         // Such as /_consoles, which may be a WebSocket path of the app.
         None => return None,
     };
     Some(match name {
-        "login" => Place::Login,
-        "logout" => Place::Logout,
-        "cable" => Place::Cable,
-        "records" => Place::Records,
-        "search" => Place::Search,
-        "disconnect" => Place::Disconnect,
-        "publish" => Place::Publish,
-        _ => page::file(name).map_or(Place::Nowhere, Place::File),
+        "login" => ConsoleRoute::Login,
+        "logout" => ConsoleRoute::Logout,
+        "cable" => ConsoleRoute::Cable,
+        "records" => ConsoleRoute::Records,
+        "search" => ConsoleRoute::Search,
+        "disconnect" => ConsoleRoute::Disconnect,
+        "publish" => ConsoleRoute::Publish,
+        _ => page::file(name).map_or(ConsoleRoute::Nowhere, ConsoleRoute::File),
     })
 }
 
@@ -69,15 +69,15 @@ mod tests {
 
     #[test]
     fn only_what_is_below_the_console_is_the_console() {
-        fn check(path: &str, expected: Option<Place>) {
-            assert_eq!(place(path), expected, "{path}");
+        fn check(path: &str, expected: Option<ConsoleRoute>) {
+            assert_eq!(route(path), expected, "{path}");
         }
-        check("/_console", Some(Place::Page));
-        check("/_console/cable", Some(Place::Cable));
-        check("/_console/login", Some(Place::Login));
-        check("/_console/", Some(Place::Nowhere));
-        check("/_console/../health", Some(Place::Nowhere));
-        check("/_console/index.html", Some(Place::Nowhere));
+        check("/_console", Some(ConsoleRoute::Page));
+        check("/_console/cable", Some(ConsoleRoute::Cable));
+        check("/_console/login", Some(ConsoleRoute::Login));
+        check("/_console/", Some(ConsoleRoute::Nowhere));
+        check("/_console/../health", Some(ConsoleRoute::Nowhere));
+        check("/_console/index.html", Some(ConsoleRoute::Nowhere));
         check("/_consoles", None);
         check("/_Console", None);
         check("/cable", None);

@@ -29,11 +29,11 @@ const DECODER: GeneralPurpose = GeneralPurpose::new(
 
 /// A text to look for, in any part of a session's sid or connection identifiers.
 #[derive(Debug)]
-pub struct Needle {
+pub struct Query {
     finder: memmem::Finder<'static>,
 }
 
-impl Needle {
+impl Query {
     /// An empty text is in every session.
     pub fn new(text: &str) -> Self {
         Self {
@@ -150,7 +150,7 @@ mod tests {
         let identifiers = r#"{"current_user":"Z2lkOi8vY2FtcGZpcmUvVXNlci80Mg","room":7}"#;
         let check = |text: &str, expected: bool| {
             assert_eq!(
-                Needle::new(text).is_in("Ab-_9", identifiers),
+                Query::new(text).is_in("Ab-_9", identifiers),
                 expected,
                 "{text}"
             );
@@ -169,9 +169,9 @@ mod tests {
     #[test]
     fn every_global_id_is_looked_into() {
         let identifiers = r#"{"a":"Z2lkOi8vYS9Vc2VyLzE=","b":"Z2lkOi8vYS9Sb29tLzI"}"#;
-        assert!(Needle::new("User/1").is_in("", identifiers));
-        assert!(Needle::new("Room/2").is_in("", identifiers));
-        assert!(!Needle::new("Room/1").is_in("", identifiers));
+        assert!(Query::new("User/1").is_in("", identifiers));
+        assert!(Query::new("Room/2").is_in("", identifiers));
+        assert!(!Query::new("Room/1").is_in("", identifiers));
     }
 
     #[test]
@@ -226,11 +226,11 @@ mod tests {
     proptest! {
         #[test]
         fn no_text_panics(text in any::<String>(), identifiers in "[\"a-zZ2lkOi8v+/=é]{0,60}") {
-            let needle = Needle::new(&text);
-            let _ = needle.is_in("sid", &identifiers);
-            prop_assert!(needle.is_in(&text, ""));
+            let query = Query::new(&text);
+            let _ = query.is_in("sid", &identifiers);
+            prop_assert!(query.is_in(&text, ""));
             let around = ["x", &text, "y"].concat();
-            prop_assert!(needle.is_in("", &around));
+            prop_assert!(query.is_in("", &around));
         }
     }
 }

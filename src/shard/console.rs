@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::console::search::{Needle, SessionReport};
+use crate::console::search::{Query, SessionReport};
 use crate::console::snapshot;
 use crate::log::kept;
 use crate::mesh::{Gather, Reply, ShardId};
@@ -120,8 +120,8 @@ fn snapshot(shard: &Shard) -> Vec<u8> {
 /// Answers a question of the console, at once or by a task.
 pub fn answer(shard: &Rc<Shard>, sessions: &mut Sessions, question: ConsoleQuestion) {
     match question {
-        ConsoleQuestion::Search { needle, reply } => {
-            monoio::spawn(search(Rc::clone(shard), needle, reply));
+        ConsoleQuestion::Search { query, reply } => {
+            monoio::spawn(search(Rc::clone(shard), query, reply));
         }
         ConsoleQuestion::Listeners { stream, reply } => reply.send(sessions.listeners(&stream)),
         ConsoleQuestion::Disconnect {
@@ -134,8 +134,8 @@ pub fn answer(shard: &Rc<Shard>, sessions: &mut Sessions, question: ConsoleQuest
 }
 
 /// A million sessions are not looked through in one go, nor for somebody who has stopped waiting.
-async fn search(shard: Rc<Shard>, needle: Arc<Needle>, reply: Reply<Vec<SessionReport>>) {
-    let mut scan = Scan::new(needle);
+async fn search(shard: Rc<Shard>, query: Arc<Query>, reply: Reply<Vec<SessionReport>>) {
+    let mut scan = Scan::new(query);
     while !reply.is_abandoned() {
         if shard.sessions.borrow().look(&mut scan, SLOTS_PER_LOOK_MAX) {
             return reply.send(scan.found);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Instant;
 
-use crate::console::search::{Needle, SessionReport};
+use crate::console::search::{Query, SessionReport};
 use crate::mesh::{Inbox, Mesh, Reply, SessionRef, ShardId, Weigh};
 use crate::net::Driver;
 use crate::protocol::publication::{Publication, RemoteDisconnect};
@@ -44,7 +44,7 @@ pub enum PublishMessage {
 pub enum ConsoleQuestion {
     /// Which sessions are these?
     Search {
-        needle: Arc<Needle>,
+        query: Arc<Query>,
         reply: Reply<Vec<SessionReport>>,
     },
     /// How many subscriptions listen to this stream?

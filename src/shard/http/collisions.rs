@@ -89,9 +89,9 @@ fn port_hint(first: &Owner, second: &Owner) -> String {
     })
 }
 
-/// What a request path has to look like.
+/// The request paths that an option claims.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Place {
+enum Claim {
     Exact(String),
     /// Everything that starts so.
     Below(String),
@@ -104,7 +104,7 @@ pub fn find(config: &Config, pages: &[Page]) -> Vec<Collision> {
     let listeners = listener::listeners(config);
     let mut found: Vec<Collision> = listeners
         .iter()
-        .flat_map(|(_, features)| colliding_paths(&places(Paths::new(config, *features, pages))))
+        .flat_map(|(_, features)| colliding_paths(&claims(Paths::new(config, *features, pages))))
         .collect();
     found.extend(colliding_addresses(config, &listeners));
     found
@@ -114,16 +114,16 @@ pub fn find(config: &Config, pages: &[Page]) -> Vec<Collision> {
 pub fn shared_patterns(config: &Config, pages: &[Page]) -> Vec<String> {
     let mut lines = Vec::new();
     for (_, features) in listener::listeners(config) {
-        let places = places(Paths::new(config, features, pages));
-        for (_, place) in &places {
-            let Place::Pattern(pattern) = place else {
+        let claims = claims(Paths::new(config, features, pages));
+        for (_, claim) in &claims {
+            let Claim::Pattern(pattern) = claim else {
                 continue;
             };
             let Ok(pattern_alone) = PathPatterns::new(std::slice::from_ref(pattern)) else {
                 continue;
             };
-            for (owner, other) in &places {
-                if let Place::Exact(path) = other
+            for (owner, other) in &claims {
+                if let Claim::Exact(path) = other
                     && *owner != Owner::WebSocket
                     && pattern_alone.matches(path)
                 {
@@ -138,46 +138,46 @@ pub fn shared_patterns(config: &Config, pages: &[Page]) -> Vec<String> {
     lines
 }
 
-fn places(paths: Paths) -> Vec<(Owner, Place)> {
-    let mut places = Vec::new();
+fn claims(paths: Paths) -> Vec<(Owner, Claim)> {
+    let mut claims = Vec::new();
     for path in paths.websocket {
-        let place = match path.contains(['{', '*']) {
-            true => Place::Pattern(path),
-            false => Place::Exact(path),
+        let claim = match path.contains(['{', '*']) {
+            true => Claim::Pattern(path),
+            false => Claim::Exact(path),
         };
-        places.push((Owner::WebSocket, place));
+        claims.push((Owner::WebSocket, claim));
     }
-    let exact = |owner, path: String| (owner, Place::Exact(path));
-    places.extend(paths.health.map(|path| exact(Owner::Health, path)));
+    let exact = |owner, path: String| (owner, Claim::Exact(path));
+    claims.extend(paths.health.map(|path| exact(Owner::Health, path)));
     if paths.console {
-        places.push(exact(Owner::Console, console::PATH.to_owned()));
-        places.push((Owner::Console, Place::Below(format!("{}/", console::PATH))));
+        claims.push(exact(Owner::Console, console::PATH.to_owned()));
+        claims.push((Owner::Console, Claim::Below(format!("{}/", console::PATH))));
     }
-    places.extend(paths.broadcast.map(|path| exact(Owner::Broadcast, path)));
+    claims.extend(paths.broadcast.map(|path| exact(Owner::Broadcast, path)));
     if let Some(base) = paths.api {
         // Nothing answers at the base itself, but another feature with this path is a mistake.
         let root = if base.is_empty() { "/" } else { &base };
-        places.push(exact(Owner::Api, root.to_owned()));
-        places.push(exact(Owner::Api, format!("{base}/publish")));
-        places.push((Owner::Api, Place::Below(format!("{base}/presence/"))));
+        claims.push(exact(Owner::Api, root.to_owned()));
+        claims.push(exact(Owner::Api, format!("{base}/publish")));
+        claims.push((Owner::Api, Claim::Below(format!("{base}/presence/"))));
     }
-    places.extend(paths.metrics.map(|path| exact(Owner::Metrics, path)));
+    claims.extend(paths.metrics.map(|path| exact(Owner::Metrics, path)));
     // Only pages that take the path of a feature. A page that a pattern covers as well keeps its path, without a remark.
     let taken = paths
         .pages
         .iter()
         .map(|page| exact(Owner::Demo, page.path.to_owned()));
     let taken: Vec<_> = taken
-        .filter(|(_, page)| places.iter().any(|(_, place)| place == page))
+        .filter(|(_, page)| claims.iter().any(|(_, claim)| claim == page))
         .collect();
-    places.extend(taken);
-    places
+    claims.extend(taken);
+    claims
 }
 
-fn colliding_paths(places: &[(Owner, Place)]) -> Vec<Collision> {
+fn colliding_paths(claims: &[(Owner, Claim)]) -> Vec<Collision> {
     let mut found = Vec::new();
-    for (at, (first_owner, first)) in places.iter().enumerate() {
-        for (second_owner, second) in &places[at + 1..] {
+    for (at, (first_owner, first)) in claims.iter().enumerate() {
+        for (second_owner, second) in &claims[at + 1..] {
             let collision = collision((*first_owner, first), (*second_owner, second));
             found.extend(collision.filter(|collision| !found.contains(collision)));
         }
@@ -186,15 +186,15 @@ fn colliding_paths(places: &[(Owner, Place)]) -> Vec<Collision> {
 }
 
 fn collision(
-    (first_owner, first): (Owner, &Place),
-    (second_owner, second): (Owner, &Place),
+    (first_owner, first): (Owner, &Claim),
+    (second_owner, second): (Owner, &Claim),
 ) -> Option<Collision> {
-    use Place as P;
+    use Claim as C;
     if first_owner == second_owner && first_owner != Owner::WebSocket {
         return None;
     }
     match (first, second) {
-        (P::Exact(path), P::Exact(other)) if path == other => Some(match first_owner {
+        (C::Exact(path), C::Exact(other)) if path == other => Some(match first_owner {
             _ if first_owner == second_owner => Collision::Twice { path: path.clone() },
             _ => Collision::SamePath {
                 path: path.clone(),
@@ -202,17 +202,17 @@ fn collision(
                 second: second_owner,
             },
         }),
-        (P::Pattern(path), P::Pattern(other)) if without_names(path) == without_names(other) => {
+        (C::Pattern(path), C::Pattern(other)) if without_names(path) == without_names(other) => {
             Some(Collision::Twice {
                 path: other.clone(),
             })
         }
-        (P::Exact(path) | P::Pattern(path), P::Below(below))
+        (C::Exact(path) | C::Pattern(path), C::Below(below))
             if literal(path).starts_with(below) =>
         {
             Some(inside(path, first_owner, below, second_owner))
         }
-        (P::Below(below), P::Exact(path) | P::Pattern(path))
+        (C::Below(below), C::Exact(path) | C::Pattern(path))
             if literal(path).starts_with(below) =>
         {
             Some(inside(path, second_owner, below, first_owner))

@@ -9,8 +9,10 @@ use serde::Serialize;
 
 use crate::console::access::Guard;
 use crate::console::requests::{self, DisconnectRequest};
-use crate::console::search::{Needle, SearchAnswer};
-use crate::console::{self, Act, BODY_BYTES_MAX, LOGIN_BODY_BYTES_MAX, Place, Verdict, page};
+use crate::console::search::{Query, SearchAnswer};
+use crate::console::{
+    self, BODY_BYTES_MAX, ConsoleRoute, LOGIN_BODY_BYTES_MAX, Operation, Verdict, page,
+};
 use crate::endpoints::Response;
 use crate::log::kept;
 use crate::mesh::SessionRef;
@@ -29,13 +31,13 @@ const WRONG_WORD: &str = "That is neither the console's token nor the applicatio
 
 impl Client {
     /// Serves a request to a path of the console.
-    pub(super) async fn console(&mut self, head: RequestHead, place: Place) -> Next {
+    pub(super) async fn console(&mut self, head: RequestHead, route: ConsoleRoute) -> Next {
         let rules = Rc::clone(&self.rules);
         let Some(guard) = &rules.console else {
             return self.answer(&head, Response::not_found()).await;
         };
         let tls = self.shard.tls.is_some();
-        match console::decide(guard, place, &head, tls, unix_secs()) {
+        match console::decide(guard, route, &head, tls, unix_secs()) {
             Verdict::Answer(response) => self.answer(&head, response).await,
             Verdict::Records => {
                 #[derive(Serialize)]
@@ -52,7 +54,7 @@ impl Client {
             }
             Verdict::Upgrade => self.upgrade(head, SessionKind::Console).await,
             Verdict::LogIn => self.log_in(&head, guard, tls).await,
-            Verdict::Act(act) => self.act(&head, act).await,
+            Verdict::Operation(operation) => self.operate(&head, operation).await,
         }
     }
 
@@ -100,7 +102,7 @@ impl Client {
         self.write(head, response).await
     }
 
-    async fn act(&mut self, head: &RequestHead, act: Act) -> Next {
+    async fn operate(&mut self, head: &RequestHead, operation: Operation) -> Next {
         let body = match self.console_body(head, BODY_BYTES_MAX).await {
             Ok(body) => body,
             Err(response) => return self.write(head, response).await,
@@ -110,16 +112,16 @@ impl Client {
             shard.counters().console_refused_total.add(1);
             return self.write(head, page::refusal(429, BUSY)).await;
         };
-        let response = match act {
-            Act::Search => match requests::search(&body) {
+        let response = match operation {
+            Operation::Search => match requests::search(&body) {
                 Ok(query) => self.search(&query).await,
                 Err(error) => page::refusal(422, &error.to_string()),
             },
-            Act::Disconnect => match requests::disconnect(&body) {
+            Operation::Disconnect => match requests::disconnect(&body) {
                 Ok(request) => self.disconnect(request).await,
                 Err(error) => page::refusal(422, &error.to_string()),
             },
-            Act::Publish => match requests::publication(&body) {
+            Operation::Publish => match requests::publication(&body) {
                 Ok(publication) => self.publish_test(publication).await,
                 Err(error) => page::refusal(422, &error.to_string()),
             },
@@ -140,9 +142,9 @@ impl Client {
     }
 
     async fn search(&mut self, query: &str) -> Response {
-        let needle = Arc::new(Needle::new(query));
+        let query = Arc::new(Query::new(query));
         let (found, complete) = ask_all(&self.shard, |reply| ConsoleQuestion::Search {
-            needle: Arc::clone(&needle),
+            query: Arc::clone(&query),
             reply,
         })
         .await;

@@ -22,7 +22,7 @@ impl Client {
         let rules = Rc::clone(&self.rules);
         let response = match rules.routes.route(head.path()) {
             Route::WebSocket => return self.upgrade(head, SessionKind::Client).await,
-            Route::Console(place) => return Box::pin(self.console(head, place)).await,
+            Route::Console(route) => return Box::pin(self.console(head, route)).await,
             Route::Broadcast => {
                 let policy = &rules.broadcast;
                 return self.publish(&head, policy, Secured::Broadcast).await;

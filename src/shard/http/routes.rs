@@ -5,7 +5,7 @@
 //! for each request.
 
 use crate::config::Config;
-use crate::console::{self, Place};
+use crate::console::{self, ConsoleRoute};
 use crate::endpoints::Page;
 use crate::shard::http::listener::Features;
 use crate::wire::paths::{PathPatternError, PathPatterns, Specificity};
@@ -24,7 +24,7 @@ pub enum Route {
         /// The stream's name, percent-decoded; `None` when the path is not `<stream>/users` or does not decode to UTF-8.
         stream: Option<String>,
     },
-    Console(Place),
+    Console(ConsoleRoute),
     Page(Page),
     NotFound,
 }
@@ -126,9 +126,9 @@ impl Routes {
     /// Source: `contract/websocket.md` §1 and §2; presence: `contract/http_transports.md` §2.
     pub fn route(&self, path: &str) -> Route {
         if self.has_console
-            && let Some(place) = console::place(path)
+            && let Some(route) = console::route(path)
         {
-            return Route::Console(place);
+            return Route::Console(route);
         }
         let websocket = self.websocket.specificity(path);
         let exact = self.exact.iter().find(|(exact, _)| match exact {
@@ -380,9 +380,13 @@ mod tests {
     #[test]
     fn the_console_keeps_its_paths_from_every_pattern() {
         let with = routes(configured(&["--console", "--path=/*"]));
-        check(&with, "/_console", Route::Console(Place::Page));
-        check(&with, "/_console/cable", Route::Console(Place::Cable));
-        check(&with, "/_console/x", Route::Console(Place::Nowhere));
+        check(&with, "/_console", Route::Console(ConsoleRoute::Page));
+        check(
+            &with,
+            "/_console/cable",
+            Route::Console(ConsoleRoute::Cable),
+        );
+        check(&with, "/_console/x", Route::Console(ConsoleRoute::Nowhere));
         check(&with, "/_consoles", Route::WebSocket);
         let without = routes(configured(&["--path=/*"]));
         check(&without, "/_console", Route::WebSocket);

@@ -5,9 +5,7 @@ use std::sync::Arc;
 use super::closing::Cause;
 use super::{Action, Sessions};
 use crate::console::IDENTIFIER;
-use crate::console::search::{
-    HITS_MAX, Needle, SessionReport, TEXT_SHOWN_BYTES_MAX, subscriptions,
-};
+use crate::console::search::{HITS_MAX, Query, SessionReport, TEXT_SHOWN_BYTES_MAX, subscriptions};
 use crate::log::shortened;
 use crate::mesh::SessionRef;
 use crate::protocol::command::{CommandKind, decode_command};
@@ -19,15 +17,15 @@ const HITS_PER_LOOK_MAX: usize = 8;
 
 /// A search under way.
 pub struct Scan {
-    needle: Arc<Needle>,
+    query: Arc<Query>,
     next_slot: usize,
     pub found: Vec<SessionReport>,
 }
 
 impl Scan {
-    pub fn new(needle: Arc<Needle>) -> Self {
+    pub fn new(query: Arc<Query>) -> Self {
         Self {
-            needle,
+            query,
             next_slot: 0,
             found: Vec::new(),
         }
@@ -95,7 +93,7 @@ impl Sessions {
                 continue;
             }
             let session = &self.table.connections[slot].session;
-            if scan.needle.is_in(session.sid(), session.identifiers()) {
+            if scan.query.is_in(session.sid(), session.identifiers()) {
                 scan.found.push(self.report(slot as u32));
             }
             // One more than is shown, so that the answer can say that there are more.

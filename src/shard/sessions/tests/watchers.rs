@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::console::IDENTIFIER;
-use crate::console::search::{HITS_MAX, Needle};
+use crate::console::search::{HITS_MAX, Query};
 use crate::shard::sessions::{CONSOLE_CONNECTIONS_MAX, Scan};
 
 impl Bench {
@@ -48,7 +48,7 @@ impl Bench {
 
     /// The sids that a search finds, and how many looks it took.
     fn search(&self, text: &str, slots_max: usize) -> (Vec<String>, usize) {
-        let mut scan = Scan::new(Arc::new(Needle::new(text)));
+        let mut scan = Scan::new(Arc::new(Query::new(text)));
         let mut looks = 1;
         while !self.sessions.look(&mut scan, slots_max) {
             looks += 1;
@@ -185,7 +185,7 @@ fn a_session_that_is_found_tells_its_subscriptions() {
         let mut client = bench.welcomed(r#"{"user":"Z2lkOi8vYS9Vc2VyLzQy"}"#);
         bench.subscribe(&mut client, "A", &["x", "y"]);
         bench.subscribe(&mut client, "B", &[]);
-        let mut scan = Scan::new(Arc::new(Needle::new("User/42")));
+        let mut scan = Scan::new(Arc::new(Query::new("User/42")));
         assert!(bench.sessions.look(&mut scan, 10));
         let found = &scan.found[0];
         assert_eq!(
@@ -216,7 +216,7 @@ fn a_session_that_is_found_tells_its_subscriptions() {
 fn the_console_ends_the_session_that_is_meant_and_no_other() {
     on_both(WITH_RPC, |bench| {
         let mut client = bench.welcomed("u");
-        let mut scan = Scan::new(Arc::new(Needle::new("")));
+        let mut scan = Scan::new(Arc::new(Query::new("")));
         bench.sessions.look(&mut scan, 10);
         let found = &scan.found[0];
         let session = SessionRef {
