@@ -87,7 +87,8 @@ impl Client {
                     Ok(body) => {
                         let published = self.publish_body(body).await;
                         if published && publication.is_late() {
-                            // It waited at a full inbox until sessions were being closed: some have not got it, so the app sends it again.
+                            // It waited at a full inbox until sessions were being closed. Some did not get it, so the
+                            // app must send it again.
                             return self.drop_publication();
                         }
                         match published {
