@@ -60,7 +60,7 @@ fn publication(data: &str) -> Vec<u8> {
 
 on_both_drivers! {
     fn huge_publications_arrive_whole_and_in_order(driver: Driver) {
-        let args = ["--enable_ws_compression", "--ws_max_pending_size=100000000"];
+        let args = ["--enable_ws_compression", "--ws_max_pending_size=100000000", "--ws_write_timeout=60"];
         let stage = Stage::with(driver, &[ONE_SHARD, &args].concat());
         let mut plain = Raw::welcomed(stage.server.address());
         plain.subscribe("A");
@@ -89,7 +89,7 @@ on_both_drivers! {
     }
 
     fn huge_publications_arrive_whole_over_tls(driver: Driver) {
-        let scene = Scene::new(driver, &[ONE_SHARD, &["--ws_max_pending_size=100000000"]].concat());
+        let scene = Scene::new(driver, &[ONE_SHARD, &["--ws_max_pending_size=100000000", "--ws_write_timeout=60"]].concat());
         let mut client = scene.client();
         client.subscribe("A");
         let mut slow = scene.client();
