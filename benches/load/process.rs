@@ -63,8 +63,8 @@ fn status_bytes(pid: u32, name: &str) -> u64 {
         * 1024
 }
 
-/// How long the threads of a process were ready to run and had to wait for a CPU. Much of it: somebody else is at work here, and
-/// rates and latencies say less about the process.
+/// How long the threads of a process were ready to run and had to wait for a CPU. Much of it: somebody else is at work here,
+/// and rates and latencies say less about the process.
 pub fn waited(pid: u32) -> Duration {
     Duration::from_nanos(schedule_nanos(pid, 1))
 }

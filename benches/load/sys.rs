@@ -1,4 +1,5 @@
-//! The few system calls that have no safe wrapper, each behind one. All other unsafe code of this program is in `limit` and `experiments`.
+//! The few system calls that have no safe wrapper, each behind one. All other unsafe code of this program is in `limit` and
+//! `experiments`.
 
 use std::io;
 use std::mem::MaybeUninit;

@@ -1,8 +1,8 @@
 //! Renews the tables of the pages in `docs` from the files of the results.
 //!
-//! In a page a table stands between `<!-- results: NAME -->` and `<!-- end -->`; all that is between is replaced. The name is that
-//! of a scenario, `bars` for the summary, `short` for `beside` in a few rows, or a scenario and the beginning of its cases, whose
-//! table then has a row for each case.
+//! In a page a table stands between `<!-- results: NAME -->` and `<!-- end -->`; all that is between is replaced. The name
+//! is that of a scenario, `bars` for the summary, `short` for `beside` in a few rows, or a scenario and the beginning of its
+//! cases, whose table then has a row for each case.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! TLS between the clients and a server under measurement: a certificate, and rustls driven over sockets that somebody else waits for.
+//! TLS between the clients and a server under measurement: a certificate, and rustls driven over sockets that somebody else
+//! waits for.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -78,7 +79,8 @@ pub fn connection(config: &Arc<ClientConfig>) -> ClientConnection {
     ClientConnection::new(Arc::clone(config), name).expect("a configuration of ours")
 }
 
-/// Encrypts `plain` and appends what the connection has to send. Before the handshake is over, `plain` waits in the connection.
+/// Encrypts `plain` and appends what the connection has to send. Before the handshake is over, `plain` waits in the
+/// connection.
 pub fn seal(connection: &mut ClientConnection, plain: &[u8], records: &mut Vec<u8>) {
     connection
         .writer()

@@ -1,5 +1,5 @@
-//! One client that waits for its answers: WebSocket over TCP or TLS. For probes and for sessions that are opened one by one; the
-//! many of a fleet are in [`crate::fleet`].
+//! One client that waits for its answers: WebSocket over TCP or TLS. For probes and for sessions that are opened one by one;
+//! the many of a fleet are in [`crate::fleet`].
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddrV4, TcpStream};

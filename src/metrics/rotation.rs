@@ -1,7 +1,8 @@
-//! Metrics by interval, for the metrics log and StatsD: gauges as they are, counters as what they gained since the last time.
+//! Metrics by interval, for the metrics log and StatsD: gauges as they are, counters as what they gained since the last
+//! time.
 //!
-//! Pure. Called by `reporting` every `--metrics_rotate_interval`. Names have no prefix, as in the reference's log; ringcable's
-//! own carry theirs (`ringcable_deliveries_total`), summed over the shards.
+//! Pure. Called by `reporting` every `--metrics_rotate_interval`. Names have no prefix, as in the reference's log;
+//! ringcable's own carry theirs (`ringcable_deliveries_total`), summed over the shards.
 //! Source: `contract/operations.md` §15 and §16.
 
 use std::borrow::Cow;

@@ -48,8 +48,8 @@ impl LineFormat {
         }
     }
 
-    /// The packets for one interval: the reference's metrics, without counters that gained nothing. A line that is longer than
-    /// a packet may be is a packet of its own.
+    /// The packets for one interval: the reference's metrics, without counters that gained nothing. A line that is longer
+    /// than a packet may be is a packet of its own.
     pub fn packets(&self, readings: &[Reading]) -> Vec<String> {
         let mut packets: Vec<String> = Vec::new();
         for line in readings.iter().filter_map(|reading| self.line(reading)) {

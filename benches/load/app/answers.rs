@@ -1,7 +1,7 @@
 //! What the app answers: reads a call as it came over HTTP, writes the whole answer.
 //!
-//! [`stream_of`] is the one place that says which stream an identifier gets. No JSON parser: what servers send is compact and its
-//! order is part of the contract, and the app must stay cheap.
+//! [`stream_of`] is the one place that says which stream an identifier gets. No JSON parser: what servers send is compact
+//! and its order is part of the contract, and the app must stay cheap.
 
 use std::io::Write as _;
 
@@ -183,8 +183,8 @@ pub fn global_id(class: &str, id: &str) -> String {
     BASE64_STANDARD_NO_PAD.encode(format!("gid://campfire/{class}/{id}"))
 }
 
-/// The value of the first field with this name, as it stands in the JSON: a string without its quotes and with its escapes, or a
-/// number. Enough for what servers send and the fleet subscribes to: their field names appear in no value before.
+/// The value of the first field with this name, as it stands in the JSON: a string without its quotes and with its escapes,
+/// or a number. Enough for what servers send and the fleet subscribes to: their field names appear in no value before.
 fn field<'a>(json: &'a str, name: &str) -> Option<&'a str> {
     let quoted = memmem::find_iter(json.as_bytes(), name)
         .map(|at| at + name.len())

@@ -17,8 +17,8 @@ pub struct Bare {
     pub latency: Histogram,
 }
 
-/// Asks the app itself over `connections` keep-alive connections, one call at a time on each, for `time`. The call is a perform as
-/// the server would send it.
+/// Asks the app itself over `connections` keep-alive connections, one call at a time on each, for `time`. The call is a
+/// perform as the server would send it.
 pub fn bare_calls(address: SocketAddr, connections: usize, time: Duration) -> io::Result<Bare> {
     let request = bare_request(address);
     let epoll = Epoll::new()?;

@@ -1,7 +1,8 @@
 //! The app's side under load: answers Connect, Command and Disconnect calls over keep-alive HTTP, after a fixed delay.
 //!
-//! One thread with one epoll, so that its own cost stays small beside the server's; it counts that cost apart. It plays the channels
-//! of the Campfire room page (`answers`). [`bare_calls`] asks it directly, to know what it can answer when no server stands between.
+//! One thread with one epoll, so that its own cost stays small beside the server's; it counts that cost apart. It plays the
+//! channels of the Campfire room page (`answers`). [`bare_calls`] asks it directly, to know what it can answer when no
+//! server stands between.
 
 pub mod answers;
 mod bare;

@@ -2,8 +2,8 @@
 //!
 //! Variants take turns, run after run, so that a slow minute of the machine hits all of them. The far ends are a thread on
 //! another CPU with its own descriptor table ([`far`]); what is counted is the CPU of the thread that does the work
-//! ([`cost`]). `--case WORD` selects by question or variant, `--clients N` makes it smaller. `docs/performance/experiments.md`
-//! has the answers.
+//! ([`cost`]). `--case WORD` selects by question or variant, `--clients N` makes it smaller.
+//! `docs/performance/experiments.md` has the answers.
 
 mod accepting;
 pub mod allocator;

@@ -1,7 +1,7 @@
 //! Busy polling: before it sleeps, the thread looks at its queue again for a bounded time.
 //!
-//! The far end never sleeps, so that only the near end's waking is in the round trip. SO_BUSY_POLL is not tried: it polls the
-//! queue of a network card, and loopback has none.
+//! The far end never sleeps, so that only the near end's waking is in the round trip. SO_BUSY_POLL is not tried: it polls
+//! the queue of a network card, and loopback has none.
 
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::AsFd;

@@ -1,4 +1,5 @@
-//! Very many clients in a few threads. Scenarios say who the clients are ([`Clients`]), open and close them, and take figures.
+//! Very many clients in a few threads. Scenarios say who the clients are ([`Clients`]), open and close them, and take
+//! figures.
 //!
 //! A worker thread has its own descriptor table, so the limit on open files holds for a worker and not for the fleet.
 //! Between scenarios and workers go commands one way and figures the other; what is waited for is in [`Progress`].

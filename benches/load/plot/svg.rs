@@ -15,8 +15,8 @@ const BOTTOM: f64 = HEIGHT - 58.0;
 const DOTS_MAX: usize = 24;
 const TICKS: f64 = 6.0;
 
-/// Colours that stay apart for most eyes, in both schemes; beyond that each series has its own dash. Classes, not variables: some
-/// programs that show SVG know no variables.
+/// Colours that stay apart for most eyes, in both schemes; beyond that each series has its own dash. Classes, not variables:
+/// some programs that show SVG know no variables.
 const STYLE: &str = "\
 text{font:13px system-ui,-apple-system,'Segoe UI',sans-serif;fill:#59636e}
 .ground{fill:#fff}.title{font-size:16px;font-weight:600;fill:#1f2328}.label{fill:#1f2328}

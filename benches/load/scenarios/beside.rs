@@ -1,5 +1,6 @@
-//! What most readers ask first, beside another server: `--peer PATH` names its binary. Each figure is a case of another scenario,
-//! shortened to what is shown, so that all of them are measured in turns within minutes. Without `--peer` it measures ringcable alone.
+//! What most readers ask first, beside another server: `--peer PATH` names its binary. Each figure is a case of another
+//! scenario, shortened to what is shown, so that all of them are measured in turns within minutes. Without `--peer` it
+//! measures ringcable alone.
 
 use crate::names::BESIDE;
 use crate::names::case::{BUSY_CALLS, ONE_CHANNEL, ONE_STREAM, STORM_FAST_APP};

@@ -1,6 +1,8 @@
-//! Clients come and go, hour after hour: memory must be flat. Each connects, subscribes through the app, hears the stream, and leaves.
+//! Clients come and go, hour after hour: memory must be flat. Each connects, subscribes through the app, hears the stream,
+//! and leaves.
 //!
-//! One run, since it is long. Every second is a line of `benches/results/churn.csv`; the plot shows them with the fitted slope.
+//! One run, since it is long. Every second is a line of `benches/results/churn.csv`; the plot shows them with the fitted
+//! slope.
 
 use std::fmt::Write as _;
 use std::fs;

@@ -1,5 +1,5 @@
-//! The server is stopped as `docker stop` does it, with SIGKILL after 10 s: whether every client gets its message and its close
-//! frame, how the notices are spread, how long it takes, and how many Disconnect calls reach the app.
+//! The server is stopped as `docker stop` does it, with SIGKILL after 10 s: whether every client gets its message and its
+//! close frame, how the notices are spread, how long it takes, and how many Disconnect calls reach the app.
 
 use std::sync::Arc;
 use std::time::Duration;

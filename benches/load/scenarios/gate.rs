@@ -1,7 +1,7 @@
 //! The memory gate: bytes per connection against what is written down in `benches/gates.toml`. Fails when they grow.
 //!
-//! Small and gentle, so that it can run everywhere and says the same each time: clients come a few at a time, so that nothing is left
-//! over of a rush, and the value is the slope through several points.
+//! Small and gentle, so that it can run everywhere and says the same each time: clients come a few at a time, so that
+//! nothing is left over of a rush, and the value is the slope through several points.
 
 use std::process::exit;
 use std::sync::Arc;

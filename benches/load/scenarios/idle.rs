@@ -402,8 +402,8 @@ fn tell_memory(
     user
 }
 
-/// Bytes of text that a server cannot forget, because the app wants to hear them again with every call: the session's id, who
-/// it is, url and headers, and the identifiers that nobody else has. `first` clients came and went before.
+/// Bytes of text that a server cannot forget, because the app wants to hear them again with every call: the session's id,
+/// who it is, url and headers, and the identifiers that nobody else has. `first` clients came and went before.
 fn texts_per_client(who: &dyn Clients, first: usize, clients: usize, peer: &Peer) -> f64 {
     let mut identifiers: HashMap<String, u32> = HashMap::new();
     let mut bytes = 0;

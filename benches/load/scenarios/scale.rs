@@ -1,6 +1,7 @@
 //! Growth: memory per connection from 1,000 to 100,000 of them, and CPU per delivery with 1, 2 and 4 cores.
 //!
-//! A process may open 20,000 files on the smallest machine that is planned for, so beyond that there are several servers side by side.
+//! A process may open 20,000 files on the smallest machine that is planned for, so beyond that there are several servers
+//! side by side.
 
 use std::sync::Arc;
 use std::time::Duration;

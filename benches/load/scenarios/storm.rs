@@ -253,7 +253,8 @@ impl Storm {
     }
 }
 
-/// The Disconnect calls of those who left are made one after another; at the default of 100 per second nobody could wait for them.
+/// The Disconnect calls of those who left are made one after another; at the default of 100 per second nobody could wait for
+/// them.
 fn flags(app: Option<&App>) -> Vec<String> {
     match app {
         Some(app) => vec![app.flag(), "--disconnect_rate=1000".to_owned()],

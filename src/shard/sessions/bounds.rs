@@ -1,8 +1,8 @@
 //! What one session may make the shard hold, in bytes: where it is counted and what happens at the bound.
 //!
 //! Two budgets are charged. The session's own (`session_bytes_max`) counts everything that it holds, shared or not, and is
-//! looked at where something is added. The process's (`mesh/budget.rs`) counts memory as it is taken: a frame or an identifier
-//! that many sessions share is charged once.
+//! looked at where something is added. The process's (`mesh/budget.rs`) counts memory as it is taken: a frame or an
+//! identifier that many sessions share is charged once.
 
 use std::time::Duration;
 
@@ -12,13 +12,13 @@ use crate::shard::outbox::Outbox;
 use crate::shard::timers::TICK;
 use crate::wire::websocket::message::MessageLimits;
 
-/// A session at rest: its entry in the table, its timer, the hash of its identity, its row in the hub, rounded up. Its texts come
-/// on top.
+/// A session at rest: its entry in the table, its timer, the hash of its identity, its row in the hub, rounded up. Its texts
+/// come on top.
 pub const SESSION_ENTRY_BYTES: usize = 256;
 /// The part of a session's budget that subscriptions may take: the rest is for what it is sent.
 pub(super) const SUBSCRIPTIONS_PART: usize = 4;
-/// A client that takes nothing for this long, with more than `ws_max_pending_size` waiting, is slow; at most three quarters of
-/// `ws_write_timeout`. A machine with other work to do lets a client wait for some hundred milliseconds.
+/// A client that takes nothing for this long, with more than `ws_max_pending_size` waiting, is slow; at most three quarters
+/// of `ws_write_timeout`. A machine with other work to do lets a client wait for some hundred milliseconds.
 const STALL_TIME: Duration = Duration::from_millis(1500);
 /// With the process's memory used up, an outbox or an unfinished message of this size is still no reason to end a session.
 pub(super) const SMALL_BYTES: usize = 64 << 10;

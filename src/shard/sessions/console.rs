@@ -79,8 +79,8 @@ impl Sessions {
         watchers.len()
     }
 
-    /// Looks at the next `slots_max` slots; true when the search is over. Sessions that come and go between two looks may be missed or
-    /// may be gone when the answer is read.
+    /// Looks at the next `slots_max` slots; true when the search is over. Sessions that come and go between two looks may be
+    /// missed or may be gone when the answer is read.
     pub fn look(&self, scan: &mut Scan, slots_max: usize) -> bool {
         let slots = self.table.identities.slots();
         let end = slots.min(scan.next_slot + slots_max);

@@ -35,8 +35,8 @@ impl Sessions {
         Ok(())
     }
 
-    /// Serves those first who have something new. One at least of those who had their share goes on as well, and no more than
-    /// one while the shard is behind with what is published: they may be who publishes.
+    /// Serves those first who have something new. One at least of those who had their share goes on as well, and no more
+    /// than one while the shard is behind with what is published: they may be who publishes.
     fn serve_some(&mut self) {
         let time = TimeSlice::new(SERVING_TIME_MAX);
         let mut paid = 0;
@@ -111,8 +111,8 @@ impl Sessions {
         }
     }
 
-    /// Goes on with what had been read, then reads until the kernel has no more, the session has to wait for a call, or it had
-    /// its share.
+    /// Goes on with what had been read, then reads until the kernel has no more, the session has to wait for a call, or it
+    /// had its share.
     pub(super) fn read(&mut self, slot: u32, share: &mut Share) {
         // Taken out: messages are borrowed from it while they are handled.
         let mut reader = std::mem::take(&mut self.reader);
@@ -209,8 +209,8 @@ impl Sessions {
         }
     }
 
-    /// Decodes input and acts on it until the session's share is used up, a call has begun, the batch has to be written first,
-    /// or the session has ended. Returns how many bytes are done with.
+    /// Decodes input and acts on it until the session's share is used up, a call has begun, the batch has to be written
+    /// first, or the session has ended. Returns how many bytes are done with.
     fn take_up(
         &mut self,
         messages: &mut Messages,

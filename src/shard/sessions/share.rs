@@ -1,9 +1,9 @@
 //! How much of a turn one session may take, and how long each part of a turn may last.
 //!
-//! A session's share is counted in *cost*: about a nanosecond of the shard's time, estimated from what has to be done, so that
-//! it depends neither on the clock nor on what the machine does besides. Reading, unmasking, inflating, parsing and replying are
-//! paid from it, whatever the client sends and however the kernel reports it. A session that has used it up goes on in the next
-//! turn, behind those that have not.
+//! A session's share is counted in *cost*: about a nanosecond of the shard's time, estimated from what has to be done, so
+//! that it depends neither on the clock nor on what the machine does besides. Reading, unmasking, inflating, parsing and
+//! replying are paid from it, whatever the client sends and however the kernel reports it. A session that has used it up
+//! goes on in the next turn, behind those that have not.
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,8 @@
 //! Which connections are the console's.
 //!
-//! A connection of the console is in the table like any other, with pings, write deadlines and the drain. What makes it one is
-//! in a list of its own, so that ordinary sessions carry nothing of it. It is no session of the app: it is not authenticated,
-//! not counted, has no identifiers and no subscription in the hub.
+//! A connection of the console is in the table like any other, with pings, write deadlines and the drain. What makes it one
+//! is in a list of its own, so that ordinary sessions carry nothing of it. It is no session of the app: it is not
+//! authenticated, not counted, has no identifiers and no subscription in the hub.
 
 /// Connections of the console on one shard.
 pub const CONSOLE_CONNECTIONS_MAX: usize = 16;

@@ -1,7 +1,7 @@
 //! What one client can make the server hold: memory per connection for each way of taking much of it, at the peak and later.
 //!
-//! A client offers bytes until the server takes no more, then stays. Peaks are the kernel's own high-water mark, so none is missed.
-//! Where the server has a budget for a session (`--session_bytes_max`), twice that is the bar.
+//! A client offers bytes until the server takes no more, then stays. Peaks are the kernel's own high-water mark, so none is
+//! missed. Where the server has a budget for a session (`--session_bytes_max`), twice that is the bar.
 
 mod client;
 mod ways;

@@ -1,7 +1,7 @@
 //! Attackers at work: one thread that never lets their sockets run empty.
 //!
-//! The thread is nicer than the probes, with which it shares the CPUs that the server does not have: what the probes see is then the
-//! server's order and not the scheduler's.
+//! The thread is nicer than the probes, with which it shares the CPUs that the server does not have: what the probes see is
+//! then the server's order and not the scheduler's.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};

@@ -220,7 +220,8 @@ fn whispers(count: usize) -> Vec<Part> {
     parts
 }
 
-/// Messages that are small on the wire. What they say is a sign of life with much in it: it is read whole, and means nothing.
+/// Messages that are small on the wire. What they say is a sign of life with much in it: it is read whole, and means
+/// nothing.
 fn compressed(count: usize, bytes: usize) -> Vec<Part> {
     let message = command("pong", &"a".repeat(bytes));
     let entry = Entry::Session {

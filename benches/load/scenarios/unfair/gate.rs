@@ -1,5 +1,5 @@
-//! The fairness gate: a few floods for a moment, against bars so wide that a busy machine meets them and a server that serves one client
-//! at a time does not.
+//! The fairness gate: a few floods for a moment, against bars so wide that a busy machine meets them and a server that
+//! serves one client at a time does not.
 
 use std::fs;
 use std::process::exit;

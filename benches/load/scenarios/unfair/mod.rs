@@ -1,7 +1,8 @@
 //! One client, or a hundred, that send flat out: what the others on the same shard still get.
 //!
-//! The server has one shard on the first CPU; attackers, probes and app share the others. Attackers are nicer than probes and never let
-//! their sockets run empty (`attack`), so the server always has more to do than it can. Probes ask at fixed times (`probes`). How late the probes themselves were is measured with them. A bar that is missed is said at the end.
+//! The server has one shard on the first CPU; attackers, probes and app share the others. Attackers are nicer than probes
+//! and never let their sockets run empty (`attack`), so the server always has more to do than it can. Probes ask at fixed
+//! times (`probes`). How late the probes themselves were is measured with them. A bar that is missed is said at the end.
 
 mod attack;
 mod floods;

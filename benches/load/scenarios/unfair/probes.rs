@@ -1,7 +1,8 @@
 //! What healthy clients see while others attack: each probe asks again and again at fixed times.
 //!
-//! Questions whose time comes while an answer is waited for are not asked, but counted as if they had been, and had been answered
-//! together with that one: so a server that stands still for a second is seen by every question of that second and not by one alone.
+//! Questions whose time comes while an answer is waited for are not asked, but counted as if they had been, and had been
+//! answered together with that one: so a server that stands still for a second is seen by every question of that second and
+//! not by one alone.
 
 use std::io;
 use std::sync::Arc;
