@@ -3,7 +3,10 @@
 /// Appends `text` to `out` as a JSON string, quotes included.
 ///
 /// `<`, `>`, `&`, U+2028 and U+2029 become `\u…` escapes, so the bytes equal those of the reference. One pass; text
-/// between two escapes is copied as a run.
+/// between two escapes is copied as a run, of which whole blocks are looked at in one step.
+///
+/// Why not sonic-rs, whose writer is as fast: it reserves six bytes for each byte of the text before it begins, which the
+/// body of a call would keep as long as the call takes.
 ///
 /// Source: `contract/websocket.md` §5.1.
 pub fn escape_into(out: &mut Vec<u8>, text: &str) {
@@ -12,10 +15,10 @@ pub fn escape_into(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
     let mut copied = 0;
     let mut at = 0;
-    while at < bytes.len() {
-        if !NEEDS_ESCAPE[usize::from(bytes[at])] {
-            at += 1;
-            continue;
+    loop {
+        at += unescaped_run(&bytes[at..]);
+        if at == bytes.len() {
+            break;
         }
         let width = match bytes[at] {
             // Of the characters that start with E2 only the two line separators need an escape.
@@ -47,6 +50,44 @@ pub fn escaped_bytes(text: &str) -> usize {
         _ => 0,
     });
     text.len() + 2 + escapes.sum::<usize>()
+}
+
+/// How many bytes at the start of `bytes` need no look. Most runs are short: blocks are tried behind the first of their size.
+fn unescaped_run(bytes: &[u8]) -> usize {
+    let mut at = 0;
+    while at < bytes.len() && !NEEDS_ESCAPE[usize::from(bytes[at])] {
+        at += 1;
+        if at == BLOCK_BYTES {
+            at += unescaped_blocks(&bytes[at..]);
+        }
+    }
+    at
+}
+
+const BLOCK_BYTES: usize = 32;
+
+/// How many bytes at the start of `bytes` are in blocks without a byte that needs a look.
+///
+/// Not inlined: the loop over short runs would pay for its registers.
+#[inline(never)]
+fn unescaped_blocks(bytes: &[u8]) -> usize {
+    let (blocks, _) = bytes.as_chunks::<BLOCK_BYTES>();
+    BLOCK_BYTES * blocks.iter().take_while(|block| is_plain(block)).count()
+}
+
+/// Written so that the compiler turns it into vector instructions: each term is zero for a byte that needs a look.
+fn is_plain(block: &[u8; BLOCK_BYTES]) -> bool {
+    let lowest = block.iter().fold(u8::MAX, |lowest, &byte| {
+        lowest
+            .min(byte.saturating_sub(0x1F))
+            .min(byte ^ b'"')
+            .min(byte ^ b'\\')
+            .min(byte ^ b'<')
+            .min(byte ^ b'>')
+            .min(byte ^ b'&')
+            .min(byte ^ 0xE2)
+    });
+    lowest != 0
 }
 
 /// Bytes that [`escape_into`] must look at.

@@ -25,6 +25,41 @@ fn strings_are_escaped_as_the_reference_does() {
     check("ü日本🎉", "\"ü日本🎉\"");
 }
 
+/// Character by character, without runs and blocks.
+fn escaped_one_by_one(text: &str) -> String {
+    let mut out = "\"".to_owned();
+    for character in text.chars() {
+        match character {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\0'..='\u{1f}' | '<' | '>' | '&' | '\u{2028}' | '\u{2029}' => {
+                out.push_str(&format!("\\u{:04x}", u32::from(character)));
+            }
+            _ => out.push(character),
+        }
+    }
+    out + "\""
+}
+
+proptest! {
+    /// Runs of every length around those of the blocks, between characters of every kind.
+    #[test]
+    fn long_strings_are_escaped_like_short_ones(
+        parts in prop::collection::vec((0usize..140, "[\\x00-\\x7f€\u{2028}\u{2029}\u{2030}🎉]{0,3}"), 0..8),
+    ) {
+        let text: String = parts
+            .iter()
+            .map(|(run, others)| "x".repeat(*run) + others)
+            .collect();
+        prop_assert_eq!(escaped(&text), escaped_one_by_one(&text));
+    }
+}
+
 #[test]
 fn only_complete_json_texts_are_valid() {
     fn check(text: &str, expected: bool) {
