@@ -22,6 +22,9 @@ const FRAGMENTS: usize = 60_000;
 /// Identifiers of all attackers that one publication is delivered for, with one attacker and with many.
 const IDENTIFIERS: usize = 4_000;
 const IDENTIFIERS_OF_MANY: usize = 400;
+/// Bytes of a huge publication, to one attacker and to many.
+const HUGE_BYTES: usize = 16 * 1024 * 1024;
+const HUGE_BYTES_TO_MANY: usize = 1024 * 1024;
 /// Clients that hear the whispers and send nothing.
 const WHISPER_LISTENERS: usize = 4;
 const STREAMS_SECRET: &str = "a secret of nobody";
@@ -130,6 +133,7 @@ pub const FLOODS: &[Flood] = &[
     }),
     flood("fragments of a byte", PLAIN, fragments),
     flood("publications to it", PLAIN, publications),
+    flood("huge publications", PLAIN, huge_publications),
     flood("TLS records of a byte", WITH_TLS, one_byte_records),
     flood("pipelined requests", PLAIN, pipelined),
 ];
@@ -261,7 +265,28 @@ fn publications(count: usize) -> Vec<Part> {
     let identifiers: Vec<String> = (0..each)
         .map(|number| public_identifier("much", number))
         .collect();
-    let body = json!({ "stream": "much", "data": r#""0123456789""# }).to_string();
+    let mut parts = sessions(count, &identifiers, b"", true);
+    parts.push(publisher("much", r#""0123456789""#));
+    parts
+}
+
+/// All attackers listen to one stream, and one connection publishes megabytes to it.
+fn huge_publications(count: usize) -> Vec<Part> {
+    let bytes = if count == 1 {
+        HUGE_BYTES
+    } else {
+        HUGE_BYTES_TO_MANY
+    };
+    // Half of it are characters that have to be escaped, as in JSON inside of JSON.
+    let data = json!({ "text": "\"a".repeat(bytes / 4) }).to_string();
+    let mut parts = sessions(count, &[public_identifier("huge", 0)], b"", true);
+    parts.push(publisher("huge", &data));
+    parts
+}
+
+/// Publishes to a stream again and again.
+fn publisher(stream: &str, data: &str) -> Part {
+    let body = json!({ "stream": stream, "data": data }).to_string();
     let mut request = Vec::new();
     write!(
         request,
@@ -269,9 +294,7 @@ fn publications(count: usize) -> Vec<Part> {
         body.len()
     )
     .expect("a vector takes everything");
-    let mut parts = sessions(count, &identifiers, b"", true);
-    parts.push(part(Entry::Broadcasts, &request, 1, true));
-    parts
+    part(Entry::Broadcasts, &request, 1, true)
 }
 
 /// The bytes are those of pongs.
