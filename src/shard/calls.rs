@@ -196,15 +196,12 @@ async fn make(shard: &Rc<Shard>, call: Call) {
         let answer = pin!(rpc.call_timed(method, &sid, body, Priority::Live, &handle.times));
         unless(pin!(handle.cancellation.notified()), answer).await
     };
-    shard.slow_calls.note(
-        shard,
-        &FinishedCall {
-            times: &handle.times,
-            method,
-            sid: &sid,
-            command: question.command(),
-        },
-    );
+    shard.slow_calls.note(&FinishedCall {
+        times: &handle.times,
+        method,
+        sid: &sid,
+        command: question.command(),
+    });
     let result = result.unwrap_or(Err(RpcError::Canceled));
     let result = decoded(shard, &sid, &question, result);
     match handle.take_departed() {

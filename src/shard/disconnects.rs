@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use crate::log::cut_bytes;
 use crate::mesh::ShardId;
 use crate::protocol::rpc::{RpcStatus, decode_answer};
-use crate::rpc::{CallTimes, Method, Priority, RpcError};
+use crate::rpc::{CallTimes, Method, Priority, RpcClient, RpcError};
 use crate::session::Farewell;
 use crate::shard::Shard;
 use crate::shard::message::ShardMessage;
@@ -292,75 +292,93 @@ fn start(shard: &Rc<Shard>, job: Farewell) {
 
 async fn call(shard: Rc<Shard>, job: Farewell) {
     let queue = &shard.disconnects;
-    let counters = shard.counters();
-    counters.rpc_call_total.add(1);
+    shard.counters().rpc_call_total.add(1);
     if let Some(rpc) = &shard.rpc {
-        let method = Method::Disconnect;
-        let charge = Cell::new(None);
-        let body = || {
-            let body = job.request().json();
-            // No more than slots, and each sets free what waits: it is not refused.
-            charge.set(Some(shard.budget.hold_anyway(body.len())));
-            tracing::debug!(
-                context = "node",
-                sid = job.sid(),
-                shard = shard.id,
-                data = %cut_bytes(&body),
-                "disconnect"
-            );
-            Ok(body)
-        };
-        let times = CallTimes::since(Instant::now());
-        let result = rpc
-            .call_timed(method, job.sid(), body, Priority::Disconnect, &times)
-            .await;
-        shard.slow_calls.note(
-            &shard,
-            &FinishedCall {
-                times: &times,
-                method,
-                sid: job.sid(),
-                command: None,
-            },
-        );
-        queue.count(|tally| match result {
+        let answer = ask(&shard, rpc, &job).await;
+        queue.count(|tally| match answer {
             Ok(_) => tally.finished += 1,
             Err(_) => tally.failed += 1,
         });
-        let failure = match result.and_then(|body| Ok(decode_answer(&body)?)) {
-            Ok(answer) if answer.status == RpcStatus::Error => {
-                counters.rpc_error_total.add(1);
-                Some(answer.error_msg)
-            }
-            Ok(_) => None,
-            Err(error) => {
-                let unreadable = matches!(error, RpcError::Unreadable(_));
-                counters.rpc_error_total.add(u64::from(unreadable));
-                Some(error.to_string())
-            }
-        };
-        match failure {
-            Some(error) => {
-                if let Some(admitted) = shard.notices.admit(Notice::DisconnectFailed) {
-                    tracing::error!(
-                        context = "node",
-                        sid = job.sid(),
-                        shard = shard.id,
-                        error,
-                        left_out = admitted.left_out(),
-                        "controller disconnect failed"
-                    );
-                }
-            }
-            None => tracing::debug!(
-                context = "node",
-                sid = job.sid(),
-                shard = shard.id,
-                "controller disconnect succeeded"
-            ),
-        }
+        note_end(&shard, job.sid(), judge(answer));
     }
     queue.ended(&shard, &job);
+}
+
+/// The body of the answer.
+async fn ask(shard: &Rc<Shard>, rpc: &RpcClient, job: &Farewell) -> Result<Vec<u8>, RpcError> {
+    let method = Method::Disconnect;
+    let charge = Cell::new(None);
+    let body = || {
+        let body = job.request().json();
+        // No more than slots, and each sets free what waits: it is not refused.
+        charge.set(Some(shard.budget.hold_anyway(body.len())));
+        tracing::debug!(
+            context = "node",
+            sid = job.sid(),
+            shard = shard.id,
+            data = %cut_bytes(&body),
+            "disconnect"
+        );
+        Ok(body)
+    };
+    let times = CallTimes::since(Instant::now());
+    let answer = rpc
+        .call_timed(method, job.sid(), body, Priority::Disconnect, &times)
+        .await;
+    shard.slow_calls.note(&FinishedCall {
+        times: &times,
+        method,
+        sid: job.sid(),
+        command: None,
+    });
+    answer
+}
+
+/// Why the app may not have taken note.
+#[derive(Debug, thiserror::Error)]
+enum DisconnectError {
+    #[error(transparent)]
+    Rpc(RpcError),
+    /// The app's own words.
+    #[error("{0}")]
+    Refused(String),
+}
+
+fn judge(body: Result<Vec<u8>, RpcError>) -> Result<(), DisconnectError> {
+    let decoded = body.and_then(|body| Ok(decode_answer(&body)?));
+    let answer = decoded.map_err(DisconnectError::Rpc)?;
+    match answer.status {
+        RpcStatus::Error => Err(DisconnectError::Refused(answer.error_msg)),
+        _ => Ok(()),
+    }
+}
+
+fn note_end(shard: &Shard, sid: &str, result: Result<(), DisconnectError>) {
+    let Err(error) = result else {
+        return tracing::debug!(
+            context = "node",
+            sid,
+            shard = shard.id,
+            "controller disconnect succeeded"
+        );
+    };
+    // A call without an answer has been counted already.
+    if matches!(
+        error,
+        DisconnectError::Refused(_) | DisconnectError::Rpc(RpcError::Unreadable(_))
+    ) {
+        shard.counters().rpc_error_total.add(1);
+    }
+    if let Some(admitted) = shard.notices.admit(Notice::DisconnectFailed) {
+        tracing::error!(
+            context = "node",
+            sid,
+            shard = shard.id,
+            %error,
+            left_out = admitted.left_out(),
+            "controller disconnect failed"
+        );
+    }
 }
 
 /// What the queue may hold.

@@ -144,7 +144,8 @@ fn assemble(setup: ShardSetup, reactor: Reactor) -> io::Result<(Rc<Shard>, Vec<L
     let timeouts = Timeouts::start();
     let yields = Yields::start()?;
     let inbox = Rc::new(setup.inbox);
-    let slow_calls = SlowCalls::new(setup.config.rpc.slow_call);
+    let slow_call = setup.config.rpc.slow_call;
+    let slow_calls = SlowCalls::new(setup.id, Arc::clone(&setup.metrics), slow_call);
     let concurrency = setup.rpc.as_ref().map_or(1, |rpc| rpc.concurrency());
     let budget = ShardBudget::new(setup.budget, Arc::clone(&setup.metrics), setup.id);
     let shard = Shard {

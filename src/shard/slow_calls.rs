@@ -2,11 +2,13 @@
 //! because a slow app is slow for everybody. Every slow call is counted.
 
 use std::cell::RefCell;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::log::{Sparse, cut};
+use crate::mesh::ShardId;
+use crate::metrics::Metrics;
 use crate::rpc::{CallTimes, Method};
-use crate::shard::Shard;
 
 /// A call that has come to its end, or was cancelled.
 pub struct FinishedCall<'a> {
@@ -19,35 +21,39 @@ pub struct FinishedCall<'a> {
 
 /// One shard's slow calls.
 pub struct SlowCalls {
+    shard: ShardId,
+    metrics: Arc<Metrics>,
     /// Zero: no call is slow.
     limit: Duration,
     lines: RefCell<Sparse>,
 }
 
 impl SlowCalls {
-    pub fn new(limit: Duration) -> Self {
+    pub fn new(shard: ShardId, metrics: Arc<Metrics>, limit: Duration) -> Self {
         Self {
+            shard,
+            metrics,
             limit,
             lines: RefCell::default(),
         }
     }
 
     /// Counts `call` and logs it if it was slow and a line is due. A cancelled one has no time.
-    pub fn note(&self, shard: &Shard, call: &FinishedCall<'_>) {
+    pub fn note(&self, call: &FinishedCall<'_>) {
         let Some((waited, ran)) = call.times.finished() else {
             return;
         };
         if self.limit.is_zero() || waited + ran <= self.limit {
             return;
         }
-        shard.counters().rpc_slow_calls_total.add(1);
+        self.metrics.shards[self.shard].rpc_slow_calls_total.add(1);
         let Some(admitted) = self.lines.borrow_mut().admit(Instant::now()) else {
             return;
         };
         tracing::warn!(
             context = "rpc",
             sid = call.sid,
-            shard = shard.id,
+            shard = self.shard,
             method = call.method.path_segment(),
             command = call.command.map(|(command, _)| command),
             identifier = call.command.map(|(_, identifier)| cut(identifier)),

@@ -21,7 +21,6 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[
     ),
     ("benches/load/scenarios/fanout.rs cases", "a table of cases"),
     ("benches/load/scenarios/idle.rs hold", OLD),
-    ("src/shard/disconnects.rs call", OLD),
     (
         "tests/integration/rpc.rs recorded_exchange_is_reproduced_byte_for_byte",
         "a recording, step by step",
