@@ -2,6 +2,7 @@
 //!
 //! The tasks of a shard share it as `Rc<Shard>`. State is borrowed for one turn and never across an await.
 
+mod broadcasts;
 mod calls;
 mod console;
 mod disconnects;
@@ -13,7 +14,7 @@ pub mod message;
 mod notices;
 mod outbox;
 mod pace;
-mod publishing;
+mod publisher;
 mod reclaim;
 mod run;
 pub(crate) mod sampling;
@@ -35,14 +36,15 @@ use crate::metrics::{Metrics, ShardMetrics};
 use crate::net::tls::ServerTls;
 use crate::net::{Timeouts, Yields};
 use crate::rpc::RpcClient;
+use crate::shard::broadcasts::Publications;
+pub use crate::shard::broadcasts::PublicationsEnd;
 use crate::shard::calls::CallQueue;
 use crate::shard::console::Console;
 use crate::shard::disconnects::{DisconnectQueue, Forwarding};
 use crate::shard::long_work::LongWork;
-use crate::shard::message::{ControlEvent, ShardInbox, ShardMesh};
+use crate::shard::message::{ControlEvent, PublishMessage, ShardInbox, ShardMesh};
 use crate::shard::notices::Notices;
-pub use crate::shard::publishing::PublicationsEnd;
-use crate::shard::publishing::{Publications, Whispers};
+use crate::shard::publisher::Publisher;
 pub use crate::shard::run::{ShardSetup, run};
 use crate::shard::sessions::{Action, Sessions};
 use crate::shard::signal::{Signal, Stop};
@@ -66,7 +68,7 @@ pub struct Shard {
     calls: CallQueue,
     disconnects: DisconnectQueue,
     console: Console,
-    whispers: Whispers,
+    publisher: Publisher,
     long_work: LongWork,
     /// Of warnings about clients that have no session yet.
     notices: Notices,
@@ -153,7 +155,10 @@ impl Shard {
             Action::Call(call) => self.calls.push(self, call),
             Action::Canceled(handle) => self.calls.on_canceled(self, &handle),
             Action::Watch => console::watch(self),
-            Action::Publish(publication) => self.whispers.send(self, publication),
+            Action::Publish(whisper) => {
+                let message = PublishMessage::Deliver(Arc::new([whisper]));
+                self.publisher.publish(message).or_queued();
+            }
             Action::Disconnect(job) if self.id == 0 => self.disconnects.push(self, job),
             Action::Disconnect(job) => self.forwarding.send(self, job),
         }

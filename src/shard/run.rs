@@ -21,6 +21,7 @@ use crate::net::{Driver, Listener, ReactorWake, Timeouts, Yields};
 use crate::os;
 use crate::reactor::Reactor;
 use crate::rpc::{RpcClient, RpcShared};
+use crate::shard::broadcasts::{Publications, PublicationsEnd};
 use crate::shard::calls::CallQueue;
 use crate::shard::console::Console;
 use crate::shard::disconnects::{self, DisconnectQueue, Forwarding};
@@ -29,7 +30,7 @@ use crate::shard::http::listener::{ListenerRules, ListenerSetup};
 use crate::shard::long_work::LongWork;
 use crate::shard::message::{ControlEvent, ShardInbox, ShardMesh};
 use crate::shard::notices::Notices;
-use crate::shard::publishing::{self, Publications, PublicationsEnd, Whispers};
+use crate::shard::publisher::Publisher;
 use crate::shard::reclaim::Reclaim;
 use crate::shard::sessions::Sessions;
 use crate::shard::signal::{Signal, Stop, unless};
@@ -129,7 +130,7 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
         ));
     }
     monoio::spawn(inbox::run(Rc::clone(&shard)));
-    monoio::spawn(publishing::run_whispers(Rc::clone(&shard)));
+    monoio::spawn(run_whispers(Rc::clone(&shard)));
     monoio::spawn(run_flushes(Rc::clone(&shard)));
     monoio::spawn(run_timers(Rc::clone(&shard)));
     if shard.id == 0 {
@@ -147,6 +148,7 @@ fn assemble(setup: ShardSetup, reactor: Reactor) -> io::Result<(Rc<Shard>, Vec<L
     let slow_call = setup.config.rpc.slow_call;
     let slow_calls = SlowCalls::new(setup.id, Arc::clone(&setup.metrics), slow_call);
     let concurrency = setup.rpc.as_ref().map_or(1, |rpc| rpc.concurrency());
+    let publisher = Publisher::new(setup.id, setup.mesh.clone(), Arc::clone(&setup.metrics));
     let budget = ShardBudget::new(setup.budget, Arc::clone(&setup.metrics), setup.id);
     let shard = Shard {
         id: setup.id,
@@ -175,7 +177,7 @@ fn assemble(setup: ShardSetup, reactor: Reactor) -> io::Result<(Rc<Shard>, Vec<L
         calls: CallQueue::new(concurrency),
         disconnects: DisconnectQueue::default(),
         console: Console::new(),
-        whispers: Whispers::default(),
+        publisher,
         long_work: LongWork::default(),
         notices: Notices::default(),
         slow_calls,
@@ -233,6 +235,11 @@ async fn run_flushes(shard: Rc<Shard>) {
         // The turn itself writes, and notifies again while sessions wait.
         shard.turn(|_| ());
     }
+}
+
+/// Sends the whispers that found no room.
+async fn run_whispers(shard: Rc<Shard>) {
+    shard.publisher.send_waiting().await;
 }
 
 async fn run_timers(shard: Rc<Shard>) {

@@ -17,11 +17,11 @@ use crate::endpoints::Response;
 use crate::log::kept;
 use crate::mesh::SessionRef;
 use crate::protocol::publication::Publication;
+use crate::shard::broadcasts::Publications;
 use crate::shard::console::{LOGIN_PAUSE, ask_all, ask_one};
 use crate::shard::http::client::{Client, Next, SessionKind};
-use crate::shard::message::ConsoleQuestion;
+use crate::shard::message::{ConsoleQuestion, PublishMessage};
 use crate::shard::notices::Notice;
-use crate::shard::publishing::{self, Publications};
 use crate::wire::http_request::RequestHead;
 use crate::wire::query::query_param_last;
 
@@ -199,7 +199,9 @@ impl Client {
         let counters = self.shard.counters();
         counters.publications_total.add(1);
         counters.console_actions_total.add(1);
-        publishing::publish(&self.shard, vec![publication]).await;
+        let message = PublishMessage::Deliver(Arc::new([publication]));
+        let published = self.shard.publisher.publish(message);
+        published.into_every_inbox().await;
         if guard.is_late() {
             return page::refusal(503, STOPPING);
         }

@@ -1,7 +1,7 @@
 //! HTTP on the listeners of a shard: new connections, their requests and answers, and the upgrade to a session.
 //!
 //! Follow a request: `accept` → `connection` → `reading` → `requests`, which asks `routes` → `upgrade`, `console` or an
-//! endpoint (a publication: `body`, then `shard::publishing`) → `writing`. `reading`, `body` and `writing` know no route.
+//! endpoint (a publication: `body`, then `shard::broadcasts`) → `writing`. `reading`, `body` and `writing` know no route.
 
 pub mod accept;
 pub(in crate::shard) mod body;

@@ -7,12 +7,12 @@ use crate::endpoints::broadcast::{
 };
 use crate::endpoints::{Response, api};
 use crate::shard::Stage;
+use crate::shard::broadcasts::{self, DECODED_HERE_BYTES_MAX, DECODING_COPIES_MAX, Publications};
 use crate::shard::http::body::Body;
 use crate::shard::http::client::{Client, Next, SessionKind};
 use crate::shard::http::refusals::{self, Secured};
 use crate::shard::http::routes::Route;
 use crate::shard::notices::Notice;
-use crate::shard::publishing::{self, DECODED_HERE_BYTES_MAX, DECODING_COPIES_MAX, Publications};
 use crate::shard::sampling::sample;
 use crate::wire::http_request::RequestHead;
 
@@ -113,9 +113,9 @@ impl Client {
         }
         self.publishes = true;
         match is_long {
-            true => publishing::publish_long_body(&self.shard, body).await,
+            true => broadcasts::publish_long_body(&self.shard, body).await,
             false => {
-                publishing::publish_body(&self.shard, &body.into_bytes()).await;
+                broadcasts::publish_body(&self.shard, &body.into_bytes()).await;
                 true
             }
         }

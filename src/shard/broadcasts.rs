@@ -1,18 +1,17 @@
-//! From the body of a broadcast request to the inbox of every shard.
+//! Broadcasts of the app as they arrive: until when they are taken, and what is in their bodies. What they publish goes
+//! through [`Publisher`](crate::shard::publisher::Publisher).
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 
 use crate::log::cut_bytes;
 use crate::mesh::ShardId;
-use crate::protocol::publication::{Broadcast, Publication, PublishError, decode_broadcast};
+use crate::protocol::publication::{Broadcast, PublishError, decode_broadcast};
 use crate::shard::http::body::Body;
 use crate::shard::message::PublishMessage;
 use crate::shard::notices::Notice;
-use crate::shard::signal::Signal;
 use crate::shard::{Shard, Stage};
 
 /// Publications that arrive, as the end of the server needs to know them: what is answered 201 has reached the inbox of
@@ -167,15 +166,14 @@ async fn carry_out(
     };
     counters.publications_total.add(1);
     match broadcast {
-        Broadcast::Publications(publications) => publish(shard, publications).await,
+        Broadcast::Publications(publications) => {
+            let message = PublishMessage::Deliver(publications.into());
+            shard.publisher.publish(message).into_every_inbox().await;
+        }
         Broadcast::Disconnect(command) => {
             counters.remote_commands_total.add(1);
-            counters.broadcast_msg_total.add(1);
-            let command = Arc::new(command);
-            send_to_all(shard, || {
-                PublishMessage::RemoteDisconnect(Arc::clone(&command))
-            })
-            .await;
+            let message = PublishMessage::RemoteDisconnect(Arc::new(command));
+            shard.publisher.publish(message).into_every_inbox().await;
         }
         Broadcast::UnknownCommand(_) | Broadcast::InvalidCommand(_) => {
             counters.remote_commands_total.add(1);
@@ -189,113 +187,5 @@ async fn carry_out(
                 );
             }
         }
-    }
-}
-
-/// Whispers of this shard's clients that wait while an inbox is full. Beyond this a whisper is dropped and counted: it is
-/// a hint between clients that nobody stores, and a client must not be able to fill the memory with it.
-pub const WHISPERS_WAITING_MAX: usize = 1024;
-
-/// Whispers on their way to the shards, in order.
-#[derive(Default)]
-pub struct Whispers {
-    waiting: RefCell<VecDeque<Whisper>>,
-    queued: Signal,
-}
-
-struct Whisper {
-    publication: Arc<[Publication]>,
-    /// The first shard that has not got it yet.
-    next: ShardId,
-}
-
-impl Whispers {
-    /// Puts a whisper into every inbox at once if there is room and none waits before it. Else it waits, or is dropped at
-    /// [`WHISPERS_WAITING_MAX`].
-    pub fn send(&self, shard: &Shard, publication: Publication) {
-        shard.counters().broadcast_msg_total.add(1);
-        let mut whisper = Whisper {
-            publication: Arc::from([publication]),
-            next: 0,
-        };
-        let mut waiting = self.waiting.borrow_mut();
-        if waiting.is_empty() && whisper.try_send(shard) {
-            return;
-        }
-        if waiting.len() >= WHISPERS_WAITING_MAX {
-            shard.counters().whispers_dropped_total.add(1);
-            return;
-        }
-        waiting.push_back(whisper);
-        self.queued.notify();
-    }
-}
-
-impl Whisper {
-    fn message(&self) -> PublishMessage {
-        PublishMessage::Deliver(Arc::clone(&self.publication))
-    }
-
-    /// False: an inbox is full, the whisper is in those before it.
-    fn try_send(&mut self, shard: &Shard) -> bool {
-        while self.next < shard.mesh.shards() {
-            if shard
-                .mesh
-                .mailbox(self.next)
-                .try_send(self.message().into())
-                .is_err()
-            {
-                return false;
-            }
-            self.next += 1;
-        }
-        true
-    }
-}
-
-/// Sends the whispers that had to wait, for the life of the shard.
-pub async fn run_whispers(shard: Rc<Shard>) {
-    let whispers = &shard.whispers;
-    loop {
-        whispers.queued.notified().await;
-        // The first stays in the queue while it is sent, so that none overtakes it.
-        while let Some((shard_id, message)) = next_waiting(whispers) {
-            shard.counters().inbox_waits_total.add(1);
-            shard.mesh.mailbox(shard_id).send(message.into()).await;
-            let mut waiting = whispers.waiting.borrow_mut();
-            if let Some(first) = waiting.front_mut() {
-                first.next += 1;
-                if first.try_send(&shard) {
-                    waiting.pop_front();
-                }
-            }
-        }
-    }
-}
-
-fn next_waiting(whispers: &Whispers) -> Option<(ShardId, PublishMessage)> {
-    let waiting = whispers.waiting.borrow();
-    let first = waiting.front()?;
-    Some((first.next, first.message()))
-}
-
-/// Hands publications to every shard, in order; waits where an inbox is full.
-pub async fn publish(shard: &Rc<Shard>, publications: Vec<Publication>) {
-    shard
-        .counters()
-        .broadcast_msg_total
-        .add(publications.len() as u64);
-    let publications: Arc<[Publication]> = publications.into();
-    send_to_all(shard, || PublishMessage::Deliver(Arc::clone(&publications))).await;
-}
-
-async fn send_to_all(shard: &Rc<Shard>, message: impl Fn() -> PublishMessage) {
-    let mut waited = 0;
-    for mailbox in shard.mesh.mailboxes() {
-        waited += u64::from(mailbox.send(message().into()).await);
-    }
-    if waited > 0 {
-        shard.counters().inbox_waits_total.add(waited);
-        shard.counters().publications_waited_total.add(1);
     }
 }
