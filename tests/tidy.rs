@@ -11,6 +11,8 @@ mod docs;
 mod layers;
 #[path = "tidy/limits.rs"]
 mod limits;
+#[path = "tidy/options.rs"]
+mod options;
 #[path = "tidy/purity.rs"]
 mod purity;
 #[path = "tidy/records.rs"]
