@@ -1,6 +1,6 @@
 //! When a session wants a ping and when it must have shown a sign of life. Times are ticks of the shard's wheel.
 
-/// Ticks since the shard started; 0 is never a deadline.
+/// Ticks since the shard started, for 6.8 years; 0 is never a deadline.
 pub type Tick = u32;
 
 /// "No deadline".

@@ -5,15 +5,14 @@
 
 use std::time::{Duration, Instant};
 
+use crate::session::Tick;
+
 /// Length of one tick: the precision of every deadline of a session.
 pub const TICK: Duration = Duration::from_millis(50);
 /// Buckets of the wheel. A deadline further away than `BUCKETS` ticks (25.6 s) comes up early and is put back.
 const BUCKETS: usize = 512;
 /// "Nothing": the end of a list, and the bucket of a slot that is not in the wheel.
 const NONE: u32 = u32::MAX;
-
-/// Ticks since the wheel was made. 32 bits last for 6.8 years.
-pub type Tick = u32;
 
 #[derive(Clone, Copy)]
 struct Link {

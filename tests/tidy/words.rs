@@ -43,6 +43,53 @@ const EXCEPTIONS: &[(&str, &str)] = &[
     ("src/demo/user.rs User", "the demo is an app, and has users"),
 ];
 
+/// Names of several types that other files see, and what each of them is.
+const SEVERAL_MEANINGS: &[(&str, &str)] = &[
+    (
+        "Admission",
+        "rpc: through the breaker; session: of a client",
+    ),
+    ("Connection", "rpc: to the app; shard: to a client"),
+    (
+        "Finding",
+        "check: about the host; rpc: about the app at the start",
+    ),
+    (
+        "Kind",
+        "config: of options; metrics: of counters; protocol: of JSON",
+    ),
+    (
+        "Pace",
+        "shard: of a slow drain; shard/http: of one client's task",
+    ),
+    ("Permit", "mesh: for a socket; rpc: for a call"),
+    (
+        "Place",
+        "rpc: of a kept connection; shard: of a session in the schedule",
+    ),
+    ("Read", "metrics: of a counter; shard/http: of a socket"),
+    ("Reader", "protocol: of JSON; shard: of a client's socket"),
+    (
+        "Received",
+        "net: in the HTTP phase; shard: from a session's socket",
+    ),
+    (
+        "Reply",
+        "mesh: to a question to all shards; protocol: to a client",
+    ),
+    ("Response", "endpoints: ours; rpc: the app's"),
+    ("Route", "auth: of a subscribe; shard/http: of a path"),
+    ("StartError", "rpc: of its client; server: of all"),
+    ("Token", "config: a bearer's; reactor: of a session"),
+    (
+        "Verdict",
+        "check: on a fact; console: on a request; rpc: on a kept connection",
+    ),
+];
+
+/// An application of its own, and properties for fuzzing.
+const OTHER_PROGRAMS: [&str; 2] = ["demo", "fuzzing"];
+
 const MARKS_OF_THE_UNFINISHED: [&str; 4] = ["TODO", "FIXME", "XXX", "HACK"];
 
 /// Names of types and files with a word that is said otherwise.
@@ -96,6 +143,32 @@ fn parts(name: &str) -> Vec<String> {
     parts
 }
 
+/// Names of types that are public in more than one file, with the files.
+fn several_meanings(sources: &[&Source]) -> BTreeMap<String, String> {
+    let mut places: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for source in sources {
+        if OTHER_PROGRAMS.contains(&source.module()) {
+            continue;
+        }
+        for line in source.shipped.lines() {
+            let mut words = line.split(' ');
+            let is_public = words.next().is_some_and(|word| word.starts_with("pub"));
+            let is_type = words
+                .next()
+                .is_some_and(|word| ["struct", "enum", "trait", "type"].contains(&word));
+            if let Some(name) = words.next().filter(|_| is_public && is_type) {
+                let files = places.entry(identifier(name).to_owned()).or_default();
+                files.push(&source.path);
+            }
+        }
+    }
+    places.retain(|_, files| files.len() > 1);
+    let with_files = places.into_iter();
+    with_files
+        .map(|(name, files)| (name, files.join(" ")))
+        .collect()
+}
+
 /// Functions called `get_…`.
 fn getters(source: &Source) -> BTreeMap<String, String> {
     words(&source.code, "fn")
@@ -129,6 +202,24 @@ fn unfinished(source: &Source) -> BTreeMap<String, String> {
 fn types_and_files_have_the_words_of_the_glossary() {
     let found: BTreeMap<String, String> = sources("src/").into_iter().flat_map(broken).collect();
     assert_only("words that are said otherwise", &found, EXCEPTIONS);
+}
+
+#[test]
+fn one_name_is_one_type() {
+    let found = several_meanings(&sources("src/"));
+    assert_only("public types of one name", &found, SEVERAL_MEANINGS);
+}
+
+#[test]
+fn two_types_of_one_name_are_found() {
+    let source = |path, text| Source::new(path, text);
+    let first = source("src/hub/a.rs", "pub struct Table<T>;\nenum Own {}\n");
+    let second = source(
+        "src/rpc/b.rs",
+        "pub(crate) type Table = u8;\npub enum Own {}\n",
+    );
+    let found = several_meanings(&[&first, &second]);
+    assert_eq!(found.into_keys().collect::<Vec<_>>(), ["Table"]);
 }
 
 #[test]
