@@ -52,7 +52,8 @@ pub fn escaped_bytes(text: &str) -> usize {
     text.len() + 2 + escapes.sum::<usize>()
 }
 
-/// How many bytes at the start of `bytes` need no look. Most runs are short: blocks are tried behind the first of their size.
+/// How many bytes at the start of `bytes` need no look. Most runs are short: blocks are tried behind the first of their
+/// size.
 fn unescaped_run(bytes: &[u8]) -> usize {
     let mut at = 0;
     while at < bytes.len() && !NEEDS_ESCAPE[usize::from(bytes[at])] {
