@@ -9,10 +9,7 @@ const FILE_LINES_MAX: usize = 700;
 const FUNCTION_LINES_MAX: usize = 60;
 const COMMENT_COLUMNS_MAX: usize = 125;
 
-const LONG_FILES: &[(&str, &str)] = &[(
-    "tests/integration/troubleshooting.rs",
-    "one case for each line of the page",
-)];
+const LONG_FILES: &[(&str, &str)] = &[];
 
 const LONG_FUNCTIONS: &[(&str, &str)] = &[
     (
@@ -20,14 +17,11 @@ const LONG_FUNCTIONS: &[(&str, &str)] = &[
         "a report, line by line",
     ),
     ("benches/load/scenarios/fanout.rs cases", "a table of cases"),
-    ("benches/load/scenarios/idle.rs hold", OLD),
     (
         "tests/integration/rpc.rs recorded_exchange_is_reproduced_byte_for_byte",
         "a recording, step by step",
     ),
 ];
-
-const OLD: &str = "older than the rule; to be taken apart";
 
 fn long_file(source: &Source) -> Option<(String, String)> {
     let lines = source.text.lines().count();

@@ -251,34 +251,11 @@ fn hold(
     plan.cpus = target.client_cpus();
     plan.tls = certificate.map(|certificate| certificate.client);
     plan.reconnect_after = Some(RECONNECT_AFTER);
-    let mut fleet = Fleet::start(&plan);
-    fleet.connect_all(WARM_UP, PATIENCE);
-    fleet.leave_all();
-    if let Some(app) = &app {
-        app.wait_told(WARM_UP, PATIENCE);
-    }
+    let mut fleet = warmed_up(&plan, app.as_ref());
     let look = || Bytes::settled(&peer, group.as_ref());
     let base = look();
 
-    let mut connect = |clients| {
-        let cpu = peer.cpu();
-        let elapsed = fleet.connect_all(clients, PATIENCE);
-        (elapsed, peer.cpu().since(cpu).total())
-    };
-    let (first, first_cpu) = connect(clients / 2);
-    let half = look();
-    let (second, second_cpu) = connect(clients - clients / 2);
-    let full = look();
-    say(
-        "connects per second",
-        "1/s",
-        clients as f64 / (first + second).as_secs_f64(),
-    );
-    say(
-        "server CPU per connection made",
-        "µs",
-        (first_cpu + second_cpu).as_secs_f64() * 1e6 / clients as f64,
-    );
+    let [half, full] = connect_halves(&mut say, &mut fleet, clients, &peer, look);
     let user = tell_memory(&mut say, clients, [base, half, full], floor);
     if app.is_some() {
         let texts = texts_per_client(case.clients.as_ref(), WARM_UP, clients, &peer);
@@ -293,6 +270,45 @@ fn hold(
         app,
         base,
     }
+}
+
+/// Clients have come and gone.
+fn warmed_up(plan: &Plan, app: Option<&App>) -> Fleet {
+    let mut fleet = Fleet::start(plan);
+    fleet.connect_all(WARM_UP, PATIENCE);
+    fleet.leave_all();
+    if let Some(app) = app {
+        app.wait_told(WARM_UP, PATIENCE);
+    }
+    fleet
+}
+
+/// Connects half of the clients, looks, then the other half, and looks again.
+fn connect_halves(
+    say: &mut impl FnMut(&str, &str, f64),
+    fleet: &mut Fleet,
+    clients: usize,
+    peer: &Peer,
+    look: impl Fn() -> Bytes,
+) -> [Bytes; 2] {
+    let (mut elapsed, mut cpu) = (Duration::ZERO, Duration::ZERO);
+    let looks = [clients / 2, clients - clients / 2].map(|clients| {
+        let before = peer.cpu();
+        elapsed += fleet.connect_all(clients, PATIENCE);
+        cpu += peer.cpu().since(before).total();
+        look()
+    });
+    say(
+        "connects per second",
+        "1/s",
+        clients as f64 / elapsed.as_secs_f64(),
+    );
+    say(
+        "server CPU per connection made",
+        "µs",
+        cpu.as_secs_f64() * 1e6 / clients as f64,
+    );
+    looks
 }
 
 fn measure(
