@@ -390,36 +390,37 @@ impl Hub {
             .collect()
     }
 
-    /// Who listens to `stream`: for each identifier its text and the slots of its sessions.
+    /// Who listens to `stream`: for each identifier its text and the slots of its sessions. All at once, beside the walk.
     pub fn receivers(&self, stream: &str) -> impl Iterator<Item = (&str, &[u32])> {
-        let mut next = self
-            .streams
-            .find(stream)
-            .map_or(NONE, |id| self.first_groups[id as usize]);
-        std::iter::from_fn(move || {
-            let group = self.groups.get(next as usize)?;
-            next = group.next;
-            Some((
-                self.identifiers.text(group.identifier),
-                self.members_of(&group.members),
-            ))
-        })
+        let first = Some(self.first_group(stream));
+        let groups = std::iter::successors(first, |&group| self.group_behind(group));
+        groups
+            .take_while(|&group| group != NONE)
+            .map(|group| self.group(group))
     }
 
     /// Starts a walk over the groups that listen to `stream` now, for [`Self::next_group`]. There is one walk at a time.
     pub fn walk(&mut self, stream: &str) {
-        self.next_group = self
-            .streams
-            .find(stream)
-            .map_or(NONE, |id| self.first_groups[id as usize]);
+        self.next_group = self.first_group(stream);
     }
 
     /// The next group of the walk. The table may change between two steps: a group that goes is passed over, one that comes
     /// may be met, and its members are [latecomers](Self::is_late_for).
     pub fn next_group(&mut self) -> Option<u32> {
         let group = self.next_group;
-        self.next_group = self.groups.get(group as usize)?.next;
+        self.next_group = self.group_behind(group)?;
         Some(group)
+    }
+
+    fn first_group(&self, stream: &str) -> u32 {
+        self.streams
+            .find(stream)
+            .map_or(NONE, |id| self.first_groups[id as usize])
+    }
+
+    /// The next group of the same stream; `None` when there is no such group.
+    fn group_behind(&self, group: u32) -> Option<u32> {
+        Some(self.groups.get(group as usize)?.next)
     }
 
     /// The identifier of a group and the slots of its sessions.
