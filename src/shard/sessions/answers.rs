@@ -115,7 +115,7 @@ impl Sessions {
 
     fn apply_connect(&mut self, slot: u32, result: Result<RpcAnswer, RpcError>) {
         match accepted(result) {
-            Ok(answer) => self.with_session(slot, |session, context, steps| {
+            Ok(answer) => self.with_session(slot, false, |session, context, steps| {
                 session.on_connect_answer(context, answer, steps);
             }),
             Err(failure) => {
@@ -139,7 +139,7 @@ impl Sessions {
             self.send_reply(slot, &Reply::RejectSubscription { identifier });
         }
         match accepted(result) {
-            Ok(answer) => self.with_session(slot, |session, context, steps| {
+            Ok(answer) => self.with_session(slot, true, |session, context, steps| {
                 session.on_command_answer(context, question, answer, steps);
             }),
             Err(failure) => {

@@ -307,7 +307,8 @@ impl Sessions {
             data = %cut_bytes(payload),
             "incoming message"
         );
-        let result = self.with_session(slot, |session, context, steps| {
+        let may_subscribe = command.kind == CommandKind::Subscribe;
+        let result = self.with_session(slot, may_subscribe, |session, context, steps| {
             session.on_command(context, command, steps)
         });
         if let Err(error) = result {

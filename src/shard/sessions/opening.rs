@@ -113,7 +113,7 @@ impl Sessions {
 
     fn authenticate(&mut self, slot: u32, credentials: &Credentials) -> Result<(), AuthRefusal> {
         let now_unix_secs = unix_time().as_secs_f64();
-        self.with_session(slot, |session, context, steps| {
+        self.with_session(slot, false, |session, context, steps| {
             session.authenticate(context, credentials, now_unix_secs, steps)
         })
     }

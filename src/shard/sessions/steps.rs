@@ -13,16 +13,21 @@ use crate::shard::calls::{Call, CallHandle};
 use crate::shard::notices::Notice;
 
 impl Sessions {
-    /// Lets the session decide, then carries out its steps.
+    /// Lets the session decide, then carries out its steps. Only a decision that may bring subscriptions needs to know how
+    /// much room there is for them, and what had arrived before them.
     pub(super) fn with_session<R>(
         &mut self,
         slot: u32,
+        may_subscribe: bool,
         decide: impl FnOnce(&mut Session, &mut Context<'_>, &mut Vec<Step>) -> R,
     ) -> R {
         let mut steps = std::mem::take(&mut self.steps);
-        self.hub.set_arrived(self.inbox.arrived());
         let connection = &mut self.table.connections[slot as usize];
-        let room_bytes = connection.subscription_room(&self.common.bounds);
+        let mut room_bytes = 0;
+        if may_subscribe {
+            self.hub.set_arrived(self.inbox.arrived());
+            room_bytes = connection.subscription_room(&self.common.bounds);
+        }
         let mut context = Context {
             room_bytes,
             memory_is_full: self.common.budget.is_full(),
@@ -37,7 +42,9 @@ impl Sessions {
         let result = decide(session, &mut context, &mut steps);
         let after = session.own_bytes();
         self.common.recharge(before, after);
-        self.charge_hub();
+        if may_subscribe {
+            self.charge_hub();
+        }
         for step in steps.drain(..) {
             self.carry_out(slot, step);
         }
