@@ -16,7 +16,7 @@ use crate::shard::outbox::batch::BatchList;
 use crate::wire::websocket::message::MessageDecoder;
 
 /// The most that a resting connection takes in the table, session included, beside its texts and subscriptions.
-pub const CONNECTION_BYTES_MAX: usize = 120;
+const CONNECTION_BYTES_MAX: usize = 120;
 const _: () = assert!(size_of::<Connection>() <= CONNECTION_BYTES_MAX);
 
 /// Why a client is not listened to: its call is under way, or it has had its share. Exists only then.

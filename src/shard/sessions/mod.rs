@@ -29,7 +29,6 @@ mod watchers;
 mod writer;
 
 pub use bounds::SESSION_ENTRY_BYTES;
-pub use connection::CONNECTION_BYTES_MAX;
 pub use console::Scan;
 #[cfg(test)]
 pub use output::FLUSHES_PER_TURN_MAX;

@@ -182,13 +182,12 @@ impl Bench {
         (server, client)
     }
 
-    /// A client whose upgrade has just been answered; its sid is `s1`, `s2`, … in the order of opening.
-    fn open(&mut self, change: impl FnOnce(&mut NewConnection)) -> Client {
+    /// A client whose upgrade has just been answered, and its far end.
+    fn upgraded(&mut self, sid: &str) -> (NewConnection, Client) {
         let (socket, client) = self.pair();
-        self.opened += 1;
-        let mut new = NewConnection {
+        let new = NewConnection {
             socket,
-            sid: format!("s{}", self.opened),
+            sid: sid.to_owned(),
             env: r#""url":"u""#.into(),
             credentials: Credentials::default(),
             extended: false,
@@ -199,9 +198,16 @@ impl Bench {
             permit: None,
             tls: None,
         };
+        (new, Client::new(client))
+    }
+
+    /// A client that has been taken over; its sid is `s1`, `s2`, … in the order of opening.
+    fn open(&mut self, change: impl FnOnce(&mut NewConnection)) -> Client {
+        self.opened += 1;
+        let (mut new, client) = self.upgraded(&format!("s{}", self.opened));
         change(&mut new);
         self.turn(|sessions| sessions.open(new));
-        Client::new(client)
+        client
     }
 
     /// A client with little room in its socket, so that a few messages fill it.

@@ -6,27 +6,9 @@ use crate::console::search::{HITS_MAX, Query};
 use crate::shard::sessions::{CONSOLE_CONNECTIONS_MAX, Scan};
 
 impl Bench {
-    fn new_console(&mut self) -> (NewConnection, Client) {
-        let (socket, client) = self.pair();
-        let new = NewConnection {
-            socket,
-            sid: "console".to_owned(),
-            env: r#""url":"u""#.into(),
-            credentials: Credentials::default(),
-            extended: false,
-            deflate: false,
-            ping_interval_secs: None,
-            ping_precision: None,
-            early_input: Vec::new(),
-            permit: None,
-            tls: None,
-        };
-        (new, Client::new(client))
-    }
-
     /// A connection of the console that has got its welcome.
     fn open_console(&mut self) -> Client {
-        let (new, mut client) = self.new_console();
+        let (new, mut client) = self.upgraded("console");
         self.turn(|sessions| sessions.open_console(new));
         assert_eq!(client.next(), r#"{"type":"welcome","sid":"console"}"#);
         client
@@ -147,7 +129,7 @@ fn the_number_of_console_connections_is_bounded() {
             bench.sessions.console_connections(),
             CONSOLE_CONNECTIONS_MAX
         );
-        let (new, mut client) = bench.new_console();
+        let (new, mut client) = bench.upgraded("console");
         bench.turn(|sessions| sessions.open_console(new));
         assert_eq!(client.next(), "end");
         assert_eq!(bench.counters().console_refused_total.value(), 1);
