@@ -70,55 +70,47 @@ impl Client {
         secured: Secured,
     ) -> Next {
         let origin = head.header("origin");
-        match broadcast::check(head.method(), head.header("authorization"), origin, policy) {
-            BroadcastVerdict::Refuse(response) => {
-                self.note_refusal(head, &response, secured);
-                self.answer(head, response).await
-            }
-            BroadcastVerdict::ReadBody => {
-                let Some(publication) = Publications::begin(&self.shard) else {
-                    return self.drop_publication();
-                };
-                if !self.say_continue(head).await {
-                    return Next::End;
-                }
-                let response = match self.read_body(head, BROADCAST_BODY_BYTES_MAX).await {
-                    Ok(_) if publication.is_late() => return self.drop_publication(),
-                    Ok(body) => {
-                        let published = self.publish_body(body).await;
-                        if published && publication.is_late() {
-                            // It waited at a full inbox until sessions were being closed. Some did not get it, so the
-                            // app must send it again.
-                            return self.drop_publication();
-                        }
-                        match published {
-                            true => broadcast::accepted(),
-                            false => self.no_memory(),
-                        }
-                    }
-                    Err(response) => response,
-                };
-                drop(publication);
-                let response = response.with_headers(broadcast::cors_headers(origin, policy));
-                self.write(head, response).await
-            }
+        let verdict = broadcast::check(head.method(), head.header("authorization"), origin, policy);
+        if let BroadcastVerdict::Refuse(response) = verdict {
+            self.note_refusal(head, &response, secured);
+            return self.answer(head, response).await;
         }
+        let Some(publication) = Publications::begin(&self.shard) else {
+            return self.drop_publication();
+        };
+        if !self.say_continue(head).await {
+            return Next::End;
+        }
+        let published = match self.read_body(head, BROADCAST_BODY_BYTES_MAX).await {
+            Ok(_) if publication.is_late() => return self.drop_publication(),
+            Ok(body) => self.publish_body(body).await,
+            Err(refusal) => Err(refusal),
+        };
+        let response = match published {
+            // It waited at a full inbox until sessions were being closed. Some did not get it: the app must send it again.
+            Ok(()) if publication.is_late() => return self.drop_publication(),
+            Ok(()) => broadcast::accepted(),
+            Err(refusal) => refusal,
+        };
+        drop(publication);
+        let response = response.with_headers(broadcast::cors_headers(origin, policy));
+        self.write(head, response).await
     }
 
-    /// False: there is no memory, or no thread, to decode a body of this length.
-    async fn publish_body(&mut self, body: Body) -> bool {
+    /// Brings a publication into every inbox, or gives the answer that says why not.
+    async fn publish_body(&mut self, body: Body) -> Result<(), Response> {
         let is_long = body.len() > DECODED_HERE_BYTES_MAX;
         if is_long && !self.has_memory(DECODING_COPIES_MAX * body.len()) {
-            return false;
+            return Err(self.no_memory());
         }
         self.publishes = true;
-        match is_long {
-            true => broadcasts::publish_long_body(&self.shard, body).await,
-            false => {
-                broadcasts::publish_body(&self.shard, &body.into_bytes()).await;
-                true
-            }
+        if !is_long {
+            broadcasts::publish_body(&self.shard, &body.into_bytes()).await;
+        } else if !broadcasts::publish_long_body(&self.shard, body).await {
+            // No thread could be started to decode it.
+            return Err(self.no_memory());
         }
+        Ok(())
     }
 
     /// The server stops and the publication would reach nobody. Its connection is reset without an answer: the Ruby side
