@@ -182,36 +182,15 @@ impl RpcClient {
     /// Posts `body` to `<base>/<method>` and returns the body of the 200.
     ///
     /// Waits for a slot for as long as it takes, first come, first served over all shards. Then the command limit runs:
-    /// attempts that got no HTTP answer are repeated within it.
+    /// attempts that got no HTTP answer are repeated within it. The body is made when the call has its slot: what waits holds
+    /// none. `times` begins where the call was asked for, and is complete when it has come to its end.
     ///
     /// # Errors
-    /// [`RpcError`], except [`RpcError::Canceled`].
+    /// [`RpcError`]; what `body` gives in place of a body.
     ///
     /// # Cancel safety
     /// Dropping the future is how a call is cancelled: it gives the slot back, closes the connection if a request was on its
     /// way, and counts as canceled.
-    pub fn call(
-        &self,
-        method: Method,
-        sid: &str,
-        body: Vec<u8>,
-        priority: Priority,
-    ) -> impl Future<Output = Result<Vec<u8>, RpcError>> {
-        let times = CallTimes::since(Instant::now());
-        async move {
-            let body = || Ok(body);
-            self.call_timed(method, sid, body, priority, &times).await
-        }
-    }
-
-    /// As [`Self::call`], for one that may have waited elsewhere before; that counts as waiting for a slot. `times` is
-    /// complete when the call has come to its end. The body is made when the call has its slot: what waits holds none.
-    ///
-    /// # Errors
-    /// As [`Self::call`], and what `body` gives in place of a body.
-    ///
-    /// # Cancel safety
-    /// As [`Self::call`].
     pub async fn call_timed(
         &self,
         method: Method,

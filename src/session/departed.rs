@@ -32,10 +32,6 @@ impl Session {
 }
 
 impl Departed {
-    pub fn sid(&self) -> &str {
-        self.session.sid()
-    }
-
     /// Connect was answered. Source: contract/websocket.md §4.
     pub fn after_connect(mut self, answer: &RpcAnswer, mode: DisconnectMode) -> Option<Farewell> {
         if answer.status == RpcStatus::Success {

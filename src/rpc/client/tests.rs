@@ -64,7 +64,9 @@ async fn outcomes(names: Vec<SocketAddr>, later: Vec<SocketAddr>, calls: usize) 
     let client = RpcClient::new(shared, Arc::new(Metrics::new(1)), 0, Timeouts::start());
     let mut outcomes = Vec::new();
     for _ in 0..calls {
-        let call = client.call(Method::Command, "s", b"{}".to_vec(), Priority::Live);
+        let times = CallTimes::since(Instant::now());
+        let body = || Ok(b"{}".to_vec());
+        let call = client.call_timed(Method::Command, "s", body, Priority::Live, &times);
         outcomes.push(call.await.is_ok());
         *known.lock().expect("not poisoned") = later.clone();
     }

@@ -28,10 +28,7 @@ fn a_large_exchange_over_https_arrives_whole() {
         config.tls.root_ca = root;
         let shard = Shard::new(&config);
         let body = vec![b'x'; 1_000_000];
-        let answer = shard
-            .client
-            .call(Method::Command, "s", body, Priority::Live)
-            .await;
+        let answer = ask(&shard.client, Method::Command, "s", body, Priority::Live).await;
         assert_eq!(answer.unwrap(), "y".repeat(1_000_000).as_bytes());
         assert!(app.requests()[0].text().ends_with(&"x".repeat(1_000_000)));
     });

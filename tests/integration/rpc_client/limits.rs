@@ -173,7 +173,7 @@ fn a_disconnect_call_waits_until_no_live_call_does() {
         ];
         let calls = order.map(|(method, priority)| {
             let client = Rc::clone(&shard.client);
-            monoio::spawn(async move { client.call(method, "s", b"{}".to_vec(), priority).await })
+            monoio::spawn(async move { ask(&client, method, "s", b"{}".to_vec(), priority).await })
         });
         shard.waiting(2).await;
         gate.open();

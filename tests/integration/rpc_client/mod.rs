@@ -83,6 +83,19 @@ struct Shard {
     seen: Cell<Counts>,
 }
 
+/// One call that was asked for when it is first polled.
+async fn ask(
+    client: &RpcClient,
+    method: Method,
+    sid: &str,
+    body: Vec<u8>,
+    priority: Priority,
+) -> Result<Vec<u8>, RpcError> {
+    let times = CallTimes::since(Instant::now());
+    let body = || Ok(body);
+    client.call_timed(method, sid, body, priority, &times).await
+}
+
 impl Shard {
     fn new(config: &RpcConfig) -> Shard {
         Shard::sharing(RpcShared::new(config).unwrap())
@@ -104,9 +117,14 @@ impl Shard {
     fn spawn_call(&self) -> monoio::task::JoinHandle<Result<Vec<u8>, RpcError>> {
         let client = Rc::clone(&self.client);
         monoio::spawn(async move {
-            client
-                .call(Method::Command, "sid", b"{}".to_vec(), Priority::Live)
-                .await
+            ask(
+                &client,
+                Method::Command,
+                "sid",
+                b"{}".to_vec(),
+                Priority::Live,
+            )
+            .await
         })
     }
 
@@ -114,8 +132,13 @@ impl Shard {
     async fn call_until(&self, end: impl Future<Output = ()> + 'static) {
         let client = Rc::clone(&self.client);
         monoio::spawn(async move {
-            let mut call =
-                pin!(client.call(Method::Command, "sid", b"{}".to_vec(), Priority::Live));
+            let mut call = pin!(ask(
+                &client,
+                Method::Command,
+                "sid",
+                b"{}".to_vec(),
+                Priority::Live
+            ));
             let mut end = pin!(end);
             poll_fn(|context| {
                 assert!(

@@ -11,10 +11,14 @@ fn a_request_is_the_one_of_the_contract() {
         config.token = Some(token.to_owned());
         let shard = Shard::new(&config);
         let body = b"{\"env\":{}}".to_vec();
-        let answer = shard
-            .client
-            .call(Method::Connect, "req-1", body, Priority::Live)
-            .await;
+        let answer = ask(
+            &shard.client,
+            Method::Connect,
+            "req-1",
+            body,
+            Priority::Live,
+        )
+        .await;
         assert_eq!(answer.unwrap(), STATUS_1);
         let expected = [
             "POST /_anycable/connect HTTP/1.1",
@@ -57,10 +61,7 @@ fn a_large_request_arrives_whole() {
         let app = Scripted::start(|_| Reply::Send(OK.into()));
         let shard = Shard::new(&config(&app.url()));
         let body = vec![b'x'; 3_000_000];
-        let answer = shard
-            .client
-            .call(Method::Command, "s", body, Priority::Live)
-            .await;
+        let answer = ask(&shard.client, Method::Command, "s", body, Priority::Live).await;
         assert_eq!(answer.unwrap(), STATUS_1);
         assert!(app.requests()[0].text().ends_with(&"x".repeat(3_000_000)));
     });
