@@ -182,8 +182,8 @@ impl RpcClient {
     /// Posts `body` to `<base>/<method>` and returns the body of the 200.
     ///
     /// Waits for a slot for as long as it takes, first come, first served over all shards. Then the command limit runs:
-    /// attempts that got no HTTP answer are repeated within it. The body is made when the call has its slot: what waits holds
-    /// none. `times` begins where the call was asked for, and is complete when it has come to its end.
+    /// attempts that got no HTTP answer are repeated within it. The body is made when the call has its slot: what waits
+    /// holds none. `times` begins where the call was asked for, and is complete when it has come to its end.
     ///
     /// # Errors
     /// [`RpcError`]; what `body` gives in place of a body.
