@@ -5,6 +5,8 @@
 
 #[path = "tidy/calls.rs"]
 mod calls;
+#[path = "tidy/dependencies.rs"]
+mod dependencies;
 #[path = "tidy/docs.rs"]
 mod docs;
 #[path = "tidy/layers.rs"]
