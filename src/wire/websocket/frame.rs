@@ -253,8 +253,9 @@ fn decode_length(short: u8, rest: &[u8]) -> Option<(u64, &[u8])> {
 
 /// Removes (or adds) the mask of `bytes`, which start `offset` bytes into the payload.
 pub fn unmask(mask: [u8; 4], offset: u64, bytes: &mut [u8]) {
-    let mut mask = mask;
-    mask.rotate_left((offset % 4) as usize);
+    // As a number: the rotation of an array is a call into the library.
+    let word = u32::from_le_bytes(mask).rotate_right((offset % 4) as u32 * 8);
+    let mask = word.to_le_bytes();
     let word = u32::from_ne_bytes(mask);
     let wide = u64::from(word) << 32 | u64::from(word);
     let (words, tail) = bytes.as_chunks_mut::<8>();
