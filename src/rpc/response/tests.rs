@@ -228,6 +228,18 @@ fn a_200_that_cannot_be_read_to_its_end_is_a_bad_response() {
 }
 
 #[test]
+fn chunk_lines_and_trailers_may_be_longer_than_those_of_requests() {
+    let line = "x".repeat(CHUNK_LINE_BYTES_MAX as usize - 10);
+    let trailers = "X: y\r\n".repeat(10_000);
+    check(
+        format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;{line}\r\na\r\n0\r\n{trailers}\r\n"
+        ),
+        Ok((200, "a", true)),
+    );
+}
+
+#[test]
 fn gzip_bodies_are_unpacked_within_the_limit() {
     let with = |body: &[u8]| {
         let head = format!(
