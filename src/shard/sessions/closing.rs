@@ -5,6 +5,7 @@ use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use super::connection::Life;
+use super::formats::close_frame;
 use super::writer::Outcome;
 use super::{Action, Sessions};
 use crate::config::DisconnectMode;
@@ -16,7 +17,6 @@ use crate::protocol::reply::Reply;
 use crate::session::Tick;
 use crate::shard::notices::Notice;
 use crate::shard::timers::TICK;
-use crate::wire::websocket::frame;
 
 /// Input thrown away when the server closes, so that the kernel sends FIN and not RST, which could overtake the reason.
 const DISCARDED_BYTES_MAX: usize = 256 << 10;
@@ -129,8 +129,7 @@ impl Sessions {
             return;
         }
         let reply = Reply::Disconnect { reason, reconnect };
-        self.writer
-            .send_last_text(&mut self.table, slot, &reply.json());
+        self.writer.send_last_reply(&mut self.table, slot, &reply);
         self.begin_close(slot, Some(close), cause);
     }
 
@@ -140,8 +139,8 @@ impl Sessions {
             return;
         }
         if let Some(close) = close {
-            let bytes = frame::close_frame(Some(close.code), close.reason);
-            self.writer.send_last_control(&mut self.table, slot, bytes);
+            let frame = close_frame(Some(close.code), close.reason);
+            self.writer.send_last(&mut self.table, slot, frame);
         }
         self.end_session(slot, cause);
         let connection = &self.table.connections[slot as usize];

@@ -5,8 +5,8 @@ use std::net::TcpStream;
 use std::rc::Rc;
 
 use super::bounds::{Bounds, SESSION_ENTRY_BYTES, SMALL_BYTES, SUBSCRIPTIONS_PART};
+use super::formats::Format;
 use super::schedule::Place;
-use crate::config::PingPrecision;
 use crate::mesh::{Charge, Permit, ShardBudget};
 use crate::net::tls::TlsSession;
 use crate::session::Session;
@@ -79,8 +79,7 @@ pub(super) struct Connection {
     pub socket: TcpStream,
     pub generation: u32,
     pub life: Life,
-    pub precision: PingPrecision,
-    pub deflate: bool,
+    pub format: Format,
     /// The kernel has (or may have) input that was not read.
     pub input_waiting: bool,
     /// The far end has closed its side, or may have: it is read until the end is reached.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::closing::Cause;
+use super::formats::console_frame;
 use super::{Action, Sessions};
 use crate::console::IDENTIFIER;
 use crate::console::search::{HITS_MAX, Query, SessionReport, TEXT_SHOWN_BYTES_MAX, subscriptions};
@@ -74,7 +75,7 @@ impl Sessions {
         let mut text = Vec::new();
         reply::data_message(IDENTIFIER, snapshot, None, &mut text);
         for &slot in &watchers {
-            self.send_text(slot, &text);
+            self.send(slot, console_frame(&text));
         }
         watchers.len()
     }
@@ -121,7 +122,7 @@ impl Sessions {
                 .as_ref()
                 .map_or(0, |outbox| outbox.pending_bytes()),
             waits_for_app: connection.has_call(),
-            compressed: connection.deflate,
+            compressed: connection.format.deflate,
             encrypted: connection.tls.is_some(),
             subscriptions,
             subscriptions_left_out,

@@ -3,7 +3,7 @@
 use super::Sessions;
 use super::closing::Cause;
 use super::connection::Life;
-use super::frames::PingFrames;
+use super::formats::PingFrames;
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::shard::notices::Notice;
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::common::Common;
-use super::frames::GroupFrames;
+use super::formats::GroupFrames;
 use super::share::TimeSlice;
 use super::table::Table;
 use super::writer::Writer;

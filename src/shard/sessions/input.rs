@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::Sessions;
 use super::closing::Cause;
 use super::connection::Life;
+use super::formats::close_frame;
 use super::reader::{Messages, Reader, Received};
 use super::schedule::Place;
 use super::share::{LOOK_COST, Share, TimeSlice};
@@ -17,7 +18,6 @@ use crate::reactor::Token;
 use crate::session::CommandRefusal;
 use crate::shard::notices::Notice;
 use crate::shard::outbox::frame::Frame;
-use crate::wire::websocket::frame;
 use crate::wire::websocket::frame::FrameError;
 use crate::wire::websocket::message::Incoming;
 
@@ -238,7 +238,7 @@ impl Sessions {
         }
         if !messages.end(&self.common, &mut self.table, slot) {
             let close = Close::NO_MEMORY;
-            self.send_control(slot, frame::close_frame(Some(close.code), close.reason));
+            self.send(slot, close_frame(Some(close.code), close.reason));
             self.begin_close(slot, None, Cause::Error);
         }
         taken
@@ -256,8 +256,8 @@ impl Sessions {
     fn on_violation(&mut self, slot: u32, error: &FrameError) {
         let (sid, shard) = (self.table.sid(slot), self.common.shard);
         tracing::debug!(sid, shard, %error, "closing after a protocol violation");
-        let bytes = frame::close_frame(Some(error.close_code()), &error.close_reason());
-        self.send_control(slot, bytes);
+        let frame = close_frame(Some(error.close_code()), &error.close_reason());
+        self.send(slot, frame);
         self.begin_close(slot, None, Cause::ProtocolError);
     }
 
@@ -273,7 +273,7 @@ impl Sessions {
                 .deadlines
                 .native_pong(),
             Incoming::Close(code) => {
-                self.send_control(slot, frame::close_frame(code, ""));
+                self.send(slot, close_frame(code, ""));
                 self.begin_close(slot, None, Cause::Client);
             }
         }

@@ -13,7 +13,7 @@ mod console;
 mod drain;
 mod due;
 mod fan_out;
-mod frames;
+mod formats;
 mod identities;
 mod input;
 mod opening;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::closing::Cause;
 use super::connection::{Connection, Life};
-use super::frames::unix_time;
+use super::formats::{Format, unix_time};
 use super::schedule::Place;
 use super::{NewConnection, Sessions};
 use crate::os::random;
@@ -65,10 +65,12 @@ impl Sessions {
             socket: new.socket,
             generation: 0,
             life: Life::Open,
-            precision: new
-                .ping_precision
-                .unwrap_or(self.common.config.ping.precision),
-            deflate: new.deflate,
+            format: Format {
+                precision: new
+                    .ping_precision
+                    .unwrap_or(self.common.config.ping.precision),
+                deflate: new.deflate,
+            },
             input_waiting: false,
             end_seen: false,
             write_watched: false,

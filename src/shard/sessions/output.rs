@@ -9,7 +9,7 @@ use super::share::TimeSlice;
 use super::writer::{FLUSHES_PER_LOOK, Queued};
 use crate::protocol::publication::Publication;
 use crate::protocol::reply::Reply;
-use crate::shard::outbox::frame::{Frame, FrameKind};
+use crate::shard::outbox::frame::Frame;
 
 /// Sessions written in one turn at most.
 pub const FLUSHES_PER_TURN_MAX: usize = 512;
@@ -18,16 +18,8 @@ const FLUSHING_TIME_MAX: Duration = Duration::from_millis(2);
 
 impl Sessions {
     pub(super) fn send_reply(&mut self, slot: u32, reply: &Reply) {
-        self.send_text(slot, &reply.json());
-    }
-
-    pub(super) fn send_text(&mut self, slot: u32, text: &[u8]) {
-        let queued = self.writer.send_text(&mut self.table, slot, text);
+        let queued = self.writer.send_reply(&mut self.table, slot, reply);
         self.settle_queued(slot, queued);
-    }
-
-    pub(super) fn send_control(&mut self, slot: u32, bytes: Vec<u8>) {
-        self.send(slot, Frame::new(bytes, FrameKind::Control));
     }
 
     pub(super) fn send(&mut self, slot: u32, frame: Frame) {

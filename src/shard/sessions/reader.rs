@@ -112,7 +112,7 @@ impl Messages {
         self.decoder = std::mem::take(&mut connection.decoder);
         common.budget.release(self.decoder.held_bytes());
         MessageLimits {
-            deflate: connection.deflate,
+            deflate: connection.format.deflate,
             ..common.message_limits
         }
     }

@@ -8,16 +8,16 @@ use std::rc::Rc;
 
 use super::common::Common;
 use super::connection::{Connection, Life};
-use super::frames::{GroupFrames, PingFrames, message_frame};
+use super::formats::{GroupFrames, PingFrames, pong_frame};
 use super::share::TimeSlice;
 use super::table::Table;
 use crate::metrics::ShardMetrics;
+use crate::protocol::reply::Reply;
 use crate::reactor::Outgoing;
 use crate::shard::outbox::batch::{Batch, BatchList, Urgency};
-use crate::shard::outbox::frame::{Frame, FrameKind};
+use crate::shard::outbox::frame::Frame;
 use crate::shard::outbox::{Outbox, Written};
 use crate::wire::websocket::deflate::Deflater;
-use crate::wire::websocket::frame;
 
 /// Sessions written between two looks at the clock: as many as go out with one call of the ring.
 pub(super) const FLUSHES_PER_LOOK: usize = 128;
@@ -84,10 +84,10 @@ impl Writer {
         self.batch.has_no_room()
     }
 
-    /// Queues a text message for an open session, unless it has too much waiting.
-    pub fn send_text(&mut self, table: &mut Table, slot: u32, text: &[u8]) -> Queued {
-        let deflate = table.connections[slot as usize].deflate;
-        let frame = message_frame(text, deflate, FrameKind::Message, &mut self.deflater);
+    /// Queues a reply for an open session, unless it has too much waiting.
+    pub fn send_reply(&mut self, table: &mut Table, slot: u32, reply: &Reply) -> Queued {
+        let format = table.connections[slot as usize].format;
+        let frame = format.reply(reply, &mut self.deflater);
         self.send(table, slot, frame)
     }
 
@@ -105,16 +105,14 @@ impl Writer {
     }
 
     /// Queues a message that a client gets whatever waits for it: the reason why it has to go.
-    pub fn send_last_text(&mut self, table: &mut Table, slot: u32, text: &[u8]) {
+    pub fn send_last_reply(&mut self, table: &mut Table, slot: u32, reply: &Reply) {
         let connection = &mut table.connections[slot as usize];
-        let deflate = connection.deflate;
-        let frame = message_frame(text, deflate, FrameKind::Message, &mut self.deflater);
+        let frame = connection.format.reply(reply, &mut self.deflater);
         self.queue(connection, slot, frame);
     }
 
     /// The same for the close frame.
-    pub fn send_last_control(&mut self, table: &mut Table, slot: u32, bytes: Vec<u8>) {
-        let frame = Frame::new(bytes, FrameKind::Control);
+    pub fn send_last(&mut self, table: &mut Table, slot: u32, frame: Frame) {
         self.queue(&mut table.connections[slot as usize], slot, frame);
     }
 
@@ -127,7 +125,7 @@ impl Writer {
     /// Answers a ping. Of pings that come faster than their answers leave, only the newest is answered (RFC 6455 §5.5.3): a
     /// client that sends many and reads nothing would else be given a frame for each.
     pub fn send_pong(&mut self, table: &mut Table, slot: u32, payload: &[u8]) -> Queued {
-        let pong = Frame::new(frame::pong_frame(payload), FrameKind::Pong);
+        let pong = pong_frame(payload);
         let connection = &table.connections[slot as usize];
         let blocked = connection.outbox.is_some();
         match self
@@ -154,7 +152,7 @@ impl Writer {
         connection: &mut Connection,
         frames: &mut GroupFrames<'_>,
     ) {
-        let frame = frames.get(connection.deflate, &mut self.batch, &mut self.deflater);
+        let frame = frames.get(connection.format, &mut self.batch, &mut self.deflater);
         self.batch
             .deliver(slot, &mut connection.deliveries, frame, Urgency::Bulk);
     }

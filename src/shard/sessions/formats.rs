@@ -1,4 +1,7 @@
-//! Frames that many sessions share, each encoded when its first receiver comes.
+//! How what is said to a client becomes bytes: the one place where replies and publications meet the text of the protocol
+//! and the framing of WebSocket.
+//!
+//! Frames that many sessions share are encoded when their first receiver comes, once for each [`Format`] that has one.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,6 +13,46 @@ use crate::shard::outbox::batch::{Batch, Urgency};
 use crate::shard::outbox::frame::{Frame, FrameKind};
 use crate::wire::websocket::deflate::Deflater;
 use crate::wire::websocket::frame;
+
+/// What a client and the server have agreed on.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Format {
+    /// Of the timestamps in pings.
+    pub precision: PingPrecision,
+    /// permessage-deflate.
+    pub deflate: bool,
+}
+
+impl Format {
+    pub fn reply(self, reply: &Reply, deflater: &mut Deflater) -> Frame {
+        self.text(&reply.json(), FrameKind::Message, deflater)
+    }
+
+    /// A text message, compressed when the client has agreed to that and it is no huge one.
+    fn text(self, text: &[u8], kind: FrameKind, deflater: &mut Deflater) -> Frame {
+        let bytes = if self.deflate && text.len() <= DEFLATED_BYTES_MAX {
+            frame::compressed_text_frame(&deflater.compress(text))
+        } else {
+            frame::text_frame(text)
+        };
+        Frame::new(bytes, kind)
+    }
+}
+
+/// A message of the console, which has no compression.
+pub(super) fn console_frame(text: &[u8]) -> Frame {
+    Frame::new(frame::text_frame(text), FrameKind::Message)
+}
+
+/// What a client reads last.
+pub(super) fn close_frame(code: Option<u16>, reason: &str) -> Frame {
+    Frame::new(frame::close_frame(code, reason), FrameKind::Control)
+}
+
+/// The answer to a ping.
+pub(super) fn pong_frame(payload: &[u8]) -> Frame {
+    Frame::new(frame::pong_frame(payload), FrameKind::Pong)
+}
 
 /// The frames of one publication for one identifier, each encoded when its first receiver comes.
 pub(super) struct GroupFrames<'a> {
@@ -29,9 +72,14 @@ impl<'a> GroupFrames<'a> {
         }
     }
 
-    pub(super) fn get(&mut self, deflate: bool, batch: &mut Batch, deflater: &mut Deflater) -> u32 {
+    pub(super) fn get(
+        &mut self,
+        format: Format,
+        batch: &mut Batch,
+        deflater: &mut Deflater,
+    ) -> u32 {
         // A huge message is the same frame for all.
-        let deflate = deflate && self.publication.message.len() <= DEFLATED_BYTES_MAX;
+        let deflate = format.deflate && self.publication.message.len() <= DEFLATED_BYTES_MAX;
         let made = if deflate {
             &mut self.deflated
         } else {
@@ -48,7 +96,7 @@ impl<'a> GroupFrames<'a> {
         reply::begin_data_message(self.identifier, broadcast_type, &mut text);
         let frame = if deflate {
             reply::end_data_message(message, &mut text);
-            message_frame(&text, true, FrameKind::Message, deflater)
+            format.text(&text, FrameKind::Message, deflater)
         } else {
             Frame::delivery(&text, message)
         };
@@ -74,12 +122,12 @@ impl PingFrames {
         batch: &mut Batch,
         deflater: &mut Deflater,
     ) {
-        let (precision, deflate) = (connection.precision, connection.deflate);
-        let made = &mut self.frames[precision as usize][usize::from(deflate)];
+        let format = connection.format;
+        let made = &mut self.frames[format.precision as usize][usize::from(format.deflate)];
         let ping = *made.get_or_insert_with(|| {
-            let timestamp = timestamp(precision);
-            let text = Reply::Ping { timestamp }.json().into_owned();
-            batch.add_frame(message_frame(&text, deflate, FrameKind::Ping, deflater))
+            let timestamp = timestamp(format.precision);
+            let ping = Reply::Ping { timestamp };
+            batch.add_frame(format.text(&ping.json(), FrameKind::Ping, deflater))
         });
         batch.deliver(slot, &mut connection.deliveries, ping, Urgency::Prompt);
         if native {
@@ -95,21 +143,6 @@ impl PingFrames {
 /// Longer messages are not compressed: each would keep the shard busy for more than a few milliseconds. A message without
 /// compression is one that every client takes (RFC 7692 §6).
 const DEFLATED_BYTES_MAX: usize = 256 << 10;
-
-/// Encodes a text message, compressed when the client has agreed to that and it is no huge one.
-pub(super) fn message_frame(
-    text: &[u8],
-    deflate: bool,
-    kind: FrameKind,
-    deflater: &mut Deflater,
-) -> Frame {
-    let bytes = if deflate && text.len() <= DEFLATED_BYTES_MAX {
-        frame::compressed_text_frame(&deflater.compress(text))
-    } else {
-        frame::text_frame(text)
-    };
-    Frame::new(bytes, kind)
-}
 
 fn timestamp(precision: PingPrecision) -> i128 {
     let now = unix_time();
