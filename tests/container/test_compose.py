@@ -52,7 +52,11 @@ class Stack:
             raise
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, kind=None, *_):
+        if kind:
+            # What a failure means is told by the services, and their containers are about to go.
+            for service in ["web", "anycable"]:
+                print(f"--- log of {service}\n{self.log(service)}")
         self.compose("down", "--timeout=5")
         self.limits.close()
 
