@@ -58,16 +58,11 @@ const SEVERAL_MEANINGS: &[(&str, &str)] = &[
         "Kind",
         "config: of options; metrics: of counters; protocol: of JSON",
     ),
-    (
-        "Pace",
-        "shard: of a slow drain; shard/http: of one client's task",
-    ),
     ("Permit", "mesh: for a socket; rpc: for a call"),
     (
         "Place",
         "rpc: of a kept connection; shard: of a session in the schedule",
     ),
-    ("Read", "metrics: of a counter; shard/http: of a socket"),
     ("Reader", "protocol: of JSON; shard: of a client's socket"),
     (
         "Received",

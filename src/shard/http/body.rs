@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::endpoints::Response;
 use crate::endpoints::broadcast;
 use crate::shard::http::client::Client;
-use crate::shard::http::reading::{HEAD_BUFFER_BYTES, READ_BYTES_MAX, Read, capacity_with};
+use crate::shard::http::reading::{HEAD_BUFFER_BYTES, READ_BYTES_MAX, ReadEnd, capacity_with};
 use crate::shard::http::refusals;
 use crate::wire::http_body::{BodyFraming, ChunkedDecoder};
 use crate::wire::http_head::HttpError;
@@ -138,12 +138,12 @@ impl Client {
         let deadline = body_deadline(started, data_bytes, Instant::now());
         let read = self.read_some(deadline, room).await;
         self.count_timeout(read);
-        if read == Read::TooLate {
+        if read == ReadEnd::TooLate {
             refusals::slow_body(&self.shard, self.peer, data_bytes);
         }
         match read {
-            Read::Bytes => Ok(()),
-            Read::End | Read::TooLate => Err(broadcast::unreadable_body()),
+            ReadEnd::Bytes => Ok(()),
+            ReadEnd::End | ReadEnd::TooLate => Err(broadcast::unreadable_body()),
         }
     }
 }

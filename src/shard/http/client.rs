@@ -10,7 +10,7 @@ use crate::mesh::{Charge, Permit};
 use crate::net::Socket;
 use crate::shard::Shard;
 use crate::shard::http::listener::ListenerRules;
-use crate::shard::http::pace::Pace;
+use crate::shard::http::pace::TaskPace;
 use crate::wire::handshake::Upgrade;
 use crate::wire::http_request::RequestHead;
 
@@ -26,7 +26,7 @@ pub struct Client {
     pub(super) input: Vec<u8>,
     /// Memory of the request that is under way.
     pub(super) held: Option<Charge>,
-    pub(super) pace: Pace,
+    pub(super) pace: TaskPace,
     /// It rests between two requests.
     pub(super) is_kept: bool,
     /// It has published something.
@@ -50,7 +50,7 @@ impl Client {
             permit,
             input: Vec::new(),
             held: None,
-            pace: Pace::new(),
+            pace: TaskPace::new(),
             is_kept: false,
             publishes: false,
         }

@@ -16,7 +16,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// When one client's task gives way: to the clock, to a drain, to the other tasks of its shard.
-pub struct Pace {
+pub struct TaskPace {
     /// When the task last let the others run.
     turn_started: Instant,
     /// It has had to wait since then, so the others have had their turn.
@@ -27,7 +27,7 @@ pub struct Pace {
     drain_deadline: Option<Instant>,
 }
 
-impl Pace {
+impl TaskPace {
     pub fn new() -> Self {
         Self {
             turn_started: Instant::now(),
@@ -108,7 +108,7 @@ mod tests {
 
     #[test]
     fn a_drain_leaves_one_patience_to_all_waits_of_a_client() {
-        let mut pace = Pace::new();
+        let mut pace = TaskPace::new();
         let seen = Instant::now();
         let far = seen + 10 * DRAIN_PATIENCE;
         assert_eq!(pace.latest_in_drain(far, seen), seen + DRAIN_PATIENCE);

@@ -37,7 +37,7 @@ impl From<HttpError> for HeadRefusal {
 
 /// How a read has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Read {
+pub enum ReadEnd {
     /// Something has come.
     Bytes,
     /// The client has closed, or its connection is broken.
@@ -57,7 +57,7 @@ impl Client {
             let deadline = Instant::now() + first_byte_timeout;
             let read = self.read_some(deadline, HEAD_BUFFER_BYTES).await;
             self.count_timeout(read);
-            if read != Read::Bytes {
+            if read != ReadEnd::Bytes {
                 return Ok(None);
             }
         }
@@ -111,7 +111,7 @@ impl Client {
             }
             let read = self.read_some(deadline, room).await;
             self.count_timeout(read);
-            if read != Read::Bytes {
+            if read != ReadEnd::Bytes {
                 return Ok(false);
             }
         }
@@ -132,15 +132,15 @@ impl Client {
         }
     }
 
-    pub(super) fn count_timeout(&self, read: Read) {
-        if read == Read::TooLate {
+    pub(super) fn count_timeout(&self, read: ReadEnd) {
+        if read == ReadEnd::TooLate {
             self.shard.counters().http_timeouts_total.add(1);
         }
     }
 
     /// Appends what arrives before `deadline`. A kept connection that rests between requests gives its place to a client
     /// that waits for one (`--max-conn`).
-    pub(super) async fn read_some(&mut self, deadline: Instant, room: usize) -> Read {
+    pub(super) async fn read_some(&mut self, deadline: Instant, room: usize) -> ReadEnd {
         loop {
             let place = self.is_kept.then_some(&self.permit);
             let read = {
@@ -151,20 +151,20 @@ impl Client {
             return match read {
                 // TLS records without data, which come as fast as the client likes.
                 Some(Ok(Received::Nothing)) if Instant::now() < deadline => continue,
-                Some(Ok(Received::Nothing)) | None => Read::TooLate,
-                Some(Ok(Received::Bytes)) => Read::Bytes,
-                Some(Ok(Received::End)) => Read::End,
+                Some(Ok(Received::Nothing)) | None => ReadEnd::TooLate,
+                Some(Ok(Received::Bytes)) => ReadEnd::Bytes,
+                Some(Ok(Received::End)) => ReadEnd::End,
                 Some(Err(error)) => self.broken(&error),
             };
         }
     }
 
-    fn broken(&self, error: &io::Error) -> Read {
+    fn broken(&self, error: &io::Error) -> ReadEnd {
         if error.kind() == io::ErrorKind::InvalidData {
             self.shard.counters().tls_errors_total.add(1);
             tracing::debug!(context = "http", shard = self.shard.id, peer = %self.peer, %error, "closing after a TLS error");
         }
-        Read::End
+        ReadEnd::End
     }
 
     pub(super) fn no_memory(&self) -> Response {

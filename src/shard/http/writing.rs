@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use crate::endpoints::Response;
 use crate::shard::Stage;
 use crate::shard::http::client::{Client, Next};
-use crate::shard::http::reading::{HEAD_BUFFER_BYTES, Read};
+use crate::shard::http::reading::{HEAD_BUFFER_BYTES, ReadEnd};
 use crate::shard::http::refusals;
 use crate::wire::http_head::HttpError;
 use crate::wire::http_request::RequestHead;
@@ -78,7 +78,7 @@ impl Client {
             self.input.clear();
             if !matches!(
                 self.read_some(deadline, HEAD_BUFFER_BYTES).await,
-                Read::Bytes
+                ReadEnd::Bytes
             ) {
                 break;
             }
