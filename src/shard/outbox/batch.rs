@@ -283,7 +283,7 @@ impl Batch {
     /// Gathers as many frames as one write takes. Returns bytes written, bytes offered, and whether there is more.
     fn write_many(&self, list: BatchList, socket: &TcpStream) -> io::Result<(usize, usize, bool)> {
         let mut gathered = Gathered::new();
-        let more = self.frames_of(list).any(|frame| !gathered.add(frame, 0));
+        let more = self.frames_of(list).any(|frame| !gathered.add(frame));
         let bytes = write_slices(socket, gathered.slices())?;
         Ok((bytes, gathered.offered, more))
     }

@@ -122,6 +122,7 @@ impl Frame {
     }
 
     /// Bytes to be sent.
+    #[inline]
     pub fn len(&self) -> usize {
         match self.message.len() {
             0 => self.bytes.len(),
@@ -145,6 +146,7 @@ impl Frame {
     }
 
     /// All its bytes, unless they do not lie in one piece.
+    #[inline]
     pub fn contiguous(&self) -> Option<&[u8]> {
         self.message.is_empty().then_some(&*self.bytes)
     }
@@ -194,11 +196,27 @@ impl<'a> Gathered<'a> {
         }
     }
 
-    /// Adds what comes behind the first `skip` bytes of a frame. False: there is no room.
-    pub fn add(&mut self, frame: &'a Frame, skip: usize) -> bool {
-        if let Some(bytes) = frame.contiguous() {
-            return self.push(&bytes[skip..]);
+    /// Adds a whole frame. False: there is no room.
+    #[inline]
+    pub fn add(&mut self, frame: &'a Frame) -> bool {
+        if self.count == FRAMES_PER_WRITE_MAX {
+            return false;
         }
+        match frame.contiguous() {
+            Some(bytes) => self.push(bytes),
+            None => return self.add_shared(frame, 0),
+        }
+        true
+    }
+
+    /// Adds what comes behind the first `skip` bytes of a frame, as the first of all.
+    pub fn begin(&mut self, frame: &'a Frame, skip: usize) {
+        self.add_shared(frame, skip);
+    }
+
+    /// Not inlined: the usual frame is one slice.
+    #[inline(never)]
+    fn add_shared(&mut self, frame: &'a Frame, skip: usize) -> bool {
         if self.count + SLICES_PER_SHARED_FRAME > FRAMES_PER_WRITE_MAX {
             return false;
         }
@@ -213,14 +231,11 @@ impl<'a> Gathered<'a> {
         true
     }
 
-    fn push(&mut self, bytes: &'a [u8]) -> bool {
-        let Some(slice) = self.slices.get_mut(self.count) else {
-            return false;
-        };
-        *slice = IoSlice::new(bytes);
+    #[inline]
+    fn push(&mut self, bytes: &'a [u8]) {
+        self.slices[self.count] = IoSlice::new(bytes);
         self.count += 1;
         self.offered += bytes.len();
-        true
     }
 
     pub fn slices(&self) -> &[IoSlice<'a>] {
@@ -271,7 +286,7 @@ mod tests {
         let all = text(&delivery);
         for skip in [0, 1, 21, 22, 23, 500, all.len() - 2, all.len() - 1] {
             let mut gathered = Gathered::new();
-            assert!(gathered.add(&delivery, skip));
+            gathered.begin(&delivery, skip);
             let bytes: Vec<u8> = gathered
                 .slices()
                 .iter()
@@ -288,13 +303,13 @@ mod tests {
         let shared = Frame::delivery(b"{\"message\":", &message);
         let small = Frame::delivery(b"{\"message\":", &message.slice(..10));
         let mut gathered = Gathered::new();
-        let frames = (0..FRAMES_PER_WRITE_MAX).take_while(|_| gathered.add(&shared, 0));
+        let frames = (0..FRAMES_PER_WRITE_MAX).take_while(|_| gathered.add(&shared));
         assert_eq!(
             frames.count(),
             FRAMES_PER_WRITE_MAX / SLICES_PER_SHARED_FRAME
         );
-        assert!(gathered.add(&small, 0), "one slice is left");
-        assert!(!gathered.add(&small, 0));
+        assert!(gathered.add(&small), "one slice is left");
+        assert!(!gathered.add(&small));
         assert_eq!(gathered.offered, 21 * shared.len() + small.len());
     }
 }

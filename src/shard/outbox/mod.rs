@@ -165,12 +165,13 @@ impl Outbox {
             sealed => sealed,
         };
         let mut gathered = Gathered::new();
-        let mut skip = self.head_written;
-        for frame in self.frames.iter().take(ready) {
-            if !gathered.add(frame, std::mem::take(&mut skip)) {
-                break;
-            }
+        let mut frames = self.frames.iter().take(ready);
+        if let Some(first) = frames.next() {
+            gathered.begin(first, self.head_written);
         }
+        frames
+            .take_while(|frame| gathered.add(frame))
+            .for_each(drop);
         let bytes = write_slices(socket, gathered.slices())?;
         let mut written = Written {
             bytes,
