@@ -45,20 +45,27 @@ on_both_drivers! {
     fn large_cookies_fill_no_more_than_a_part_of_the_memory(driver: Driver) {
         let args = ["--memory_bytes_max=40000000", "--max_head_size=1048576", "--disconnect_rate=1", "--log_level=info"];
         let stage = Stage::with(driver, &args);
-        clients_with_large_cookies(&stage, 30);
-        stage.server.wait_for_metric("clients_num", 0);
         let own = |name: &str| -> i64 {
             let page = stage.server.get("/metrics").text();
             let values = page.lines().filter(|line| line.starts_with(&format!("ringcable_{name}{{")));
             values.map(|line| line.rsplit(' ').next().expect("a value").parse::<i64>().expect("an integer")).sum()
         };
-        let (bytes, dropped) = (own("disconnect_queue_bytes"), own("disconnect_calls_dropped_total"));
+        // A call leaves the queue every second. How many clients it takes to fill it depends on the machine.
+        let mut clients = 0;
+        while own("disconnect_calls_dropped_total") < 10 {
+            assert!(clients < 200, "so many large cookies are not held");
+            clients_with_large_cookies(&stage, 10);
+            clients += 10;
+            stage.server.wait_for_metric("clients_num", 0);
+        }
+        let bytes = own("disconnect_queue_bytes");
         assert!(bytes > 5_000_000 && bytes <= 10_000_000, "{bytes}");
-        assert!(dropped >= 10, "{dropped}");
+        let dropped = own("disconnect_calls_dropped_total");
         stage.server.terminate();
         assert!(stage.server.wait_exit().success());
         let told = stage.rails.calls_to("disconnect").len() as i64;
-        assert!((30 - dropped - 1..=30 - dropped).contains(&told), "{told} told, {dropped} dropped");
+        let kept = clients - dropped;
+        assert!((kept - 1..=kept).contains(&told), "{told} told, {dropped} of {clients} dropped");
     }
 
     fn closed_session_is_reported_once_with_all_its_subscriptions(driver: Driver) {
