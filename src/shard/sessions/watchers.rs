@@ -63,3 +63,21 @@ impl Watchers {
             .collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_connections_of_the_console_watch_and_only_until_they_end() {
+        let mut watchers = Watchers::default();
+        watchers.add(3);
+        watchers.add(5);
+        watchers.set_watching(5, true);
+        watchers.set_watching(7, true);
+        assert_eq!(watchers.watching(), [5]);
+        assert!(watchers.remove(5) && !watchers.remove(5));
+        assert!(watchers.watching().is_empty());
+        assert!(watchers.contains(3) && !watchers.contains(5));
+    }
+}
