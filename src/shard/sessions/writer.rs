@@ -200,7 +200,7 @@ impl Writer {
     }
 
     fn note(&mut self, slot: u32, outcome: Outcome) {
-        if outcome != Outcome::GoesOn {
+        if !matches!(outcome, Outcome::GoesOn) {
             self.outcomes.push((slot, outcome));
         }
     }
@@ -301,25 +301,28 @@ impl Writer {
         slot: u32,
         written: io::Result<(Written, Option<Outbox>)>,
     ) -> Outcome {
-        let Ok((written, outbox)) = written else {
-            return Outcome::Failed { messages: 1 };
-        };
         let counters = self.common.counters();
-        count_written(counters, &written);
         let connection = &mut table.connections[slot as usize];
-        let Some(mut outbox) = outbox else {
-            return match connection.life {
-                Life::Closing => Outcome::Drained,
-                _ => Outcome::GoesOn,
-            };
-        };
-        counters.outbox_bytes.add(outbox.pending_bytes() as i64);
-        (outbox.progress, outbox.deadline) = (table.now, table.write_deadline);
-        connection.outbox = Some(Box::new(outbox));
-        if written.blocked {
-            self.wait_for_room(table, slot)
-        } else {
-            self.write_outbox(table, slot)
+        match written {
+            Ok((written, None)) => {
+                count_written(counters, &written);
+                match connection.life {
+                    Life::Closing => Outcome::Drained,
+                    _ => Outcome::GoesOn,
+                }
+            }
+            Ok((written, Some(mut outbox))) => {
+                count_written(counters, &written);
+                counters.outbox_bytes.add(outbox.pending_bytes() as i64);
+                (outbox.progress, outbox.deadline) = (table.now, table.write_deadline);
+                connection.outbox = Some(Box::new(outbox));
+                if written.blocked {
+                    self.wait_for_room(table, slot)
+                } else {
+                    self.write_outbox(table, slot)
+                }
+            }
+            Err(_) => Outcome::Failed { messages: 1 },
         }
     }
 
