@@ -13,12 +13,29 @@ pub fn escape_into(out: &mut Vec<u8>, text: &str) {
     let bytes = text.as_bytes();
     out.reserve(bytes.len() + 2);
     out.push(b'"');
+    match bytes.len() < LONG_TEXT_BYTES {
+        true => push_escaped(out, bytes, |_| 0),
+        false => push_escaped(out, bytes, plain_blocks),
+    }
+    out.push(b'"');
+}
+
+/// From this length on blocks are tried.
+const LONG_TEXT_BYTES: usize = 128;
+const BLOCK_BYTES: usize = 32;
+
+/// `skip` says, at the end of each block, how many of the bytes that follow need no look.
+#[inline(always)]
+fn push_escaped(out: &mut Vec<u8>, bytes: &[u8], skip: impl Fn(&[u8]) -> usize) {
     let mut copied = 0;
     let mut at = 0;
-    loop {
-        at += unescaped_run(&bytes[at..]);
-        if at == bytes.len() {
-            break;
+    while at < bytes.len() {
+        if !NEEDS_ESCAPE[usize::from(bytes[at])] {
+            at += 1;
+            if at.is_multiple_of(BLOCK_BYTES) {
+                at += skip(&bytes[at..]);
+            }
+            continue;
         }
         let width = match bytes[at] {
             // Of the characters that start with E2 only the two line separators need an escape.
@@ -37,7 +54,6 @@ pub fn escape_into(out: &mut Vec<u8>, text: &str) {
         copied = at;
     }
     out.extend_from_slice(&bytes[copied..]);
-    out.push(b'"');
 }
 
 /// Bytes that [`escape_into`] appends for `text`, or a few more.
@@ -52,26 +68,11 @@ pub fn escaped_bytes(text: &str) -> usize {
     text.len() + 2 + escapes.sum::<usize>()
 }
 
-/// How many bytes at the start of `bytes` need no look. Most runs are short: blocks are tried behind the first of their
-/// size.
-fn unescaped_run(bytes: &[u8]) -> usize {
-    let mut at = 0;
-    while at < bytes.len() && !NEEDS_ESCAPE[usize::from(bytes[at])] {
-        at += 1;
-        if at == BLOCK_BYTES {
-            at += unescaped_blocks(&bytes[at..]);
-        }
-    }
-    at
-}
-
-const BLOCK_BYTES: usize = 32;
-
 /// How many bytes at the start of `bytes` are in blocks without a byte that needs a look.
 ///
 /// Not inlined: the loop over short runs would pay for its registers.
 #[inline(never)]
-fn unescaped_blocks(bytes: &[u8]) -> usize {
+fn plain_blocks(bytes: &[u8]) -> usize {
     let (blocks, _) = bytes.as_chunks::<BLOCK_BYTES>();
     BLOCK_BYTES * blocks.iter().take_while(|block| is_plain(block)).count()
 }
@@ -108,6 +109,7 @@ const NEEDS_ESCAPE: [bool; 256] = {
     table
 };
 
+#[inline(always)]
 fn push_escape(out: &mut Vec<u8>, character: &[u8]) {
     const HEX: &[u8; 16] = b"0123456789abcdef";
     match *character {
