@@ -6,7 +6,7 @@
 use crate::config::DisconnectMode;
 use crate::hub::Hub;
 use crate::protocol::rpc::{self, RpcAnswer, RpcStatus};
-use crate::session::{Farewell, Session};
+use crate::session::{DisconnectCall, Session};
 
 /// A session without a client, until the call that is under way has its answer.
 #[derive(Debug)]
@@ -33,14 +33,18 @@ impl Session {
 
 impl Departed {
     /// Connect was answered. Source: contract/websocket.md §4.
-    pub fn after_connect(mut self, answer: &RpcAnswer, mode: DisconnectMode) -> Option<Farewell> {
+    pub fn after_connect(
+        mut self,
+        answer: &RpcAnswer,
+        mode: DisconnectMode,
+    ) -> Option<DisconnectCall> {
         if answer.status == RpcStatus::Success {
             self.session.set_identifiers(&answer.identifiers);
             self.session.authenticated = true;
             self.session.note_rpc_answer(mode);
             self.session.merge_cstate(&answer.cstate);
         }
-        self.farewell()
+        self.disconnect_call()
     }
 
     /// A subscribe was answered.
@@ -49,7 +53,7 @@ impl Departed {
         identifier: &str,
         answer: &RpcAnswer,
         mode: DisconnectMode,
-    ) -> Option<Farewell> {
+    ) -> Option<DisconnectCall> {
         if answer.status != RpcStatus::Error {
             self.session.note_rpc_answer(mode);
             self.session.merge_cstate(&answer.cstate);
@@ -58,11 +62,11 @@ impl Departed {
             self.subscriptions.push(identifier.into());
             self.session.merge_istate(identifier, &answer.istate);
         }
-        self.farewell()
+        self.disconnect_call()
     }
 
     /// What the app must be told as things are.
-    pub fn farewell(mut self) -> Option<Farewell> {
+    pub fn disconnect_call(mut self) -> Option<DisconnectCall> {
         if !self.session.owes_disconnect() {
             return None;
         }

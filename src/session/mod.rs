@@ -14,7 +14,7 @@ pub use admission::{Admission, Flaw};
 pub use deadlines::{Deadlines, Tick};
 pub use departed::Departed;
 pub use question::Question;
-pub use state::{Farewell, Session, SessionSettings};
+pub use state::{DisconnectCall, Session, SessionSettings};
 pub use step::{AuthRefusal, CommandRefusal, Context, Credentials, Step};
 
 #[cfg(test)]

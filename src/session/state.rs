@@ -172,9 +172,9 @@ impl Session {
     }
 
     /// Hands the texts and the state over; the sid stays for the log.
-    pub(super) fn part(&mut self, subscriptions: Box<[u8]>) -> Farewell {
+    pub(super) fn part(&mut self, subscriptions: Box<[u8]>) -> DisconnectCall {
         let sid = self.sid().into();
-        Farewell {
+        DisconnectCall {
             text: std::mem::replace(&mut self.text, sid),
             sid_bytes: self.sid_bytes,
             identifiers_bytes: std::mem::take(&mut self.identifiers_bytes),
@@ -213,7 +213,7 @@ impl Session {
 /// What is left of a session until the app has been told that it is gone. It takes the session's own memory along: a copy
 /// beside the texts of the sessions that live would leave holes between them when the call has been made.
 #[derive(Debug)]
-pub struct Farewell {
+pub struct DisconnectCall {
     text: Box<str>,
     sid_bytes: u32,
     identifiers_bytes: u32,
@@ -222,7 +222,7 @@ pub struct Farewell {
     app_state: Option<Box<AppState>>,
 }
 
-impl Farewell {
+impl DisconnectCall {
     pub fn sid(&self) -> &str {
         self.texts().0
     }

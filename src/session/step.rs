@@ -13,7 +13,7 @@ use crate::protocol::reply::{self, Reply};
 use crate::protocol::rpc::{self, RpcAnswer, RpcRequest, RpcStatus};
 use crate::protocol::state::State;
 use crate::session::question::Question;
-use crate::session::{Farewell, Session};
+use crate::session::{DisconnectCall, Session};
 
 /// Channel state key of the stream that whispers go to.
 const WHISPER_KEY: &str = "$w";
@@ -503,7 +503,7 @@ impl Session {
     }
 
     /// Ends the session: what the app must be told about it, if a Disconnect call is owed. Source: contract/rpc.md §8.
-    pub fn take_farewell(&mut self, hub: &Hub, slot: u32) -> Option<Farewell> {
+    pub fn take_disconnect_call(&mut self, hub: &Hub, slot: u32) -> Option<DisconnectCall> {
         if !self.owes_disconnect() {
             return None;
         }

@@ -15,7 +15,7 @@ use crate::log::cut_bytes;
 use crate::mesh::ShardId;
 use crate::protocol::rpc::{RpcStatus, decode_answer};
 use crate::rpc::{CallTimes, Method, Priority, RpcClient, RpcError};
-use crate::session::Farewell;
+use crate::session::DisconnectCall;
 use crate::shard::Shard;
 use crate::shard::message::ShardMessage;
 use crate::shard::notices::Notice;
@@ -34,7 +34,7 @@ const DISCONNECT_SHARE: usize = 4;
 /// Calls that wait to be made.
 #[derive(Default)]
 pub struct DisconnectQueue {
-    backlog: RefCell<Backlog<Farewell>>,
+    backlog: RefCell<Backlog<DisconnectCall>>,
     /// Something was queued, a call has ended, or the drain goes on.
     changed: Signal,
     /// Calls at a time once the pace is given up; 0 until then.
@@ -144,7 +144,7 @@ impl Tally {
 impl DisconnectQueue {
     /// Adds a call. It is given up at [`DISCONNECT_JOBS_MAX`], at [`DISCONNECT_BYTES_MAX`], and when the process has no
     /// memory left for what clients cause.
-    pub fn push(&self, shard: &Shard, job: Farewell) {
+    pub fn push(&self, shard: &Shard, job: DisconnectCall) {
         let mut backlog = self.backlog.borrow_mut();
         let bytes = job.bytes_held();
         if !backlog.has_room(bytes, bytes_max(shard)) || !shard.budget.try_charge(bytes) {
@@ -160,7 +160,7 @@ impl DisconnectQueue {
     }
 
     /// A call has ended.
-    fn ended(&self, shard: &Shard, job: &Farewell) {
+    fn ended(&self, shard: &Shard, job: &DisconnectCall) {
         let mut backlog = self.backlog.borrow_mut();
         backlog.end(job.bytes_held());
         shard.budget.release(job.bytes_held());
@@ -182,7 +182,7 @@ impl DisconnectQueue {
     }
 
     /// Takes the next call to make it.
-    fn take(&self, shard: &Shard) -> Option<Farewell> {
+    fn take(&self, shard: &Shard) -> Option<DisconnectCall> {
         let mut backlog = self.backlog.borrow_mut();
         let job = backlog.start();
         show(shard, &backlog);
@@ -202,7 +202,7 @@ impl DisconnectQueue {
 }
 
 /// What the metrics say of the queue.
-fn show(shard: &Shard, backlog: &Backlog<Farewell>) {
+fn show(shard: &Shard, backlog: &Backlog<DisconnectCall>) {
     let counters = shard.counters();
     counters
         .disconnect_queue_size
@@ -286,11 +286,11 @@ fn report(shard: &Shard) {
     }
 }
 
-fn start(shard: &Rc<Shard>, job: Farewell) {
+fn start(shard: &Rc<Shard>, job: DisconnectCall) {
     monoio::spawn(call(Rc::clone(shard), job));
 }
 
-async fn call(shard: Rc<Shard>, job: Farewell) {
+async fn call(shard: Rc<Shard>, job: DisconnectCall) {
     let queue = &shard.disconnects;
     shard.counters().rpc_call_total.add(1);
     if let Some(rpc) = &shard.rpc {
@@ -305,7 +305,11 @@ async fn call(shard: Rc<Shard>, job: Farewell) {
 }
 
 /// The body of the answer.
-async fn ask(shard: &Rc<Shard>, rpc: &RpcClient, job: &Farewell) -> Result<Vec<u8>, RpcError> {
+async fn ask(
+    shard: &Rc<Shard>,
+    rpc: &RpcClient,
+    job: &DisconnectCall,
+) -> Result<Vec<u8>, RpcError> {
     let method = Method::Disconnect;
     let charge = Cell::new(None);
     let body = || {
@@ -390,7 +394,7 @@ fn bytes_max(shard: &Shard) -> usize {
 }
 
 /// The app will not be told that a session is gone.
-fn give_up(shard: &Shard, job: &Farewell) {
+fn give_up(shard: &Shard, job: &DisconnectCall) {
     shard.counters().disconnect_calls_dropped_total.add(1);
     let Some(admitted) = shard.notices.admit(Notice::DisconnectQueueFull) else {
         return;
@@ -423,7 +427,7 @@ impl Forwarding {
     }
 
     /// Puts a call into the inbox of shard 0, or waits for room there.
-    pub fn send(&self, shard: &Rc<Shard>, job: Farewell) {
+    pub fn send(&self, shard: &Rc<Shard>, job: DisconnectCall) {
         let bytes = job.bytes_held();
         let message = ShardMessage::Disconnect(Box::new(job));
         let Err(message) = shard.mesh.mailbox(0).try_send(message) else {

@@ -9,7 +9,7 @@ use crate::console::search::{Query, SessionReport};
 use crate::mesh::{Inbox, Mesh, Reply, SessionRef, ShardId, Weigh};
 use crate::net::Driver;
 use crate::protocol::publication::{Publication, RemoteDisconnect};
-use crate::session::Farewell;
+use crate::session::DisconnectCall;
 
 /// The inboxes of all shards.
 pub type ShardMesh = Mesh<ShardMessage>;
@@ -22,7 +22,7 @@ pub enum ShardMessage {
     /// From the shard where something was published, to every shard.
     Publish(PublishMessage),
     /// From any shard to shard 0, which makes the Disconnect calls. A loss would leave a user "present" in the app.
-    Disconnect(Box<Farewell>),
+    Disconnect(Box<DisconnectCall>),
     /// From the shard whose client looks at the console.
     Console(Box<ConsoleQuestion>),
     /// From the control thread.
@@ -130,7 +130,7 @@ impl Weigh for ShardMessage {
                 .map(|publication| publication.message.len() + publication.stream.len())
                 .sum(),
             Self::Publish(PublishMessage::RemoteDisconnect(command)) => command.identifiers.len(),
-            Self::Disconnect(farewell) => farewell.bytes_held(),
+            Self::Disconnect(disconnect_call) => disconnect_call.bytes_held(),
             Self::Console(_) | Self::Control(_) => 0,
         }
     }

@@ -213,9 +213,9 @@ impl Scene {
     }
 
     fn disconnect_body(&self) -> Option<String> {
-        let farewell = self.session.clone().take_farewell(&self.hub, SLOT)?;
-        assert_eq!(farewell.sid(), SID);
-        Some(String::from_utf8(farewell.request().json()).expect("UTF-8"))
+        let disconnect_call = self.session.clone().take_disconnect_call(&self.hub, SLOT)?;
+        assert_eq!(disconnect_call.sid(), SID);
+        Some(String::from_utf8(disconnect_call.request().json()).expect("UTF-8"))
     }
 
     fn disconnect_json(&self) -> Value {

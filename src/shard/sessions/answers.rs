@@ -40,7 +40,7 @@ impl Sessions {
         self.common.counters().late_results_total.add(1);
         self.count_unreadable(&result);
         let mode = self.common.config.disconnect.mode;
-        let farewell = match (question, result) {
+        let disconnect_call = match (question, result) {
             (Question::Connect, Ok(answer)) => {
                 let refused = answer.status == RpcStatus::Failure;
                 self.common
@@ -54,12 +54,14 @@ impl Sessions {
                 self.common.counters().rpc_call_total.add(1);
                 match result {
                     Ok(answer) => departed.after_subscribe(identifier, &answer, mode),
-                    Err(_) => departed.farewell(),
+                    Err(_) => departed.disconnect_call(),
                 }
             }
-            (Question::Unsubscribe { .. } | Question::Message { .. }, _) => departed.farewell(),
+            (Question::Unsubscribe { .. } | Question::Message { .. }, _) => {
+                departed.disconnect_call()
+            }
         };
-        self.actions.extend(farewell.map(Action::Disconnect));
+        self.actions.extend(disconnect_call.map(Action::Disconnect));
     }
 
     /// The answer of a call, or why there is none.

@@ -190,8 +190,10 @@ impl Sessions {
                     call.handle.cancel();
                     self.actions.push(Action::Canceled(call.handle));
                 }
-                if let Some(farewell) = connection.session.take_farewell(&self.hub, slot) {
-                    self.actions.push(Action::Disconnect(farewell));
+                if let Some(disconnect_call) =
+                    connection.session.take_disconnect_call(&self.hub, slot)
+                {
+                    self.actions.push(Action::Disconnect(disconnect_call));
                 }
             }
         }

@@ -57,7 +57,7 @@ use crate::mesh::{Permit, ShardBudget, ShardId};
 use crate::net::tls::TlsSession;
 use crate::protocol::publication::Publication;
 use crate::reactor::Reactor;
-use crate::session::{Credentials, Farewell, Step};
+use crate::session::{Credentials, DisconnectCall, Step};
 use crate::shard::calls::{Call, CallHandle};
 use crate::shard::message::{ShardInbox, Survey};
 
@@ -90,7 +90,7 @@ pub enum Action {
     /// Hand this to every shard.
     Publish(Publication),
     /// Put this into the disconnect queue.
-    Disconnect(Farewell),
+    Disconnect(DisconnectCall),
     /// Somebody looks at the console: send snapshots.
     Watch,
 }

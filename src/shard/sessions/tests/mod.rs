@@ -310,7 +310,7 @@ impl Bench {
     /// The sids that a Disconnect call is owed for.
     fn disconnect_jobs(&mut self) -> Vec<String> {
         let sids = self.actions.drain(..).filter_map(|action| match action {
-            Action::Disconnect(farewell) => Some(farewell.sid().to_string()),
+            Action::Disconnect(disconnect_call) => Some(disconnect_call.sid().to_string()),
             Action::Canceled(_) => None,
             Action::Call(_) => panic!("a call"),
             Action::Publish(_) => panic!("a publication"),
