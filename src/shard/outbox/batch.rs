@@ -247,6 +247,7 @@ impl Batch {
         self.account(list, bytes, offered, false)
     }
 
+    #[inline]
     fn account(
         &self,
         list: BatchList,

@@ -239,6 +239,7 @@ fn encrypt_part(frame: &Frame, start: usize, tls: &mut TlsSession, records: &mut
 }
 
 /// One call; "would block" is 0 bytes.
+#[inline]
 fn write_slices(mut socket: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     loop {
         let result = match slices {

@@ -295,6 +295,7 @@ impl Writer {
     }
 
     /// The first write of a session's deliveries is done; what the kernel did not take becomes its outbox.
+    #[inline]
     fn on_written(
         &mut self,
         table: &mut Table,
