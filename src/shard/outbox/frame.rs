@@ -188,6 +188,8 @@ pub(super) struct Gathered<'a> {
 }
 
 impl<'a> Gathered<'a> {
+    /// Inlined: as a value that is handed back, its kilobyte would be copied.
+    #[inline(always)]
     pub fn new() -> Self {
         Self {
             slices: [IoSlice::new(&[]); FRAMES_PER_WRITE_MAX],
