@@ -14,11 +14,27 @@ use crate::shard::signal::Signal;
 /// a hint between clients that nobody stores, and a client must not be able to fill the memory with it.
 pub const WHISPERS_WAITING_MAX: usize = 1024;
 
+/// Who gives a publication its place in its stream, and keeps it.
+#[derive(Debug, Clone, Copy)]
+pub enum Broker {
+    /// The order in which an inbox takes publications is their order, and none is kept.
+    None,
+}
+
+/// Who brings a publication to the other nodes.
+#[derive(Debug, Clone, Copy)]
+pub enum Engine {
+    /// There are no other nodes.
+    None,
+}
+
 /// What one shard publishes begins here.
 pub struct Publisher {
     shard: ShardId,
     mesh: ShardMesh,
     metrics: Arc<Metrics>,
+    broker: Broker,
+    engine: Engine,
     /// Whispers that an inbox has no room for, in order.
     waiting: RefCell<VecDeque<Passage>>,
     queued: Signal,
@@ -43,6 +59,8 @@ impl Publisher {
             shard,
             mesh,
             metrics,
+            broker: Broker::None,
+            engine: Engine::None,
             waiting: RefCell::default(),
             queued: Signal::default(),
         }
@@ -57,7 +75,14 @@ impl Publisher {
         self.counters().broadcast_msg_total.add(count as u64);
         Published {
             publisher: self,
-            passage: route(message),
+            passage: self.route(message),
+        }
+    }
+
+    /// Which way a publication goes: to the broker, then to the engine, then into the inboxes of this process.
+    fn route(&self, message: PublishMessage) -> Passage {
+        match (self.broker, self.engine) {
+            (Broker::None, Engine::None) => Passage { message, next: 0 },
         }
     }
 
@@ -89,13 +114,6 @@ impl Publisher {
     fn counters(&self) -> &ShardMetrics {
         &self.metrics.shards[self.shard]
     }
-}
-
-/// Which way a publication goes. Two questions belong here, and each has one answer as long as there is neither a history
-/// nor a second node: who gives it its place in its stream (the order in which the inboxes take it is its place), and who
-/// brings it to other nodes (there are none). So it goes straight into the inboxes of this process.
-fn route(message: PublishMessage) -> Passage {
-    Passage { message, next: 0 }
 }
 
 impl Published<'_> {
