@@ -1,6 +1,6 @@
 //! The program: reads the configuration, starts the server, and turns errors into one line and an exit code.
 
-// They panic where stdout or stderr is closed or full; `os::stdio` does not.
+// These macros panic when stdout or stderr is closed or full; `os::stdio` does not.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 use std::env;
@@ -82,7 +82,7 @@ fn start(config: Config) -> ExitCode {
         print(&format!("{notice}\n"));
     }
     if config.console.is_some() {
-        log::kept::start();
+        log::recent::start();
     }
     if let Err(error) = log::init(&config.log, &config.node_id) {
         return fail(&format!("cannot start the log: {error}"), 1);
@@ -95,7 +95,8 @@ fn start(config: Config) -> ExitCode {
     }
 }
 
-/// To stdout. A reader who has gone has seen enough; a disk that is full leaves half a file, and is told.
+/// Writes to stdout. A closed pipe is no error: the reader has what it wanted. Any other error, such as a full disk, is
+/// reported, because the output is incomplete.
 fn print(text: &str) {
     if let Err(error) = stdio::write(Stream::Stdout, text)
         && error.kind() != ErrorKind::BrokenPipe
@@ -109,7 +110,7 @@ fn fail(error: &dyn Display, code: i32) -> ExitCode {
     ExitCode::from(u8::try_from(code).unwrap_or(1))
 }
 
-/// One line to stderr. When that is gone too, the exit code has to do.
+/// Writes one line to stderr. If stderr fails too, only the exit code is left to show the error.
 fn tell(error: &dyn Display) {
     let line = config::stderr_line(SystemTime::now(), error);
     let _nobody_to_tell = stdio::write(Stream::Stderr, &format!("{line}\n"));

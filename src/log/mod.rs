@@ -1,13 +1,13 @@
 //! The log: records on stdout in the reference's `text` and `json` formats, one line each.
 //!
-//! Owns the `tracing` subscriber of the process; the rest of the code says `tracing::info!(context = "rpc", "…")` and
-//! never formats a record itself. Pure layers do not log at all. [`init`] is called once by `main`. A record is made by the
-//! thread that has something to say and written by another one (`queue`), so nobody waits for whoever reads the log.
-//! No value and no line is longer than a bound, whoever sent it (`record`).
+//! Owns the `tracing` subscriber of the process. The rest of the code calls `tracing::info!(context = "rpc", "…")` and never
+//! formats a record itself. Pure layers do not log at all. `main` calls [`init`] once. The thread that logs makes the record
+//! and another thread writes it (`queue`), so a slow reader of the log delays no caller. Every value and every line has a
+//! maximum length, whatever its origin (`record`).
 //! Source: `contract/operations.md` §8.
 
-pub mod kept;
 mod queue;
+pub mod recent;
 mod record;
 mod sparse;
 
@@ -34,18 +34,18 @@ const PAYLOAD_SHOWN_BYTES_MAX: usize = 100;
 /// How long the process waits at its end for the last records to be written.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The writer's calls are few and flat.
+/// Small, because the writer makes few and shallow calls.
 const WRITER_STACK_BYTES: usize = 128 * 1024;
 
-/// What is on its way to stdout.
+/// The records that are not yet written to stdout.
 static STDOUT: Queue = Queue::new();
 
-/// Installs the log of the process. To be called once.
+/// Installs the log of the process. Must be called once.
 ///
 /// # Errors
-/// No descriptor or no thread for it.
+/// There is no descriptor or no thread for the log.
 pub fn init(config: &LogConfig, node_id: &str) -> io::Result<()> {
-    // Later the first record of some shard would wait for the file.
+    // Read here, because otherwise the first record of a shard would wait for this file.
     local_time::read_zone();
     let log = Log {
         level: match config.level {
@@ -74,18 +74,18 @@ pub fn init(config: &LogConfig, node_id: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// Returns when every record so far is written, or after a second when nobody takes them. To be called before the process
+/// Returns when all records so far are written, or after a second when nobody reads them. Must be called before the process
 /// ends.
 pub fn flush() {
     STDOUT.flush(FLUSH_TIMEOUT);
 }
 
-/// Records that were lost, because they came faster than they were taken or could not be written.
+/// Records that were lost, because stdout was too slow or the write failed.
 pub fn dropped_records() -> u64 {
     STDOUT.dropped_total()
 }
 
-/// A release build aborts after the hook; what was said before the panic says why.
+/// A release build aborts after the hook. The records from before the panic explain it, so they are written first.
 fn flush_before_panics_end() {
     let report = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
@@ -103,7 +103,7 @@ pub fn cut(payload: &str) -> String {
     format!("{shown}...({})", payload.len() - shown.len())
 }
 
-/// The same of bytes that may be no text.
+/// The same for bytes that may not be UTF-8.
 pub fn cut_bytes(payload: &[u8]) -> String {
     if payload.len() <= PAYLOAD_SHOWN_BYTES_MAX {
         return String::from_utf8_lossy(payload).into_owned();
@@ -126,7 +126,7 @@ struct InWords(Duration);
 
 impl fmt::Display for InWords {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Of a duration, unlike of most types, the debug form is made for people.
+        // `Duration` is one of few types whose debug form is meant for readers.
         write!(formatter, "{:?}", self.0)
     }
 }
@@ -139,7 +139,7 @@ pub fn shortened(text: &str, bytes_max: usize) -> String {
     format!("{}…", beginning(text, bytes_max))
 }
 
-/// Ends between two characters.
+/// The longest beginning of `text` within `bytes_max` bytes that ends between two characters.
 fn beginning(text: &str, bytes_max: usize) -> &str {
     let end = (0..=bytes_max)
         .rev()
@@ -148,8 +148,8 @@ fn beginning(text: &str, bytes_max: usize) -> &str {
     &text[..end]
 }
 
-/// Writes an INFO record without a message whose attributes are these numbers. Their names are known only when the server
-/// runs, which `tracing`'s macros do not do.
+/// Writes an INFO record without a message whose attributes are these numbers. Their names are known only at run time, and
+/// `tracing`'s macros need them at compile time.
 pub fn numbers<'a>(mut numbers: impl Iterator<Item = (&'a str, i64)>) {
     tracing::dispatcher::get_default(|dispatch| {
         if let Some(log) = dispatch.downcast_ref::<Log>()
@@ -161,16 +161,16 @@ pub fn numbers<'a>(mut numbers: impl Iterator<Item = (&'a str, i64)>) {
     });
 }
 
-/// The subscriber. It knows no spans: nothing here uses them, and events alone need no bookkeeping.
+/// The subscriber. It ignores spans: nothing here uses them, and events alone need no bookkeeping.
 struct Log {
     level: LevelFilter,
     lines: Arc<Lines>,
 }
 
-/// How records look.
+/// The format of the records.
 struct Lines {
     format: LogFormat,
-    /// ANSI colours, for terminals only.
+    /// ANSI colours; only for terminals.
     colours: bool,
     node_id: String,
 }
@@ -216,7 +216,7 @@ impl Lines {
         }
     }
 
-    /// The record that stands where others are missing.
+    /// The record that takes the place of the missing ones.
     fn of_loss(&self, now: SystemTime, count: u64, loss: &Loss) -> Vec<u8> {
         let message = match loss {
             Loss::Full => {
@@ -244,16 +244,16 @@ impl Lines {
 
 impl Subscriber for Log {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && *metadata.level() <= self.level.max(kept::level())
+        metadata.is_event() && *metadata.level() <= self.level.max(recent::level())
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(self.level.max(kept::level()))
+        Some(self.level.max(recent::level()))
     }
 
     fn event(&self, event: &Event<'_>) {
         let now = SystemTime::now();
-        kept::keep(now, event);
+        recent::keep(now, event);
         if *event.metadata().level() <= self.level {
             STDOUT.push(&self.lines.of_event(now, event));
         }
@@ -272,7 +272,7 @@ impl Subscriber for Log {
     fn exit(&self, _: &span::Id) {}
 }
 
-/// Four letters are what JSON records show, three what text records show.
+/// JSON records show the long name, text records show three letters.
 fn level_names(level: Level) -> (&'static str, &'static str) {
     match level {
         Level::ERROR => ("ERROR", "ERR"),

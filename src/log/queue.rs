@@ -1,8 +1,8 @@
-//! Records on their way to stdout: a bounded queue and the thread that empties it. Whoever logs only copies a line into it,
-//! so a reader of the log that is slow, or stands still, stops no shard.
+//! Records on their way to stdout: a bounded queue and the thread that empties it. A caller only copies its line into the
+//! queue, so a slow or stopped reader of the log delays no shard.
 //!
-//! At the bound the newest records are dropped and counted, until half of the queue is empty again. Then a record says how
-//! many are missing at its place. Called by `log` alone.
+//! When the queue is full, the newest records are dropped and counted until half of the queue is empty again. Then, at the
+//! place of the gap, a record says how many are missing. Called by `log` alone.
 
 use std::fs::File;
 use std::io;
@@ -11,25 +11,25 @@ use std::time::{Duration, Instant};
 
 use crate::os::stdio::write_whole;
 
-/// Bytes of records that may wait, with those that are being written.
+/// Bytes of waiting records, including those that are being written.
 pub const QUEUE_BYTES_MAX: usize = 1024 * 1024;
 
-/// After a loss records are taken again when no more than this is left, so that a slow reader is told of few large gaps and
-/// not of many small ones.
+/// After a loss the queue takes records again when no more than this is left, so that a slow reader gets few large gaps and
+/// not many small ones.
 const RESUMED_AT_BYTES: usize = QUEUE_BYTES_MAX / 2;
 
-/// What is written at once, in whole lines: a pipe takes so much in one piece (`PIPE_BUF`), and what others write into it
-/// stands between two lines.
+/// Bytes of one write, in whole lines. A pipe takes this many bytes without splitting them (`PIPE_BUF`), so that the output
+/// of other processes falls between two lines.
 const WRITE_BYTES_MAX: usize = 4096;
 
-/// After a write the next one waits so long for company. Waking the writer is a system call, and often costs the one who
-/// logs its CPU; with this, that is once for many records. A record that comes alone is written at once.
+/// After a write the writer waits this long to gather more records. Waking it is a system call and often takes the CPU away
+/// from the thread that logs; with this wait one wake-up serves many records. A single record is written at once.
 const GATHER_TIME: Duration = Duration::from_millis(1);
 
-/// Room that an empty queue keeps.
+/// Capacity that an empty queue keeps.
 const KEPT_BYTES: usize = 16 * 1024;
 
-/// Lines for one stream.
+/// Lines for one output stream.
 #[derive(Debug)]
 pub struct Queue {
     state: Mutex<State>,
@@ -42,15 +42,15 @@ struct State {
     waiting: Vec<u8>,
     /// Bytes that the writer has taken and not yet written.
     being_written: usize,
-    /// The writer sleeps until something comes.
+    /// The writer sleeps until a line comes, and must be woken.
     writer_sleeps: bool,
-    /// The process ends: nothing waits for company.
+    /// The process ends: the writer no longer waits to gather records.
     hurried: bool,
-    /// The bound was met; nothing is taken until enough has been written.
+    /// The limit was reached; nothing is taken until enough has been written.
     full: bool,
     /// Records dropped since `full` became true.
     missing: u64,
-    /// Records lost since the start, at the bound and by failed writes.
+    /// Records lost since the start, at the limit and by failed writes.
     dropped_total: u64,
 }
 
@@ -60,7 +60,7 @@ impl State {
     }
 
     fn has_room(&mut self, bytes: usize) -> bool {
-        // Without memory a record is dropped, too: the log is no reason to end.
+        // If memory for the record cannot be had, the record is dropped: a log record must not end the process.
         !self.full
             && self.bytes() + bytes <= QUEUE_BYTES_MAX
             && self.waiting.try_reserve(bytes).is_ok()
@@ -70,9 +70,9 @@ impl State {
 /// Why records are missing.
 #[derive(Debug)]
 pub enum Loss {
-    /// They came faster than stdout took them.
+    /// Records came faster than stdout took them.
     Full,
-    /// They could not be written.
+    /// The write failed.
     Failed(io::Error),
 }
 
@@ -93,7 +93,7 @@ impl Queue {
         }
     }
 
-    /// Takes a line with its newline, or drops it at the bound. Never waits for the stream.
+    /// Takes a line with its newline, or drops it when the queue is full. Never waits for the stream.
     pub fn push(&self, line: &[u8]) {
         let mut state = self.lock();
         if state.has_room(line.len()) {
@@ -103,7 +103,7 @@ impl Queue {
             state.missing += 1;
             state.dropped_total += 1;
         }
-        // A wake-up is a system call, and a writer that is at work looks again by itself.
+        // Only a sleeping writer is woken: a wake-up is a system call, and a busy writer looks at the queue again anyway.
         if std::mem::take(&mut state.writer_sleeps) {
             drop(state);
             self.filled.notify_one();
@@ -115,8 +115,8 @@ impl Queue {
         self.lock().dropped_total
     }
 
-    /// Waits until everything is written, but not longer than `limit`. False: time was up. For the end of the process: from
-    /// now on every record is written by itself.
+    /// Waits until everything is written, but at most `limit`; returns false when the time is up. Called when the process
+    /// ends: from now on the writer no longer gathers records.
     pub fn flush(&self, limit: Duration) -> bool {
         let deadline = Instant::now() + limit;
         let mut state = self.lock();
@@ -136,7 +136,7 @@ impl Queue {
         true
     }
 
-    /// Writes to `stream` what comes, for ever. `loss_line` makes the record about missing ones.
+    /// Writes all lines to `stream`, for ever. `loss_line` makes the record about missing records.
     pub fn write_all(&self, stream: File, loss_line: impl Fn(u64, &Loss) -> Vec<u8>) -> ! {
         let mut writer = Writer {
             queue: self,
@@ -155,7 +155,7 @@ impl Queue {
         }
     }
 
-    /// Waits for lines, or for a loss, and moves all that wait into `batch`, which is empty.
+    /// Waits for lines or for a loss, then moves all waiting lines into `batch`, which must be empty.
     fn take(&self, batch: &mut Vec<u8>) {
         let mut state = self.lock();
         if !state.hurried {
@@ -187,20 +187,20 @@ impl Queue {
         }
     }
 
-    /// Plain values cannot be left half-written, so a poisoned lock is still good.
+    /// A panic cannot leave these plain values half changed, so a poisoned lock is still usable.
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The far side of a queue.
+/// The writing side of a queue.
 struct Writer<'a, L> {
     queue: &'a Queue,
     stream: File,
     loss_line: L,
-    /// Records lost by failed writes that no record has told of yet, and the last cause.
+    /// Records lost by failed writes that no record has mentioned yet, and the last cause.
     failed: Option<(u64, Loss)>,
-    /// The stream ends within a line.
+    /// The stream ends in the middle of a line.
     torn: bool,
 }
 
@@ -215,7 +215,7 @@ impl<L: Fn(u64, &Loss) -> Vec<u8>> Writer<'_, L> {
         }
     }
 
-    /// A stream that takes something again is told first what it has missed.
+    /// When the stream works again, the record about the lost ones comes first.
     fn tell_of_failures(&mut self) {
         let Some((lost, loss)) = self.failed.take() else {
             return;
@@ -233,7 +233,7 @@ impl<L: Fn(u64, &Loss) -> Vec<u8>> Writer<'_, L> {
         }
     }
 
-    /// Gives how many records were lost.
+    /// Returns how many records were lost.
     fn write(&mut self, lines: &[u8]) -> u64 {
         let Err(torn) = write_whole(&self.stream, lines) else {
             return 0;
@@ -248,7 +248,8 @@ impl<L: Fn(u64, &Loss) -> Vec<u8>> Writer<'_, L> {
         lost
     }
 
-    /// Puts the record about a gap at its place, which is the end of what waits: nothing was taken since.
+    /// Appends the record about a gap. The end of the waiting lines is its right place, because nothing was taken since the
+    /// loss.
     fn tell_of_gap(&self) {
         let mut state = self.queue.lock();
         if state.full && state.bytes() <= RESUMED_AT_BYTES {
@@ -260,7 +261,7 @@ impl<L: Fn(u64, &Loss) -> Vec<u8>> Writer<'_, L> {
     }
 }
 
-/// The length of as many whole lines as fit into `bytes_max`, but of one at least.
+/// The length of the whole lines that fit into `bytes_max`, at least one line.
 fn whole_lines(lines: &[u8], bytes_max: usize) -> usize {
     let fitting = &lines[..lines.len().min(bytes_max)];
     let end = memchr::memrchr(b'\n', fitting).or_else(|| memchr::memchr(b'\n', lines));
@@ -398,7 +399,7 @@ mod tests {
         assert_eq!(writer.write(b"one\ntwo\n"), 2);
         writer.tell_of_failures();
         assert_eq!(writer.write(b"three\n"), 1);
-        // As after a write of which the kernel took a part.
+        // The same state as after a write of which the kernel took a part.
         writer.torn = true;
         writer.stream = File::from(OwnedFd::from(pipe_writer));
         writer.tell_of_failures();

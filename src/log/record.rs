@@ -1,6 +1,6 @@
-//! How one record looks: fields are collected as `tracing` hands them over, then put behind the header.
+//! The format of one record: fields are collected as `tracing` hands them over, then put behind the header.
 //!
-//! Here every value is cut, so that no place that logs has to think of it: what a client, a peer or the app sends cannot
+//! Every value is cut here, so that callers of the log need not do it: nothing that a client, a peer or the app sends can
 //! make a long line. Pure, called by `log` alone. Source: `contract/operations.md` §8.
 
 use std::borrow::Cow;
@@ -13,7 +13,7 @@ use tracing::field::{Field, Visit};
 use super::{beginning, level_names};
 use crate::os::local_time::{LocalTime, local_time};
 
-/// What stands before the attributes, besides the message.
+/// The part of a record before the attributes, without the message.
 pub struct Header<'a> {
     pub now: SystemTime,
     pub level: Level,
@@ -33,29 +33,29 @@ impl Header<'_> {
 /// Bytes of an attribute that a record shows.
 const VALUE_BYTES_MAX: usize = 512;
 
-/// Bytes of a message that a record shows. What others have sent is cut shorter where the message is made; this is room for
-/// an operator's own lists.
+/// Bytes of a message that a record shows. Callers cut foreign text in a message to a shorter length; this is room for an
+/// operator's own lists.
 const MESSAGE_BYTES_MAX: usize = 2048;
 
-/// With so many bytes of attributes the others of a record are left out: escapes make a value up to six times as long.
+/// After this many bytes of attributes the other attributes are left out. The limit on each value is not enough, because
+/// escapes make a value up to six times as long.
 const ATTRIBUTES_BYTES_MAX: usize = 4096;
 
-/// A text that takes no more than a number of bytes and counts the rest. So a value of megabytes is never copied.
+/// A text that takes at most `bytes_max` bytes and counts the rest, so that a value of megabytes is never copied.
 struct Clipped {
     text: String,
     bytes_max: usize,
     left_out: usize,
 }
 
-/// What `value` shows of itself in `bytes_max` bytes, with `...(<bytes cut>)` where something is missing, as in the
-/// reference.
+/// The text of `value` cut to `bytes_max` bytes, with `...(<bytes cut>)` where something is missing, as in the reference.
 pub fn clipped(value: fmt::Arguments<'_>, bytes_max: usize) -> String {
     let mut clipped = Clipped {
         text: String::new(),
         bytes_max,
         left_out: 0,
     };
-    // A value that cannot show itself is no reason to lose the record.
+    // If the value's `fmt` fails, the record is still written with what came before.
     let _shown = clipped.write_fmt(value);
     if clipped.left_out > 0 {
         write_to(&mut clipped.text, format_args!("...({})", clipped.left_out));
@@ -70,7 +70,7 @@ fn bytes_max_of(field: &Field) -> usize {
     }
 }
 
-/// A text is copied only when it is too long.
+/// Copies the text only when it is too long.
 fn clipped_text<'a>(field: &Field, value: &'a str) -> Cow<'a, str> {
     let bytes_max = bytes_max_of(field);
     if value.len() <= bytes_max {
@@ -104,7 +104,7 @@ const RESET: &str = "\x1b[0m";
 /// `2026-11-23 16:23:49.045 INF Starting nodeid=2Tbzkw context=rpc key="a value"`.
 pub struct TextRecord {
     message: String,
-    /// The attributes with a space before each.
+    /// The attributes, each after a space.
     attributes: String,
     colours: bool,
 }
@@ -155,7 +155,7 @@ impl TextRecord {
         push_message(&mut self.message, message);
     }
 
-    /// Numbers are the server's own, so all of them are shown.
+    /// Not cut: numbers are always the server's own.
     pub fn push_number(&mut self, name: &str, number: i64) {
         push_text_attribute(
             &mut self.attributes,
@@ -181,7 +181,7 @@ impl Visit for TextRecord {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        // Numbers, booleans and what is displayed come here too: their debug form is the one to show.
+        // `tracing` also passes numbers, booleans and `%` values here; their debug form is the right text.
         self.push(
             field,
             &clipped(format_args!("{value:?}"), bytes_max_of(field)),
@@ -198,7 +198,7 @@ fn level_colour(level: Level) -> Option<&'static str> {
     }
 }
 
-/// The text of a record is not quoted, but a line end in it must not start a line that looks like a record.
+/// The text of a record is not quoted, but a line end in it is escaped: it must not start a line that looks like a record.
 fn push_message(out: &mut String, message: &str) {
     for c in message.chars() {
         if c.is_control() {
@@ -229,7 +229,7 @@ fn needs_quotes(value: &str) -> bool {
             .any(|c| matches!(c, ' ' | '=' | '"') || !is_printable(c))
 }
 
-/// Near enough to Go's `unicode.IsPrint`: Rust escapes in its debug form what has no glyph.
+/// Close enough to Go's `unicode.IsPrint`: Rust's debug form escapes the characters that have no glyph.
 fn is_printable(c: char) -> bool {
     match c {
         ' ' => true,
@@ -269,9 +269,9 @@ fn push_escaped(out: &mut String, c: char) {
 #[derive(Default)]
 pub struct JsonRecord {
     message: String,
-    /// The attributes with a comma before each.
+    /// The attributes, each after a comma.
     attributes: String,
-    /// Names of the objects that are open at the end of `attributes`.
+    /// The names of the objects that are still open at the end of `attributes`.
     groups: Vec<&'static str>,
 }
 
@@ -296,13 +296,13 @@ impl JsonRecord {
         self.message.push_str(message);
     }
 
-    /// Numbers are the server's own, so all of them are shown.
+    /// Not cut: numbers are always the server's own.
     pub fn push_number(&mut self, name: &str, number: i64) {
         self.push_key(name);
         write_to(&mut self.attributes, format_args!("{number}"));
     }
 
-    /// Writes the key of `field` and gives the place for its value.
+    /// Writes the key of `field` and returns the buffer for its value.
     fn place(&mut self, field: &Field) -> &mut String {
         let mut path: Vec<&'static str> = field.name().split('.').collect();
         let key = path.pop().unwrap_or_default();
@@ -311,7 +311,7 @@ impl JsonRecord {
         &mut self.attributes
     }
 
-    /// Closes and opens objects until exactly `path` is open.
+    /// Closes and opens objects until exactly the objects of `path` are open.
     fn enter_groups(&mut self, path: &[&'static str]) {
         let common = self
             .groups
@@ -369,7 +369,7 @@ impl Visit for JsonRecord {
         if value.is_finite() {
             write_to(self.place(field), format_args!("{value}"));
         } else {
-            // JSON has no such numbers.
+            // JSON has no NaN and no infinity.
             push_json_text(self.place(field), &value.to_string());
         }
     }
@@ -426,7 +426,7 @@ fn push_json_text(out: &mut String, value: &str) {
             '\t' => out.push_str("\\t"),
             '\x08' => out.push_str("\\b"),
             '\x0c' => out.push_str("\\f"),
-            // Legal in JSON, but JavaScript takes them for line ends; escaped by the reference too.
+            // JSON allows these two, but JavaScript treats them as line ends; the reference escapes them too.
             '\u{2028}' | '\u{2029}' | '\0'..='\x1f' => {
                 write_to(out, format_args!("\\u{:04x}", u32::from(c)))
             }

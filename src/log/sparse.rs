@@ -1,4 +1,4 @@
-//! When a record that clients or the app can cause at any rate is written: pure, time is an argument.
+//! Decides when to write a record that clients or the app can cause at any rate. Pure: time is an argument.
 
 use std::time::{Duration, Instant};
 
@@ -6,26 +6,26 @@ use std::time::{Duration, Instant};
 pub const SPARSE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// One kind of record: the first is written at once, then at most one in [`SPARSE_INTERVAL`], which says how many were left
-/// out. The counters of the metrics have every single one.
+/// out. The metrics count every one.
 #[derive(Debug, Default)]
 pub struct Sparse {
     written: Option<Instant>,
     left_out: u64,
 }
 
-/// A record is to be written; holds how many like it were left out since the last one.
+/// Permission to write a record; holds how many like it were left out since the last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admitted {
     left_out: u64,
 }
 
 impl Sparse {
-    /// Asks for one record at `now`. `None`: it is left out, and counted.
+    /// Asks to write a record at `now`. `None`: the record is left out and counted.
     pub fn admit(&mut self, now: Instant) -> Option<Admitted> {
         self.admit_every(SPARSE_INTERVAL, now)
     }
 
-    /// The same with at most one record in `interval`.
+    /// The same, with at most one record in `interval`.
     pub fn admit_every(&mut self, interval: Duration, now: Instant) -> Option<Admitted> {
         let too_early = self
             .written
@@ -50,8 +50,8 @@ impl Sparse {
 }
 
 impl Admitted {
-    /// How many records it stands for beside itself: for the attribute `left_out`, which a record without omissions does not
-    /// have.
+    /// The value of the attribute `left_out`: how many other records this one stands for. `None` without omissions, because
+    /// the record then has no such attribute.
     pub fn left_out(self) -> Option<u64> {
         (self.left_out > 0).then_some(self.left_out)
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::console::search::{Query, SessionReport};
 use crate::console::snapshot;
-use crate::log::kept;
+use crate::log::recent;
 use crate::mesh::{Gather, Reply, ShardId};
 use crate::os;
 use crate::shard::Shard;
@@ -112,7 +112,7 @@ fn snapshot(shard: &Shard) -> Vec<u8> {
         now_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
         uptime: shard.console.started.elapsed(),
         private_bytes: os::memory::status().private_bytes,
-        last_record: kept::last_number(),
+        last_record: recent::last_number(),
     };
     snapshot::encode(&shard.metrics, &facts)
 }

@@ -14,7 +14,7 @@ use crate::console::{
     self, BODY_BYTES_MAX, ConsoleRoute, LOGIN_BODY_BYTES_MAX, Operation, Verdict, page,
 };
 use crate::endpoints::Response;
-use crate::log::kept;
+use crate::log::recent;
 use crate::mesh::SessionRef;
 use crate::protocol::publication::Publication;
 use crate::shard::broadcasts::Publications;
@@ -42,9 +42,9 @@ impl Client {
             Verdict::Records => {
                 #[derive(Serialize)]
                 struct Records {
-                    records: Vec<kept::KeptRecord>,
+                    records: Vec<recent::RecentRecord>,
                 }
-                let records = kept::records();
+                let records = recent::records();
                 self.answer(&head, page::json(200, &Records { records }))
                     .await
             }

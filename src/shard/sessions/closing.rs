@@ -9,7 +9,7 @@ use super::formats::close_frame;
 use super::writer::Outcome;
 use super::{Action, Sessions};
 use crate::config::DisconnectMode;
-use crate::log::kept;
+use crate::log::recent;
 use crate::metrics::{Counter, ShardMetrics};
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::publication::RemoteDisconnect;
@@ -97,7 +97,7 @@ impl Sessions {
     pub(super) fn keep_slow_client(&self, slot: u32, why: &str) {
         let outbox = &self.table.connections[slot as usize].outbox;
         let pending_bytes = outbox.as_ref().map_or(0, |outbox| outbox.pending_bytes());
-        kept::slow_client(self.table.sid(slot), self.common.shard, why, pending_bytes);
+        recent::slow_client(self.table.sid(slot), self.common.shard, why, pending_bytes);
     }
 
     /// A session is at `session_bytes_max`.

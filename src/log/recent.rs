@@ -1,7 +1,8 @@
-//! The last warnings, errors and slow clients, kept in memory for the console. Off unless [`start`] was called.
+//! The most recent warnings, errors and slow clients, kept in memory for the console. Off unless [`start`] was called.
 //!
-//! A slow client is no log record above debug level, because a bad network makes many of them; they have a place of their
-//! own, so that they push no error out. Payloads are left out: the log may be protected otherwise than the console.
+//! A slow client makes no log record above debug level, because a bad network causes many of them. Slow clients have their
+//! own list here, so that they do not push out errors. Payloads are left out, because access to the log may be restricted
+//! otherwise than access to the console.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -16,39 +17,40 @@ use tracing::{Event, Level};
 use super::record::clipped;
 use super::{level_names, shortened};
 
-/// Records kept of each kind; the oldest goes when another one comes.
-pub const RECORDS_KEPT_MAX: usize = 100;
+/// Records of each kind; at this number the oldest goes when another one comes.
+pub const RECENT_RECORDS_MAX: usize = 100;
 const MESSAGE_BYTES_MAX: usize = 300;
 const FIELDS_MAX: usize = 8;
 const VALUE_BYTES_MAX: usize = 300;
-/// What a client or the app has sent.
+/// The fields that hold what a client or the app has sent.
 const PAYLOAD_FIELDS: [&str; 2] = ["data", "payload"];
-/// How many records like this one were not written.
+/// The field that says how many records like this one were not written.
 const LEFT_OUT: &str = "left_out";
-/// What tells records with one message apart. The others, such as the sid, differ each time.
+/// The field that separates two records with the same message. Other fields, such as the sid, differ each time and are not
+/// compared.
 const CAUSE: &str = "error";
 
-static KEPT: OnceLock<Mutex<Kept>> = OnceLock::new();
+static RECENT: OnceLock<Mutex<Recent>> = OnceLock::new();
 
-/// Keeps records from now on. To be called before [`super::init`].
+/// Keeps records from now on. Must be called before [`super::init`].
 pub fn start() {
-    KEPT.get_or_init(Mutex::default);
+    RECENT.get_or_init(Mutex::default);
 }
 
-/// The records that are kept, the newest first.
-pub fn records() -> Vec<KeptRecord> {
-    lock().map_or_else(Vec::new, |kept| kept.newest_first())
+/// All records, the newest first.
+pub fn records() -> Vec<RecentRecord> {
+    lock().map_or_else(Vec::new, |recent| recent.newest_first())
 }
 
 /// The number of the newest record; 0 = there is none.
 pub fn last_number() -> u64 {
-    lock().map_or(0, |kept| kept.last_number)
+    lock().map_or(0, |recent| recent.last_number)
 }
 
-/// A client was dropped because it took its messages too slowly.
+/// Keeps a record of a client that was dropped because it took its messages too slowly.
 pub fn slow_client(sid: &str, shard: usize, why: &str, pending_bytes: usize) {
-    if let Some(mut kept) = lock() {
-        let record = KeptRecord {
+    if let Some(mut recent) = lock() {
+        let record = RecentRecord {
             level: "SLOW",
             message: format!("slow client dropped: {why}"),
             fields: vec![
@@ -56,52 +58,52 @@ pub fn slow_client(sid: &str, shard: usize, why: &str, pending_bytes: usize) {
                 ("shard", shard.to_string()),
                 ("pending_bytes", pending_bytes.to_string()),
             ],
-            ..KeptRecord::at(SystemTime::now())
+            ..RecentRecord::at(SystemTime::now())
         };
-        kept.push(record, Kind::SlowClient);
+        recent.push(record, RecordKind::SlowClient);
     }
 }
 
-/// The level that has to reach the subscriber for this.
+/// The level that the subscriber must let through for these records.
 pub(super) fn level() -> LevelFilter {
-    match KEPT.get() {
+    match RECENT.get() {
         Some(_) => LevelFilter::WARN,
         None => LevelFilter::OFF,
     }
 }
 
 pub(super) fn keep(now: SystemTime, event: &Event<'_>) {
-    if *event.metadata().level() > Level::WARN || KEPT.get().is_none() {
+    if *event.metadata().level() > Level::WARN || RECENT.get().is_none() {
         return;
     }
-    let record = KeptRecord::of(now, event);
-    if let Some(mut kept) = lock() {
-        kept.push(record, Kind::Log);
+    let record = RecentRecord::of(now, event);
+    if let Some(mut recent) = lock() {
+        recent.push(record, RecordKind::Log);
     }
 }
 
-/// A poisoned lock still guards whole records.
-fn lock() -> Option<MutexGuard<'static, Kept>> {
-    let kept = KEPT.get()?;
-    Some(kept.lock().unwrap_or_else(PoisonError::into_inner))
+/// A panic cannot leave a record half written, so a poisoned lock is still usable.
+fn lock() -> Option<MutexGuard<'static, Recent>> {
+    let recent = RECENT.get()?;
+    Some(recent.lock().unwrap_or_else(PoisonError::into_inner))
 }
 
 /// A record as the console shows it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
-pub struct KeptRecord {
+pub struct RecentRecord {
     /// Counts from 1, over all kinds.
     pub number: u64,
     pub unix_ms: u64,
     /// `WARN`, `ERROR` or `SLOW`.
     pub level: &'static str,
     pub message: String,
-    /// How many records like it came since the oldest that is kept; those that the log has left out are among them.
+    /// How often this record came since the oldest one that is still here. Includes those that the log has left out.
     pub times: u64,
-    /// Of the newest of them.
+    /// The fields of the newest one.
     pub fields: Vec<(&'static str, String)>,
 }
 
-impl KeptRecord {
+impl RecentRecord {
     fn at(now: SystemTime) -> Self {
         let since_epoch = now.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
@@ -133,8 +135,8 @@ impl KeptRecord {
     }
 }
 
-impl KeptRecord {
-    /// The same happened again.
+impl RecentRecord {
+    /// Whether this record says the same as an earlier one.
     fn repeats(&self, earlier: &Self) -> bool {
         (self.level, &self.message) == (earlier.level, &earlier.message)
             && self.cause() == earlier.cause()
@@ -146,50 +148,51 @@ impl KeptRecord {
     }
 }
 
-impl Visit for KeptRecord {
+impl Visit for RecentRecord {
     fn record_str(&mut self, field: &Field, value: &str) {
         self.note(field, value);
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        // One byte more than is kept of a text, so that it shows that something is missing.
+        // One byte more than the longest text that is stored, so that `shortened` sees the cut and marks it.
         let bytes_max = MESSAGE_BYTES_MAX.max(VALUE_BYTES_MAX) + 1;
         self.note(field, &clipped(format_args!("{value:?}"), bytes_max));
     }
 }
 
 #[derive(Clone, Copy)]
-enum Kind {
+enum RecordKind {
     Log,
     SlowClient,
 }
 
 #[derive(Default)]
-struct Kept {
+struct Recent {
     last_number: u64,
-    /// By [`Kind`].
-    records: [VecDeque<KeptRecord>; 2],
+    /// Indexed by [`RecordKind`].
+    records: [VecDeque<RecentRecord>; 2],
 }
 
-impl Kept {
-    /// What repeats takes the place of what it repeats, so that the one record that explains the others is not pushed out.
-    fn push(&mut self, mut record: KeptRecord, kind: Kind) {
+impl Recent {
+    /// A repeated record replaces the earlier one instead of being added. So many repetitions do not push out the one record
+    /// that explains them.
+    fn push(&mut self, mut record: RecentRecord, kind: RecordKind) {
         self.last_number += 1;
         let records = &mut self.records[kind as usize];
         let earlier = records.iter().position(|earlier| record.repeats(earlier));
         if let Some(earlier) = earlier.and_then(|at| records.remove(at)) {
             record.times = record.times.saturating_add(earlier.times);
-        } else if records.len() >= RECORDS_KEPT_MAX {
+        } else if records.len() >= RECENT_RECORDS_MAX {
             records.pop_front();
         }
-        records.push_back(KeptRecord {
+        records.push_back(RecentRecord {
             number: self.last_number,
             ..record
         });
     }
 
-    fn newest_first(&self) -> Vec<KeptRecord> {
-        let mut records: Vec<KeptRecord> = self.records.iter().flatten().cloned().collect();
+    fn newest_first(&self) -> Vec<RecentRecord> {
+        let mut records: Vec<RecentRecord> = self.records.iter().flatten().cloned().collect();
         records.sort_unstable_by_key(|record| std::cmp::Reverse(record.number));
         records
     }
@@ -199,27 +202,30 @@ impl Kept {
 mod tests {
     use super::*;
 
-    fn record(message: &str) -> KeptRecord {
-        KeptRecord {
+    fn record(message: &str) -> RecentRecord {
+        RecentRecord {
             message: message.to_owned(),
             times: 1,
-            ..KeptRecord::default()
+            ..RecentRecord::default()
         }
     }
 
     #[test]
     fn what_repeats_is_one_record_with_a_number() {
-        let failed = |error: &str, times: u64| KeptRecord {
+        let failed = |error: &str, times: u64| RecentRecord {
             times,
             fields: vec![("sid", "differs".to_owned()), ("error", error.to_owned())],
             ..record("WebSocket session failed")
         };
-        let mut kept = Kept::default();
-        kept.push(failed("circuit breaker is open", 1), Kind::Log);
-        kept.push(record("RPC check: could not reach the app"), Kind::Log);
-        kept.push(failed("no route", 1), Kind::Log);
-        kept.push(failed("circuit breaker is open", 40), Kind::Log);
-        let shown: Vec<(u64, u64, String)> = kept
+        let mut recent = Recent::default();
+        recent.push(failed("circuit breaker is open", 1), RecordKind::Log);
+        recent.push(
+            record("RPC check: could not reach the app"),
+            RecordKind::Log,
+        );
+        recent.push(failed("no route", 1), RecordKind::Log);
+        recent.push(failed("circuit breaker is open", 40), RecordKind::Log);
+        let shown: Vec<(u64, u64, String)> = recent
             .newest_first()
             .into_iter()
             .map(|record| {
@@ -250,25 +256,25 @@ mod tests {
 
     #[test]
     fn the_newest_of_each_kind_are_kept() {
-        let mut kept = Kept::default();
-        kept.push(record("an error"), Kind::Log);
-        for number in 0..RECORDS_KEPT_MAX + 5 {
-            kept.push(record(&format!("slow {number}")), Kind::SlowClient);
+        let mut recent = Recent::default();
+        recent.push(record("an error"), RecordKind::Log);
+        for number in 0..RECENT_RECORDS_MAX + 5 {
+            recent.push(record(&format!("slow {number}")), RecordKind::SlowClient);
         }
-        let records = kept.newest_first();
-        assert_eq!(records.len(), RECORDS_KEPT_MAX + 1);
+        let records = recent.newest_first();
+        assert_eq!(records.len(), RECENT_RECORDS_MAX + 1);
         assert_eq!(records[0].message, "slow 104");
-        assert_eq!(records[RECORDS_KEPT_MAX - 1].message, "slow 5");
+        assert_eq!(records[RECENT_RECORDS_MAX - 1].message, "slow 5");
         assert_eq!(
             (
-                records[RECORDS_KEPT_MAX].number,
-                records[RECORDS_KEPT_MAX].message.as_str()
+                records[RECENT_RECORDS_MAX].number,
+                records[RECENT_RECORDS_MAX].message.as_str()
             ),
             (1, "an error")
         );
     }
 
-    /// The only test that switches the process-wide place on: others see `WARN` records being kept, and nothing else.
+    /// Only this test switches on the process-wide list, because all tests of the process share it.
     #[test]
     fn warnings_are_kept_without_payloads_and_cut() {
         struct Keeper;
@@ -302,7 +308,7 @@ mod tests {
             );
         });
         slow_client("s2", 1, "kept-test", 99);
-        let records: Vec<KeptRecord> = records()
+        let records: Vec<RecentRecord> = records()
             .into_iter()
             .filter(|record| record.message.contains("kept-test"))
             .collect();
