@@ -1,10 +1,10 @@
 //! Counters and gauges with a single writer each, and the blocks that hold them.
 //!
-//! A shard writes only its own [`ShardMetrics`]; the control thread writes the gauges of [`Metrics`]. Everybody may read
+//! A shard writes only its own [`ShardMetrics`]; the control thread writes the gauges of [`Metrics`]. Every thread may read
 //! at any time. Nothing here sums or formats: that is `metrics::prometheus`.
 //!
-//! A few gauges are *samples*: what they show is kept by somebody else, and whoever is about to read all numbers looks it up
-//! first (`shard::sampling`). Two readers at once both store what is true.
+//! A few gauges are *samples*: another module keeps the value, and a thread that is about to read all numbers copies it here
+//! first (`shard::sampling`). Two threads that do so at once both store a true value.
 
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -13,13 +13,13 @@ use crate::metrics::Histogram;
 
 /// A number that only grows, since the start of the process.
 ///
-/// Single writer: [`Counter::add`] is a plain load and store, because a locked instruction per delivery would be the
-/// price of an ability nobody needs. A second writer would lose counts (and nothing worse).
+/// Single writer: [`Counter::add`] is a plain load and store, because a locked instruction would cost time at every
+/// delivery, and nothing needs a second writer. A second writer would lose counts (and nothing worse).
 #[derive(Debug, Default)]
 pub struct Counter(AtomicU64);
 
 impl Counter {
-    /// Adds `amount`. To be called by the owner only.
+    /// Adds `amount`. Only the owner may call it.
     #[inline]
     pub fn add(&self, amount: u64) {
         let value = self.0.load(Ordering::Relaxed);
@@ -38,20 +38,20 @@ impl Counter {
 pub struct Gauge(AtomicI64);
 
 impl Gauge {
-    /// Adds `amount`. To be called by the owner only.
+    /// Adds `amount`. Only the owner may call it.
     #[inline]
     pub fn add(&self, amount: i64) {
         let value = self.0.load(Ordering::Relaxed);
         self.0.store(value.wrapping_add(amount), Ordering::Relaxed);
     }
 
-    /// Takes `amount` away. To be called by the owner only.
+    /// Subtracts `amount`. Only the owner may call it.
     #[inline]
     pub fn sub(&self, amount: i64) {
         self.add(amount.wrapping_neg());
     }
 
-    /// Replaces the value. To be called by the owner only.
+    /// Replaces the value. Only the owner may call it.
     #[inline]
     pub fn set(&self, value: i64) {
         self.0.store(value, Ordering::Relaxed);
@@ -66,8 +66,8 @@ impl Gauge {
 
 /// Everything one shard counts. Written by that shard only.
 ///
-/// Aligned to 128 bytes: CPUs fetch cache lines in pairs, and a neighbour's counters in the same pair would make every
-/// delivery of two shards wait for each other.
+/// Aligned to 128 bytes: CPUs fetch cache lines in pairs. If two shards had counters in the same pair, every delivery of one
+/// would slow the other down.
 ///
 /// The first half carries the reference's names and meanings (Source: `contract/operations.md` §14), the second half is
 /// ringcable's own. The text an operator reads about each field is in `metrics::families`.
@@ -124,9 +124,9 @@ pub struct ShardMetrics {
     pub accepted_total: Counter,
     /// Failed accept calls, for example out of file descriptors.
     pub accept_errors_total: Counter,
-    /// Times that accepting waited: as many clients as may be are connected.
+    /// Times that accepting stopped because the maximum number of clients was connected.
     pub accept_waits_total: Counter,
-    /// Listeners that wait now for a client to leave; live.
+    /// Listeners that now wait for a client to leave; live.
     pub accept_waiting_num: Gauge,
     /// Complete request heads, upgrades included.
     pub http_requests_total: Counter,
@@ -134,7 +134,7 @@ pub struct ShardMetrics {
     pub http_bad_requests_total: Counter,
     /// Connections closed because the head was not complete in time.
     pub http_timeouts_total: Counter,
-    /// Requests refused for want of memory, see `memory_refusals_total`, or because too many large heads were under way.
+    /// Requests refused for lack of memory, see `memory_refusals_total`, or because too many large heads were being read.
     pub http_overload_total: Counter,
     /// Answers 101.
     pub upgrades_total: Counter,
@@ -146,7 +146,7 @@ pub struct ShardMetrics {
     pub http_not_found_total: Counter,
     /// Calls that the app answered with 401.
     pub rpc_unauthorized_total: Counter,
-    /// Attempts of calls that failed because this server had not the means: descriptors, ports, memory.
+    /// Attempts of calls that failed because this server lacked something: descriptors, ports, memory.
     pub rpc_shortages_total: Counter,
 
     /// Sessions closed because the client left (close frame, end of stream or reset).
@@ -188,7 +188,7 @@ pub struct ShardMetrics {
     pub inbox_waits_total: Counter,
     /// Publications whose answer was held back because an inbox was full.
     pub publications_waited_total: Counter,
-    /// Broadcasts that came at a stop, when nobody could get them any more.
+    /// Broadcasts that came during the shutdown, when no client could get them any more.
     pub publications_refused_total: Counter,
     /// Whispers dropped because too many were waiting.
     pub whispers_dropped_total: Counter,
@@ -196,7 +196,8 @@ pub struct ShardMetrics {
     pub late_results_total: Counter,
     /// Reactor events for slots that were reused.
     pub stale_events_total: Counter,
-    /// Connections that TLS ended: no TLS at all, a handshake without a common ground, damaged records.
+    /// Connections that TLS ended: the client did not speak TLS, the handshake found nothing in common, or a record was
+    /// damaged.
     pub tls_errors_total: Counter,
     /// Multishot polls that the kernel ended and that were armed again.
     pub poll_rearms_total: Counter,
@@ -210,9 +211,9 @@ pub struct ShardMetrics {
     pub disconnect_queue_waits: Counter,
     /// Calls that took longer than `--rpc_slow_call`, the wait for a slot included.
     pub rpc_slow_calls_total: Counter,
-    /// Wrong words at the console's login.
+    /// Logins at the console with a wrong secret.
     pub console_logins_failed_total: Counter,
-    /// Requests and connections of the console refused because too many were under way.
+    /// Requests and connections of the console refused because too many were open.
     pub console_refused_total: Counter,
     /// Sessions ended and messages published by the console.
     pub console_actions_total: Counter,
@@ -233,7 +234,7 @@ pub struct Metrics {
     pub broadcast_streams_num: Gauge,
     /// Resident memory of the process in bytes. Written by the control thread.
     pub mem_sys_bytes: Gauge,
-    /// Memory of the process that it shares with nobody, in bytes. Written by the control thread.
+    /// Memory of the process that it shares with no other process, in bytes. Written by the control thread.
     pub private_bytes: Gauge,
     /// CPU time of each shard's thread, in the order of the shard ids, in milliseconds. Written by the control thread.
     pub cpu_millis: Vec<Gauge>,
@@ -266,7 +267,7 @@ pub struct Metrics {
     /// False hides the six `rpc_*` names of the reference, as the reference does without RPC. To be set before the
     /// metrics are shared; true at first.
     pub rpc_configured: bool,
-    /// What only a server with TLS has. To be set before the metrics are shared.
+    /// The metrics that only a server with TLS has. Must be set before the metrics are shared.
     pub tls: Option<TlsMetrics>,
 }
 
@@ -275,14 +276,14 @@ pub struct Metrics {
 pub struct TlsMetrics {
     /// Unix time of the last second in which the certificate is valid, or [`Self::EXPIRY_UNKNOWN`].
     pub certificate_expiry: Gauge,
-    /// SIGHUPs after which new connections get what the files hold.
+    /// SIGHUPs after which new connections get the certificate from the files.
     pub reloads_total: Counter,
-    /// SIGHUPs after which the old certificate stayed.
+    /// SIGHUPs after which the old certificate stayed in use.
     pub failed_reloads_total: Counter,
 }
 
 impl TlsMetrics {
-    /// The certificate does not tell; no sample is shown then.
+    /// The validity of the certificate is unknown; the Prometheus text then has no sample.
     pub const EXPIRY_UNKNOWN: i64 = 0;
 }
 

@@ -1,7 +1,7 @@
-//! Every metric by name: what it says and where it is read.
+//! Every metric by name: its HELP text and where its value is read.
 //!
-//! Owns the exposed names and the HELP texts. The tables are read by `prometheus` (the text of a scrape) and by `rotation`
-//! (log and StatsD); neither knows a metric that is not here, but for the few whose labels are their own.
+//! Owns the exposed names and the HELP texts. `prometheus` (the text of a scrape) and `rotation` (log and StatsD) read the
+//! tables. Neither has metrics that are not here, except a few with labels of their own.
 //!
 //! The reference's names have its HELP texts (Source: `contract/operations.md` §13, §14).
 
@@ -10,33 +10,33 @@ use crate::metrics::{Counter, Gauge, Histogram, Metrics, ShardMetrics};
 pub(super) const REFERENCE_PREFIX: &str = "anycable_go_";
 pub(super) const OWN_PREFIX: &str = "ringcable_";
 
-/// A metric without a prefix and how to find it in a shard's block.
+/// A metric without prefix, and how to read it from a shard's block.
 pub(super) struct Family {
     pub(super) name: &'static str,
     pub(super) help: &'static str,
     pub(super) read: Read,
 }
 
-/// A metric of the whole process, without a prefix.
+/// A metric of the whole process, without prefix.
 pub(super) struct ProcessFamily {
     pub(super) name: &'static str,
     pub(super) help: &'static str,
-    pub(super) kind: Kind,
+    pub(super) kind: MetricKind,
     pub(super) read: fn(&Metrics) -> i64,
 }
 
-/// Whether a number only grows.
+/// Whether a number only grows (counter) or can fall (gauge).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum MetricKind {
     Counter,
     Gauge,
 }
 
-impl Kind {
+impl MetricKind {
     pub(super) fn word(self) -> &'static str {
         match self {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
+            MetricKind::Counter => "counter",
+            MetricKind::Gauge => "gauge",
         }
     }
 }
@@ -72,14 +72,14 @@ const fn gauge(name: &'static str, help: &'static str, read: ReadGauge) -> Famil
 }
 
 impl Read {
-    pub(super) fn kind(&self) -> Kind {
+    pub(super) fn kind(&self) -> MetricKind {
         match self {
-            Read::Counter(_) => Kind::Counter,
-            Read::Gauge(_) => Kind::Gauge,
+            Read::Counter(_) => MetricKind::Counter,
+            Read::Gauge(_) => MetricKind::Gauge,
         }
     }
 
-    /// Over all shards. A counter's bits are those of a `u64`.
+    /// The sum over all shards. For a counter the bits are those of a `u64`.
     pub(super) fn sum(&self, metrics: &Metrics) -> i64 {
         metrics.shards.iter().fold(0, |sum: i64, shard| {
             sum.wrapping_add(match self {
@@ -98,7 +98,7 @@ const fn process_gauge(
     ProcessFamily {
         name,
         help,
-        kind: Kind::Gauge,
+        kind: MetricKind::Gauge,
         read,
     }
 }
@@ -111,12 +111,12 @@ const fn process_counter(
     ProcessFamily {
         name,
         help,
-        kind: Kind::Counter,
+        kind: MetricKind::Counter,
         read,
     }
 }
 
-/// Names and HELP texts of the reference, word for word: dashboards and alerts are built on them.
+/// Names and HELP texts of the reference, word for word, because dashboards and alerts depend on them.
 pub(super) const REFERENCE: &[Family] = &[
     counter(
         "failed_auths_total",
@@ -193,7 +193,7 @@ pub(super) const REFERENCE: &[Family] = &[
     ),
 ];
 
-/// The reference's names that no shard counts.
+/// The reference's names whose values no shard counts.
 pub(super) const REFERENCE_PROCESS: &[ProcessFamily] = &[
     process_gauge(
         "clients_uniq_num",
@@ -303,7 +303,8 @@ pub(super) const OWN_PROCESS: &[ProcessFamily] = &[
     ),
 ];
 
-/// With fewer sessions the figure would say more about the process than about connections. The console has the same bound.
+/// With fewer sessions the figure would mostly show the process itself and not the connections. The console has the same
+/// limit.
 const SESSIONS_MIN: i64 = 1_000;
 
 fn bytes_per_connection(metrics: &Metrics) -> i64 {
@@ -519,7 +520,7 @@ pub(super) const CLOSED: &[(&str, ReadCounter)] = &[
     ("error", |m| &m.closed_error_total),
 ];
 
-/// Summed over the shards: the limit on concurrent calls is one for all of them, so are the waits for it.
+/// Summed over the shards, because the limit on concurrent calls is shared by all shards, and so are the waits for it.
 pub(super) const OWN_HISTOGRAMS: &[HistogramFamily] = &[
     HistogramFamily {
         name: "rpc_slot_wait_seconds",
@@ -537,7 +538,7 @@ pub(super) const OWN_HISTOGRAMS: &[HistogramFamily] = &[
 mod tests {
     use super::*;
 
-    /// Counts through a row's reader and looks into the derived `Debug` for the field that moved.
+    /// Counts through a row's reader and finds the changed field in the derived `Debug` text.
     #[test]
     fn every_row_reads_the_field_of_its_name() {
         for family in REFERENCE.iter().chain(REFERENCE_RPC).chain(OWN) {

@@ -9,34 +9,34 @@ use crate::metrics::Counter;
 
 /// Upper bounds (inclusive) of all buckets but the last, in microseconds: 1 ms to 10 s.
 ///
-/// From "the app answered from a cache" to three times the default command timeout.
+/// The range is from an answer out of the app's cache to three times the default command timeout.
 pub const BOUNDS_MICROS: [u64; 13] = [
     1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
     5_000_000, 10_000_000,
 ];
 
-/// The bounded buckets and the one for everything above.
+/// The buckets with a bound, and one for all longer durations.
 pub const BUCKETS: usize = BOUNDS_MICROS.len() + 1;
 
-/// How many durations fell between which bounds, and their sum. Single writer, as [`Counter`].
+/// How many durations fell into each bucket, and their sum. Single writer, as [`Counter`].
 #[derive(Debug, Default)]
 pub struct Histogram {
-    /// Not cumulative: one observation is one store here and one in the sum.
+    /// Not cumulative, so that one observation is one store here and one in the sum.
     buckets: [Counter; BUCKETS],
     sum_nanos: Counter,
 }
 
-/// What a [`Histogram`] held when it was read; several can be added up.
+/// What a [`Histogram`] held when it was read; snapshots can be added.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Snapshot {
     /// Observations per bucket, not cumulative.
     pub buckets: [u64; BUCKETS],
-    /// Sum of all durations in nanoseconds; wraps after 584 years of waiting.
+    /// Sum of all durations in nanoseconds; wraps after 584 years.
     pub sum_nanos: u64,
 }
 
 impl Histogram {
-    /// Counts one duration. To be called by the owner only.
+    /// Counts one duration. Only the owner may call it.
     pub fn observe(&self, duration: Duration) {
         let micros_rounded_up = duration.as_nanos().div_ceil(1_000);
         let bucket = BOUNDS_MICROS
@@ -47,7 +47,8 @@ impl Histogram {
             .add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    /// Reads all buckets. Observations made meanwhile may be in the sum and not yet in a bucket, or the other way round.
+    /// Reads all buckets. An observation made at the same time may be in the sum and not yet in a bucket, or the other way
+    /// round.
     pub fn snapshot(&self) -> Snapshot {
         Snapshot {
             buckets: std::array::from_fn(|i| self.buckets[i].value()),

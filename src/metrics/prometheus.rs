@@ -1,6 +1,6 @@
 //! The Prometheus text of all metrics.
 //!
-//! Owns the text format; the names and the HELP texts are in `families`. Reads counters, writes a `String`, nothing else.
+//! Owns the text format; the names and the HELP texts are in `families`. Only reads counters and writes a `String`.
 //! Called by `endpoints::metrics` for each scrape.
 //!
 //! The reference's names come first, summed over the shards. ringcable's own follow with the prefix `ringcable_`, one sample
@@ -10,13 +10,13 @@ use std::fmt::Display;
 use std::fmt::Write as _;
 
 use crate::metrics::families::{
-    CLOSED, Family, HistogramFamily, Kind, OWN, OWN_HISTOGRAMS, OWN_PREFIX, OWN_PROCESS,
+    CLOSED, Family, HistogramFamily, MetricKind, OWN, OWN_HISTOGRAMS, OWN_PREFIX, OWN_PROCESS,
     ProcessFamily, REFERENCE, REFERENCE_PREFIX, REFERENCE_PROCESS, REFERENCE_RPC, Read,
 };
 use crate::metrics::histogram::{BOUNDS_MICROS, Snapshot};
 use crate::metrics::{Metrics, TlsMetrics};
 
-/// The `Content-Type` of the text. The reference leaves the version out; the format asks for it.
+/// The `Content-Type` of the text. The format requires the version; the reference leaves it out.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Appends the whole exposition to `out`. `tags` (`--metrics_tags`) become constant labels of every sample.
@@ -97,7 +97,7 @@ fn render_tls(tls: &TlsMetrics, text: &mut Text<'_>) {
 
 /// The text being written and the labels that go on every sample.
 struct Text<'a> {
-    /// Valid, distinct names; values escaped.
+    /// Valid and distinct names, escaped values.
     tags: Vec<(String, String)>,
     out: &'a mut String,
 }
@@ -116,10 +116,10 @@ impl Text<'_> {
         self.number(&name, family.kind, (family.read)(metrics));
     }
 
-    fn number(&mut self, name: &str, kind: Kind, value: i64) {
+    fn number(&mut self, name: &str, kind: MetricKind, value: i64) {
         match kind {
-            Kind::Counter => self.sample(name, &[], value as u64),
-            Kind::Gauge => self.sample(name, &[], value),
+            MetricKind::Counter => self.sample(name, &[], value as u64),
+            MetricKind::Gauge => self.sample(name, &[], value),
         }
     }
 
@@ -176,7 +176,7 @@ impl Text<'_> {
             count = count.wrapping_add(*bucket);
             self.sample(&bucket_name, &[("le", &bound)], count);
         }
-        // The count is the last bucket, not a counter of its own: the two must agree in every scrape.
+        // The count is the last bucket, not its own counter, because the two must agree in every scrape.
         let seconds = format!(
             "{}.{:09}",
             sum.sum_nanos / 1_000_000_000,
@@ -208,7 +208,8 @@ impl Text<'_> {
         writeln!(self.out, " {value}").expect("writing to a String cannot fail");
     }
 
-    /// Own labels first, then the constant ones. Values of own labels are ours and need no escaping.
+    /// The sample's own labels first, then the constant ones. The server chooses the values of own labels, so they need no
+    /// escaping.
     fn labels(&mut self, own_labels: &[(&str, &str)]) {
         let is_own = |name: &str| own_labels.iter().any(|(own, _)| *own == name);
         let is_tag = |name: &str| self.tags.iter().any(|(tag, _)| tag == name);
@@ -235,10 +236,11 @@ impl Text<'_> {
     }
 }
 
-/// Two labels of one name would make the whole scrape invalid. Prometheus renames its own clashes like this.
+/// Two labels of the same name would make the whole scrape invalid. Prometheus itself renames conflicting labels with this
+/// prefix.
 const CLASH_PREFIX: &str = "exported_";
 
-/// Turns tags into labels: names made valid, values escaped, the first of equal names wins.
+/// Turns tags into labels: names are made valid, values are escaped, and of two equal names the first stays.
 fn constant_labels(tags: &[(String, String)]) -> Vec<(String, String)> {
     let mut labels: Vec<(String, String)> = Vec::with_capacity(tags.len());
     for (name, value) in tags {
@@ -250,7 +252,7 @@ fn constant_labels(tags: &[(String, String)]) -> Vec<(String, String)> {
     labels
 }
 
-/// Replaces what `[a-zA-Z_][a-zA-Z0-9_]*` does not allow by `_`.
+/// Replaces the characters that `[a-zA-Z_][a-zA-Z0-9_]*` does not allow by `_`.
 fn label_name(tag: &str) -> String {
     let valid = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
     let mut name: String = tag.chars().map(valid).collect();
@@ -260,7 +262,7 @@ fn label_name(tag: &str) -> String {
     name
 }
 
-/// Escapes a label value: backslash, double quote and line feed are all that the format knows.
+/// Escapes a label value. The format knows only these three escapes: backslash, double quote and line feed.
 fn escape(value: &str) -> String {
     value
         .replace('\\', r"\\")

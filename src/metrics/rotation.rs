@@ -1,5 +1,4 @@
-//! Metrics by interval, for the metrics log and StatsD: gauges as they are, counters as what they gained since the last
-//! time.
+//! Metrics by interval, for the metrics log and StatsD: gauges as they are, counters as the difference to the last interval.
 //!
 //! Pure. Called by `reporting` every `--metrics_rotate_interval`. Names have no prefix, as in the reference's log;
 //! ringcable's own carry theirs (`ringcable_deliveries_total`), summed over the shards.
@@ -10,16 +9,16 @@ use std::collections::HashSet;
 
 use crate::metrics::Metrics;
 use crate::metrics::families::{
-    CLOSED, Kind, OWN, OWN_PREFIX, OWN_PROCESS, REFERENCE, REFERENCE_PROCESS, REFERENCE_RPC,
+    CLOSED, MetricKind, OWN, OWN_PREFIX, OWN_PROCESS, REFERENCE, REFERENCE_PROCESS, REFERENCE_RPC,
 };
 
 /// One metric and its value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reading {
     pub name: Cow<'static, str>,
-    pub kind: Kind,
+    pub kind: MetricKind,
     pub value: i64,
-    /// The reference has it too.
+    /// Whether the reference has this metric too.
     pub is_reference: bool,
 }
 
@@ -67,14 +66,14 @@ pub fn readings(metrics: &Metrics) -> Vec<Reading> {
     let closed = shards.flat_map(|shard| CLOSED.iter().map(move |(_, read)| read(shard).value()));
     readings.push(own(
         "closed_total",
-        Kind::Counter,
+        MetricKind::Counter,
         closed.sum::<u64>() as i64,
     ));
     readings.sort_by(|one, other| one.name.cmp(&other.name));
     readings
 }
 
-/// What the counters were the last time.
+/// The values of the counters at the end of the last interval.
 #[derive(Debug, Default)]
 pub struct Rotation {
     /// In the order of [`readings`]; empty before the first time.
@@ -82,13 +81,13 @@ pub struct Rotation {
 }
 
 impl Rotation {
-    /// All metrics of the interval that ends now, sorted by name. The first one began with the process.
+    /// All metrics of the interval that ends now, sorted by name. The first interval began with the process.
     pub fn rotate(&mut self, metrics: &Metrics) -> Vec<Reading> {
         let mut readings = readings(metrics);
         self.previous.resize(readings.len(), 0);
         for (reading, previous) in readings.iter_mut().zip(&mut self.previous) {
             let now = reading.value;
-            if reading.kind == Kind::Counter {
+            if reading.kind == MetricKind::Counter {
                 reading.value = now.wrapping_sub(*previous);
             }
             *previous = now;
@@ -97,7 +96,7 @@ impl Rotation {
     }
 }
 
-/// Which metrics the log shows: those of the reference, or those that are named.
+/// Which metrics the log shows: those of the reference, or those named in the option.
 #[derive(Debug)]
 pub struct Selection {
     names: HashSet<String>,
@@ -120,7 +119,7 @@ impl Selection {
     }
 }
 
-/// The names in `filter` that no metric has.
+/// The names in `filter` that belong to no metric.
 pub fn unknown_names<'a>(metrics: &Metrics, filter: &'a [String]) -> Vec<&'a str> {
     let known: HashSet<Cow<'static, str>> = readings(metrics)
         .into_iter()

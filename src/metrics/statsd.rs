@@ -3,16 +3,16 @@
 //! Pure. Called by `reporting`, which sends them. Source: `contract/operations.md` §16.
 
 use crate::config::StatsdTagStyle as TagStyle;
-use crate::metrics::families::Kind;
+use crate::metrics::families::MetricKind;
 use crate::metrics::rotation::Reading;
 
-/// What all lines have in common.
+/// The parts that all lines have in common.
 #[derive(Debug)]
 pub struct LineFormat {
     prefix: String,
-    /// Between the name and the value.
+    /// Tags that stand between the name and the value.
     name_tags: String,
-    /// Behind the type.
+    /// Tags that stand behind the type.
     line_tags: String,
     packet_bytes_max: usize,
 }
@@ -48,8 +48,8 @@ impl LineFormat {
         }
     }
 
-    /// The packets for one interval: the reference's metrics, without counters that gained nothing. A line that is longer
-    /// than a packet may be is a packet of its own.
+    /// The packets of one interval: the reference's metrics, without counters that did not grow. A line longer than the
+    /// largest packet becomes a packet of its own.
     pub fn packets(&self, readings: &[Reading]) -> Vec<String> {
         let mut packets: Vec<String> = Vec::new();
         for line in readings.iter().filter_map(|reading| self.line(reading)) {
@@ -66,10 +66,10 @@ impl LineFormat {
 
     fn line(&self, reading: &Reading) -> Option<String> {
         let (value, kind) = match reading.kind {
-            Kind::Counter if reading.value == 0 => return None,
-            Kind::Counter => (reading.value, 'c'),
-            // A sign would make it a change of the gauge.
-            Kind::Gauge => (reading.value.max(0), 'g'),
+            MetricKind::Counter if reading.value == 0 => return None,
+            MetricKind::Counter => (reading.value, 'c'),
+            // With a sign StatsD would take the number for a change of the gauge.
+            MetricKind::Gauge => (reading.value.max(0), 'g'),
         };
         reading.is_reference.then(|| {
             format!(
@@ -80,7 +80,7 @@ impl LineFormat {
     }
 }
 
-/// Replaces what would end a tag or a line in one of the styles. A colon is a part of a value in all of them.
+/// Replaces the characters that end a tag or a line in one of the styles. A colon is allowed in values in all of them.
 fn clean(text: &str) -> String {
     text.replace(
         |c: char| matches!(c, ',' | ';' | '=' | '|' | '#') || c.is_whitespace() || c.is_control(),
@@ -93,7 +93,7 @@ mod tests {
     use super::*;
     use std::borrow::Cow;
 
-    fn reading(name: &'static str, kind: Kind, value: i64) -> Reading {
+    fn reading(name: &'static str, kind: MetricKind, value: i64) -> Reading {
         Reading {
             name: Cow::Borrowed(name),
             kind,
@@ -112,8 +112,8 @@ mod tests {
     #[test]
     fn lines_are_those_of_the_reference() {
         let readings = [
-            reading("client_msg_total", Kind::Counter, 3),
-            reading("clients_num", Kind::Gauge, 0),
+            reading("client_msg_total", MetricKind::Counter, 3),
+            reading("clients_num", MetricKind::Gauge, 0),
         ];
         let check = |pairs: &[(&str, &str)], style: TagStyle, expected: &str| {
             let format = LineFormat::new("anycable_go.", &tags(pairs), style, 1400);
@@ -153,9 +153,9 @@ mod tests {
     fn counters_that_gained_nothing_and_own_metrics_are_left_out() {
         let own = Reading {
             is_reference: false,
-            ..reading("ringcable_writes_total", Kind::Counter, 7)
+            ..reading("ringcable_writes_total", MetricKind::Counter, 7)
         };
-        let readings = [reading("client_msg_total", Kind::Counter, 0), own];
+        let readings = [reading("client_msg_total", MetricKind::Counter, 0), own];
         let format = LineFormat::new("", &[], TagStyle::Datadog, 1400);
         assert!(format.packets(&readings).is_empty());
     }
@@ -163,13 +163,16 @@ mod tests {
     #[test]
     fn a_gauge_is_never_a_change() {
         let format = LineFormat::new("", &[], TagStyle::Datadog, 1400);
-        assert_eq!(format.packets(&[reading("g", Kind::Gauge, -1)]), ["g:0|g"]);
+        assert_eq!(
+            format.packets(&[reading("g", MetricKind::Gauge, -1)]),
+            ["g:0|g"]
+        );
     }
 
     #[test]
     fn packets_hold_whole_lines_up_to_the_limit() {
         let readings: Vec<Reading> = ["a", "b", "c"]
-            .map(|name| reading(name, Kind::Gauge, 1))
+            .map(|name| reading(name, MetricKind::Gauge, 1))
             .into();
         let check = |max: usize, expected: &[&str]| {
             let format = LineFormat::new("", &[], TagStyle::Datadog, max);

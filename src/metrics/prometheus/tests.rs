@@ -22,7 +22,7 @@ fn check(metrics: &Metrics, tags: &[(&str, &str)], expected_line: &str) {
     );
 }
 
-/// name, type, HELP: copied from the contract.
+/// Name, type and HELP, copied from the contract.
 const REFERENCE_HEADS: &[(&str, &str, &str)] = &[
     ("clients_num", "gauge", "The number of active clients"),
     (
@@ -297,7 +297,7 @@ fn a_server_with_tls_tells_when_its_certificate_ends() {
     let mut metrics = Metrics::new(1);
     assert!(!text_of(&metrics, &[]).contains("tls_certificate"));
     metrics.tls = Some(TlsMetrics::default());
-    // The certificate does not tell.
+    // The validity of the certificate is unknown.
     assert!(!text_of(&metrics, &[]).contains("tls_certificate"));
     let tls = metrics.tls.as_ref().expect("just set");
     tls.certificate_expiry.set(1_795_675_620);
@@ -393,7 +393,7 @@ fn a_tag_that_clashes_with_an_own_label_is_renamed_there_only() {
     );
 }
 
-/// The derived `Debug` names every field, so a field that nobody renders is found here.
+/// The derived `Debug` names every field, so this finds fields that the text does not contain.
 #[test]
 fn every_field_of_a_shard_is_rendered() {
     let metrics = Metrics::new(1);
@@ -418,7 +418,7 @@ fn every_field_of_a_shard_is_rendered() {
     }
 }
 
-/// What `promtool check metrics` looks at, as far as a unit test can tell.
+/// The checks of `promtool check metrics`, as far as a unit test can do them.
 #[test]
 fn the_text_is_well_formed() {
     let text = text_of(&Metrics::new(2), &[("env", "a\"b")]);
