@@ -1,6 +1,8 @@
-//! The certificate while the server runs: SIGHUP has its files read again; log and metrics say until when it is valid.
+//! The certificate while the server runs: SIGHUP makes the server read its files again; log and metrics say until when it is
+//! valid.
 //!
-//! Everything here runs on the control thread. `net::tls` reads the files, shards ask it for each new connection.
+//! Everything here runs on the control thread. `net::tls` reads the files; the shards ask `net::tls` for the certificate of
+//! each new connection.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,27 +11,27 @@ use std::time::{Duration, SystemTime};
 use crate::metrics::{Metrics, TlsMetrics};
 use crate::net::tls::{ServerTls, Standing, Validity};
 
-/// A certificate that ends sooner than this deserves a warning. Who renews by machine does so 30 days before the end.
+/// The log warns when less than this is left. Automatic renewal usually happens 30 days before the end.
 const NOTICE: Duration = Duration::from_secs(14 * 24 * 60 * 60);
 
-/// The wish to read the files again, from the thread that hears signals to the one that obeys. However often it is made
-/// before it is obeyed, it is one.
+/// A request to read the files again. The signal thread makes it, the control thread takes it. Requests made before one is
+/// taken count as one request.
 #[derive(Debug, Clone, Default)]
-pub struct ReloadWish(Arc<AtomicBool>);
+pub struct ReloadRequest(Arc<AtomicBool>);
 
-impl ReloadWish {
-    /// True when the wish is new: the control thread has to be told.
+impl ReloadRequest {
+    /// Returns true when no request was waiting: only then the caller has to tell the control thread.
     pub fn make(&self) -> bool {
         !self.0.swap(true, Ordering::SeqCst)
     }
 
-    /// To be called before the files are read: a wish that is made after this is another one.
+    /// Must be called before the files are read, so that a signal that comes during the reading makes a new request.
     pub fn take(&self) {
         self.0.store(false, Ordering::SeqCst);
     }
 }
 
-/// At the start.
+/// Called once at the start: sets the metric, logs until when the certificate is valid, and warns if that is soon.
 pub fn announce(tls: &ServerTls, metrics: &Metrics) {
     set_expiry(tls, metrics);
     if let Some(validity) = tls.validity() {
@@ -43,7 +45,8 @@ pub fn announce(tls: &ServerTls, metrics: &Metrics) {
     warn_of_dates(tls);
 }
 
-/// Reads the files again. Without TLS there are none, which is no error: the same signal goes to servers of all kinds.
+/// Reads the files again. Without TLS there is nothing to read, and that is no error: operators send SIGHUP to all servers
+/// alike.
 pub fn reload(tls: Option<&ServerTls>, metrics: &Metrics) {
     let Some(tls) = tls else {
         tracing::info!("SIGHUP: nothing to reload, there is no ssl_cert");
@@ -85,7 +88,7 @@ fn set_expiry(tls: &ServerTls, metrics: &Metrics) {
     }
 }
 
-/// Clients refuse a certificate whose time is over or has not come. Nothing else would tell the operator.
+/// Clients refuse a certificate that has expired or is not valid yet. Without this log line the operator would see no cause.
 fn warn_of_dates(tls: &ServerTls) {
     let path = tls.cert_path();
     let Some(validity) = tls.validity() else {
@@ -117,12 +120,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wishes_made_before_one_is_taken_are_one() {
-        let wish = ReloadWish::default();
-        let other = wish.clone();
-        assert!(wish.make());
+    fn requests_made_before_one_is_taken_are_one() {
+        let request = ReloadRequest::default();
+        let other = request.clone();
+        assert!(request.make());
         assert!(!other.make());
         other.take();
-        assert!(wish.make());
+        assert!(request.make());
     }
 }

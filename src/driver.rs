@@ -1,4 +1,4 @@
-//! io_uring or epoll: decided once for all shards, by a real try.
+//! io_uring or epoll: one decision for all shards, made by creating a ring.
 
 use std::io;
 use std::thread;
@@ -11,13 +11,13 @@ use crate::reactor;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
     pub driver: Driver,
-    /// For the start-up line.
+    /// Shown in the start-up line.
     pub reason: String,
 }
 
 impl Choice {
-    /// What it came to when all `shards` serve and `on_epoll` of them on epoll: memory for rings is limited, and a probe
-    /// needs less of it than all shards together.
+    /// The choice after the start: `on_epoll` of `shards` shards run on epoll. The probe may succeed and shards may still
+    /// fail, because the memory for rings is limited and all shards together need more of it than the probe.
     pub fn after_start(mut self, on_epoll: usize, shards: usize) -> Choice {
         if self.driver == Driver::IoUring && on_epoll > 0 {
             if on_epoll == shards {
@@ -36,10 +36,10 @@ impl Choice {
 #[error("--driver=io_uring was asked for, but {0}; use --driver=auto or allow it")]
 pub struct DriverRefused(String);
 
-/// Tries io_uring unless told otherwise, and takes epoll where it is refused.
+/// Tries io_uring unless the options name a driver, and uses epoll where the kernel refuses io_uring.
 ///
 /// # Errors
-/// When io_uring was asked for by name and is refused.
+/// `--driver=io_uring` was given and the kernel refuses it.
 pub fn choose(choice: DriverChoice) -> Result<Choice, DriverRefused> {
     match choice {
         DriverChoice::Epoll => Ok(Choice {
@@ -66,16 +66,16 @@ pub fn choose(choice: DriverChoice) -> Result<Choice, DriverRefused> {
     }
 }
 
-/// Whether the kernel lets us have io_uring.
+/// Checks whether the kernel lets this process create an io_uring.
 ///
 /// # Errors
-/// Why not, in words.
+/// The reason for the refusal, as text for the log.
 pub fn try_io_uring() -> Result<(), String> {
     probe().map_err(|error| explain(&error))
 }
 
-/// On a thread of its own: a ring that is given up leaves work behind for the thread that made it, which interrupts that
-/// thread's next system call (EINTR).
+/// Runs on its own thread: when a ring is closed, the kernel leaves work for the thread that made the ring, and that work
+/// interrupts the thread's next system call (EINTR).
 fn probe() -> io::Result<()> {
     match thread::spawn(reactor::probe).join() {
         Ok(result) => result,

@@ -1,10 +1,10 @@
-//! ringcable: holds very many Action Cable connections in very little memory and fans broadcasts out to them.
+//! ringcable: holds very many Action Cable connections in very little memory and sends broadcasts to them.
 //!
-//! The layers, lower ones never name higher ones (`docs/ARCHITECTURE.md` has the whole map):
+//! The layers; a lower layer never names a higher one (`docs/ARCHITECTURE.md` has the whole map):
 //! L0 `protocol wire config metrics auth os log` · L1 `session hub endpoints console` · L2 `reactor rpc mesh net` ·
 //! L3 `shard` · L4 `server`, `reporting`, `check`, and `demo`, which is an application beside the server.
 
-// They panic where stdout or stderr is closed or full; `os::stdio` does not.
+// These macros panic when stdout or stderr is closed or full; `os::stdio` does not.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub(crate) mod auth;

@@ -1,7 +1,9 @@
-//! Writes the metrics of every interval to the log and to StatsD. Called by the control thread, which has the clock.
+//! Writes the metrics of every interval to the log and to StatsD. The control thread calls it, because that thread has the
+//! clock.
 //!
-//! Nothing here may stop or delay the server: a name that cannot be resolved or a socket that fails costs that interval's
-//! packets, is counted, and is logged once in a while. StatsD has a thread of its own, because looking a name up blocks.
+//! Nothing here may stop or delay the server. If a name cannot be resolved or a socket fails, the packets of that interval
+//! are lost and counted, and the log says so at most once in a while. StatsD has its own thread, because resolving a name
+//! blocks.
 //! Source: `contract/operations.md` §15 and §16.
 
 use std::io;
@@ -17,14 +19,14 @@ use crate::metrics::Metrics;
 use crate::metrics::rotation::{self, Rotation, Selection};
 use crate::metrics::statsd::LineFormat;
 
-/// After this time the target's name is looked up again: the address behind it may have changed.
+/// After this time the target's name is resolved again, because its address may have changed.
 const TARGET_KEPT_FOR: Duration = Duration::from_secs(60);
-/// Between two log lines about failed packets.
+/// Minimum time between two log lines about failed packets.
 const ERROR_LINE_INTERVAL: Duration = Duration::from_secs(60);
 /// Flushes that may wait for the sending thread.
 const FLUSHES_WAITING_MAX: usize = 1;
 
-/// Everybody who gets metrics by interval.
+/// All targets that get metrics once per interval.
 pub struct Reporting {
     interval: Duration,
     rotation: Rotation,
@@ -32,22 +34,22 @@ pub struct Reporting {
     statsd: Option<Statsd>,
 }
 
-/// The side of StatsD that makes packets.
+/// The StatsD side that makes packets, on the control thread.
 struct Statsd {
     format: LineFormat,
     sender: SyncSender<Flush>,
-    /// Flushes since the last one that the sending thread had no time for.
+    /// Flushes dropped since the last accepted one, because the sending thread was busy.
     missed: u64,
 }
 
-/// One interval's packets.
+/// The packets of one interval.
 struct Flush {
     packets: Vec<String>,
     missed_before: u64,
 }
 
 impl Reporting {
-    /// `None` when nobody wants metrics by interval.
+    /// `None` when neither the metrics log nor StatsD is on.
     ///
     /// # Errors
     /// No thread could be started.
@@ -99,7 +101,7 @@ impl Reporting {
 }
 
 impl Statsd {
-    /// Never waits: packets that come while the thread still looks a name up are lost, as any datagram may be.
+    /// Never waits: while the sending thread resolves a name, new packets are dropped. A datagram may always be lost.
     fn flush(&mut self, packets: Vec<String>) {
         let flush = Flush {
             packets,
@@ -126,10 +128,10 @@ fn start_sender(target: String, metrics: Arc<Metrics>) -> io::Result<SyncSender<
     Ok(sender)
 }
 
-/// The side of StatsD that has the socket.
+/// The StatsD side that owns the socket, on its own thread.
 struct Sending {
     target: String,
-    /// Connected, so that a target that is not there is noticed; and until when it is used.
+    /// The socket and the time until which it is used. It is connected, so that the kernel reports a missing target.
     socket: Option<(UdpSocket, Instant)>,
     metrics: Arc<Metrics>,
     errors: Sparse,
@@ -155,7 +157,7 @@ impl Sending {
             None => (connect(&self.target)?, now + TARGET_KEPT_FOR),
         };
         socket.send(packet)?;
-        // After an error it is opened anew for the next packet.
+        // The socket is put back only after success: after an error the next packet opens a new one.
         self.socket = Some((socket, until));
         Ok(())
     }
@@ -174,7 +176,7 @@ impl Sending {
     }
 }
 
-/// A UDP socket that sends to the first address of `target` that can be had.
+/// A UDP socket connected to the first address of `target` that works.
 fn connect(target: &str) -> io::Result<UdpSocket> {
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
     for address in target.to_socket_addrs()? {
@@ -219,7 +221,7 @@ mod tests {
         let address = receiver.local_addr().expect("bound");
         drop(receiver);
         let mut sending = sending(&address.to_string());
-        // The first one is not known to be lost before the second.
+        // UDP reports the loss of the first packet only when the second one is sent.
         let deadline = Instant::now() + Duration::from_secs(10);
         while sending.send(b"lost", Instant::now()).is_ok() {
             assert!(

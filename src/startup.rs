@@ -17,13 +17,13 @@ use crate::rpc::without_secrets;
 use crate::shard::http::collisions;
 use crate::shard::http::listener::Features;
 
-/// What a URL in the log looks like: the host as configured.
+/// A URL as the log shows it, with the host as configured.
 pub fn url(tls: bool, host: &str, port: u16, path: &str) -> String {
     let scheme = if tls { "https" } else { "http" };
     format!("{scheme}://{host}:{port}{path}")
 }
 
-/// What a listener is called in messages: by the first of its features.
+/// The name of a listener in messages: that of its first feature.
 pub fn listener_name(features: Features) -> &'static str {
     match features {
         Features { main: true, .. } => "WebSocket",
@@ -47,7 +47,7 @@ pub fn port_option(features: Features) -> &'static str {
     }
 }
 
-/// What to add to "address already in use": by whom, if that can be known, and what to do.
+/// The text after "address already in use": which process has the port, if that is known, and what to do.
 pub fn port_taken(port: u16, option: &str, owner: Option<&PortOwner>) -> String {
     match owner {
         Some(PortOwner { pid, program }) => format!(
@@ -105,7 +105,7 @@ pub fn banner(config: &Config, open_files: u64, shards: usize) {
     }
 }
 
-/// `--cores` with a number that this machine has no use for.
+/// A warning when `--cores` is larger than the number of CPUs.
 fn too_many_shards(shards: usize, cpus: usize) -> Option<String> {
     (shards > cpus).then(|| {
         format!(
@@ -115,16 +115,16 @@ fn too_many_shards(shards: usize, cpus: usize) -> Option<String> {
     })
 }
 
-/// A server that cannot hold this many connections deserves a warning.
+/// The log warns when the server cannot hold at least this many connections.
 const CONNECTIONS_EXPECTED: u64 = 1000;
 
-/// The reference's pace of Disconnect calls, a debug line.
+/// Logs the rate of Disconnect calls at debug level, as the reference does.
 fn disconnects(config: &Config) {
     let pace = Duration::from_secs(1) / config.disconnect.rate.max(1);
     tracing::debug!(context = "disconnector", rate = %in_words(pace), "calls rate");
 }
 
-/// What is served where, and how.
+/// Logs what is served on which listener, and how.
 pub fn configuration(config: &Config, choice: &Choice, open_files: OpenFiles) {
     let connections = open_files.clients();
     tracing::info!(
@@ -144,7 +144,7 @@ pub fn configuration(config: &Config, choice: &Choice, open_files: OpenFiles) {
     endpoints(config);
 }
 
-/// What to say when the limit on open files is lower than `connections_max` (`--max-conn`, 0 = no limit) needs.
+/// A warning when the limit on open files is lower than `connections_max` needs (`--max-conn`, 0 = no limit).
 fn too_few_files(open_files: OpenFiles, connections_max: u64) -> Option<String> {
     let connections = open_files.clients();
     let wanted = match connections_max {
@@ -328,7 +328,7 @@ fn authorization(token: Option<&String>) -> &'static str {
     }
 }
 
-/// Tells the demo's app where to broadcast, and the user where to look.
+/// Gives the demo app its broadcast URL, and logs the URL of its page.
 pub fn demo(config: &Config, demo: &DemoApp) {
     let host = match config.server.host.as_str() {
         "" | "0.0.0.0" | "::" => "localhost",
@@ -384,7 +384,7 @@ mod tests {
                 "the limit on open files (1024) allows 896 connections, --max-conn=5000 needs 5128",
             ),
         );
-        // Whoever asks for few connections needs few files.
+        // A limit of few connections needs few files.
         check(328, 200, None);
         check(
             64,

@@ -1,4 +1,4 @@
-//! From a plan and open listeners to shards that serve.
+//! From a plan and open listeners to running shards.
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -21,7 +21,7 @@ use crate::shard::http::listener::ListenerSetup;
 use crate::shard::message::{ControlEvent, ShardInbox};
 use crate::shard::{self, ShardSetup};
 
-/// Stack of a shard's thread. Parsers are not recursive and futures live on the heap.
+/// The stack of a shard's thread. It can be small: parsers do not recurse, and futures live on the heap.
 const SHARD_STACK_BYTES: usize = 1 << 20;
 
 /// The metrics of this start, with the gauges that never change.
@@ -40,13 +40,13 @@ pub fn metrics(plan: &Plan, budget: &ProcessBudget) -> Metrics {
     metrics
 }
 
-/// What the process may hold for clients and requests.
+/// The limits on what the process may hold for clients and requests.
 pub fn budget(config: &Config, shards: usize) -> Arc<ProcessBudget> {
     ProcessBudget::new(memory_bytes_max(config), shards)
 }
 
-/// What clients and requests may take; `None` = no bound. The other half of the limit is for the process itself, for the
-/// kernel's memory of sockets, and for what an allocator needs beside what it is asked for.
+/// Bytes that clients and requests may take; `None` = no limit. The other half of the configured limit is for the process
+/// itself, for socket memory in the kernel, and for the allocator's overhead.
 fn memory_bytes_max(config: &Config) -> Option<usize> {
     match config.runtime.memory {
         MemoryBound::None => None,
@@ -57,7 +57,7 @@ fn memory_bytes_max(config: &Config) -> Option<usize> {
     }
 }
 
-/// Starts the thread of each shard, which answers on `events` when it serves.
+/// Starts one thread per shard. Each shard reports on `events` when it serves.
 ///
 /// # Errors
 /// No thread could be started.
@@ -104,7 +104,7 @@ fn spawn_shard(setup: ShardSetup) -> Result<(), StartError> {
                 Ok(()) => io::Error::other("its loop ended"),
                 Err(error) => error,
             };
-            // The control thread outlives the shards.
+            // The control thread outlives the shards, so its receiver is still there.
             let _ = control.send(ControlEvent::ShardEnded { id, error });
         })
         .map_err(|source| StartError::Shard { id, source })?;
@@ -116,14 +116,14 @@ fn spawn_shard(setup: ShardSetup) -> Result<(), StartError> {
 pub struct Boot {
     /// SIGINT or SIGTERM came while the shards started.
     pub stopped: bool,
-    /// SIGHUP came. The files may have changed after they were read.
+    /// SIGHUP came during the start. The files may have changed after the server read them.
     pub reload: bool,
     /// Shards that run on epoll.
     pub on_epoll: usize,
 }
 
-/// Waits until every shard serves, so that "ready" means all of it. The first shard may have clients before the last one
-/// serves: a signal that comes in between is obeyed when all of them can be told. A second one ends the process.
+/// Waits until every shard serves, so that "ready" is true for all of them. The first shard may have clients before the last
+/// one serves; a signal that comes in between takes effect when all shards can be told. A second signal ends the process.
 pub fn await_shards(server: &Server) -> Result<Boot, StartError> {
     let mut missing = server.mesh.shards();
     let mut boot = Boot::default();

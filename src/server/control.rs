@@ -1,4 +1,4 @@
-//! The control thread after the start: signals, gauges, what is reported by interval.
+//! The control thread after the start: signals, gauges and the metrics of each interval.
 
 use std::collections::HashSet;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -10,7 +10,7 @@ use signal_hook::iterator::Signals;
 
 use super::drain::drain;
 use super::{Server, StartError};
-use crate::certificate::ReloadWish;
+use crate::certificate::ReloadRequest;
 use crate::config::MetricsConfig;
 use crate::log;
 use crate::os;
@@ -18,30 +18,31 @@ use crate::reporting::Reporting;
 use crate::shard::message::{ControlEvent, ControlMessage, Survey};
 use crate::shard::sampling::sample;
 
-/// The gauges are not counted again for the console while they are so young.
+/// The console does not cause a new count of the gauges while the last one is younger than this.
 const GAUGES_FRESH_FOR: Duration = Duration::from_secs(4);
-/// How long a survey of the shards may take before the gauges stay as they were.
+/// How long a survey of the shards may take. After it the gauges keep their old values.
 const SURVEY_TIMEOUT: Duration = Duration::from_secs(1);
-/// A shard's thread is called so, and its number.
+/// The name of a shard's thread is this prefix and the shard's number.
 pub const SHARD_THREAD_PREFIX: &str = "shard-";
 
-/// Has signals told to the control thread. SIGHUP is a wish, which is taken when it is obeyed.
-pub fn watch_signals(events: Sender<ControlEvent>) -> Result<ReloadWish, StartError> {
-    // The last two are ignored, as the reference ignores them; by default they would end the process.
+/// Starts the thread that passes signals on to the control thread. SIGHUP sets the reload request, which
+/// `Server::reload_certificate` takes.
+pub fn watch_signals(events: Sender<ControlEvent>) -> Result<ReloadRequest, StartError> {
+    // SIGUSR1 and SIGUSR2 are ignored, as the reference ignores them; by default they would end the process.
     let mut signals =
         Signals::new([SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2]).map_err(StartError::Signals)?;
-    let reload = ReloadWish::default();
-    let wish = reload.clone();
+    let reload = ReloadRequest::default();
+    let request = reload.clone();
     thread::Builder::new()
         .name("signals".to_string())
         .spawn(move || {
             for signal in signals.forever() {
                 let event = match signal {
                     SIGINT | SIGTERM => ControlEvent::Signal,
-                    SIGHUP if wish.make() => ControlEvent::Reload,
+                    SIGHUP if request.make() => ControlEvent::Reload,
                     _ => continue,
                 };
-                // The receiver goes only when the process does.
+                // The receiver lives as long as the process.
                 let _ = events.send(event);
             }
         })
@@ -49,7 +50,7 @@ pub fn watch_signals(events: Sender<ControlEvent>) -> Result<ReloadWish, StartEr
     Ok(reload)
 }
 
-/// Something that happens again and again while the control thread waits.
+/// A job that the control thread repeats at an interval.
 struct Periodic {
     interval: Duration,
     due: Instant,
@@ -63,7 +64,7 @@ impl Periodic {
         }
     }
 
-    /// True once when it has come due. What was missed meanwhile is not made up for.
+    /// Returns true once per due time. Missed due times are not made up for.
     fn take_due(&mut self, now: Instant) -> bool {
         let is_due = self.due <= now;
         if is_due {
@@ -78,7 +79,7 @@ impl Periodic {
     }
 }
 
-/// What the control thread does by itself: refreshes the gauges, and writes metrics.
+/// The regular jobs of the control thread: refreshing the gauges and writing metrics.
 struct Upkeep {
     refresh: Option<Periodic>,
     refreshed: Option<Instant>,
@@ -100,7 +101,7 @@ impl Upkeep {
         }
     }
 
-    /// Waits for an event, until something is due.
+    /// Waits for an event, but not longer than until the next job is due.
     fn wait(&self, control: &Receiver<ControlEvent>) -> Result<ControlEvent, RecvTimeoutError> {
         let periodics = self.refresh.iter().chain(&self.rotate);
         match periodics.map(|periodic| periodic.due).min() {
@@ -125,7 +126,7 @@ impl Upkeep {
         }
     }
 
-    /// Each shard whose clients look at the console asks.
+    /// Each shard with open console pages asks for this, so the time since the last refresh is checked here.
     fn refresh_for_the_console(&mut self, server: &Server) {
         if self
             .refreshed
@@ -137,7 +138,7 @@ impl Upkeep {
     }
 }
 
-/// Obeys what comes, and does what is due meanwhile.
+/// Handles events, and does regular jobs when they are due.
 ///
 /// # Errors
 /// A shard has ended.
@@ -157,7 +158,7 @@ pub fn control_loop(server: &Server, reporting: Option<Reporting>) -> Result<(),
     }
 }
 
-/// The gauges that are looked up every `--stats_refresh_interval`.
+/// The gauges that are refreshed every `--stats_refresh_interval`.
 fn refresh_gauges(server: &Server) {
     let Server { metrics, mesh, .. } = server;
     metrics
@@ -173,7 +174,7 @@ fn refresh_gauges(server: &Server) {
     }
     let (reply, replies) = mpsc::channel::<Survey>();
     for mailbox in mesh.mailboxes() {
-        // A shard that is too busy for a question keeps the old figures.
+        // The inbox of this shard is full: all gauges of the survey keep their old values.
         if mailbox
             .try_send(ControlMessage::Survey(reply.clone()).into())
             .is_err()
@@ -204,14 +205,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_periodic_keeps_its_pace_and_makes_nothing_up() {
+    fn a_periodic_job_keeps_its_rate_and_does_not_make_up_for_missed_times() {
         let start = Instant::now();
         let interval = Duration::from_secs(10);
         let mut periodic = Periodic {
             interval,
             due: start + interval,
         };
-        // Looked at after so many seconds: is it due, and when next?
+        // Columns: seconds since the start, whether the job is due then, when it is due next.
         for (secs, is_due, next_secs) in [
             (9, false, 10),
             (10, true, 20),

@@ -1,4 +1,4 @@
-//! The end: clients are told, the app is told about them, the process exits.
+//! The end of the server: clients are told, the Disconnect calls are made, the process exits.
 
 use std::process;
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
@@ -10,15 +10,15 @@ use crate::config::Config;
 use crate::shard::message::{ControlEvent, ControlMessage};
 use crate::{log, os};
 
-/// How often the drain looks for a second signal, and whether clients are left, while it waits.
+/// How often a waiting drain checks for a second signal and for clients that are left.
 const DRAIN_POLL: Duration = Duration::from_millis(10);
-/// How long publications that have begun to arrive may take before the clients are told: what is answered 201 must reach
-/// them. Those that take longer are not answered, so that the app sends them again.
+/// How long publications that have begun to arrive may take before the clients are told: a publication answered with 201
+/// must reach them. A publication that takes longer gets no answer, so that the app sends it again.
 const PUBLICATIONS_TIME: Duration = Duration::from_secs(3);
-/// Kept for telling the clients when the delay would take all of the time, and for the last log lines.
+/// Time reserved for telling the clients when the delay would use up the whole timeout, and for the last log lines.
 const NOTICE_TIME: Duration = Duration::from_millis(500);
 
-/// Tells every client that the server goes, makes the Disconnect calls that are owed, and exits.
+/// Tells every client that the server stops, makes the outstanding Disconnect calls, and exits.
 /// Source: contract/operations.md §9; docs/deploys.md has the whole order of events.
 pub fn drain(server: &Server) -> ! {
     let deadline = Instant::now() + server.config.shutdown.timeout;
@@ -30,7 +30,8 @@ pub fn drain(server: &Server) -> ! {
     process::exit(0)
 }
 
-/// The health endpoint fails from now on, and the clients are left alone for as long as proxies need to see it.
+/// From now on the health endpoint fails. Clients stay connected for the delay, so that proxies have time to see the
+/// failure.
 fn begin(server: &Server) {
     let shutdown = &server.config.shutdown;
     tracing::info!(
@@ -39,14 +40,14 @@ fn begin(server: &Server) {
     );
     os::notify::stopping();
     server.tell_all(ControlMessage::BeginShutdown);
-    // The delay is inside the timeout, but clients are told in any case: a moment is kept for that.
+    // The delay is part of the timeout, but the clients must be told in any case, so NOTICE_TIME is left for that.
     let delay = shutdown
         .delay
         .min(shutdown.timeout.saturating_sub(NOTICE_TIME));
     wait_until(Instant::now() + delay, &server.control, || false);
 }
 
-/// Has every client told, at once or one after the other. Returns when all have been told, or have no time left.
+/// Tells every client, all at once or one after another. Returns when all have been told, or when the time is up.
 fn close_sessions(server: &Server, deadline: Instant) {
     let clients = server.clients();
     let slowly = slow_drain(&server.config, clients);
@@ -59,7 +60,7 @@ fn close_sessions(server: &Server, deadline: Instant) {
             "closing active connections"
         );
     }
-    // A call is made when its session has ended, not when the last session has.
+    // Disconnect calls start when their session has ended, not when the last session has ended.
     let parallel = server.config.shutdown.pool_size;
     server.tell(0, ControlMessage::HurryDisconnects { parallel });
     match slowly_until {
@@ -71,7 +72,7 @@ fn close_sessions(server: &Server, deadline: Instant) {
         }
         Some(end) => {
             server.tell_all(ControlMessage::CloseSessions { slowly_until });
-            // Until then the listeners stay: what is published belongs to those who have not been told yet, too.
+            // The listeners stay open until then, because clients that have not been told yet must still get publications.
             wait_until(end, &server.control, || server.clients() == 0);
             server.tell_all(ControlMessage::StopAccepting);
             server.publications_end.set();
@@ -79,7 +80,7 @@ fn close_sessions(server: &Server, deadline: Instant) {
     }
 }
 
-/// How long the clients of a slow drain take: few of them do not need all of the time.
+/// How long a slow drain takes: with few clients it is shorter than the configured time.
 fn slow_drain(config: &Config, clients: i64) -> Duration {
     let gaps = u32::try_from(clients).unwrap_or(0);
     let shutdown = &config.shutdown;
@@ -88,7 +89,7 @@ fn slow_drain(config: &Config, clients: i64) -> Duration {
         .min(shutdown.slow_drain_gap_max.saturating_mul(gaps))
 }
 
-/// Lets publications that have begun to arrive come into every inbox, in front of the order to close.
+/// Waits until publications that have begun to arrive are in every inbox, so that they come before the order to close.
 fn finish_publications(server: &Server, deadline: Instant) {
     let left = deadline.saturating_duration_since(Instant::now());
     let time = PUBLICATIONS_TIME.min(left.saturating_sub(NOTICE_TIME));
@@ -118,11 +119,11 @@ fn await_closed(server: &Server, deadline: Instant) {
 fn finish_disconnects(server: &Server, deadline: Instant) {
     let (done, finished) = mpsc::channel();
     server.tell(0, ControlMessage::FinishDisconnects { deadline, done });
-    // The shard keeps the deadline and logs what it could not do.
+    // The shard watches the deadline itself and logs the calls it did not make, so this wait is a little longer.
     wait_for(1, &finished, deadline + NOTICE_TIME, &server.control);
 }
 
-/// Waits until `end`, or until there is nothing to wait for any more. A second signal ends the process.
+/// Waits until `end` or until `over` returns true. A second signal ends the process.
 fn wait_until(end: Instant, control: &Receiver<ControlEvent>, over: impl Fn() -> bool) {
     while !over() {
         let left = end.saturating_duration_since(Instant::now());
@@ -135,7 +136,7 @@ fn wait_until(end: Instant, control: &Receiver<ControlEvent>, over: impl Fn() ->
     }
 }
 
-/// Waits for `count` answers. False: the deadline came first. A second signal ends the process.
+/// Waits for `count` answers. Returns false if the deadline came first. A second signal ends the process.
 fn wait_for(
     count: usize,
     answers: &Receiver<usize>,

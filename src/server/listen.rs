@@ -1,4 +1,4 @@
-//! Listeners of all shards, and why one cannot be opened.
+//! Opens the listeners of all shards, and explains why one cannot be opened.
 
 use std::io;
 use std::net::TcpListener;
@@ -12,7 +12,7 @@ use crate::shard::http::listener::{self, BindAddress, Features, ListenerSetup};
 use crate::shard::http::routes::Paths;
 use crate::{os, startup};
 
-/// Opens every listener once for each shard. Ports that were 0 are the chosen ones in `config` afterwards.
+/// Opens every listener once for each shard. Afterwards `config` has the chosen ports where it had port 0.
 pub fn listen(
     config: &mut Config,
     shards: usize,
@@ -44,7 +44,7 @@ pub fn listen(
     Ok(by_shard)
 }
 
-/// How many sockets the process may have while this listener goes on.
+/// With more open sockets than this in the process, the listener stops accepting.
 fn files_for(features: Features, open_files: OpenFiles) -> usize {
     let files = match (open_files.max, features.main) {
         (0, _) => u64::MAX,

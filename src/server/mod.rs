@@ -19,7 +19,7 @@ use self::drain::drain;
 use self::listen::listen;
 use self::plan::Plan;
 pub use self::plan::{Prepared, prepare};
-use crate::certificate::{self, ReloadWish};
+use crate::certificate::{self, ReloadRequest};
 use crate::config::Config;
 use crate::driver::Choice;
 use crate::mesh::ShardId;
@@ -68,7 +68,7 @@ pub enum StartError {
     DemoWithTls,
 }
 
-/// The server as the control thread has it.
+/// The server as the control thread sees it.
 struct Server {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
@@ -76,18 +76,18 @@ struct Server {
     publications_end: PublicationsEnd,
     rpc: Option<Arc<RpcShared>>,
     tls: Option<Arc<ServerTls>>,
-    reload: ReloadWish,
+    reload: ReloadRequest,
     control: Receiver<ControlEvent>,
 }
 
-/// Runs the server until a signal ends it; exits the process itself then.
+/// Runs the server until a signal ends it; the process then exits from inside this function.
 ///
 /// # Errors
-/// Why it could not start.
+/// Why the server could not start.
 pub fn run(mut config: Config) -> Result<(), StartError> {
     let started = Instant::now();
     let (events, control) = mpsc::channel();
-    // Before anything else: a SIGHUP to a server that starts must not end it.
+    // First of all: by default a SIGHUP during the start would end the process.
     let reload = watch_signals(events.clone())?;
     let plan = Plan::make(&mut config)?;
     let listeners = listen(&mut config, plan.shards, plan.open_files)?;
@@ -127,7 +127,7 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
         "ringcable is ready"
     );
     os::notify::ready();
-    // The app may well start after this server: nothing waits for it. The demo's own app is there for sure.
+    // The app may start after this server, so the start does not wait for it. The demo's own app is already running.
     if server.rpc.is_some() && plan.demo.is_none() {
         server.tell(0, ControlMessage::CheckRpc);
     }
@@ -137,10 +137,10 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
     control_loop(&server, reporting)
 }
 
-/// What the log and the metrics say when all shards serve.
+/// Logs the configuration and sets the last metrics, when all shards serve.
 fn announce(server: &Server, plan: &Plan, choice: Choice) {
     let metrics = &server.metrics;
-    // Both are set once, here.
+    // Each of the two is set only here, so it cannot be set already.
     let _ = metrics.driver.set(choice.driver.as_str());
     if server.config.console.is_some() {
         let _ = metrics

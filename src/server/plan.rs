@@ -1,4 +1,4 @@
-//! What a start decides before it opens a socket: settings and files are checked, the host is asked what it allows.
+//! What a start decides before it opens a socket: settings and files are checked, and the limits of the host are read.
 
 use std::sync::Arc;
 
@@ -19,15 +19,15 @@ pub struct Plan {
     pub tls: Option<Arc<ServerTls>>,
     /// `None` without RPC.
     pub rpc: Option<Arc<RpcShared>>,
-    /// Runs as long as this lives.
+    /// The demo app runs as long as this value lives.
     pub demo: Option<DemoApp>,
 }
 
 impl Plan {
-    /// Raises the limit on open files, and starts the demo's app if it is wanted: its URL stands in `config` afterwards.
+    /// Raises the limit on open files. If the demo is wanted, starts its app and writes the app's URL into `config`.
     ///
     /// # Errors
-    /// The first that [`prepare`] finds, or why there is no demo.
+    /// The first problem that [`prepare`] finds, or why the demo cannot start.
     pub fn make(config: &mut Config) -> Result<Self, StartError> {
         let open_files = os::limits::raise_open_files().unwrap_or(0);
         let shards = config
@@ -55,17 +55,17 @@ impl Plan {
     }
 }
 
-/// What a start makes of settings and files before it listens.
+/// The result of checking settings and files.
 pub struct Prepared {
     tls: Option<Arc<ServerTls>>,
-    /// `None` without RPC, and with `--demo`, whose app has no address yet.
+    /// `None` without RPC, and with `--demo`: the demo's app has no address yet.
     rpc: Option<Arc<RpcShared>>,
 }
 
-/// Everything that can be found wrong without a listener and without a word to anybody. The whole of `--check-config`.
+/// Finds every problem that can be found without opening a listener or contacting anybody. `--check-config` does only this.
 ///
 /// # Errors
-/// All of it: TLS files or a certificate authority that cannot be used, paths that are no patterns or collide, an RPC URL
+/// All problems: TLS files or a certificate authority that cannot be used, paths that are no patterns or collide, an RPC URL
 /// or token that cannot work. Never empty.
 pub fn prepare(config: &Config) -> Result<Prepared, Vec<StartError>> {
     let mut problems = Vec::new();
