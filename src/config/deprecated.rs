@@ -1,12 +1,12 @@
-//! Deprecated options: each is turned into its successor, with the notice the operator sees on stdout.
+//! Deprecated options: each is turned into its successor, and the operator gets a notice on stdout.
 //!
-//! After [`normalize`] nothing else needs to know the old names. Source: `contract/operations.md` §7, `options.tsv`.
+//! After [`normalize`] no other code needs the old names. Source: `contract/operations.md` §7, `options.tsv`.
 
 use super::settings::Settings;
 use super::value::Value;
 
-/// Maps deprecated options, and the options that are short for others, onto what they mean. Returns the notices in the
-/// reference's order, three lines each.
+/// Replaces deprecated options and short forms by the options they stand for. Returns the notices in the reference's order,
+/// three lines each.
 pub fn normalize(settings: &mut Settings) -> Vec<String> {
     let notices = notices(settings);
     if settings.on("debug") {
@@ -44,10 +44,10 @@ pub fn normalize(settings: &mut Settings) -> Vec<String> {
     notices
 }
 
-/// Used without a notice, as in the reference.
+/// Replaced without a notice, as in the reference.
 const WITHOUT_NOTICE: &str = "http_rpc_timeout";
 
-/// Old name and what to use instead, in the order of the notices.
+/// Old name and the options to use instead, in the order of the notices.
 const SUCCESSORS: [(&str, &str); 12] = [
     (WITHOUT_NOTICE, "Use rpc_request_timeout instead."),
     (
@@ -78,7 +78,7 @@ const SUCCESSORS: [(&str, &str); 12] = [
     ("http_broadcast_secret", "Use broadcast_key instead."),
 ];
 
-/// What to use instead of a deprecated option, as a sentence.
+/// A sentence that names the successor of a deprecated option.
 pub fn instead_of(name: &str) -> Option<&'static str> {
     SUCCESSORS
         .iter()
@@ -99,7 +99,7 @@ fn notices(settings: &Settings) -> Vec<String> {
         .collect()
 }
 
-/// Copies the value of an old option that was used to its new name.
+/// If the old option is used, copies its value to the new name.
 fn take_over(settings: &mut Settings, old: &str, new: &str) {
     if !settings.is_default(old) {
         let value = settings.value(old).clone();

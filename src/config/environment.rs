@@ -1,7 +1,7 @@
 //! The environment: `ANYCABLE_*` variables, and `PORT` and `REDIS_URL`.
 //!
-//! The first name of an option that is present wins, even when it is empty. Empty means: not given for a number, false for
-//! a boolean, empty for a text. Source: `contract/operations.md` §2.
+//! If an option has two variable names, the first one that is set wins, even when it is empty. Empty means: not given for a
+//! number, false for a boolean, empty for a text. Source: `contract/operations.md` §2.
 
 use std::net::SocketAddr;
 
@@ -11,7 +11,7 @@ use super::settings::{Settings, Source};
 use super::suggest;
 use super::value::{Kind, Unreadable, Value, quoted};
 
-/// Variables with our prefix that are no options; nothing is said about them. Source: `contract/operations.md` §19.
+/// Variables with our prefix that are no options and cause no warning. Source: `contract/operations.md` §19.
 const OTHER_VARIABLES: &[&str] = &[
     "ANYCABLE_DISABLE_TELEMETRY",
     "ANYCABLE_TELEMETRY_URL",
@@ -20,7 +20,7 @@ const OTHER_VARIABLES: &[&str] = &[
     "ANYCABLE_FLY_RPC_APP_NAME",
 ];
 
-/// Lays the environment over what the file said. A value that cannot be read is noted, see [`ConfigError::EnvValue`].
+/// Applies the environment over the file. Values that cannot be read go into `problems`, see [`ConfigError::EnvValue`].
 pub fn apply(env: &[(String, String)], settings: &mut Settings, problems: &mut Vec<ConfigError>) {
     for (index, option) in OPTIONS.iter().enumerate() {
         let mut given = option
@@ -45,8 +45,8 @@ pub fn lookup<'a>(env: &'a [(String, String)], name: &str) -> Option<&'a str> {
         .map(|(_, value)| value.as_str())
 }
 
-/// Log lines about variables that look like mistyped options. Unknown variables are otherwise ignored, as the reference
-/// does: the app's own `ANYCABLE_*` variables are often set for both.
+/// Log lines about variables that look like mistyped options. Other unknown variables are ignored, as in the reference,
+/// because the app's own `ANYCABLE_*` variables are often set for both programs.
 pub fn likely_typos(env: &[(String, String)]) -> Vec<String> {
     let known: Vec<String> = OPTIONS.iter().flat_map(OptionSpec::env_names).collect();
     env.iter()
@@ -62,7 +62,7 @@ pub fn likely_typos(env: &[(String, String)]) -> Vec<String> {
         .collect()
 }
 
-/// `None` for "counts as unset".
+/// `None` when the value counts as not set.
 fn read(option: &OptionSpec, variable: &str, text: &str) -> Result<Option<Value>, ConfigError> {
     match option.kind {
         Kind::Int { .. } | Kind::SecsOrSwitch if text.is_empty() => Ok(None),
@@ -77,7 +77,7 @@ fn read(option: &OptionSpec, variable: &str, text: &str) -> Result<Option<Value>
 fn unreadable(option: &OptionSpec, variable: &str, text: &str, cause: Unreadable) -> ConfigError {
     let (kind, expected) = match option.kind {
         Kind::Bool => ("bool", "write true or false"),
-        // A boolean is what the reference's paid edition takes here.
+        // In the reference's paid edition this option is a boolean, so the message says "bool".
         Kind::SecsOrSwitch => ("bool", "write a whole number of seconds, true or false"),
         Kind::Int { .. } => ("int", "write a whole number"),
         _ => ("string", ""),
@@ -100,7 +100,8 @@ fn unreadable(option: &OptionSpec, variable: &str, text: &str, cause: Unreadable
     }
 }
 
-/// What Kubernetes puts into `<SERVICE>_PORT` of every pod beside a service: a name such as `anycable` makes it ours.
+/// Whether the value is one that Kubernetes sets. It puts `<SERVICE>_PORT` into the environment of every pod, and a service
+/// called `anycable` makes that name one of ours.
 fn is_service_link(text: &str) -> bool {
     let address = ["tcp://", "udp://", "sctp://"]
         .iter()

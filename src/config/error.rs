@@ -94,7 +94,7 @@ impl ConfigError {
         1
     }
 
-    /// True when stdout shall get `Incorrect Usage: <message>` first, and stderr shall name the help.
+    /// True when stdout gets `Incorrect Usage: <message>` first and the line on stderr points to the help.
     pub fn usage(&self) -> bool {
         matches!(
             self,
@@ -128,7 +128,7 @@ fn did_you_mean(suggestion: &Option<String>) -> String {
         .unwrap_or_default()
 }
 
-/// Like the reference: the system's words in lower case and without a number.
+/// The system's error text in lower case and without its number, as in the reference.
 fn os_error(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::NotFound => "no such file or directory".to_owned(),

@@ -1,4 +1,4 @@
-//! The TOML file: where it is looked for and how its keys become option values. The only reading of files here.
+//! The TOML file: where it is searched and how its keys become option values. The only file that this folder reads.
 //!
 //! Unknown keys are ignored with a warning; keys match without regard to case when none matches exactly; a wrong type is
 //! an error.
@@ -13,10 +13,10 @@ use super::settings::{self, Settings, Source};
 use super::suggest;
 use super::value::Value;
 
-/// Looked for in this order when no `--config-path` is given.
+/// Searched in this order when no `--config-path` is given.
 const DISCOVERED: [&str; 2] = ["./anycable.toml", "/etc/anycable/anycable.toml"];
 
-/// The file to read, if any: the named one, else the first that exists of the usual places.
+/// The file to read, if any: the named one, else the first of the usual places that exists.
 pub fn locate(flags: &Flags) -> Option<String> {
     if flags.on("ignore-config-path") {
         return None;
@@ -30,8 +30,8 @@ pub fn locate(flags: &Flags) -> Option<String> {
     }
 }
 
-/// Reads the file at `path` and lays it over the defaults. Returns log lines about keys that no option has; what cannot be
-/// used is noted, as one of the file variants of [`ConfigError`].
+/// Reads the file at `path` and applies it over the defaults. Returns log lines about unknown keys. Values that cannot be
+/// used go into `problems`, as one of the file variants of [`ConfigError`].
 pub fn apply(path: &str, settings: &mut Settings, problems: &mut Vec<ConfigError>) -> Vec<String> {
     match std::fs::read_to_string(path) {
         Ok(text) => apply_text(path, &text, settings, problems),
@@ -45,7 +45,7 @@ pub fn apply(path: &str, settings: &mut Settings, problems: &mut Vec<ConfigError
     }
 }
 
-/// Lays the text of a file over the defaults; `path` is for messages.
+/// Applies the text of a file over the defaults; `path` is for messages.
 pub fn apply_text(
     path: &str,
     text: &str,
@@ -90,10 +90,10 @@ pub fn apply_text(
         .collect()
 }
 
-/// Dotted paths of what no option has; a table without any known key is named once, as a whole.
+/// Collects the dotted paths of unknown keys. A table without any known key is named once, as a whole.
 fn collect_unknown(table: &toml::Table, parent: &str, unknown: &mut Vec<String>) {
     for (name, value) in table {
-        // A name with a dot in it is not a path.
+        // A name that contains a dot is quoted, so that it does not look like a path.
         let name = if name.is_empty() || name.contains('.') {
             format!("\"{name}\"")
         } else {
@@ -130,7 +130,7 @@ fn is_table(path: &str) -> bool {
     })
 }
 
-/// Follows a dotted key.
+/// Finds the value of a dotted key.
 fn find<'a>(table: &'a toml::Table, key: &str) -> Option<&'a toml::Value> {
     let (first, rest) = match key.split_once('.') {
         Some((first, rest)) => (first, Some(rest)),
@@ -166,7 +166,7 @@ fn syntax_error(path: &str, text: &str, error: &toml::de::Error) -> ConfigError 
     }
 }
 
-/// The type alone: the value of a mistyped key may be a secret.
+/// Names only the type, because the value of a mistyped key may be a secret.
 fn describe(value: &toml::Value) -> &'static str {
     match value {
         toml::Value::String(_) => "a string",

@@ -1,8 +1,8 @@
 //! The command line: Go's flag syntax, read with the help of the option table.
 //!
-//! `-name` and `--name` are the same; `--name=value`, `--name value`; a boolean takes its value after `=` only; the last
-//! of repeated flags wins. Source: `contract/operations.md` §1. Unlike the reference, a word that is no flag is refused
-//! instead of ending the flags without a message, and the program's own name as the first word is skipped.
+//! `-name` and `--name` are the same; `--name=value`, `--name value`; a boolean takes its value only after `=`; the last of
+//! repeated flags wins. Source: `contract/operations.md` §1. This differs from the reference in two ways: a word that is no
+//! flag is refused (the reference silently ends the flags there), and the program's own name as the first word is skipped.
 
 use std::slice;
 
@@ -12,10 +12,10 @@ use super::settings::{Settings, Source};
 use super::suggest;
 use super::value::{Kind, Value};
 
-/// What the program is called, by itself and by those who come from the reference.
+/// The names of the program: its own, and the reference's for those who change over.
 const PROGRAM_NAMES: [&str; 2] = ["ringcable", "anycable-go"];
 
-/// Flags that people type as a word, as they do with other servers: `ringcable version`.
+/// Flags that may be given as a plain word, as with other servers: `ringcable version`.
 const COMMAND_WORDS: [&str; 3] = ["demo", "help", "version"];
 
 /// The flags as given, in order.
@@ -25,8 +25,8 @@ pub struct Flags {
 }
 
 impl Flags {
-    /// Reads the arguments (without the program's name). What cannot be read is noted, one of the flag variants of
-    /// [`ConfigError`] for each, and left out.
+    /// Reads the arguments (without the program's name). Each argument that cannot be read is left out and goes into
+    /// `problems`, as one of the flag variants of [`ConfigError`].
     pub fn parse(args: &[String], problems: &mut Vec<ConfigError>) -> Self {
         let mut flags = Self::default();
         let mut words = args[usize::from(starts_with_name(args))..].iter();
@@ -49,7 +49,7 @@ impl Flags {
         flags
     }
 
-    /// The flag in `word`, with its value from there or from the next word.
+    /// Reads the flag in `word`. Its value is in `word` or is the next word.
     fn read_flag(
         &self,
         word: &str,
@@ -59,7 +59,7 @@ impl Flags {
             return Err(self.unexpected(word));
         };
         let Some(index) = index_of_flag(name) else {
-            // What follows is its value, not another problem.
+            // The next word is the value of the unknown flag and no second problem, so it is skipped.
             if inline.is_none() && is_word(words.as_slice().first()) {
                 words.next();
             }
@@ -68,7 +68,7 @@ impl Flags {
         let option = &OPTIONS[index];
         let value = match (option.kind, inline) {
             (Kind::Bool, None) => Value::Bool(true),
-            // A separate word is its value, since no other word may stand there.
+            // A separate word after this flag is its value, because no other word may stand there.
             (Kind::SecsOrSwitch, None) if !is_word(words.as_slice().first()) => Value::Bool(true),
             (_, Some(text)) => read(option, name, text)?,
             (_, None) => {
@@ -81,7 +81,7 @@ impl Flags {
         Ok((index, value))
     }
 
-    /// Lays the flags over what file and environment said.
+    /// Applies the flags over the file and the environment.
     pub fn apply(self, settings: &mut Settings) {
         for (index, value) in self.given {
             settings.set_at(index, value, Source::Flag);
@@ -103,7 +103,7 @@ impl Flags {
     }
 
     fn unexpected(&self, word: &str) -> ConfigError {
-        // `--debug false` is the usual way to get here: a boolean takes no separate word.
+        // The usual cause is `--debug false`: a boolean takes no separate word, so the hint shows `=`.
         let hint = match self.given.last() {
             Some((index, Value::Bool(_))) if OPTIONS[*index].kind.parse(word).is_ok() => {
                 Some(format!(" (write --{}={word})", OPTIONS[*index].name))
@@ -121,7 +121,7 @@ fn is_word(argument: Option<&String>) -> bool {
     argument.is_some_and(|text| !text.starts_with('-'))
 }
 
-/// The flag that a first word stands for.
+/// The flag for which a plain first word stands.
 fn command_word(word: &str) -> Option<usize> {
     COMMAND_WORDS
         .contains(&word)
@@ -146,8 +146,8 @@ fn split_flag(word: &str) -> Result<Option<(&str, Option<&str>)>, ConfigError> {
     }))
 }
 
-/// True for `anycable-go --port 9000` as arguments: a container's command comes behind the entry point of its image, and
-/// many name the program there once more.
+/// True for the arguments `anycable-go --port 9000`: in a container the command follows the entry point of the image, and
+/// many commands repeat the program's name there.
 fn starts_with_name(args: &[String]) -> bool {
     args.first()
         .and_then(|word| word.rsplit('/').next())

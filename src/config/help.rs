@@ -5,13 +5,13 @@ use std::fmt::Write;
 use super::options::{OPTIONS, OptionSpec, Section, Support};
 use super::value::Kind;
 
-/// The closing section: a newcomer need not look through what is not there.
+/// These options come last, so that a new user need not read about what is missing.
 const NOT_YET: &str = "OPTIONS OF ANYCABLE-GO THAT ARE NOT SUPPORTED YET";
 
 const MORE: &str = "\nMORE:\n   Every option, with its file key: man ringcable, or ringcable --generate=options\n   \
                     What comes of yours: ringcable --print-config; whether a start would like it: ringcable --check-config\n";
 
-/// The whole help text, with a final newline. Values that the environment gives do not change the printed defaults.
+/// The whole help text, with a final newline. The printed defaults are the built-in ones, whatever the environment says.
 pub fn text() -> String {
     let mut out = format!(
         "NAME:\n   ringcable - Action Cable server, holds very many WebSocket connections in little memory\n\n\
@@ -35,7 +35,7 @@ pub fn text() -> String {
     out
 }
 
-/// The reference has it, and here it is refused by name.
+/// Whether the reference has the option and this server refuses it by name.
 fn is_missing(option: &OptionSpec) -> bool {
     matches!(option.support, Support::Refused(_))
 }

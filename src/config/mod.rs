@@ -39,9 +39,9 @@ use value::Value;
 pub enum Startup {
     /// Start the server.
     Run(Box<Config>),
-    /// `--check`: say what would stop this host, and exit.
+    /// `--check`: report what would stop this host from holding the connections, and exit.
     Check(CheckRequest),
-    /// `--check-config`: say what a start with this configuration would find wrong before it listens, and exit.
+    /// `--check-config`: report the problems that a start with this configuration would find before it listens, and exit.
     CheckConfig(Box<Config>, Vec<ConfigError>),
     /// Help, version, `--generate` or `--print-config`: this text goes to stdout as it is, and the process exits with 0.
     Print(String),
@@ -53,7 +53,7 @@ pub enum Startup {
 ///
 /// # Errors
 /// The first [`ConfigError`]: one line for stderr; see [`ConfigError::usage`] for what stdout gets first. With
-/// `--check-config` all of them are in [`Startup::CheckConfig`] instead; what could not be used has its default there.
+/// `--check-config` all of them are in [`Startup::CheckConfig`] instead; options that could not be used have their default.
 ///
 /// Source: `contract/operations.md` §1–§6.
 pub fn load(args: &[String], env: &[(String, String)]) -> Result<Startup, ConfigError> {
@@ -114,7 +114,7 @@ pub fn load(args: &[String], env: &[(String, String)]) -> Result<Startup, Config
     Ok(Startup::Run(config))
 }
 
-/// What is printed instead of a start, for options that need no configuration.
+/// The text for options that print something and need no configuration.
 fn asked_for(flags: &Flags) -> Result<Option<String>, ConfigError> {
     if flags.on("help") {
         return Ok(Some(help()));
@@ -126,8 +126,8 @@ fn asked_for(flags: &Flags) -> Result<Option<String>, ConfigError> {
     word.map(generated).transpose()
 }
 
-/// Gives the options what file, environment and flags say, the later of them over the earlier. Returns warnings about names
-/// that mean nothing.
+/// Applies the file, the environment and the flags, in this order, so that the later one wins. Returns warnings about
+/// unknown names.
 fn fill(
     settings: &mut Settings,
     config_file: Option<&str>,
@@ -145,7 +145,7 @@ fn fill(
     unknown_names
 }
 
-/// A start ends with the first problem.
+/// Returns the first problem as the error, because a start ends with it.
 fn none_of(problems: &mut Vec<ConfigError>) -> Result<(), ConfigError> {
     match problems.is_empty() {
         true => Ok(()),
@@ -153,7 +153,7 @@ fn none_of(problems: &mut Vec<ConfigError>) -> Result<(), ConfigError> {
     }
 }
 
-/// True for `localhost` and the addresses of this machine itself; an IPv6 address without brackets.
+/// True for `localhost` and the loopback addresses; an IPv6 address has no brackets here.
 pub fn is_loopback_host(host: &str) -> bool {
     host.eq_ignore_ascii_case("localhost")
         || host
@@ -170,7 +170,7 @@ const NODE_ID_CHARS: usize = 6;
 /// Length of a generated application secret: 190 bits.
 const SECRET_CHARS: usize = 32;
 
-/// Connections that `--check` can be asked about.
+/// Largest number of connections that `--check` accepts.
 const CHECKED_MAX: i64 = 100_000_000;
 
 fn connections_to_check(flags: &Flags) -> Result<Option<u64>, ConfigError> {
@@ -213,7 +213,7 @@ fn random_text(chars: usize) -> Result<String, ConfigError> {
         .collect())
 }
 
-/// What `--check` looks at besides the host.
+/// The input of `--check` besides the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckRequest {
     pub connections: u64,
@@ -225,7 +225,7 @@ pub struct CheckRequest {
     pub rpc_concurrency: usize,
     /// Zero = no pings.
     pub ping_interval: Duration,
-    /// TLS for clients.
+    /// Clients connect with TLS.
     pub tls: bool,
 }
 
@@ -255,7 +255,7 @@ pub struct Config {
     pub presets: Vec<String>,
     /// Lines for the log at WARN level, found while resolving (for example a non-positive `rpc_concurrency`).
     pub warnings: Vec<String>,
-    /// The same at INFO level: what was given and may be meant for another program.
+    /// The same at INFO level: options that may be meant for another program.
     pub remarks: Vec<String>,
     /// Deprecation notices, printed as they are on stdout before the log, even when the log is JSON.
     pub notices: Vec<String>,
@@ -265,7 +265,7 @@ pub struct Config {
 pub struct ServerConfig {
     /// Bind address as configured (`localhost`, empty = every interface).
     pub host: String,
-    /// 0 lets the kernel choose.
+    /// 0 = the kernel chooses.
     pub port: u16,
     /// WebSocket paths, never empty, each starts with `/`.
     pub paths: Vec<String>,
@@ -274,9 +274,9 @@ pub struct ServerConfig {
     pub allowed_origins: Vec<String>,
     /// Accepted sockets per listener, 0 = unlimited.
     pub connections_max: usize,
-    /// Of one request head, `--max_head_size`.
+    /// Largest request head, `--max_head_size`.
     pub head_bytes_max: usize,
-    /// Both files, when TLS is on for every listener.
+    /// Certificate and key, when TLS is on; it is then on for every listener.
     pub tls: Option<TlsFiles>,
 }
 
@@ -294,10 +294,10 @@ pub struct RuntimeConfig {
     pub memory: MemoryBound,
 }
 
-/// `--memory_bytes_max`: what may be held for clients and requests.
+/// `--memory_bytes_max`: how much the shards may hold for clients and requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemoryBound {
-    /// A share of the memory limit that holds for this process.
+    /// A share of the memory limit of this process.
     OfLimit,
     None,
     Bytes(usize),
@@ -316,9 +316,9 @@ pub struct WebSocketConfig {
     pub message_bytes_max: u64,
     /// Deadline of a blocked write.
     pub write_timeout: Duration,
-    /// Unsent bytes beyond which a client that takes nothing is slow; 0 = no limit.
+    /// A client with more unsent bytes than this is slow and is dropped; 0 = no limit.
     pub pending_bytes_max: u64,
-    /// What the server holds for one client; 0 = no limit.
+    /// Most bytes that the server holds for one client; 0 = no limit.
     pub session_bytes_max: u64,
     /// `--enable_ws_compression`.
     pub compression: bool,
@@ -366,7 +366,7 @@ pub struct RpcConfig {
     pub request_timeout: Duration,
     /// Time limit of one call with all its retries; zero = none.
     pub command_timeout: Duration,
-    /// A call that takes longer, the wait for its slot included, is logged; zero = none is.
+    /// A call that takes longer is logged, and the wait for its slot counts; zero = no call is logged.
     pub slow_call: Duration,
     /// Lower-cased names of the request headers that are copied into the RPC env, trimmed.
     pub headers: Vec<String>,
@@ -419,7 +419,7 @@ pub struct BroadcastConfig {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct HttpBroadcastConfig {
-    /// Equal to the main port = a route there.
+    /// The main port here means a route of the main listener.
     pub port: u16,
     pub path: String,
     /// `None` = no authorization.
@@ -490,9 +490,9 @@ impl StatsdTagStyle {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct ConsoleConfig {
-    /// The application secret, from which the console's token comes; `None` = nobody can log in.
+    /// The application secret, from which the console's token is derived; `None` = no login is possible.
     pub secret: Option<String>,
-    /// Nobody from outside reaches the main listener, unless a proxy lets them.
+    /// The main listener is bound to loopback, so clients from outside reach it only through a proxy.
     pub bound_to_loopback: bool,
 }
 
@@ -520,7 +520,7 @@ pub enum LogFormat {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct ShutdownConfig {
-    /// Budget of the whole drain, delay included.
+    /// Time of the whole drain, delay included.
     pub timeout: Duration,
     pub delay: Duration,
     /// Keep the health endpoint at 200 until the listeners close.

@@ -1,7 +1,7 @@
-//! Presets: named sets of defaults for a hosting platform, asked for or detected from the platform's variables.
+//! Presets: named sets of defaults for a hosting platform, chosen by an option or detected from the platform's variables.
 //!
-//! They come last and replace only values that equal the built-in default. What a preset would switch on that is not
-//! supported yet is refused by name. Source: `contract/operations.md` §5.
+//! Presets are applied last and change only values that equal the built-in default. If a preset would switch on a missing
+//! feature, it is refused by name. Source: `contract/operations.md` §5.
 
 use super::environment::lookup;
 use super::error::ConfigError;
@@ -27,14 +27,15 @@ pub fn apply(
             "fly" => fly(settings, env)?,
             "heroku" => listen_everywhere(settings),
             "broker" => broker(settings)?,
-            // Any other word is how detection is switched off.
+            // Any other word switches detection off.
             _ => {}
         }
     }
     Ok(names)
 }
 
-/// Log lines about words that are no preset, other than `none`, which is how detection is switched off.
+/// Log lines about words that are no preset. `none` is not among them, because it is the documented way to switch detection
+/// off.
 pub fn unknown(names: &[String]) -> Vec<String> {
     names
         .iter()

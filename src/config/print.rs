@@ -1,7 +1,7 @@
 //! The text of `--print-config`: TOML that reads back to the same configuration.
 //!
-//! Shows the merged values after the derivations of ports and deprecated options, before presets. Secrets are in clear,
-//! as in the reference. What is unset, or at its default and without effect, is a comment.
+//! Shows the merged values after ports and deprecated options are resolved and before presets are applied. Secrets are
+//! readable, as in the reference. Options that are unset, or at their default and without effect, are comments.
 //! Source: `contract/operations.md` §3.
 
 use std::fmt::Write;
@@ -10,7 +10,7 @@ use super::options::{OptionSpec, Support};
 use super::settings::Settings;
 use super::value::{Kind, Value};
 
-/// Tables in the order of the reference, the keys without a table first, ours last.
+/// Tables in the order of the reference; the keys without a table come first, our tables last.
 const TABLES: &[&str] = &[
     "",
     "server",
@@ -79,20 +79,20 @@ fn split_key(path: &str) -> (&str, &str) {
 
 fn is_comment(settings: &Settings, option: &OptionSpec, value: &Value) -> bool {
     if option.name == "rpc_host" {
-        // Its default stands for "not set": live, it would look as if someone had asked for gRPC.
+        // The default stands for "not set". As an active line it would look like a request for gRPC.
         return !settings.is_given("rpc_host");
     }
     settings.is_default(option.name) && (value.is_empty() || option.support != Support::Works)
 }
 
-/// `value` as the file has it.
+/// `value` as the TOML file writes it.
 pub fn toml_value(kind: Kind, value: &Value) -> toml::Value {
     match value {
         Value::Bool(on) => toml::Value::Boolean(*on),
         Value::Int(number) => toml::Value::Integer(*number),
         Value::Text(text) => toml::Value::String(text.clone()),
         Value::List(items) => match kind {
-            // An item that holds the separator can only have come from an array.
+            // An item that contains the separator can only come from an array, so the list is written as an array.
             Kind::List {
                 array_in_file: false,
                 separator,
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Loads words separated by spaces.
+    /// Loads a command line whose words are separated by spaces.
     fn loaded(command_line: &str) -> Startup {
         let args: Vec<String> = command_line.split_whitespace().map(str::to_owned).collect();
         load(&args, &[]).expect("a good command line")
@@ -133,7 +133,7 @@ mod tests {
         }
     }
 
-    /// Without what differs between two starts with the same options.
+    /// The configuration without the values that differ between two starts with the same options.
     fn run(command_line: &str) -> Config {
         match loaded(command_line) {
             Startup::Run(config) => Config {
@@ -221,7 +221,7 @@ mod tests {
         }
     }
 
-    /// Any value that a word or a file can give an option.
+    /// All values that an option can get from a word or a file.
     fn values_of(kind: Kind) -> BoxedStrategy<Value> {
         let text = "[a-z0-9/:'\"\\\\\n\r\t\u{1}#=\\[\\]{}, é☃]{0,12}";
         let item = "[a-z0-9/:'\"\\\\\n#=é]([a-z \\n]{0,6}[a-z])?"

@@ -1,4 +1,4 @@
-//! Turns the merged settings into the [`Config`] the server runs with. Pure; everything here was checked by `support`.
+//! Turns the merged settings into the [`Config`] the server runs with. Pure; `support` has checked all values before.
 //!
 //! Source: `contract/operations.md` §4.
 
@@ -17,7 +17,7 @@ use super::{
     TlsFiles, WebSocketConfig, is_loopback_host,
 };
 
-/// Port of the HTTP broadcast endpoint without a secret.
+/// Port of the HTTP broadcast endpoint when it has no secret.
 const UNSECURED_BROADCAST_PORT: i64 = 8090;
 const RPC_CONCURRENCY_DEFAULT: usize = 28;
 /// Period of the metrics log and of StatsD when it is set to 0.
@@ -25,8 +25,8 @@ const ROTATE_INTERVAL_DEFAULT: Duration = Duration::from_secs(15);
 /// Time limit of one HTTP RPC request when none is set.
 const RPC_REQUEST_TIMEOUT_DEFAULT: Duration = Duration::from_millis(3000);
 
-/// Decides the ports that are left open (0), so that `--print-config` shows them. A main port of 0 stays: then equal
-/// ports, both 0, mean the same listener.
+/// Sets the ports that were left open (0), so that `--print-config` shows them. A main port of 0 stays 0: other ports equal
+/// to it, also 0, then mean the main listener.
 pub fn derive_ports(settings: &mut Settings) {
     let main = settings.int("port");
     if settings.int("metrics_port") == 0 {
@@ -42,21 +42,21 @@ pub fn derive_ports(settings: &mut Settings) {
     }
 }
 
-/// What is known besides the options.
+/// What is known besides the settings.
 pub struct Origin {
-    /// Used when no `node_id` is set.
+    /// The node id when no `node_id` is set.
     pub random_node_id: String,
     pub config_file: Option<String>,
     pub presets: Vec<String>,
     pub notices: Vec<String>,
-    /// Log lines found before; ours are put in front.
+    /// Log lines found earlier; the lines found here are put in front of them.
     pub warnings: Vec<String>,
 }
 
 /// Builds the configuration.
 ///
-/// RPC settings that lead nowhere are a problem: [`ConfigError::RpcHostMissing`], [`ConfigError::NotSupported`] for gRPC,
-/// [`ConfigError::NotAllowed`] for a host that is no URL. The configuration has no RPC then.
+/// RPC settings that lead to no app are a problem: [`ConfigError::RpcHostMissing`], [`ConfigError::NotSupported`] for gRPC,
+/// [`ConfigError::NotAllowed`] for a host that is no URL. The configuration then has no RPC.
 pub fn config(settings: &Settings, origin: Origin, problems: &mut Vec<ConfigError>) -> Config {
     let node_id = match settings.text("node_id") {
         "" => origin.random_node_id,
@@ -90,7 +90,7 @@ pub fn config(settings: &Settings, origin: Origin, problems: &mut Vec<ConfigErro
     }
 }
 
-/// What `--check` needs to know; the app need not be known for that.
+/// The input of `--check`. It needs no RPC settings, so an unknown app is no problem there.
 pub fn check_request(settings: &Settings, connections: u64) -> CheckRequest {
     let runtime = runtime(settings);
     CheckRequest {
@@ -266,7 +266,8 @@ fn rpc(settings: &Settings, problems: &mut Vec<ConfigError>) -> RpcConfig {
     }
 }
 
-/// Without one of these two, https is checked as a browser would do it, whatever the other TLS options say.
+/// Whether the RPC TLS options apply. Without one of these two options, https certificates are checked as browsers do it,
+/// and all other TLS options are ignored.
 /// Source: `contract/options.tsv`.
 fn rpc_tls_options_count(settings: &Settings) -> bool {
     settings.on("rpc_enable_tls") || !settings.text("rpc_tls_root_ca").is_empty()
@@ -279,7 +280,7 @@ fn rpc_concurrency(settings: &Settings) -> usize {
         .unwrap_or(RPC_CONCURRENCY_DEFAULT)
 }
 
-/// Source: `contract/rpc.md` §1: `http` or `https` in lower case selects HTTP, anything else gRPC.
+/// `http` or `https` in lower case selects HTTP, anything else gRPC. Source: `contract/rpc.md` §1.
 fn rpc_endpoint(settings: &Settings) -> Result<RpcEndpoint, ConfigError> {
     let implementation = settings.text("rpc_impl");
     if implementation == "none" {
@@ -290,7 +291,7 @@ fn rpc_endpoint(settings: &Settings) -> Result<RpcEndpoint, ConfigError> {
     }
     if !settings.is_given("rpc_host") {
         return if settings.on("demo") {
-            // The port is known only when the built-in app listens.
+            // The port is known only after the built-in app listens.
             Ok(RpcEndpoint::Http("http://127.0.0.1:0/".to_owned()))
         } else if settings.on("noauth") || settings.on("public") {
             Ok(RpcEndpoint::None)
@@ -365,7 +366,7 @@ fn broadcast(settings: &Settings) -> BroadcastConfig {
     }
 }
 
-/// The REST API is there in open mode, and as soon as it has a port or a secret, its own or the application's.
+/// The REST API is on in open mode, and when it has a port or a secret; the application's secret counts too.
 fn api(settings: &Settings) -> Option<ApiConfig> {
     let own_port = port(settings, "api_port");
     let Token {
@@ -455,7 +456,8 @@ fn shutdown(settings: &Settings) -> ShutdownConfig {
     }
 }
 
-/// A number fits, see `support`. The switch leaves a sixth of the time, at least a second, for what follows.
+/// A number of seconds is used as it is, because `support` has checked that it fits. The plain switch leaves a sixth of the
+/// time, at least a second, for the steps after the clients are told.
 fn slow_drain(settings: &Settings) -> Duration {
     if !settings.on("shutdown_slowdrain") {
         return secs(settings, "shutdown_slowdrain");

@@ -1,8 +1,8 @@
-//! Which secret each feature ends up with. Source: `contract/operations.md` §4, `contract/broadcast.md` §1–§2,
+//! Finds the secret of each feature. Source: `contract/operations.md` §4, `contract/broadcast.md` §1–§2,
 //! `contract/auth_streams.md` §2.
 //!
-//! The word `none` clears a secret. The application secret fills what is empty: streams and JWT get it as it is,
-//! broadcasts, RPC and API a token that is derived from it.
+//! The word `none` clears a secret. The application secret is used where a feature has none: streams and JWT use it as it
+//! is; broadcasts, RPC and API use a token derived from it.
 
 use std::net::IpAddr;
 
@@ -23,7 +23,7 @@ pub struct Token {
     pub derived: bool,
 }
 
-/// What the HTTP broadcast endpoint expects.
+/// The token that the HTTP broadcast endpoint expects.
 pub fn broadcast_token(settings: &Settings) -> Token {
     if settings.on("public") {
         return Token {
@@ -34,7 +34,7 @@ pub fn broadcast_token(settings: &Settings) -> Token {
     broadcast_token_before_public(settings)
 }
 
-/// The port is decided as if `public` were off: it drops the token and leaves the port where the token put it.
+/// The port is chosen as if `public` were off: `public` drops the token but does not change the port.
 pub fn broadcast_is_secured(settings: &Settings) -> bool {
     broadcast_token_before_public(settings).text.is_some()
 }
@@ -47,7 +47,7 @@ fn broadcast_token_before_public(settings: &Settings) -> Token {
     )
 }
 
-/// What goes out with RPC requests. `public` does not touch it.
+/// The token that RPC requests carry. `public` does not change it.
 pub fn rpc_token(settings: &Settings) -> Token {
     token(
         settings.text("http_rpc_secret"),
@@ -56,7 +56,8 @@ pub fn rpc_token(settings: &Settings) -> Token {
     )
 }
 
-/// What the REST API expects. The word `none` is no special value here, and an application secret of `none` is none.
+/// The token that the REST API expects. The word `none` has no special meaning here, but an application secret of `none`
+/// counts as none.
 pub fn api_token(settings: &Settings) -> Token {
     match (settings.text("api_secret"), application_secret(settings)) {
         ("", None) => Token {
@@ -74,7 +75,7 @@ pub fn api_token(settings: &Settings) -> Token {
     }
 }
 
-/// The JWT key; `None` switches JWT off.
+/// The JWT key; `None` = JWT is off.
 pub fn jwt_secret(settings: &Settings) -> Option<String> {
     own_or(settings.text("jwt_secret"), settings.text("secret"))
 }
@@ -84,7 +85,7 @@ pub fn streams_secret(settings: &Settings) -> Option<String> {
     own_or(settings.text("streams_secret"), settings.text("secret"))
 }
 
-/// The key of a channel that falls back to the streams secret; `name` is the option that sets its own.
+/// The key of a channel that uses the streams secret by default; `name` is the option with its own secret.
 pub fn channel_secret(settings: &Settings, name: &str) -> Option<String> {
     match settings.text(name) {
         "" => streams_secret(settings),
@@ -97,10 +98,10 @@ pub fn application_secret(settings: &Settings) -> Option<&str> {
     Some(settings.text("secret")).filter(|secret| !secret.is_empty() && *secret != NONE)
 }
 
-/// A shorter secret can be found by trial: clients see names that were signed with it.
+/// A shorter secret can be found by trying: clients see names that were signed with it.
 const SECRET_CHARS_MIN: usize = 16;
 
-/// Lines for the log about secrets that are hardly meant as they are. None shows a secret.
+/// Log lines about secrets that look like mistakes. No line shows a secret.
 pub fn doubts(settings: &Settings) -> Vec<String> {
     let is_secret = |option: &OptionSpec| {
         option.sensitive && option.kind == Kind::Text && option.support == Support::Works
@@ -135,7 +136,7 @@ fn doubt(secret: &str, only_this_machine: bool) -> Option<String> {
     }
 }
 
-/// `$NAME` or `${NAME}`.
+/// Whether the text is `$NAME` or `${NAME}`.
 fn is_unreplaced_variable(text: &str) -> bool {
     let Some(rest) = text.strip_prefix('$') else {
         return false;
@@ -164,7 +165,7 @@ fn is_in_quotes(secret: &str) -> bool {
         .any(|quote| secret.len() > 1 && secret.starts_with(*quote) && secret.ends_with(*quote))
 }
 
-/// `secret` is taken as it stands: for broadcasts and RPC even the word `none` is a base, as in the reference.
+/// `secret` is used as it is: as in the reference, even the word `none` gives a token for broadcasts and RPC.
 fn token(own: &str, secret: &str, label: &str) -> Token {
     match (own, secret) {
         (NONE, _) | ("", "") => Token {

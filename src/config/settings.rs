@@ -1,11 +1,11 @@
-//! The merged values of all options, each with where it came from.
+//! The merged values of all options, each with its source.
 //!
-//! Filled by `file`, `environment` and `flags` in this order, changed by `deprecated` and `presets`, read by `resolve`.
+//! `file`, `environment` and `flags` fill it in this order, `deprecated` and `presets` change it, `resolve` reads it.
 
 use super::options::{OPTIONS, OptionSpec, index_of};
 use super::value::Value;
 
-/// Where a value came from; later ones win.
+/// The source of a value; later variants win.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     Default,
@@ -13,7 +13,7 @@ pub enum Source {
     /// The variable's name.
     Env(String),
     Flag,
-    /// Decided here, from other options.
+    /// Derived from other options.
     Derived,
 }
 
@@ -34,8 +34,7 @@ impl Settings {
         }
     }
 
-    /// Sets the option at `index` of the table. An empty value of an option for which empty means "not given" changes
-    /// nothing.
+    /// Sets the option at `index` of the table. If empty means "not given" for the option, an empty value changes nothing.
     pub fn set_at(&mut self, index: usize, value: Value, source: Source) {
         if OPTIONS[index].empty_is_unset && value.is_empty() {
             return;
@@ -43,12 +42,12 @@ impl Settings {
         self.values[index] = (value, source);
     }
 
-    /// Sets an option as a consequence of others.
+    /// Sets an option that follows from others.
     pub fn derive(&mut self, name: &str, value: Value) {
         self.values[index(name)] = (value, Source::Derived);
     }
 
-    /// Takes back what was given.
+    /// Sets an option back to its default, as if it had not been given.
     pub fn reset(&mut self, name: &str) {
         let index = index(name);
         self.values[index] = (OPTIONS[index].default_value(), Source::Default);
@@ -62,7 +61,7 @@ impl Settings {
         &self.values[index(name)].1
     }
 
-    /// True when file, environment, flags or a derivation said something, even the default.
+    /// True when the file, the environment, a flag or a derivation set it, even to the default.
     pub fn is_given(&self, name: &str) -> bool {
         *self.source(name) != Source::Default
     }
@@ -78,7 +77,7 @@ impl Settings {
     }
 
     /// # Panics
-    /// When the table says that `name` is no integer.
+    /// When `name` is no integer in the table.
     pub fn int(&self, name: &str) -> i64 {
         match self.value(name) {
             Value::Int(number) => *number,
@@ -87,7 +86,7 @@ impl Settings {
     }
 
     /// # Panics
-    /// When the table says that `name` is no text.
+    /// When `name` is no text in the table.
     pub fn text(&self, name: &str) -> &str {
         match self.value(name) {
             Value::Text(text) => text,
@@ -96,7 +95,7 @@ impl Settings {
     }
 
     /// # Panics
-    /// When the table says that `name` is no list.
+    /// When `name` is no list in the table.
     pub fn list(&self, name: &str) -> &[String] {
         match self.value(name) {
             Value::List(items) => items,
@@ -105,7 +104,7 @@ impl Settings {
     }
 
     /// # Panics
-    /// When the table says that `name` is no tag list.
+    /// When `name` is no tag list in the table.
     pub fn tags(&self, name: &str) -> &[(String, String)] {
         match self.value(name) {
             Value::Tags(tags) => tags,
@@ -121,8 +120,8 @@ impl Settings {
             .map(|(option, (value, source))| (option, value, source))
     }
 
-    /// How the operator wrote an option, for messages: `--port=8080`, `ANYCABLE_PORT=8080` or `server.port = 8080`.
-    /// A value that may hold a password is left out.
+    /// The option as the operator wrote it, for messages: `--port=8080`, `ANYCABLE_PORT=8080` or `server.port = 8080`. A
+    /// value that may hold a password is left out.
     pub fn as_given(&self, name: &str) -> String {
         let index = index(name);
         let option = &OPTIONS[index];
@@ -143,7 +142,7 @@ impl Settings {
     }
 }
 
-/// With escapes in place of control characters: a message is one line.
+/// Escapes control characters, because a message is one line.
 pub fn in_one_line(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -1,10 +1,11 @@
-//! "Did you mean": the name of an option that a mistyped one is close to.
+//! "Did you mean": finds the option whose name is close to a mistyped one.
 
 use super::options::OPTIONS;
 
-/// Typing errors that a flag may be away from a known one.
+/// Most typing errors between a mistyped flag and a known one.
 const FLAG_DISTANCE_MAX: usize = 2;
-/// The same for variables, but fewer for short names: the app has `ANYCABLE_*` variables too, with names not far from ours.
+/// The same for variables. Short names allow fewer, because the app has `ANYCABLE_*` variables too, and their names are
+/// close to ours.
 const VARIABLE_DISTANCE_MAX: usize = 2;
 const VARIABLE_CHARS_PER_ERROR: usize = 5;
 const VARIABLE_PREFIX: &str = "ANYCABLE_";
@@ -15,7 +16,7 @@ pub fn flag_like(name: &str) -> Option<String> {
         .iter()
         .filter(|option| option.has_flag)
         .map(|option| option.name.to_owned());
-    // A short word is within two errors of half the table.
+    // Within two errors a short word would match half the table, so it may have fewer.
     closest(name, flags, FLAG_DISTANCE_MAX.min(name.chars().count() / 3))
 }
 
@@ -32,8 +33,8 @@ pub fn variable_like(name: &str) -> Option<String> {
     )
 }
 
-/// The file key that `key` may stand for: a close one, the key of the flag of this name, or the only one that goes on
-/// where `key` ends.
+/// The file key that may be meant by `key`: one with a close name, the key of the flag of this name, or the only key that
+/// begins with `key`.
 pub fn file_key_like(key: &str) -> Option<String> {
     let keys = || {
         OPTIONS
@@ -69,7 +70,7 @@ fn closest(
         .map(|(_, candidate)| candidate)
 }
 
-/// Insertions, deletions, substitutions and swaps of neighbours that lead from `left` to `right`.
+/// The number of insertions, deletions, substitutions and swaps of neighbours between `left` and `right`.
 fn distance(left: &str, right: &str) -> usize {
     let left: Vec<char> = left.chars().collect();
     let right: Vec<char> = right.chars().collect();
@@ -126,7 +127,7 @@ mod tests {
         }
     }
 
-    /// What the app's side of AnyCable reads and the server does not. Both are often given the same variables.
+    /// Variables that the app's side of AnyCable reads and the server does not. Both programs often get the same variables.
     #[test]
     fn variables_of_the_app_are_not_taken_for_mistakes() {
         for name in [

@@ -1,6 +1,7 @@
-//! Refuses what is not allowed and what is not there yet, each in one line that names the option.
+//! Refuses values that are not allowed and features that are missing, each in one line that names the option.
 //!
-//! The reference has no such pass: bad values crash it, act oddly or are ignored. Source: `contract/operations.md` §6.
+//! The reference has no such check: there, bad values crash it, have odd effects or are ignored. Source:
+//! `contract/operations.md` §6.
 
 use super::error::ConfigError;
 use super::is_loopback_host;
@@ -9,8 +10,8 @@ use super::secrets;
 use super::settings::{Settings, Source};
 use super::value::{Kind, Value, quoted};
 
-/// Looks at every option, and notes for each that cannot be served as given a [`ConfigError::NotAllowed`],
-/// [`ConfigError::NotSupported`] or [`ConfigError::Incomplete`]. It has its default afterwards.
+/// Checks every option. For each that cannot be used as given, `problems` gets a [`ConfigError::NotAllowed`],
+/// [`ConfigError::NotSupported`] or [`ConfigError::Incomplete`], and the option gets its default.
 pub fn check(settings: &mut Settings, problems: &mut Vec<ConfigError>) {
     for option in OPTIONS {
         if let Err(expected) = option.kind.check(settings.value(option.name)) {
@@ -36,7 +37,7 @@ pub fn check(settings: &mut Settings, problems: &mut Vec<ConfigError>) {
         }
     }
     problems.extend(absent_features(settings));
-    // The last: it depends on others.
+    // This check comes last, because it depends on other options.
     problems.extend(check_console(settings).err());
 }
 
@@ -58,7 +59,7 @@ fn absent_features(settings: &Settings) -> Vec<ConfigError> {
         .collect()
 }
 
-/// Lines for the log about options that were given and that nothing reads: what they tune is not there.
+/// Log lines about options that were given and have no effect, because this server does not have what they tune.
 pub fn without_effect(settings: &Settings) -> Vec<String> {
     settings
         .iter()
@@ -72,7 +73,7 @@ pub fn without_effect(settings: &Settings) -> Vec<String> {
         .collect()
 }
 
-/// The same about options of an absent feature that is not switched on by them, such as the Redis of the app itself.
+/// The same about options that belong to a missing feature and do not switch it on, such as the Redis URL of the app itself.
 pub fn not_in_use(settings: &Settings) -> Vec<String> {
     settings
         .iter()
@@ -86,7 +87,7 @@ pub fn not_in_use(settings: &Settings) -> Vec<String> {
         .collect()
 }
 
-/// An option whose value is not among what it takes.
+/// The error for an option whose value is not allowed.
 pub fn not_allowed(settings: &Settings, name: &str, expected: String) -> ConfigError {
     ConfigError::NotAllowed {
         given: settings.as_given(name),
@@ -94,7 +95,7 @@ pub fn not_allowed(settings: &Settings, name: &str, expected: String) -> ConfigE
     }
 }
 
-/// Neither the default nor one of the ways to say "nothing".
+/// True unless the value is the default or one of the ways to say "nothing".
 fn is_asked_for(settings: &Settings, name: &str) -> bool {
     let value = settings.value(name);
     !settings.is_default(name) && !value.is_empty() && *value != Value::Text("none".to_owned())
@@ -105,12 +106,12 @@ fn is_switched_off(settings: &Settings, name: &str) -> bool {
         return true;
     }
     match name {
-        // Apps set REDIS_URL for purposes of their own, and without pub/sub nothing reads the URL.
+        // Apps set REDIS_URL for their own use, and without pub/sub the server does not read the URL.
         "redis_url" => {
             *settings.source(name) == Source::Env("REDIS_URL".to_owned())
                 || settings.text("pubsub") == "none"
         }
-        // Pusher mode is on when both are set.
+        // Pusher mode is on only when both options are set.
         "pusher_app_id" => settings.text("pusher_app_key").is_empty(),
         "pusher_app_key" => settings.text("pusher_app_id").is_empty(),
         _ => false,
@@ -151,7 +152,7 @@ fn check_broadcast_adapters(settings: &Settings) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// The reference logs an error for every flush instead.
+/// Refused here, because the reference instead logs an error at every flush.
 fn check_statsd_host(settings: &Settings) -> Result<(), ConfigError> {
     const NAME: &str = "statsd_host";
     let target = settings.text(NAME);
@@ -166,7 +167,7 @@ fn check_statsd_host(settings: &Settings) -> Result<(), ConfigError> {
     }
 }
 
-/// What ends a name or a value in StatsD's lines cannot be in a prefix.
+/// Refuses characters in the prefix that end a name or a value in StatsD's lines.
 fn check_statsd_prefix(settings: &Settings) -> Result<(), ConfigError> {
     const NAME: &str = "statsd_prefix";
     let is_free = |c: char| !c.is_whitespace() && !c.is_control() && !"\"'`:|@#,;=".contains(c);
@@ -194,7 +195,7 @@ fn check_address(settings: &Settings, name: &str) -> Result<(), ConfigError> {
     ))
 }
 
-/// One file alone means no TLS in the reference, silently.
+/// Refuses one file without the other: in the reference that silently means no TLS.
 fn check_tls_files(settings: &Settings) -> Result<(), ConfigError> {
     match (settings.text("ssl_cert"), settings.text("ssl_key")) {
         ("", "") => Ok(()),
@@ -210,7 +211,7 @@ fn check_tls_files(settings: &Settings) -> Result<(), ConfigError> {
     }
 }
 
-/// A secret that `--demo` makes up does not count: nobody knows it, so nobody could log in.
+/// A secret that `--demo` generates does not count: nobody knows it, so nobody could log in.
 fn check_console(settings: &Settings) -> Result<(), ConfigError> {
     let host = settings.text("host");
     let is_open = secrets::application_secret(settings).is_none() && !is_loopback_host(host);
@@ -223,7 +224,7 @@ fn check_console(settings: &Settings) -> Result<(), ConfigError> {
     Ok(())
 }
 
-/// The last client must be told before the time of the whole shutdown is over.
+/// The last client must be told before the timeout of the whole shutdown.
 fn check_slow_drain(settings: &Settings) -> Result<(), ConfigError> {
     const NAME: &str = "shutdown_slowdrain";
     let &Value::Int(secs) = settings.value(NAME) else {
@@ -272,7 +273,7 @@ mod tests {
         }
     }
 
-    /// A value with quotes around it, as `docker --env-file` hands it on, is refused wherever names are listed.
+    /// `docker --env-file` passes values on with their quotes. Options that list names refuse such values.
     #[test]
     fn quotes_around_names_are_refused_by_name() {
         let check = |variable: &str, value: &str, refused: bool| {

@@ -1,6 +1,6 @@
-//! Values of options: what kinds there are, how each is read from a word or from a file, and what is allowed.
+//! Values of options: their kinds, how each kind is read from a word or from a file, and which values are allowed.
 //!
-//! Pure. Numbers and booleans are read as Go literals, because that is what the reference takes.
+//! Pure. Numbers and booleans are read as Go literals, because the reference does so.
 //! Source: `contract/operations.md` §1.
 
 use std::fmt;
@@ -14,7 +14,7 @@ pub enum Value {
     Int(i64),
     Text(String),
     List(Vec<String>),
-    /// Name and value of constant labels.
+    /// Names and values of constant labels.
     Tags(Vec<(String, String)>),
 }
 
@@ -22,7 +22,7 @@ pub enum Value {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     Bool,
-    /// An integer, both ends allowed.
+    /// An integer; both ends are allowed.
     Int {
         min: i64,
         max: i64,
@@ -32,7 +32,7 @@ pub enum Kind {
     Text,
     /// A text that may not be empty.
     Name,
-    /// The path of a file of this machine; may be empty.
+    /// The path of a file on this machine; may be empty.
     File,
     /// One of these words.
     Word(&'static [&'static str]),
@@ -42,7 +42,7 @@ pub enum Kind {
     },
     /// URL paths with placeholders, comma-separated; an array in the file.
     Paths,
-    /// Items are trimmed, empty ones dropped.
+    /// Items are trimmed, and empty items are dropped.
     List {
         separator: char,
         array_in_file: bool,
@@ -58,7 +58,7 @@ pub enum Items {
     Any,
     HeaderNames,
     CookieNames,
-    /// `host`, `host:port`, or a leading `*` and how they end.
+    /// `host`, `host:port`, or a `*` followed by the end of these.
     Hosts,
     /// Letters, digits, `_`, `-` and `.`.
     Words,
@@ -94,7 +94,7 @@ impl Items {
             Self::Any => true,
             _ if item.contains(is_quote) => false,
             Self::HeaderNames => is_token(item),
-            // Browsers take more than the RFC's tokens.
+            // Browsers accept more than the tokens of the RFC.
             Self::CookieNames => {
                 !item.contains(|c: char| c.is_whitespace() || c.is_control() || "=;,\\".contains(c))
             }
@@ -115,7 +115,7 @@ fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(is_token_byte)
 }
 
-/// What to say about quotes in a value that can have none.
+/// A hint about quotes, for messages about a value that cannot contain any.
 pub fn quoted(text: &str) -> &'static str {
     if text.contains(['"', '\'', '`']) {
         ", without the quotes (docker --env-file and others keep them as a part of the value)"
@@ -124,13 +124,13 @@ pub fn quoted(text: &str) -> &'static str {
     }
 }
 
-/// Why a word is no value of a kind.
+/// Why a word cannot be read as a value of its kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unreadable {
     Syntax,
-    /// An integer that no 64 bits hold.
+    /// An integer that does not fit into 64 bits.
     Range,
-    /// An item of a tag list without a colon.
+    /// An item without a colon in a list of tags.
     TagWithoutColon,
 }
 
@@ -156,7 +156,7 @@ impl Value {
     }
 }
 
-/// In the words of the command line.
+/// Writes the value as on the command line.
 impl fmt::Display for Value {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -179,8 +179,8 @@ impl Kind {
     /// Reads a word of the command line or the environment.
     ///
     /// # Errors
-    /// [`Unreadable`] when the word has not the shape of this kind. Whether the value is allowed is [`Kind::check`]'s
-    /// question.
+    /// [`Unreadable`] when the word does not have the form of this kind. Whether the value is allowed is decided by
+    /// [`Kind::check`].
     pub fn parse(&self, text: &str) -> Result<Value, Unreadable> {
         match self {
             Self::Bool => parse_bool(text).map(Value::Bool),
@@ -201,7 +201,7 @@ impl Kind {
 
     /// Reads a value of the TOML file; `None` when it has the wrong type.
     ///
-    /// A list may be written as an array or as one separated text, whichever form the reference wants.
+    /// A list may be written as an array or as one text with separators, whichever of the two the reference expects.
     pub fn read_toml(&self, value: &toml::Value) -> Option<Value> {
         match (self, value) {
             (Self::Bool, toml::Value::Boolean(on)) => Some(Value::Bool(*on)),
@@ -227,7 +227,7 @@ impl Kind {
         }
     }
 
-    /// The TOML type this kind wants, for messages.
+    /// The TOML type that this kind needs, for messages.
     pub fn toml_type(&self) -> &'static str {
         match self {
             Self::Bool => "a boolean",
@@ -239,7 +239,7 @@ impl Kind {
         }
     }
 
-    /// Whether `value` is allowed; the error says what is.
+    /// Whether `value` is allowed; the error says which values are.
     pub fn check(&self, value: &Value) -> Result<(), String> {
         match (self, value) {
             (Self::Int { min, max }, Value::Int(number)) if number < min || number > max => {
@@ -251,7 +251,7 @@ impl Kind {
             (Self::Name, Value::Text(text)) if text.is_empty() => {
                 Err("a text that is not empty".to_owned())
             }
-            // It becomes a part of a header's name.
+            // The value becomes part of a header name.
             (Self::Name, Value::Text(text)) if !is_token(text) || !quoted(text).is_empty() => Err(
                 format!("a name of letters, digits, - and _{}", quoted(text)),
             ),
@@ -294,7 +294,7 @@ fn parse_bool(text: &str) -> Result<bool, Unreadable> {
     }
 }
 
-/// A number is seconds, `1` and `0` too.
+/// A number always means seconds, also `0` and `1`, which Go would read as booleans.
 fn parse_secs_or_switch(text: &str) -> Result<Value, Unreadable> {
     match parse_int(text) {
         Err(Unreadable::Syntax) => parse_bool(text).map(switch),
@@ -302,7 +302,7 @@ fn parse_secs_or_switch(text: &str) -> Result<Value, Unreadable> {
     }
 }
 
-/// `false` is the same as no seconds.
+/// `false` means 0 seconds.
 fn switch(on: bool) -> Value {
     if on { Value::Bool(true) } else { Value::Int(0) }
 }
@@ -363,7 +363,7 @@ fn trimmed<'a>(items: impl Iterator<Item = &'a str>) -> Vec<String> {
         .collect()
 }
 
-/// Splits at the first colon, so that a value may have colons of its own (the reference drops what follows a second one).
+/// Splits at the first colon, so that a value may contain colons (the reference drops everything after a second one).
 fn parse_tag(item: &str) -> Result<(String, String), Unreadable> {
     let (name, value) = item.split_once(':').ok_or(Unreadable::TagWithoutColon)?;
     Ok((name.trim().to_owned(), value.trim().to_owned()))
@@ -376,7 +376,8 @@ fn range_text(min: i64, max: i64) -> String {
     }
 }
 
-/// What a request can have as its path: clients escape quotes and angle brackets.
+/// Whether a request can have `text` as its path: clients escape quotes and angle brackets, so a path with them never
+/// matches.
 fn is_url_path(text: &str) -> bool {
     text.starts_with('/')
         && text
@@ -384,7 +385,7 @@ fn is_url_path(text: &str) -> bool {
             .all(|byte| byte.is_ascii_graphic() && !b"?#\"<>`".contains(&byte))
 }
 
-/// A path where `{name}` stands for one segment and a final `*` for the rest.
+/// Checks a path in which `{name}` stands for one segment and a final `*` for the rest.
 fn check_path_pattern(path: &str) -> Result<(), String> {
     if !is_url_path(path) {
         return Err("paths that start with / and have no spaces".to_owned());
@@ -409,7 +410,7 @@ fn check_path_pattern(path: &str) -> Result<(), String> {
     }
 }
 
-/// A label name that Prometheus accepts: anything else would spoil the whole metrics page.
+/// Checks that Prometheus accepts the label name: otherwise it could not read the metrics page at all.
 fn check_label_name(name: &str) -> Result<(), String> {
     let good_start = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
     if good_start

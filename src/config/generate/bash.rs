@@ -1,4 +1,4 @@
-//! Completions for bash. Flags are offered without their help: bash has no place to show it.
+//! Completions for bash, which has no place to show help texts for the flags.
 
 use std::fmt::Write;
 
@@ -39,7 +39,7 @@ complete -F _ringcable ringcable
 pub fn text() -> String {
     let mut out = BEFORE_CASES.to_owned();
     let mut write = |line: String| writeln!(out, "{line}").expect("a String takes all");
-    // All flags, also those that are not offered: what follows them is a value all the same.
+    // All flags, also those that are not offered, because a value follows them too.
     let flags = || OPTIONS.iter().filter(|option| option.has_flag);
     for option in flags() {
         if let Argument::Words(words) = Argument::of(option) {

@@ -30,7 +30,7 @@ pub fn text() -> String {
     out
 }
 
-/// A word in single quotes, in which fish knows two escapes.
+/// A word in single quotes; fish has only two escapes there.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\\', r"\\").replace('\'', r"\'"))
 }

@@ -234,7 +234,7 @@ fn sentence(out: &mut String, text: &str) {
     }
 }
 
-/// Text as roff takes it: dashes that can be copied into a shell, and nothing that is a request or an escape.
+/// Escapes text for roff: dashes can be copied into a shell, and nothing is read as a request or an escape.
 fn roff(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 8);
     if text.starts_with(['.', '\'']) {

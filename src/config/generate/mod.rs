@@ -1,7 +1,7 @@
-//! Texts that follow from the option table: the man page, completions for shells, the page with all options.
+//! Texts made from the option table: the man page, completions for shells, the page with all options.
 //!
-//! Pure: the table in, text out. Asked for with `--generate=WORD`, so that a package is built with the very binary it holds
-//! and nothing of this can fall behind the options.
+//! Pure: the table in, text out. `--generate=WORD` prints them, so that a package makes these texts with the binary that it
+//! contains, and they always match its options.
 
 mod bash;
 mod fish;
@@ -12,7 +12,7 @@ mod zsh;
 use super::options::{OPTIONS, OptionSpec, Support};
 use super::value::Kind;
 
-/// What can be asked for.
+/// The words that `--generate` takes.
 pub const WORDS: [&str; 5] = [
     "man",
     "complete-bash",
@@ -33,14 +33,14 @@ pub fn text(word: &str) -> Option<String> {
     }
 }
 
-/// What comes behind a flag, as far as a shell can help with it.
+/// What a shell can offer after a flag.
 #[derive(Debug, PartialEq, Eq)]
 enum Argument {
-    /// A flag that stands for itself; a value is possible only in the same word.
+    /// Nothing: a value is possible only in the same word.
     Switch,
     /// One of a few words.
     Words(Vec<&'static str>),
-    /// A file of this machine.
+    /// A file on this machine.
     File,
     /// Anything else.
     Text,
@@ -63,14 +63,14 @@ impl Argument {
     }
 }
 
-/// The flags that shells offer: what `--help` shows, without what would be refused or change nothing.
+/// The flags that shells offer: those in `--help`, without refused ones and ones without effect.
 fn offered() -> impl Iterator<Item = &'static OptionSpec> {
     OPTIONS
         .iter()
         .filter(|option| option.has_flag && !option.hidden && option.support == Support::Works)
 }
 
-/// `h` for `--help`: two flags have a short form.
+/// `h` for `--help`; only two flags have a short form.
 fn short_form(option: &OptionSpec) -> Option<char> {
     match option.name {
         "help" => Some('h'),

@@ -70,7 +70,7 @@ fn state(option: &OptionSpec) -> String {
     }
 }
 
-/// An empty text is no text.
+/// No items for an empty text.
 fn texts(text: &str) -> Vec<String> {
     Some(text)
         .filter(|text| !text.is_empty())
@@ -84,7 +84,7 @@ fn code(texts: &[String]) -> String {
     texts.join(", ")
 }
 
-/// What would be Markdown or the end of a cell.
+/// Escapes what would be Markdown or the end of a cell.
 fn escaped(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {

@@ -47,7 +47,7 @@ fn spec(option: &OptionSpec) -> String {
     quoted(&format!("--{name}{rest}"))
 }
 
-/// In brackets, in which a backslash takes the meaning of brackets and colons away.
+/// The text in brackets; a backslash removes the special meaning of brackets and colons in it.
 fn explanation(text: &str) -> String {
     let mut out = String::from("[");
     for c in text.chars() {

@@ -1,7 +1,7 @@
 //! What an option is, and how one is found by its flag, variable or file key.
 //!
-//! The list itself is `table.rs`; everything that depends on the set of options (flags, environment, file, help,
-//! `--print-config`, refusals) walks that one table. Called by the other files of this folder only.
+//! The list itself is in `table.rs`. Everything that depends on the set of options (flags, environment, file, help,
+//! `--print-config`, refusals) reads that one table. Called by the other files of this folder only.
 
 mod table;
 
@@ -17,22 +17,22 @@ pub struct OptionSpec {
     /// Path in the TOML file, empty when a file cannot set it.
     pub file_key: &'static str,
     pub kind: Kind,
-    /// Built-in default, in the words of the command line.
+    /// The built-in default, written as on the command line.
     pub default_text: &'static str,
     pub help: &'static str,
     pub section: Section,
-    /// Left out of `--help`.
+    /// Not shown in `--help`.
     pub hidden: bool,
     pub support: Support,
     /// False for an option that no variable can set.
     pub has_env: bool,
-    /// A second variable, read when the first one is absent.
+    /// A second variable name, read when the first one is not set.
     pub second_env: Option<&'static str>,
     /// False for an option that only the file can set.
     pub has_flag: bool,
-    /// An empty value counts as "not given" instead of "given and empty".
+    /// An empty value counts as "not given" instead of as an empty text.
     pub empty_is_unset: bool,
-    /// The value may hold a password: messages leave it out.
+    /// The value may hold a password, so messages never show it.
     pub sensitive: bool,
 }
 
@@ -40,10 +40,10 @@ pub struct OptionSpec {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Support {
     Works,
-    /// Accepted with a warning: it tunes something that is not there, so that ignoring it changes nothing. The text says
-    /// why.
+    /// Accepted with a warning: it tunes something that this server does not have, so ignoring it changes nothing. The text
+    /// says why.
     NoEffect(&'static str),
-    /// Replaced by another option, works with a notice.
+    /// Replaced by another option; works and prints a notice.
     Deprecated,
     /// Refused by name when it is switched on; the text says why.
     Refused(&'static str),
@@ -186,7 +186,8 @@ impl OptionSpec {
         self
     }
 
-    /// Variables that set this option, the preferred one first: `ANYCABLE_` and the flag in upper case, `-` as `_`.
+    /// Variables that set this option, the preferred one first. The name is `ANYCABLE_` and the flag in upper case, with `_`
+    /// for `-`.
     ///
     /// Source: `contract/operations.md` §2.
     pub fn env_names(&self) -> Vec<String> {

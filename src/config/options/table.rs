@@ -1,16 +1,16 @@
-//! The one list of all options, every one the reference knows and our own.
+//! The one list of all options: all that the reference knows, and ours.
 //!
-//! A row reads: flag, file key, kind, default; what is special about it; help text. An option whose feature is not
-//! there is in the list all the same, so that it can be refused by its name. Source: `contract/options.tsv`.
+//! A row reads: flag, file key, kind, default; then special properties; then the help text. Options of missing features are
+//! in the list too, so that they can be refused by name. Source: `contract/options.tsv`.
 
 use super::super::value::{Items, Kind};
 use super::{OptionSpec, Section};
 
 const BOOL: Kind = Kind::Bool;
 const TEXT: Kind = Kind::Text;
-/// A text that may not be empty.
+/// A text that must not be empty.
 const NAME: Kind = Kind::Name;
-/// The path of a file of this machine.
+/// The path of a file on this machine.
 const FILE: Kind = Kind::File;
 /// A URL path.
 const PATH: Kind = Kind::Path {
@@ -52,12 +52,12 @@ const PORT: Kind = Kind::Int {
     min: 0,
     max: u16::MAX as i64,
 };
-/// Any number, for options with a meaning of their own for zero and below.
+/// Any number, for options in which zero and negative numbers have a special meaning.
 const NUMBER: Kind = Kind::Int {
     min: i64::MIN,
     max: i64::MAX,
 };
-/// Seconds, or a switch: the reference's paid edition has a boolean there.
+/// Seconds, or a switch: in the reference's paid edition this option is a boolean.
 const SECS_OR_SWITCH: Kind = Kind::SecsOrSwitch;
 const COUNT: Kind = Kind::Int {
     min: 0,
@@ -79,14 +79,14 @@ const BYTES: Kind = Kind::Int {
     min: 0,
     max: i64::MAX,
 };
-/// Up to what the reference takes.
+/// The largest value is the reference's.
 const HEAD_BYTES: Kind = Kind::Int {
     min: 4096,
     max: 1 << 20,
 };
-/// Disconnect calls per second; the reference crashes outside of it.
+/// Disconnect calls per second; the reference crashes with a value outside this range.
 const RATE: Kind = Kind::Int { min: 1, max: 1000 };
-/// Of a UDP datagram over IPv4.
+/// The largest value is the payload of a UDP datagram over IPv4.
 const PACKET_BYTES: Kind = Kind::Int {
     min: 1,
     max: 65_507,
@@ -98,7 +98,7 @@ const BYTES_OR_AUTO: Kind = Kind::Int {
     max: i64::MAX,
 };
 
-/// Empty = nothing is asked for.
+/// Empty = nothing is generated.
 const GENERATED: Kind = Kind::Word(&[
     "",
     "man",

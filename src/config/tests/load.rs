@@ -1,4 +1,4 @@
-//! Which source wins, what each option becomes, what is printed, and what is refused.
+//! Which source wins, the resolved value of each option, what is printed, and what is refused.
 
 use super::*;
 
@@ -417,7 +417,7 @@ fn broken_files_are_reported() {
 fn every_option_may_be_given_its_default() {
     let env = [("ANYCABLE_NORPC", "true"), ("ANYCABLE_RPC_IMPL", "none")];
     for option in options::OPTIONS.iter().filter(|option| option.has_flag) {
-        // Given at all, it asks a question; no connections are no question.
+        // `--check` with any value is a question about the host, and 0 connections are no valid question.
         if option.name == "check" {
             continue;
         }

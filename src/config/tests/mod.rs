@@ -1,4 +1,4 @@
-//! Tests of the whole way from arguments, environment and file to the resolved configuration.
+//! Tests of the whole path from arguments, environment and file to the resolved configuration.
 
 mod load;
 mod reference;
@@ -13,7 +13,7 @@ fn pairs(env: &[(&str, &str)]) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Without the files of the machine that runs the tests.
+/// Ignores configuration files of the machine that runs the tests.
 fn startup(env: &[(&str, &str)], args: &[&str]) -> Result<Startup, ConfigError> {
     let mut args: Vec<String> = args.iter().map(|&arg| arg.to_owned()).collect();
     if !args.iter().any(|arg| arg.starts_with("--config-path")) {
@@ -29,7 +29,7 @@ fn run(env: &[(&str, &str)], args: &[&str]) -> Config {
     }
 }
 
-/// With RPC out of the way.
+/// A configuration without RPC.
 fn config(args: &[&str]) -> Config {
     run(&[], &[&["--norpc"], args].concat())
 }
@@ -47,7 +47,7 @@ fn refusal(env: &[(&str, &str)], args: &[&str]) -> String {
         .to_string()
 }
 
-/// A TOML file that lives as long as the value.
+/// A TOML file that exists as long as the value.
 fn toml_file(text: &str) -> tempfile::NamedTempFile {
     let file = tempfile::NamedTempFile::new().expect("a temporary file");
     std::fs::write(file.path(), text).expect("a writable temporary file");

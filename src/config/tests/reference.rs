@@ -1,4 +1,4 @@
-//! Every option of the reference is known by its names and its default, and none is ignored in silence.
+//! Tests that every option of the reference is known by its names and its default, and that none is silently ignored.
 //!
 //! `reference.tsv` holds the reference's facts. Where this server differs on purpose, [`DIFFERENCES`] says so.
 
@@ -7,7 +7,7 @@ use crate::config::options::{OPTIONS, OptionSpec, index_of};
 
 const FACTS: &str = include_str!("reference.tsv");
 
-/// What differs on purpose: option, column, and what it is here; then why.
+/// Differences on purpose: option, column, the value here, and the reason.
 const DIFFERENCES: [(&str, &str, &str, &str); 2] = [
     (
         "broadcast_adapter",
@@ -23,7 +23,7 @@ const DIFFERENCES: [(&str, &str, &str, &str); 2] = [
     ),
 ];
 
-/// One line of the facts.
+/// One line of `reference.tsv`.
 struct Fact {
     name: &'static str,
     columns: [(&'static str, &'static str); 5],
@@ -99,7 +99,7 @@ fn every_option_of_the_reference_has_its_names_and_default() {
     assert_eq!(differences, DIFFERENCES.len());
 }
 
-/// What has to be switched on for an option to matter.
+/// Options that must be on before another option matters.
 const CONTEXTS: [(&str, &str); 11] = [
     ("turbo_streams_secret", "--turbo_streams"),
     ("cable_ready_secret", "--cable_ready"),
@@ -154,7 +154,7 @@ fn started(more: &[&str]) -> Result<Startup, ConfigError> {
 #[test]
 fn no_option_is_ignored_in_silence() {
     for fact in facts() {
-        // Changes something only where a file is.
+        // This option changes something only if there is a file.
         if fact.name == "ignore-config-path" {
             continue;
         }
@@ -163,7 +163,7 @@ fn no_option_is_ignored_in_silence() {
             .iter()
             .find(|(name, _)| *name == fact.name)
             .map(|(_, context)| *context)
-            // A feature that is not there yet is no context.
+            // Leaves out features that are missing, because they cannot be switched on.
             .filter(|context| started(&[context]).is_ok());
         let before = started(context.as_slice()).expect("a good command line");
         let before = format!("{before:?}");
@@ -171,7 +171,7 @@ fn no_option_is_ignored_in_silence() {
             let arg = format!("--{}={value}", fact.name);
             let mut args: Vec<&str> = context.into_iter().collect();
             args.push(&arg);
-            // Refused, or printed, or in the configuration, or mentioned in the log.
+            // An option counts as used if it is refused, printed, in the configuration or in a log line.
             started(&args).map_or(true, |after| format!("{after:?}") != before)
         });
         assert!(shows, "--{} changes nothing and nobody is told", fact.name);
@@ -190,7 +190,7 @@ fn what_is_not_there_is_refused_or_mentioned_by_name() {
     for option in OPTIONS.iter().filter(|option| option.has_flag) {
         let named = match option.support {
             options::Support::Works => continue,
-            // The only one without a notice in the reference, too.
+            // The reference prints no notice for this one either.
             options::Support::Deprecated if option.name == "http_rpc_timeout" => continue,
             _ => option.name,
         };

@@ -1,4 +1,4 @@
-//! Where RPC leads, and its limits.
+//! The RPC endpoint and its limits.
 
 use super::*;
 

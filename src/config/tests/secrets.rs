@@ -1,4 +1,4 @@
-//! What secrets, public modes and the console make of each other.
+//! How secrets, public modes and the console depend on each other.
 
 use super::*;
 
@@ -164,7 +164,7 @@ fn the_console_needs_a_secret_or_loopback() {
             );
         }
     }
-    // The secret that the demo makes up is known to nobody.
+    // Nobody knows the secret that the demo generates.
     let refusal = refusal(
         &[("ANYCABLE_CONSOLE", "true")],
         &["--demo", "--host=0.0.0.0"],
