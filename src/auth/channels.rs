@@ -3,8 +3,8 @@
 //! Owns the routing of subscribe and unsubscribe by identifier. A `message` is never routed here: it goes to the app
 //! whatever the channel. Called by `session`.
 //!
-//! A local answer, confirmed or rejected, gives the session no interest in a disconnect call (the reference forgets this
-//! for rejections and makes a needless call).
+//! A local answer, confirmed or rejected, is no reason for a Disconnect call later. The reference makes this needless call
+//! after rejections.
 //!
 //! Source: `contract/auth_streams.md` §1, §5, §6, §7 and §8.
 
@@ -30,7 +30,7 @@ pub struct StreamsConfig {
     pub cable_ready_secret: Option<String>,
 }
 
-/// Who answers a subscribe.
+/// Who answers a subscribe command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
     /// The app.
@@ -70,7 +70,7 @@ pub fn route_subscribe(identifier: &str, streams: &StreamsConfig) -> Route {
     }
 }
 
-/// Whether `identifier` names a channel the server answers itself, so that unsubscribe needs no call either.
+/// Whether `identifier` names a channel that the server answers itself. Then unsubscribe needs no call either.
 pub fn is_local_channel(identifier: &str, streams: &StreamsConfig) -> bool {
     Params::decode(identifier)
         .is_some_and(|params| LocalChannel::find(&params.channel, streams).is_some())
@@ -100,7 +100,7 @@ impl<'a> LocalChannel<'a> {
 }
 
 fn subscribe_pubsub(params: &Params, streams: &StreamsConfig) -> LocalSubscribe {
-    // A signed name decides alone: a plain one beside it is no second chance.
+    // If there is a signed name, only it counts: a plain name beside it is not tried after the signature fails.
     match (&params.signed_stream_name, &params.stream_name) {
         (Param::Invalid, _) | (_, Param::Invalid) => LocalSubscribe::Reject,
         (Param::Text(signed), _) => {
@@ -137,7 +137,7 @@ fn subscribe_signed(signed: &Param, secret: &str) -> LocalSubscribe {
     }
 }
 
-/// The members of an identifier that matter here.
+/// The members of an identifier that the routing reads.
 #[derive(Default)]
 struct Params {
     channel: String,
@@ -147,7 +147,7 @@ struct Params {
 }
 
 impl Params {
-    /// `None` when the identifier is no JSON object or names no channel: only the app can know what it means.
+    /// `None` when the identifier is no JSON object or names no channel. Such an identifier goes to the app.
     fn decode(identifier: &str) -> Option<Self> {
         let mut params = Self::default();
         let mut channel = Param::Unset;

@@ -1,7 +1,7 @@
-//! JSON Web Tokens: where a request carries one, and what it proves.
+//! JSON Web Tokens: where a request carries one, and what the token proves.
 //!
-//! Owns the order of both searches, because the client sees it: a token that is there decides alone, and `token_expired`
-//! makes clients fetch a new one. Must not know what happens next. Called by `session` at connect.
+//! Owns the order of both searches, because clients can see it: the first token found is the only one checked, and
+//! `token_expired` makes clients fetch a new one. Does not decide what happens next. Called by `session` at connect.
 //!
 //! Source: `contract/auth_streams.md` §3.
 
@@ -23,17 +23,18 @@ const SUBPROTOCOL_PREFIX: &str = "anycable-token.";
 pub enum JwtVerdict {
     /// The connection identifiers, exactly as signed.
     Valid { identifiers: String },
-    /// Rightly signed, but its time is over.
+    /// The signature is right, but the token has expired.
     Expired,
-    /// Anything else that is wrong with it.
+    /// Anything else is wrong with the token.
     Unauthorized,
-    /// Good, but without an `ext` text: an error of whoever made it, not a refusal.
+    /// The token is valid but has no `ext` text: a mistake in making the token, and not a refusal.
     MissingExt,
 }
 
-/// Verifies `token` at the time `now_unix_secs`. Only HS256, HS384 and HS512 are taken.
+/// Verifies `token` at the time `now_unix_secs`. Only HS256, HS384 and HS512 are accepted.
 ///
-/// The signature comes first: a token that is expired and badly signed is unauthorized. There is no leeway.
+/// The signature is checked first: a token that is expired and badly signed is unauthorized. Times are compared without
+/// leeway.
 pub fn verify(token: &str, secret: &str, now_unix_secs: f64) -> JwtVerdict {
     let Some(claims) = verify_signature(token, secret) else {
         return JwtVerdict::Unauthorized;
@@ -55,11 +56,11 @@ pub fn verify(token: &str, secret: &str, now_unix_secs: f64) -> JwtVerdict {
 
 /// Finds the token of a request: in its `x-<param>` header, else in its sub-protocol list, else in its query.
 ///
-/// `header` is the value of `x-<param>`, `subprotocol` that of `Sec-WebSocket-Protocol`, `query` what stands behind the
-/// `?`. The first place that has a token decides, whatever the token is worth.
+/// `header` is the value of `x-<param>`, `subprotocol` that of `Sec-WebSocket-Protocol`, `query` the part behind the `?`.
+/// The first place that has a token decides, even if that token is bad.
 ///
 /// # Errors
-/// [`BadQuery`] when the search gets to the query and any part of it is malformed, token or not.
+/// [`BadQuery`] when the search reaches the query and any part of it is malformed, whether or not that part is the token.
 pub fn find_token(
     header: Option<&str>,
     subprotocol: Option<&str>,
@@ -83,7 +84,7 @@ pub fn find_token(
         .map(Cow::into_owned))
 }
 
-/// The claims part, decoded, when the signature over it is right.
+/// The decoded claims part, if the signature over it is right.
 fn verify_signature(token: &str, secret: &str) -> Option<Vec<u8>> {
     let (signed, signature) = token.rsplit_once('.')?;
     let (header, claims) = signed.split_once('.')?;
@@ -163,7 +164,7 @@ enum Moment {
     Unset,
     /// Unix seconds, may have a fraction or be negative.
     At(f64),
-    /// Not a number, or one no double can hold.
+    /// Not a number, or a number that does not fit into an `f64`.
     Invalid,
 }
 

@@ -1,4 +1,4 @@
-//! Keys that follow from the application secret, and the check of a bearer token.
+//! Keys that are derived from the application secret, and the check of a bearer token.
 //!
 //! Source: `contract/auth_streams.md` §2 and §9, `contract/broadcast.md` §2.
 
@@ -11,7 +11,7 @@ pub const BROADCAST_LABEL: &str = "broadcast-cable";
 pub const RPC_LABEL: &str = "rpc-cable";
 /// Label of the REST API key.
 pub const API_LABEL: &str = "api-cable";
-/// Label of the token that opens the console.
+/// Label of the token for the login at the console.
 pub const CONSOLE_LABEL: &str = "console-cable";
 
 /// Derives the key for `label`: lower-case hex of HMAC-SHA256 with `secret` as key.
@@ -19,14 +19,14 @@ pub fn derive_token(secret: &str, label: &str) -> String {
     hmac_sha256_hex(secret, label.as_bytes())
 }
 
-/// Whether an `Authorization` header is exactly `Bearer <token>`. The time it takes does not depend on the content.
+/// Whether an `Authorization` header is exactly `Bearer <token>`. The time does not depend on the content.
 pub fn bearer_matches(header: Option<&str>, token: &str) -> bool {
     header
         .and_then(|header| header.strip_prefix("Bearer "))
         .is_some_and(|given| constant_time_eq(given, token))
 }
 
-/// Compares without telling by time where the difference is. The lengths are no secret.
+/// Compares in a time that does not depend on where the texts differ. The lengths are not secret.
 pub(crate) fn constant_time_eq(left: &str, right: &str) -> bool {
     left.as_bytes().ct_eq(right.as_bytes()).into()
 }

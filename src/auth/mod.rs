@@ -1,7 +1,7 @@
-//! Who may connect and who may listen, as far as the server decides it without the app.
+//! Who may connect and who may subscribe, as far as the server decides it without the app.
 //!
-//! Owns tokens ([`jwt`]), signed names ([`signed_stream`]), derived keys ([`keys`]) and the channels that are served
-//! locally ([`channels`]). Pure: time is an argument; a refusal is a value, never a log line. Called by `session` and
+//! Owns tokens ([`jwt`]), signed names ([`signed_stream`]), derived keys ([`keys`]) and the channels that the server answers
+//! itself ([`channels`]). Pure: time is an argument; a refusal is a value and no log line. Called by `session` and
 //! `endpoints`.
 //!
 //! Source: `contract/auth_streams.md`.

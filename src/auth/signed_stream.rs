@@ -12,12 +12,12 @@ use crate::protocol::json::decode_string;
 /// The stream name inside `signed`, if its signature was made with `secret`.
 ///
 /// `signed` is `<base64 of a JSON string>--<lower-case hex HMAC-SHA256 of the base64 text>`. Without a secret nothing is
-/// valid: the reference then verifies with an empty key, which anybody can sign with. An empty name is refused too.
+/// valid: the reference then verifies with an empty key, and anybody can sign with that key. An empty name is refused too.
 pub fn verify(signed: &str, secret: &str) -> Option<String> {
     if secret.is_empty() {
         return None;
     }
-    // The last separator: text in the URL-safe alphabet may hold one of its own.
+    // The last separator is the right one, because URL-safe base64 may contain `--` itself.
     let (encoded, digest) = signed.rsplit_once("--")?;
     if !constant_time_eq(digest, &hmac_sha256_hex(secret, encoded.as_bytes())) {
         return None;
@@ -25,7 +25,8 @@ pub fn verify(signed: &str, secret: &str) -> Option<String> {
     decode_string(&decode_base64(encoded)?).filter(|stream| !stream.is_empty())
 }
 
-/// Either alphabet: the digest has proved who wrote this, and AnyCable's own Ruby helper writes the URL-safe one.
+/// Accepts both base64 alphabets: the digest has proved who wrote the text, and AnyCable's own Ruby helper uses the URL-safe
+/// one.
 fn decode_base64(encoded: &str) -> Option<Vec<u8>> {
     const LENIENT: GeneralPurposeConfig =
         GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true);
@@ -149,7 +150,7 @@ mod tests {
             assert_eq!(verify(&signed, SECRET).as_deref(), expected, "{encoded}");
         }
         check("ImNoYXQv\r\nMjAyMyI=", Some("chat/2023"));
-        // In the URL-safe alphabet a name may hold the separator.
+        // In URL-safe base64 a name may contain the separator.
         let encoded = base64::engine::general_purpose::URL_SAFE.encode("\"abs\u{ff01}\"");
         assert!(encoded.contains("--"));
         check(&encoded, Some("abs\u{ff01}"));

@@ -1,7 +1,7 @@
-//! `--check-config`: what a start would say about its configuration, without one.
+//! `--check-config`: what a start would say about its configuration, without starting.
 //!
-//! The checks are the start's own: those of `config::load`, then [`server::prepare`]. A start ends with the first thing that
-//! is wrong; here all are listed. Nothing listens, and nobody is spoken to.
+//! The checks are those of a start: first `config::load`, then [`server::prepare`]. A start ends at the first problem; here
+//! all problems are listed. Nothing listens and no other machine is contacted.
 
 use std::error::Error;
 use std::fmt::Write;
@@ -31,10 +31,11 @@ pub fn remarks(config: &Config) -> String {
     out
 }
 
-/// The line that says that a start would get as far as to listen, with which file and where. `problems` were found before.
+/// The line that says that a start would reach the point where it listens, with which file and where. `problems` are those
+/// found earlier.
 ///
 /// # Errors
-/// Everything that a start would end with, what was found before first.
+/// Every problem that would end a start, the earlier ones first.
 pub fn verdict(config: &Config, problems: Vec<ConfigError>) -> Result<String, Vec<Box<dyn Error>>> {
     let mut problems: Vec<Box<dyn Error>> = problems.into_iter().map(Into::into).collect();
     if let Err(found) = server::prepare(config) {

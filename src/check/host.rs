@@ -1,6 +1,6 @@
 //! `--check N`: what would stop this host from holding N connections, one line per finding.
 //!
-//! [`Report::new`] is pure: what is asked for, the host's facts and the answer about io_uring come in, findings go out.
+//! [`Report::new`] is pure: the request, the host's facts and the answer about io_uring come in, findings go out.
 //! `tuning/check.sh` says the same in shell, in the same words; an integration test compares the two.
 
 use std::fmt;
@@ -14,7 +14,8 @@ use crate::os::limits::DESCRIPTORS_RESERVED;
 mod connection {
     /// ringcable's own, with one subscription: 375 measured, rounded up. Campfire's 14 subscriptions take 1,519.
     pub const USER_BYTES: u64 = 400;
-    /// What RPC makes it keep: URL, cookies and connection identifiers; measured with a cookie of 400 bytes.
+    /// The texts that a session keeps for RPC calls: URL, cookies and connection identifiers; measured with a cookie of 400
+    /// bytes.
     pub const TEXT_BYTES: u64 = 512;
     /// An accepted TCP socket in the kernel, Linux 6.18.
     pub const SOCKET_BYTES: u64 = 3_630;
@@ -23,36 +24,36 @@ mod connection {
 
     pub const BYTES: u64 = USER_BYTES + TEXT_BYTES + SOCKET_BYTES + POLL_BYTES;
 
-    /// What TLS for clients adds: 2,488 in TLS 1.3, rounded up.
+    /// The extra bytes of a connection with TLS: 2,488 in TLS 1.3, rounded up.
     pub const TLS_BYTES: u64 = 2_500;
 }
 
 /// The three rings of a shard, as the limit on locked memory counts them: 216 KiB on Linux 6.18, rounded up. Without the
-/// last 28 a shard has no ring for sends and writes as on epoll.
+/// last 28 KiB a shard has no ring for sends and writes as it does on epoll.
 const SHARD_RINGS_BYTES: u64 = 224 << 10;
-/// The ring of the probe, which the kernel may still count when the shards start: 84 KiB on Linux 6.18, rounded up.
+/// The ring of the probe: 84 KiB on Linux 6.18, rounded up. The kernel may still count it when the shards start.
 const PROBE_RING_BYTES: u64 = 96 << 10;
-/// CPU time of one ping to a socket that rested, user and kernel, over loopback.
+/// CPU time of one ping to a socket that was idle, user and kernel, over loopback.
 const PING_NANOS: u64 = 9_700;
-/// Of the memory that is needed: less than this share above it leaves nothing for traffic.
+/// The memory should exceed the need by at least this share (1/4), otherwise nothing is left for traffic.
 const HEADROOM_DIVISOR: u64 = 4;
-/// One in so many clients is expected to wait in an accept queue when all reconnect at once.
+/// When all clients reconnect at once, one in this many is expected to wait in an accept queue.
 const ACCEPT_QUEUE_DIVISOR: u64 = 16;
-/// What the kernel has by default since 5.4, and the largest queue that the server asks for.
+/// The kernel's default since 5.4, and the largest queue that the server asks for.
 const ACCEPT_QUEUE_MIN: u64 = 4_096;
 const ACCEPT_QUEUE_MAX: u64 = 65_535;
-/// Local ports per RPC connection: one in use, one that was closed and waits out its minute.
+/// Local ports per RPC connection: one in use, and one that was closed and stays in TIME-WAIT for a minute.
 const PORTS_PER_CALL: u64 = 2;
-/// Listeners, rings and wake-ups of a shard: 6 and two for each further listener.
+/// Listeners, rings and wake-up descriptors of a shard: 6, and two for each further listener.
 const DESCRIPTORS_PER_SHARD: u64 = 10;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
     Ok,
-    /// Holds, but slowly, or not under a burst.
+    /// The host holds the connections, but slowly, or not in a burst.
     Warn,
-    /// Does not hold.
+    /// The host does not hold the connections.
     Fail,
 }
 
@@ -102,13 +103,13 @@ pub struct Report {
 }
 
 impl Report {
-    /// Reads this host, tries io_uring, and judges.
+    /// Reads the facts of this host, tries io_uring, and compares them with the request.
     pub fn of_this_host(request: &CheckRequest) -> Self {
         let io_uring = driver::try_io_uring();
         Self::new(request, &HostFacts::read(), &io_uring)
     }
 
-    /// Judges. `io_uring` is the kernel's answer, with the reason of a refusal.
+    /// Compares the facts with the request. `io_uring` is the kernel's answer, with the reason for a refusal.
     pub fn new(request: &CheckRequest, facts: &HostFacts, io_uring: &Result<(), String>) -> Self {
         let findings = vec![
             connections_max(request),
@@ -132,7 +133,7 @@ impl Report {
         }
     }
 
-    /// False when something stands in the way.
+    /// False when a finding is [`Verdict::Fail`].
     pub fn passes(&self) -> bool {
         self.count(Verdict::Fail) == 0
     }
@@ -180,7 +181,7 @@ fn connections_max(request: &CheckRequest) -> Finding {
     }
 }
 
-/// The server raises the soft limit to the hard one itself, so the latter counts.
+/// The server raises the soft limit to the hard limit itself, so only the hard limit matters.
 fn open_files(request: &CheckRequest, facts: &HostFacts) -> Finding {
     let needed = files(request, facts);
     let (verdict, current) = match facts.open_files {
@@ -282,7 +283,7 @@ fn memory_verdict(request: &CheckRequest, bytes: u64) -> Verdict {
     }
 }
 
-/// Idle sockets use none of it; one unread message to everybody uses a page each.
+/// Idle sockets use none of this memory; one unread message to every client uses a page per client.
 fn tcp_mem(request: &CheckRequest, facts: &HostFacts) -> Finding {
     let pages = request.connections;
     Finding {
@@ -312,7 +313,7 @@ fn accept_queue(request: &CheckRequest, facts: &HostFacts) -> Finding {
     )
 }
 
-/// With SYN cookies the kernel looks at the accept queue's limit alone.
+/// With SYN cookies the kernel checks only the limit of the accept queue.
 fn syn_queue(request: &CheckRequest, facts: &HostFacts) -> Finding {
     let needed = queue(request);
     let mut finding = at_least(
@@ -343,7 +344,7 @@ fn local_ports(request: &CheckRequest, facts: &HostFacts) -> Finding {
     )
 }
 
-/// A table that nobody uses yet stops nothing, but the first NAT rule would.
+/// An unused connection tracking table blocks nothing now, but it does after the first NAT rule. So it is only a warning.
 fn tracking(request: &CheckRequest, facts: &HostFacts) -> Finding {
     let connections = request.connections;
     let (verdict, current) = match facts.tracking {
@@ -409,7 +410,7 @@ fn locked_memory(request: &CheckRequest, facts: &HostFacts) -> Finding {
     }
 }
 
-/// Pings alone: the CPU time that N of them take in one interval.
+/// Counts only pings: the CPU time that N of them take in one interval.
 fn cpus(request: &CheckRequest, facts: &HostFacts) -> Finding {
     let interval_nanos = u64::try_from(request.ping_interval.as_nanos()).unwrap_or(u64::MAX);
     let for_pings = match interval_nanos {
@@ -452,7 +453,7 @@ fn at_least(
     }
 }
 
-/// A fact that could not be read.
+/// The verdict for a fact that could not be read.
 fn unknown() -> (Verdict, String) {
     (Verdict::Warn, "unknown".to_string())
 }
@@ -461,7 +462,7 @@ fn fail_unless(holds: bool) -> Verdict {
     if holds { Verdict::Ok } else { Verdict::Fail }
 }
 
-/// Without io_uring the server runs on epoll, unless it was told not to.
+/// The verdict when io_uring is refused: the server then runs on epoll, unless the options require io_uring.
 fn refusal(choice: DriverChoice) -> Verdict {
     match choice {
         DriverChoice::IoUring => Verdict::Fail,
@@ -473,7 +474,7 @@ fn shards(request: &CheckRequest, facts: &HostFacts) -> u64 {
     request.cores.unwrap_or(facts.cpus) as u64
 }
 
-/// A file for each client, and what the shards and their connections to the app take.
+/// Descriptors for all clients, for the shards, and for the connections to the app.
 fn files(request: &CheckRequest, facts: &HostFacts) -> u64 {
     let per_shard = DESCRIPTORS_PER_SHARD.saturating_add(request.rpc_concurrency as u64);
     request
@@ -505,7 +506,7 @@ fn mib_below(bytes: u64) -> String {
     format!("{} MiB", bytes >> 20)
 }
 
-/// A limit in words.
+/// A limit as text.
 fn shown(limit: u64) -> String {
     match limit {
         u64::MAX => "unlimited".to_string(),

@@ -1,4 +1,4 @@
-//! What can be asked before a start: `--check N` about the host ([`host`]), `--check-config` about the options ([`config`]).
+//! What can be checked before a start: the host with `--check N` ([`host`]), the options with `--check-config` ([`config`]).
 
 pub mod config;
 pub mod host;

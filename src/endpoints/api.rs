@@ -20,8 +20,8 @@ pub fn publish_policy(token: Option<String>) -> BroadcastPolicy {
 
 /// Answers a request below `<api_path>/presence/`.
 ///
-/// `stream` is what `Route::ApiPresence` found in the path. The order of the checks is the reference's: method, token,
-/// path, and only then that nobody keeps presence.
+/// `stream` is the name that `Route::ApiPresence` found in the path. The order of the checks is the reference's: method,
+/// token, path, and last the answer "not implemented".
 pub fn presence(
     method: &str,
     authorization: Option<&str>,

@@ -1,9 +1,9 @@
-//! The endpoint that takes the app's broadcasts: who may post, and what is answered.
+//! The endpoint that takes the app's broadcasts: who may post, and the answers.
 //!
 //! Decides from method and headers whether the body is worth reading. It does not read the body, parse it or deliver it:
 //! `shard::http` does that between [`check`] and [`accepted`]. The API's publish endpoint uses the same functions.
 //!
-//! [`cors_headers`] belong on every answer of the endpoint: [`check`] has put them on its own, the caller puts them on the
+//! Every answer of the endpoint needs [`cors_headers`]: [`check`] adds them to its own answers, the caller adds them to the
 //! others with [`Response::with_headers`].
 
 use std::borrow::Cow;
@@ -15,8 +15,8 @@ use crate::wire::origins::AllowedOrigins;
 
 /// The largest body of one broadcast request, in bytes, after chunk decoding.
 ///
-/// The reference has no limit, so that one request can take all memory. Beyond this one the answer is
-/// [`body_too_large`]; a thousand messages of the maximum client message size fit below it.
+/// The reference has no limit, so there one request can take all memory. Larger bodies get the answer [`body_too_large`]. A
+/// thousand messages of the largest client message size fit into this limit.
 pub const BROADCAST_BODY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Who may post and which browsers may call.
@@ -27,10 +27,10 @@ pub struct BroadcastPolicy {
     pub cors: Cors,
 }
 
-/// CORS of the endpoint. It is advice to browsers, not access control: a disallowed origin is still served.
+/// CORS of the endpoint. It is advice to browsers and no access control: a request of another origin is still served.
 #[derive(Debug, Default)]
 pub enum Cors {
-    /// No CORS headers; `OPTIONS` is a wrong method.
+    /// No CORS headers; `OPTIONS` counts as a wrong method.
     #[default]
     Off,
     /// `--http_broadcast_cors` with an empty `--allowed_origins`.
@@ -39,10 +39,10 @@ pub enum Cors {
     Origins(AllowedOrigins),
 }
 
-/// What to do with a request, from its head.
+/// What to do with a request, decided from its head.
 #[derive(Debug, PartialEq, Eq)]
 pub enum BroadcastVerdict {
-    /// Answer this. The body, if there is one, has not been read; with `Expect: 100-continue` no 100 may be sent, and the
+    /// Send this answer. The body, if any, has not been read. With `Expect: 100-continue` no 100 may be sent, and the
     /// connection closes after the answer.
     Refuse(Response),
     /// Authorised: send the 100 if one is expected, read the body, deliver it, answer [`accepted`].
@@ -69,14 +69,15 @@ pub fn check(
     BroadcastVerdict::Refuse(Response::empty(status).with_headers(cors_headers(origin, policy)))
 }
 
-/// The publication is in the inbox of every shard; also the answer to a body that is no publication at all.
+/// The publication is in the inbox of every shard. A body that is no publication at all gets this answer as well.
 ///
-/// Rails takes anything but 201 for an error, and nothing else reads it.
+/// Rails treats every status but 201 as an error, and reads nothing else of the answer.
 pub fn accepted() -> Response {
     Response::empty(201)
 }
 
-/// The body broke off or its framing is wrong. What follows on the connection cannot be trusted, so it closes.
+/// The body ended too early or its framing is wrong. The server cannot tell where the next request starts, so the connection
+/// closes.
 pub fn unreadable_body() -> Response {
     Response::empty(422).closing()
 }

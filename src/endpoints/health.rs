@@ -1,21 +1,21 @@
 //! The health endpoint.
 //!
-//! Owns two constant answers. It checks nothing on purpose: orchestrators would restart a server with 100,000 open
-//! sockets because the app behind it restarts. Called by `shard::http` for any method.
+//! Owns two constant answers. It does not check the app on purpose: if it did, orchestrators would restart a server with
+//! 100,000 open sockets because the app behind it restarts. Called by `shard::http` for any method.
 
 use crate::endpoints::Response;
 
 const BODY: &str = "Ah, ha, ha, ha, stayin' alive, stayin' alive.";
 
 impl Response {
-    /// Alive: 200, for any method.
+    /// The server runs: 200, for any method.
     ///
     /// Source: `contract/operations.md` §12.
     pub fn health() -> Response {
         Response::text(200, BODY)
     }
 
-    /// Alive, and about to end: a load balancer shall send no more clients.
+    /// The server runs but is about to end: a load balancer should send no more clients.
     pub fn shutting_down() -> Response {
         Response::text(503, "shutting down")
     }

@@ -1,6 +1,6 @@
 //! What an operator reads about requests that were refused: what is wrong with them, and which setting to change. Pure.
 
-/// What to do about a WebSocket request of `path`, which is not among the paths that this listener serves.
+/// What to do about a WebSocket request for `path`, which this listener does not serve.
 pub fn unknown_path(path: &str, served: &[String]) -> String {
     let hint = if served
         .iter()
@@ -23,7 +23,7 @@ pub fn unknown_path(path: &str, served: &[String]) -> String {
     format!("served are {}; {hint}", served.join(", "))
 }
 
-/// What is wrong with the `Authorization` of a request that got a 401. Never shows it.
+/// What is wrong with the `Authorization` of a request that got a 401. The text never contains the header's value.
 pub fn bad_authorization(authorization: Option<&str>) -> &'static str {
     match authorization {
         None | Some("") => "it has no Authorization header",
@@ -47,7 +47,7 @@ pub fn shared_secret(feature_option: &str, derived: bool) -> String {
     }
 }
 
-/// The subprotocols in an offer, without the entry that carries a token; `None` when there is none at all.
+/// The subprotocols in an offer, without the entry that carries a token; `None` when no other entry is there.
 pub fn offered_subprotocols(header: &str) -> Option<String> {
     let names: Vec<&str> = header
         .split(',')

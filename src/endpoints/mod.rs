@@ -1,7 +1,7 @@
-//! The endpoints beside WebSocket: what is answered there.
+//! The HTTP endpoints besides WebSocket: their answers.
 //!
-//! Pure: a method and a few header values come in, a value goes out. Routing, reading requests, writing responses and
-//! delivering publications is `shard::http`, which is the only caller.
+//! Pure: a method and a few header values come in, a value goes out. `shard::http` routes and reads requests, writes
+//! responses and delivers publications; it is the only caller.
 
 pub mod api;
 mod bearer;

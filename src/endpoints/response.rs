@@ -1,14 +1,14 @@
 //! An ordinary HTTP answer as a value.
 //!
-//! Owns what an answer says, not how it is written: `Content-Length`, `Date`, `Connection` and the missing body of a HEAD
-//! answer are the business of `wire` and `shard::http`, which write it.
+//! Owns the content of an answer, not its bytes: `wire` and `shard::http` write it. They add `Content-Length`, `Date` and
+//! `Connection`, and leave out the body of a HEAD answer.
 
 use std::borrow::Cow;
 
 /// The headers of an answer, in the order in which they are written.
 pub type Headers = Vec<(&'static str, Cow<'static, str>)>;
 
-/// The `Content-Type` of everything that is plain text.
+/// The `Content-Type` of all plain text answers.
 pub const TEXT_PLAIN: &str = "text/plain; charset=utf-8";
 
 /// An answer to a request that does not become a WebSocket.
@@ -18,9 +18,10 @@ pub struct Response {
     pub status: u16,
     /// Without `Content-Length`, `Date` and `Connection`.
     pub headers: Headers,
-    /// The whole body; for HEAD it is measured and not sent.
+    /// The whole body; for HEAD only its length is used.
     pub body: Cow<'static, [u8]>,
-    /// The connection must be closed after this answer: what follows on it cannot be trusted or is too much to skip.
+    /// The connection must be closed after this answer, because the rest of the input has no clear start or is too much to
+    /// skip.
     pub close: bool,
 }
 
@@ -44,14 +45,14 @@ impl Response {
         }
     }
 
-    /// There is no memory for the request. The rest of it is not read, so the connection closes; it may be tried again.
+    /// There is no memory for the request. Its rest is not read, so the connection closes; the client may try again.
     pub fn no_memory() -> Response {
         Response::text(503, "no memory for this request, try again\n")
             .with_headers(vec![("Retry-After", Cow::Borrowed("1"))])
             .closing()
     }
 
-    /// Nothing lives on this path.
+    /// Nothing is served on this path.
     ///
     /// Source: `contract/websocket.md` §1.
     pub fn not_found() -> Response {

@@ -15,7 +15,7 @@ fn million() -> CheckRequest {
     }
 }
 
-/// A host that holds a million.
+/// A host that holds a million connections.
 fn tuned() -> HostFacts {
     let limit = |value| Limit {
         soft: value,
