@@ -1,7 +1,7 @@
-//! Who may use the console: the rule of loopback, the login, the cookie, and where a request may come from.
+//! Who may use the console: the rule for loopback, the login, the cookie, and where a request may come from.
 //!
-//! Pure: the time is an argument. The console can end sessions and speak to clients, so the rules are strict: what is in
-//! doubt has to log in.
+//! Pure: the time is an argument. The console can end sessions and send messages to clients, so the rules are strict: in
+//! case of doubt a login is needed.
 
 use crate::auth::keys::{CONSOLE_LABEL, constant_time_eq, derive_token, hmac_sha256_hex};
 use crate::config::{ConsoleConfig, is_loopback_host};
@@ -9,12 +9,13 @@ use crate::wire::http_request::RequestHead;
 
 /// How long a login lasts.
 pub const LOGIN_SECS: u64 = 12 * 60 * 60;
-/// The header that every action must carry. A page of another origin cannot set it without asking first, and is never
-/// answered when it asks.
+/// The header that every action must carry. A browser lets a page of another origin set it only after a preflight request,
+/// and the console never answers a preflight.
 pub const ACTION_HEADER: &str = "x-ringcable-console";
 
 const COOKIE: &str = "ringcable_console";
-/// Fields by which a proxy shows. One on the same machine comes from loopback too, and stands for the whole world.
+/// Header fields that show that a proxy is in front. A proxy on this machine also connects from loopback, but its clients
+/// may be anywhere.
 const PROXY_FIELDS: [&str; 10] = [
     "forwarded",
     "via",
@@ -28,12 +29,12 @@ const PROXY_FIELDS: [&str; 10] = [
     "true-client-ip",
 ];
 
-/// The verdict about one request.
+/// How a request may use the console.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {
-    /// From this machine, without a proxy between.
+    /// The request comes from this machine and not through a proxy.
     Local,
-    /// With the cookie of a login.
+    /// The request carries the cookie of a login.
     LoggedIn,
     LoginNeeded,
 }
@@ -44,7 +45,7 @@ impl Access {
     }
 }
 
-/// The rules, ready to be asked.
+/// The access rules of the running console.
 #[derive(Debug)]
 pub struct Guard {
     /// `None`: nobody can log in.
@@ -70,7 +71,7 @@ impl Guard {
         }
     }
 
-    /// Whether logging in is possible at all.
+    /// Whether a login is possible at all.
     pub fn has_login(&self) -> bool {
         self.keys.is_some()
     }
@@ -94,7 +95,8 @@ impl Guard {
         }
     }
 
-    /// The `Set-Cookie` of a login with `given`: the console's token, or the application secret itself. `None`: neither.
+    /// The `Set-Cookie` for a login with `given`, which is the console's token or the application secret itself. `None`: it
+    /// is neither.
     pub fn log_in(
         &self,
         head: &RequestHead,
@@ -103,7 +105,7 @@ impl Guard {
         now_unix_secs: u64,
     ) -> Option<String> {
         let keys = self.keys.as_ref()?;
-        // Both are compared, whatever the first says.
+        // Both are always compared, so that the time does not show which one matched.
         let is_token = constant_time_eq(given, &keys.token);
         let is_secret = constant_time_eq(given, &keys.secret);
         if !(is_token | is_secret) {
@@ -120,7 +122,7 @@ impl Guard {
 }
 
 impl Keys {
-    /// Nothing about a login is stored: the cookie says when it ends, and that we said so.
+    /// The server stores nothing about a login: the cookie holds the end of the login and a signature of it.
     fn cookie(&self, end_unix_secs: u64) -> String {
         let mut signed = b"console login until ".to_vec();
         signed.extend_from_slice(&end_unix_secs.to_be_bytes());
@@ -139,9 +141,9 @@ impl Keys {
     }
 }
 
-/// Below the console's path only, so that the app behind the same name never sees it.
+/// The cookie's path is the console's, so that an app behind the same host name never gets it.
 fn set_cookie(head: &RequestHead, value: &str, age_secs: u64, tls: bool) -> String {
-    // The first proxy's word: it is the one that the browser speaks to.
+    // The first item is of the first proxy, which is the one that the browser connects to.
     let forwarded = head.items("x-forwarded-proto").next();
     let over_tls = tls || forwarded.is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
     let secure = if over_tls { "; Secure" } else { "" };
@@ -151,11 +153,11 @@ fn set_cookie(head: &RequestHead, value: &str, age_secs: u64, tls: bool) -> Stri
     )
 }
 
-/// Asked by the name of this machine and not through a proxy. The name counts because a page of anybody may call a name of
-/// its own that resolves to 127.0.0.1; HTTP/1.0 does not count because that is what a proxy with bare settings speaks.
+/// Whether the request names this machine and came through no proxy. The name is checked because any web page may use a name
+/// of its own that resolves to 127.0.0.1. HTTP/1.0 is refused because proxies with default settings use it.
 ///
-/// A target in absolute form is a second name; both have to be one of this machine. What remains is a proxy on this machine
-/// that leaves no trace and sends `Host: localhost` itself.
+/// A target in absolute form holds a second name; both names must be of this machine. One case is not detected: a proxy on
+/// this machine that adds no header field and sends `Host: localhost` itself.
 fn is_local(head: &RequestHead) -> bool {
     head.version_minor() >= 1
         && [Some(head.host()), head.header("host")]
@@ -171,8 +173,8 @@ fn without_port(authority: &str) -> &str {
     }
 }
 
-/// Whether a request that changes something comes from the console's own page: what the browser says about that in
-/// `Sec-Fetch-Site` and `Origin` must agree, and it must say something.
+/// Whether a request that changes something comes from the console's own page: `Sec-Fetch-Site` and `Origin` must not
+/// contradict that, and at least one of them must be there.
 pub fn is_from_own_page(head: &RequestHead) -> bool {
     let by_site = head
         .header("sec-fetch-site")
@@ -184,7 +186,7 @@ pub fn is_from_own_page(head: &RequestHead) -> bool {
     }
 }
 
-/// The same for the upgrade. Browsers send an `Origin` with it in any case, and do not agree about `Sec-Fetch-Site`.
+/// The same for the upgrade. Browsers always send `Origin` with an upgrade, but they differ in `Sec-Fetch-Site`.
 pub fn upgrade_is_from_own_page(head: &RequestHead) -> bool {
     origin_is_host(head)
 }
@@ -345,7 +347,7 @@ mod tests {
                 .expect("right")
                 .ends_with("; Secure")
         );
-        // Proxies append to the list, or add a line: the first is the browser's.
+        // Proxies append to the list or add a line: the first item is the one that the browser's proxy wrote.
         for (lines, secure) in [
             ("X-Forwarded-Proto: HTTPS, http", true),
             ("X-Forwarded-Proto: https\r\nX-Forwarded-Proto: http", true),

@@ -1,4 +1,4 @@
-//! What to do with a request to the console, as far as its head says.
+//! Decides from the head alone what to do with a request to the console.
 
 use std::borrow::Cow;
 
@@ -11,22 +11,22 @@ const LOGIN_PATH: &str = "/_console/login";
 const NO_SECRET: &str = "This server has no secret, so nobody can log in. It answers without a login on the machine itself: \
                          open it there, or through ssh -L, not through a proxy.";
 
-/// What follows from the head of a request.
+/// What to do with a request.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// Answer this; the body has not been read.
     Answer(Response),
-    /// Read the form and try the word in it.
+    /// Read the form and check the secret in it.
     LogIn,
     /// Make this the console's Action Cable connection, unless there are too many.
     Upgrade,
-    /// Tell the kept records.
+    /// Answer with the recent records.
     Records,
     /// Read the body and do this.
     Operation(Operation),
 }
 
-/// What the page can ask for.
+/// An operation that the page can ask for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     Search,
@@ -34,7 +34,7 @@ pub enum Operation {
     Publish,
 }
 
-/// Decides about a request to `route`. `tls`: it came over TLS of our own.
+/// Decides what to do with a request to `route`. `tls`: it came over the server's own TLS.
 pub fn decide(
     guard: &Guard,
     route: ConsoleRoute,
@@ -123,7 +123,7 @@ mod tests {
     use crate::config::ConsoleConfig;
     use crate::wire::http_head::HeadLimits;
 
-    /// `Err` with the status of the answer.
+    /// `Err` holds the status of the answer.
     fn verdict(bound_to_loopback: bool, request: &str, fields: &str) -> Result<Verdict, u16> {
         let text = format!("{request} HTTP/1.1\r\nHost: localhost:8080\r\n{fields}\r\n");
         let (head, _) = RequestHead::decode(text.as_bytes(), &HeadLimits::default())

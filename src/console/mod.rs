@@ -1,7 +1,7 @@
-//! `--console`: the operator's page at `/_console`, as far as it is pure: who may come in, what is served, what is said.
+//! `--console`: the pure part of the operator's page at `/_console`: who may use it, what is served, and the texts.
 //!
 //! Owns the paths, the access rules, the texts of answers and snapshots, and the files of the page. Does no I/O and reads no
-//! clock. `shard::http` answers the requests, `shard::sessions` holds the connections that watch, `shard::console` asks
+//! clock. `shard::http` answers the requests, `shard::sessions` holds the console's connections, and `shard::console` asks
 //! the other shards.
 
 pub mod access;
@@ -13,31 +13,31 @@ pub mod snapshot;
 
 pub use decide::{Operation, Verdict, decide};
 
-/// Where the page lives; everything of the console is below it.
+/// The path of the page; all paths of the console are below it.
 pub const PATH: &str = "/_console";
-/// The one channel of that connection, byte for byte as the page writes it. It is a name on console connections alone: no
-/// stream has it, and a client that sends it on an ordinary path asks the app.
+/// The one channel of a console connection, byte for byte as the page writes it. The name has this meaning only on console
+/// connections: no stream has it, and on an ordinary path a subscribe to it goes to the app.
 pub const IDENTIFIER: &str = r#"{"channel":"ringcable:console"}"#;
 
-/// Bodies that the page sends. The largest is a test message.
+/// Largest body that the page may send. The largest one it sends is a test message.
 pub const BODY_BYTES_MAX: usize = 64 << 10;
-/// The body of the login form, which anybody may send.
+/// Largest body of the login form, which anybody may send.
 pub const LOGIN_BODY_BYTES_MAX: usize = 4 << 10;
 
-/// What a path of the console leads to.
+/// What a path of the console stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConsoleRoute {
     Page,
-    /// The form (GET) and its answer (POST).
+    /// The form (GET) and its submission (POST).
     Login,
     Logout,
     Cable,
-    /// The records that were kept: warnings, errors, slow clients.
+    /// The recent records: warnings, errors, slow clients.
     Records,
     Search,
     Disconnect,
     Publish,
-    /// Style, scripts, icon. Open to everybody: they are in the public source as well.
+    /// Style, scripts, icon. No login is needed for them: they are in the public source as well.
     File(page::File),
     Nowhere,
 }
@@ -48,7 +48,7 @@ pub fn route(path: &str) -> Option<ConsoleRoute> {
     let name = match rest.strip_prefix('/') {
         Some(name) => name,
         None if rest.is_empty() => return Some(ConsoleRoute::Page),
-        // Such as /_consoles, which may be a WebSocket path of the app.
+        // For example /_consoles, which may be a WebSocket path of the app.
         None => return None,
     };
     Some(match name {

@@ -1,6 +1,6 @@
 //! The files of the page, built into the binary, and the answers around them.
 //!
-//! Owns file names, types and the headers that keep a browser from doing anything else with the page.
+//! Owns file names, types and the security headers of these answers.
 
 use std::borrow::Cow;
 
@@ -15,10 +15,10 @@ const JSON: &str = "application/json";
 
 const INDEX: &str = include_str!("page/index.html");
 const LOGIN: &str = include_str!("page/login.html");
-/// Stands in the login page where a message goes.
+/// The place in the login page where a message goes.
 const MESSAGE_MARK: &str = "<!-- message -->";
 
-/// Only what this server itself sends may run, be shown or be called, and nobody may frame the page.
+/// The browser runs, shows and calls only what this server sends, and no other page may put this one into a frame.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
@@ -29,7 +29,7 @@ pub struct File {
     text: &'static str,
 }
 
-/// The part called `name`, below the console's path.
+/// The file called `name` below the console's path.
 pub fn file(name: &str) -> Option<File> {
     let (content_type, text) = match name {
         "console.css" => (CSS, include_str!("page/console.css")),
@@ -44,12 +44,12 @@ pub fn file(name: &str) -> Option<File> {
     Some(File { content_type, text })
 }
 
-/// The page itself. `logged_in`: there is a login to end.
+/// The page itself. `logged_in`: the page shows the log-out button.
 pub fn index(logged_in: bool) -> Response {
     let text = if logged_in {
         Cow::Borrowed(INDEX)
     } else {
-        // Who comes from this machine has not logged in and cannot log out.
+        // An operator on this machine has not logged in, so there is nothing to log out from.
         Cow::Owned(INDEX.replace(r#"id="log-out""#, r#"id="log-out" hidden"#))
     };
     guarded(200, HTML, into_bytes(text))
@@ -86,7 +86,7 @@ pub fn refusal(status: u16, why: &str) -> Response {
     json(status, &Refusal { error: why })
 }
 
-/// Go on at `path`.
+/// Redirects to `path`.
 pub fn see_other(path: &'static str) -> Response {
     Response::empty(303).with_headers(vec![
         ("Location", Cow::Borrowed(path)),
@@ -100,7 +100,7 @@ fn guarded(status: u16, content_type: &'static str, body: Cow<'static, [u8]>) ->
         ("Cache-Control", "no-store"),
         ("Content-Security-Policy", POLICY),
         ("X-Content-Type-Options", "nosniff"),
-        // Not "no-referrer": with that a browser says "null" as the origin of the login form.
+        // Not "no-referrer": with it browsers send "null" as the `Origin` of the login form.
         ("Referrer-Policy", "same-origin"),
         ("Cross-Origin-Opener-Policy", "same-origin"),
         ("Cross-Origin-Resource-Policy", "same-origin"),

@@ -1,9 +1,9 @@
-//! What the page asks for: bodies of its requests to values.
+//! Decodes the bodies of the page's requests.
 
 use crate::protocol::json::{JsonError, Reader};
 use crate::protocol::publication::{Broadcast, Publication, decode_broadcast};
 
-/// The longest text that can be searched for.
+/// The longest text that a search may have.
 pub const QUERY_BYTES_MAX: usize = 256;
 
 /// Which session to end, and how.
@@ -12,13 +12,13 @@ pub struct DisconnectRequest {
     pub shard: usize,
     pub slot: u32,
     pub generation: u32,
-    /// Compared with that of the session, so that a mistake ends nobody else.
+    /// Compared with the sid of the session in that slot, so that a wrong request ends no other session.
     pub sid: String,
-    /// The client is told to come back.
+    /// Whether the client is told to reconnect.
     pub reconnect: bool,
 }
 
-/// Why a request cannot be served; the text is for the page.
+/// Why a request cannot be served; the page shows the text.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
     #[error("the request is not what the page sends: {0}")]
@@ -31,7 +31,7 @@ pub enum RequestError {
     NoStream,
 }
 
-/// `{"query": "…"}`; empty = any session.
+/// `{"query": "…"}`; an empty text finds every session.
 pub fn search(body: &[u8]) -> Result<String, RequestError> {
     let mut query = String::new();
     members(body, |reader, name| {
@@ -72,7 +72,7 @@ pub fn disconnect(body: &[u8]) -> Result<DisconnectRequest, RequestError> {
     })
 }
 
-/// One publication as an app would post it: `{"stream": "…", "data": "…"}`. Batches and remote commands are not for here.
+/// One publication as an app would post it: `{"stream": "…", "data": "…"}`. Batches and remote commands are refused here.
 pub fn publication(body: &[u8]) -> Result<Publication, RequestError> {
     match decode_broadcast(body) {
         Ok(Broadcast::Publications(mut publications)) if publications.len() == 1 => {
@@ -82,7 +82,7 @@ pub fn publication(body: &[u8]) -> Result<Publication, RequestError> {
     }
 }
 
-/// Reads an object; `member` says whether it knew the name and has read the value.
+/// Reads an object; `member` returns whether it knows the name and has read the value.
 fn members<'a>(
     body: &'a [u8],
     mut member: impl FnMut(&mut Reader<'a>, &str) -> Result<bool, JsonError>,

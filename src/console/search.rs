@@ -1,7 +1,7 @@
-//! What a search looks for, and what it tells about a session that it found.
+//! What a search looks for, and what the answer says about a session that was found.
 //!
-//! Rails names its records by global ids in base64 (`Z2lkOi8v…` is `gid://…`); nobody searches for that, so these are looked
-//! into as well.
+//! Rails names its records by global ids in base64 (`Z2lkOi8v…` is `gid://…`). Operators search for the decoded text, so the
+//! search decodes these ids as well.
 
 use base64::Engine as _;
 use base64::alphabet::URL_SAFE;
@@ -11,15 +11,15 @@ use serde::Serialize;
 
 use crate::log::shortened;
 
-/// Sessions in one answer.
+/// Most sessions in one answer.
 pub const HITS_MAX: usize = 50;
-/// Edges (a subscription with one stream) told about one session, and their texts.
+/// Most edges (one subscription with one stream) in the answer about one session.
 pub const SUBSCRIPTIONS_SHOWN_MAX: usize = 32;
 pub const TEXT_SHOWN_BYTES_MAX: usize = 512;
 
 /// `gid://` in base64.
 const GLOBAL_ID: &str = "Z2lkOi8v";
-/// Padding is often cut off, and the last character of a cut text may hold unused bits.
+/// Lenient, because padding is often cut off and the last character of a cut text may hold unused bits.
 const DECODER: GeneralPurpose = GeneralPurpose::new(
     &URL_SAFE,
     GeneralPurposeConfig::new()
@@ -34,7 +34,7 @@ pub struct Query {
 }
 
 impl Query {
-    /// An empty text is in every session.
+    /// An empty text matches every session.
     pub fn new(text: &str) -> Self {
         Self {
             finder: memmem::Finder::new(text.as_bytes()).into_owned(),
@@ -63,7 +63,7 @@ fn global_ids(identifiers: &str) -> impl Iterator<Item = Vec<u8>> {
     })
 }
 
-/// What is known about a session without having kept anything for it.
+/// What is known about a session without storing anything for the console.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct SessionReport {
     pub shard: usize,
@@ -78,7 +78,7 @@ pub struct SessionReport {
     pub compressed: bool,
     pub encrypted: bool,
     pub subscriptions: Vec<SubscriptionReport>,
-    /// Subscriptions beyond those told.
+    /// Number of subscriptions that the answer leaves out.
     pub subscriptions_left_out: usize,
 }
 
@@ -88,18 +88,18 @@ pub struct SubscriptionReport {
     pub streams: Vec<String>,
 }
 
-/// The sessions that shards found.
+/// The sessions that the shards found.
 #[derive(Debug, Default, Serialize)]
 pub struct SearchAnswer {
     pub sessions: Vec<SessionReport>,
     /// There are more than these.
     pub more: bool,
-    /// A shard has not answered in time, so something may be missing.
+    /// A shard has not answered in time, so sessions may be missing.
     pub incomplete: bool,
 }
 
 impl SearchAnswer {
-    /// One answer from those of all shards, in the order of shards and slots.
+    /// Merges the answers of all shards into one, in the order of shards and slots.
     pub fn merged(found: Vec<Vec<SessionReport>>, complete: bool) -> Self {
         let mut sessions: Vec<SessionReport> = found.into_iter().flatten().collect();
         sessions.sort_unstable_by_key(|session| (session.shard, session.slot));
@@ -113,7 +113,8 @@ impl SearchAnswer {
     }
 }
 
-/// A session's subscriptions as they are shown, from their identifiers and streams; a subscription counts once per stream.
+/// A session's subscriptions as the page shows them, from their identifiers and streams; a subscription counts once per
+/// stream.
 pub fn subscriptions<'a>(
     identifiers: &[&str],
     streams_of: impl Fn(&str) -> Vec<&'a str>,

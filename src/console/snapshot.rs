@@ -1,4 +1,4 @@
-//! What the page is told once a second: counters as they stand. Rates, medians and charts are the page's work.
+//! What the page gets once a second: the counters as they are. The page calculates rates, medians and charts.
 
 use std::time::Duration;
 
@@ -7,19 +7,19 @@ use serde::Serialize;
 use crate::metrics::histogram::{BOUNDS_MICROS, Snapshot};
 use crate::metrics::{Counter, Gauge, Metrics, ShardMetrics};
 
-/// What a snapshot says beside the metrics.
+/// What a snapshot contains besides the metrics.
 #[derive(Debug)]
 pub struct Facts<'a> {
     pub node_id: &'a str,
     pub now_unix_ms: u64,
     pub uptime: Duration,
-    /// Memory that is this process's alone, without what the kernel keeps for its sockets.
+    /// Memory that belongs to this process alone, without socket memory in the kernel.
     pub private_bytes: u64,
-    /// Number of the newest kept record: the page fetches them when it has grown.
+    /// Number of the newest recent record: the page fetches the records when this number has grown.
     pub last_record: u64,
 }
 
-/// The `message` of a delivery to those who watch.
+/// The `message` of a delivery to the console's connections.
 pub fn encode(metrics: &Metrics, facts: &Facts<'_>) -> Vec<u8> {
     let shards = &metrics.shards;
     let sum = |read: fn(&ShardMetrics) -> &Counter| {

@@ -1,4 +1,5 @@
-//! The app's one entry: an HTTP request from ringcable in, an answer out. What the gem's rack handler is to Rails.
+//! The entry of the app: it takes an HTTP request from ringcable and returns the answer, as the gem's Rack handler does in
+//! Rails.
 //!
 //! Owns the chat behind a lock and the order of what is broadcast. Called on the threads of `http`.
 //! Source: `contract/rpc.md` §9.
@@ -15,12 +16,12 @@ use crate::log::Sparse;
 
 #[derive(Debug)]
 pub struct App {
-    /// The whole `Authorization` value that is asked for.
+    /// The whole `Authorization` value that a request must have.
     authorization: Option<String>,
     mount_path: &'static str,
     broadcaster: Broadcaster,
     chat: Mutex<Chat>,
-    /// Anybody on this machine may send what cannot be read.
+    /// Limits a log record that any process on this machine can cause by sending requests that cannot be read.
     unreadable: Mutex<Sparse>,
 }
 
@@ -80,7 +81,7 @@ impl App {
     }
 
     fn dispatch(&self, call: &str, sid: &str, body: &[u8]) -> Result<Answer, sonic_rs::Error> {
-        // A poisoned lock means that another call panicked half-way; the chat is only a demo's, so go on with it.
+        // A poisoned lock means that another call panicked in the middle. This is only a demo, so the chat is used as it is.
         let mut chat = self.chat.lock().unwrap_or_else(PoisonError::into_inner);
         let mut publications = Vec::new();
         let answer = match call {
@@ -98,7 +99,7 @@ impl App {
                 Answer::success()
             }
         };
-        // Queued under the lock: what one call changed must not be announced after what a later call changed.
+        // Queued while the lock is held, so that publications leave in the order of the changes that they announce.
         Ok(self
             .publish(publications)
             .map_or_else(Answer::error, |()| answer))

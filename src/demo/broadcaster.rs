@@ -1,7 +1,7 @@
-//! Sends the app's publications to ringcable, as the Ruby gem does: one thread, one after another, a new connection and a
-//! `POST` each, anything but 201 is an error.
+//! Sends the app's publications to ringcable as the Ruby gem does: one thread, one publication after another, a new
+//! connection and a `POST` for each; any answer but 201 is an error.
 //!
-//! Owns the queue between the app and that thread. Called by `app` (to broadcast) and by `mod` (to say where to).
+//! Owns the queue between the app and that thread. Called by `app` (to broadcast) and by `mod` (to set the URL).
 //! Source: `contract/broadcast.md` §3 and §8.
 
 use std::io::{self, Read, Write};
@@ -15,7 +15,7 @@ use super::chat::Publication;
 use super::rpc::json;
 use crate::log::Sparse;
 
-/// Publications that wait for the sending thread; above, the call that broadcasts fails.
+/// Publications that may wait for the sending thread. Beyond this number the call that broadcasts fails.
 const QUEUE_PUBLICATIONS_MAX: usize = 4096;
 const IO_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pauses before the second, third and fourth attempt.
@@ -25,17 +25,17 @@ const RETRY_PAUSES: [Duration; 3] = [
     Duration::from_secs(1),
 ];
 const STACK_BYTES: usize = 256 * 1024;
-/// Longest answer that is looked at.
+/// Largest part of an answer that is read.
 const ANSWER_BYTES_MAX: usize = 4096;
 
-/// The near end of the queue.
+/// The app's side of the queue.
 #[derive(Debug, Clone)]
 pub struct Broadcaster {
     queue: SyncSender<Publication>,
     target: Arc<Target>,
 }
 
-/// Where to post. The thread waits in here until the address is known.
+/// The URL to post to. The thread waits here until the URL is known.
 #[derive(Debug, Default)]
 struct Target(OnceLock<Endpoint>);
 
@@ -62,7 +62,7 @@ impl Broadcaster {
         Ok(Broadcaster { queue, target })
     }
 
-    /// Says where to post. Only the first call counts.
+    /// Sets the URL. Only the first call has an effect.
     ///
     /// # Panics
     /// When `url` does not start with `http://`.
@@ -77,10 +77,10 @@ impl Broadcaster {
         });
     }
 
-    /// Queues `publication`; those of one caller keep their order.
+    /// Queues `publication`; publications of one caller keep their order.
     ///
     /// # Errors
-    /// A sentence for the RPC answer when the queue is full.
+    /// A sentence for the RPC answer, when the queue is full.
     pub fn broadcast(&self, publication: Publication) -> Result<(), String> {
         self.queue.try_send(publication).map_err(|_| {
             format!("more than {QUEUE_PUBLICATIONS_MAX} broadcasts are waiting to be sent")
@@ -101,7 +101,7 @@ fn send_all(publications: &Receiver<Publication>, target: &Target, token: Option
     }
 }
 
-/// Repeats what failed on the network; an answer, whatever it says, is final.
+/// Repeats an attempt that failed on the network. An answer is final, whatever its status.
 fn send_with_retries(
     endpoint: &Endpoint,
     token: Option<&str>,
@@ -167,7 +167,7 @@ mod tests {
     use super::*;
     use std::net::TcpListener;
 
-    /// Plays ringcable for one broadcast: answers with `answer`, returns how `send` ends.
+    /// Plays ringcable for one broadcast: sends `answer` back and checks the result of `send`.
     fn check(answer: &'static str, expected: Result<(), &str>) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let authority = listener.local_addr().unwrap().to_string();
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_full_queue_is_said_to_the_caller() {
-        // No URL is set, so the thread takes one publication and waits with it.
+        // No URL is set, so the thread takes one publication from the queue and waits with it.
         let broadcaster = Broadcaster::start(None).unwrap();
         let publication = || Publication {
             stream: "s".to_owned(),

@@ -1,8 +1,8 @@
-//! The channels of Campfire, cut down to what the demo shows: which streams a subscription has, what its actions do.
+//! The channels of Campfire, reduced to what the demo shows: the streams of a subscription, and what its actions do.
 //!
 //! Pure: a call and the chat in, an answer and publications out. Called by `app`.
-//! Source: `contract/campfire.md` §5 and §6. `RoomListChannel` and `RoomChannel` do more here than there, because the page
-//! has no other way to load rooms and messages than the cable.
+//! Source: `contract/campfire.md` §5 and §6. `RoomListChannel` and `RoomChannel` do more here than in Campfire, because this
+//! page can load rooms and messages only over the cable.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ use super::client_json;
 use super::rpc::{Answer, CommandCall, ConnectCall};
 use super::user::User;
 
-/// Finds out who connects, by the URL or the cookie.
+/// Finds the user of a connection by the URL or the cookie.
 pub fn connect(call: &ConnectCall) -> Answer {
     match User::from_env(
         &call.env.url,
@@ -24,7 +24,7 @@ pub fn connect(call: &ConnectCall) -> Answer {
     }
 }
 
-/// Runs `subscribe`, `unsubscribe` or `message` for the session `sid`. What pages must hear is added to `out`.
+/// Runs `subscribe`, `unsubscribe` or `message` for the session `sid`. Publications for the pages are added to `out`.
 pub fn command(
     chat: &mut Chat,
     sid: &str,
@@ -77,7 +77,7 @@ struct Params {
     room_id: u64,
 }
 
-/// Data of a perform: the action and whatever the actions take.
+/// Data of a perform: the action and the arguments of all actions.
 #[derive(Deserialize)]
 struct Action {
     action: String,
@@ -124,7 +124,7 @@ impl Channel {
         })
     }
 
-    /// Takes a `room_id` and is refused for a room that does not exist.
+    /// Whether the channel takes a `room_id`, and is rejected for a room that does not exist.
     fn is_of_a_room(self) -> bool {
         matches!(
             self,
@@ -152,7 +152,7 @@ impl Channel {
     }
 }
 
-/// One command of one session, with all it may touch.
+/// One command of one session, with all data that it may use.
 struct Visit<'a> {
     chat: &'a mut Chat,
     sid: &'a str,
@@ -285,7 +285,7 @@ struct RoomList<'a> {
 
 #[derive(Serialize)]
 struct History<'a> {
-    /// The message id that was asked for; 0 is the whole history, which replaces what the page has.
+    /// The message id that the page asked for. 0 means the whole history, which replaces all messages of the page.
     after: u64,
     history: Vec<&'a Message>,
 }
@@ -296,7 +296,7 @@ struct Typing<'a> {
     user: &'a User,
 }
 
-/// The message with this client id was not taken.
+/// Tells the page that the message with this client id was refused.
 #[derive(Serialize)]
 struct RefusedMessage<'a> {
     refused: &'a str,

@@ -1,5 +1,5 @@
-//! The chat itself: rooms, messages, who is where, who has read what. Pure: time is an argument, and what pages must
-//! hear comes out as [`Publication`]s.
+//! The chat itself: rooms, messages, who is in which room, who has read what. Pure: time is an argument, and what the pages
+//! must get is returned as [`Publication`]s.
 //!
 //! Every collection has a named limit. Called by `channels` and `app`.
 
@@ -10,23 +10,24 @@ use serde::Serialize;
 use super::rpc::json;
 use super::user::{User, gid_param};
 
-/// Messages a room remembers.
+/// Messages that a room keeps.
 const ROOM_MESSAGES_MAX: usize = 200;
 /// Messages sent to a page that enters a room.
 const HISTORY_MESSAGES_MAX: usize = 60;
 /// Longest message, in characters.
 pub const BODY_CHARS_MAX: usize = 2000;
-/// Longest mark a page puts on its own message to recognise it.
+/// Longest client id, which a page gives its own message to recognise it.
 const CLIENT_ID_BYTES_MAX: usize = 64;
-/// Sessions whose presence a room keeps; later ones chat without being listed.
+/// Sessions listed in a room. More sessions can chat, but they are not listed.
 const ROOM_SESSIONS_MAX: usize = 2000;
 /// Names sent in one list of members.
 const MEMBERS_LISTED_MAX: usize = 100;
-/// A session that has not said for so long that it is here is gone (hidden tabs may speak once a minute only).
+/// A session that has not reported its presence for this long counts as gone. Long, because browsers let hidden tabs run
+/// only once a minute.
 const PRESENCE_TTL_MS: u64 = 150_000;
-/// Users whose reading position is remembered; above, the one seen longest ago is forgotten.
+/// Users whose reading position is kept. When there are more, the one not seen for longest is forgotten.
 const READERS_MAX: usize = 1000;
-/// Names that one message can mention.
+/// Users that one message can mention.
 const MENTIONS_MAX: usize = 5;
 
 /// Name, topic and first messages of the rooms.
@@ -69,7 +70,7 @@ impl Publication {
     }
 }
 
-/// A chat message, as pages see it. Its id counts up by one within a room, so a page sees that it missed one.
+/// A chat message as pages see it. Within a room the ids count up by one, so a page notices when it missed a message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Message {
     pub id: u64,
@@ -77,7 +78,7 @@ pub struct Message {
     pub user: User,
     pub body: String,
     pub sent_at_ms: u64,
-    /// The sender's own mark, to measure its round trip.
+    /// The sender's client id, which lets the page measure the time until its message comes back.
     pub client_id: String,
 }
 
@@ -90,7 +91,7 @@ pub struct RoomSummary<'a> {
     pub unread: u64,
 }
 
-/// Who is in a room.
+/// The users in a room.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Members<'a> {
     room_id: u64,
@@ -103,7 +104,7 @@ pub struct Chat {
     /// Room with id n at index n - 1.
     rooms: Vec<Room>,
     readers: BTreeMap<User, Reader>,
-    /// Grows with every use of a reader, to know which was used longest ago.
+    /// Counts up at each use of a reader, to find the one that was not used for longest.
     reader_clock: u64,
 }
 
@@ -181,7 +182,7 @@ impl Chat {
         summaries.collect()
     }
 
-    /// Adds a message and tells the room, everybody's room list, and whoever is mentioned.
+    /// Adds a message and publishes it to the room, to everybody's room list, and to the users it mentions.
     ///
     /// Returns false, and changes nothing, when the text is blank or too long or the room is unknown.
     pub fn speak(&mut self, speech: Speech, now_ms: u64, out: &mut Vec<Publication>) -> bool {
@@ -222,14 +223,14 @@ impl Chat {
                 &MentionedIn { room_id },
             ));
         }
-        // Whoever is in the room sees the message at once, so it is not unread for them.
+        // Users in the room see the message at once, so it does not become unread for them.
         for reader in readers {
             self.mark_read(&reader, room_id);
         }
         true
     }
 
-    /// The session is in the room: it is listed, and the room is read for its user.
+    /// The session enters the room: it is listed, and its user has read the room.
     pub fn enter(
         &mut self,
         room_id: u64,
@@ -318,7 +319,7 @@ impl Chat {
     }
 }
 
-/// What someone wants to say.
+/// A message that a user wants to post.
 #[derive(Debug)]
 pub struct Speech<'a> {
     pub room_id: u64,
@@ -335,7 +336,7 @@ impl Room {
         newer.skip(skipped).collect()
     }
 
-    /// Users in the room, each once, by name.
+    /// Users in the room, each once, sorted by name.
     pub fn members(&self) -> Members<'_> {
         let mut members: Vec<&User> = self.member_set().into_iter().collect();
         let total = members.len();
@@ -388,7 +389,8 @@ impl Room {
             .collect()
     }
 
-    /// Runs `change`, and tells the room if its members are now others. A second tab of one user changes nothing.
+    /// Runs `change`, and publishes the members of the room if they are different afterwards. For example, a second tab of a
+    /// user changes nothing.
     fn change_sessions(
         &mut self,
         out: &mut Vec<Publication>,
@@ -402,7 +404,7 @@ impl Room {
     }
 }
 
-/// Stream of the rooms that the user has read in some window.
+/// Stream of the rooms that the user has read in any window.
 pub fn read_stream(user: &User) -> String {
     format!("user_{}_reads", user.id)
 }
@@ -412,7 +414,7 @@ pub fn notification_stream(user: &User) -> String {
     format!("user_{}_notifications", user.id)
 }
 
-/// The users named by `@name` words in `body`. A name with blanks cannot be mentioned.
+/// The users mentioned by `@name` words in `body`. A name with spaces cannot be mentioned.
 fn mentions(body: &str) -> BTreeSet<User> {
     let words = body
         .split_whitespace()

@@ -2,11 +2,11 @@
 
 use serde::de::DeserializeOwned;
 
-/// Depth that the page's own messages never reach. sonic-rs skips nested values by recursion without a bound, so that a
-/// megabyte of brackets would overflow the stack and end the process.
+/// The page's own messages are never this deep. The limit is needed because sonic-rs skips nested values by recursion
+/// without a limit: a megabyte of brackets would overflow the stack and end the process.
 const NESTING_MAX: usize = 16;
 
-/// Decodes `text`; `None` when it is not what is wanted, or nested deeper than [`NESTING_MAX`].
+/// Decodes `text`; `None` when it does not have the form of `T`, or is nested deeper than [`NESTING_MAX`].
 pub fn decode<T: DeserializeOwned>(text: &str) -> Option<T> {
     if nesting(text) > NESTING_MAX {
         return None;
@@ -14,7 +14,7 @@ pub fn decode<T: DeserializeOwned>(text: &str) -> Option<T> {
     sonic_rs::from_str(text).ok()
 }
 
-/// How deep arrays and objects stand in each other; brackets inside strings do not count.
+/// How deep arrays and objects are nested; brackets inside strings do not count.
 fn nesting(text: &str) -> usize {
     let (mut depth, mut deepest) = (0_usize, 0);
     let (mut in_string, mut escaped) = (false, false);

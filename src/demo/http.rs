@@ -1,6 +1,6 @@
-//! A small blocking HTTP/1.1 server: what Puma is to Rails. One thread per connection, keep-alive, every size bounded.
+//! A small blocking HTTP/1.1 server, as Puma is for Rails. One thread per connection, keep-alive, every size limited.
 //!
-//! Knows nothing of chat or RPC. Called by `mod` with the function that answers a request.
+//! Contains nothing about chat or RPC. `mod` calls it with the function that answers a request.
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use crate::log::Sparse;
 
-/// Connections served at once. ringcable keeps at most its `--rpc_concurrency` (28) open.
+/// Connections served at once. ringcable keeps at most its `--rpc_concurrency` (28) open, so this is ample.
 const CONNECTIONS_MAX: usize = 256;
 const HEAD_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
 const BODY_BYTES_MAX: usize = 512 * 1024;
 const STACK_BYTES: usize = 256 * 1024;
-/// A connection with nothing to do for so long is closed, as Puma does.
+/// An idle connection is closed after this time, as Puma does.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(65);
 
 /// A whole request.
@@ -32,7 +32,7 @@ pub struct Request<'a> {
     pub body: &'a [u8],
 }
 
-/// What goes back.
+/// The answer to a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Response {
     /// Status code and reason, for example `200 OK`.
@@ -69,7 +69,7 @@ where
 }
 
 /// # Errors
-/// Too many connections are open, or no thread can be had. The connection is closed.
+/// Too many connections are open, or no thread can be started. The connection is closed.
 fn start_connection<A>(
     stream: TcpStream,
     answer: &Arc<A>,
@@ -78,7 +78,7 @@ fn start_connection<A>(
 where
     A: Fn(&Request) -> Response + Send + Sync + 'static,
 {
-    // Only the accepting thread adds, so the check cannot be overtaken. A refused stream is closed by dropping it.
+    // Only the accepting thread increments the count, so there is no race. Dropping the refused stream closes it.
     if open.load(Ordering::Relaxed) >= CONNECTIONS_MAX {
         return Err(io::Error::other(format!("{CONNECTIONS_MAX} are open")));
     }
@@ -106,7 +106,7 @@ impl Drop for Slot {
     }
 }
 
-/// Answers requests one after another until the peer closes, asks to close, or sends what is not HTTP.
+/// Answers requests one after another until the peer closes, asks to close, or sends something that is not HTTP.
 fn serve_connection(
     mut stream: TcpStream,
     answer: impl Fn(&Request) -> Response,
@@ -150,7 +150,7 @@ fn write_response(stream: &mut TcpStream, response: &Response, keep: bool) -> io
     let Response { status, body } = response;
     let connection = if keep { "" } else { "Connection: close\r\n" };
     let length = body.len();
-    // One write, so that it is one segment.
+    // One write, so that the answer goes out as one segment.
     stream.write_all(
         format!("HTTP/1.1 {status}\r\n{connection}Content-Length: {length}\r\n\r\n{body}")
             .as_bytes(),
@@ -159,11 +159,11 @@ fn write_response(stream: &mut TcpStream, response: &Response, keep: bool) -> io
 
 enum Parsed<'a> {
     Partial,
-    /// Not a request we take; the status says why, and the connection ends.
+    /// The request is not accepted; this is the status, and the connection closes.
     Bad(&'static str),
     Request {
         request: Request<'a>,
-        /// Bytes of the input that this request takes.
+        /// Bytes of the input that belong to this request.
         used: usize,
         keep: bool,
     },

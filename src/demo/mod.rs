@@ -1,4 +1,4 @@
-//! `--demo`: a small chat app that plays the Rails side, so that ringcable can be tried with nothing else installed.
+//! `--demo`: a small chat app that stands in for the Rails app, so that ringcable can be tried with nothing else installed.
 //!
 //! It owns the loopback HTTP server that answers the RPC calls, the chat state behind it, the sender that posts to
 //! `/_broadcast`, and the page with its scripts. It talks to ringcable only as a Rails app would: over real HTTP, with the
@@ -29,7 +29,7 @@ use broadcaster::Broadcaster;
 /// Path under which the app answers `connect`, `command` and `disconnect`, as Campfire mounts it.
 const RPC_MOUNT_PATH: &str = "/_anycable";
 
-/// What ringcable and the app must agree on.
+/// The tokens that ringcable and the app share.
 #[derive(Debug, Clone, Default)]
 pub struct DemoOptions {
     /// The `Bearer` token that RPC calls must carry; `None` = calls are not checked.
@@ -71,10 +71,10 @@ impl DemoApp {
         format!("http://{}{RPC_MOUNT_PATH}", self.address)
     }
 
-    /// Where broadcasts go, for example `http://127.0.0.1:8080/_broadcast`. Until this is called they wait.
+    /// Sets where broadcasts go, for example `http://127.0.0.1:8080/_broadcast`. Broadcasts made earlier wait for this call.
     ///
     /// # Panics
-    /// When `url` does not start with `http://`: the caller makes it, so this is a bug of the caller.
+    /// When `url` does not start with `http://`. The caller makes the URL, so this is a bug of the caller.
     pub fn set_broadcast_url(&self, url: &str) {
         self.broadcaster.set_url(url);
     }
@@ -149,7 +149,7 @@ mod tests {
         );
         assert!(body.starts_with(r#"{"status":1"#), "{body}");
 
-        // The address arrives late on purpose: what was said before must wait, not be lost.
+        // The address comes late on purpose: publications made earlier must wait and not be lost.
         app.set_broadcast_url(&format!(
             "http://{}/_broadcast",
             ringcable.local_addr().unwrap()

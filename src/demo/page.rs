@@ -1,4 +1,5 @@
-//! The page of the demo: its files, built into the binary. ringcable serves them, so that one port is enough.
+//! The page of the demo: its files, built into the binary. ringcable itself serves them, so that the demo needs only one
+//! port.
 //!
 //! Owns the list of paths, which `startup` gives to the main listener when the demo is on.
 
@@ -8,7 +9,7 @@ const CSS: &str = "text/css; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// One of them.
+/// One file of the page.
 #[derive(Debug, Clone, Copy)]
 pub struct File {
     pub path: &'static str,
@@ -24,7 +25,7 @@ const fn file(path: &'static str, content_type: &'static str, body: &'static [u8
     }
 }
 
-/// All of them, the page itself first.
+/// All files, the page itself first.
 pub const FILES: [File; 7] = [
     file("/", HTML, include_bytes!("assets/index.html")),
     file("/demo/app.js", JAVASCRIPT, include_bytes!("assets/app.js")),

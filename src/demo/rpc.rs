@@ -1,6 +1,6 @@
 //! The three RPC calls and their answers as JSON, from the app's side. Pure; called by `app` and `channels`.
 //!
-//! Strict as the Ruby side is: an unknown field or a wrong type makes the whole call fail.
+//! Strict like the Ruby side: an unknown field or a wrong type makes the whole call fail.
 //! Source: `contract/rpc.md` §4, §6 and §9.
 
 use std::collections::BTreeMap;
@@ -22,7 +22,7 @@ pub struct CommandCall {
     pub connection_identifiers: String,
     #[serde(default)]
     pub data: String,
-    /// Checked for its shape only: the app looks everything up by the connection identifiers.
+    /// Only the form is checked: the app finds everything by the connection identifiers.
     #[serde(rename = "env")]
     pub _env: Env,
 }
@@ -30,7 +30,7 @@ pub struct CommandCall {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DisconnectCall {
-    /// Checked for its shape only: presence is kept by sid.
+    /// Only the form is checked: the chat knows presence by sid.
     #[serde(default, rename = "identifiers")]
     pub _identifiers: String,
     #[serde(default, rename = "subscriptions")]
@@ -45,7 +45,7 @@ pub struct Env {
     pub url: String,
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
-    /// The app keeps no state in the session, so these two stay empty; a value of the wrong type is still an error.
+    /// The app keeps no state in the session, so these two stay empty; a value of the wrong type is an error nevertheless.
     #[serde(default, rename = "cstate")]
     pub _cstate: BTreeMap<String, String>,
     #[serde(default, rename = "istate")]
@@ -79,7 +79,7 @@ pub struct Answer {
 struct EmptyEnv {}
 
 impl Answer {
-    /// SUCCESS with nothing to say.
+    /// SUCCESS without any text or change.
     pub fn success() -> Answer {
         Answer {
             status: SUCCESS,
@@ -88,7 +88,7 @@ impl Answer {
         }
     }
 
-    /// Connect succeeded: who it is, and the welcome.
+    /// Connect succeeded: the connection identifiers and the welcome.
     pub fn welcome(identifiers: String) -> Answer {
         Answer {
             identifiers,
@@ -97,7 +97,7 @@ impl Answer {
         .transmit(r#"{"type":"welcome"}"#.to_owned())
     }
 
-    /// Connect refused, for good.
+    /// Connect was refused, and the client shall not retry.
     pub fn unauthorized() -> Answer {
         Answer {
             status: FAILURE,
@@ -126,7 +126,7 @@ impl Answer {
         .transmit(verdict(identifier, "reject_subscription"))
     }
 
-    /// The subscription is gone.
+    /// The subscription was removed.
     pub fn unsubscribed() -> Answer {
         Answer {
             stop_streams: true,
@@ -134,7 +134,7 @@ impl Answer {
         }
     }
 
-    /// The app failed. Without a `status`, which is how Rails says ERROR.
+    /// The app failed. The answer has no `status`, which is how Rails reports ERROR.
     pub fn error(message: String) -> Answer {
         Answer {
             error_msg: message,
@@ -142,7 +142,7 @@ impl Answer {
         }
     }
 
-    /// Adds a text that goes to the client as it is.
+    /// Adds a text that the client gets unchanged.
     pub fn transmit(mut self, transmission: String) -> Answer {
         self.transmissions.push(transmission);
         self

@@ -1,6 +1,6 @@
-//! Who a visitor of the demo is: a name, taken as Rails takes its session, and its global id. Pure.
+//! The user of a demo page: a name, read from where Rails reads its session, and the user's global id. Pure.
 //!
-//! Called by `channels`. There are no accounts: whoever says a name is that name.
+//! Called by `channels`. There are no accounts: anybody may use any name.
 
 use std::borrow::Cow;
 
@@ -31,7 +31,7 @@ struct Identifiers {
 }
 
 impl User {
-    /// The user called `name`, or `None` when that is not a name: blank, too long, or with control characters.
+    /// The user called `name`. `None` when `name` is blank, too long, or has control characters.
     pub fn named(name: &str) -> Option<User> {
         let name = name.trim();
         let fits = !name.is_empty()
@@ -45,13 +45,13 @@ impl User {
 
     /// Reads the name from the cable URL (`?name=`), else from the cookie.
     ///
-    /// The URL goes first: the windows of one browser share the cookie, and the demo wants two people in two windows.
+    /// The URL goes first, because the windows of one browser share the cookie and the demo needs two users in two windows.
     pub fn from_env(url: &str, cookie: Option<&str>) -> Option<User> {
         let query = url.split_once('?').map_or("", |(_, query)| query);
         let in_query = value_of(query.split('&'), QUERY_PARAMETER);
         let in_cookie = || value_of(cookie?.split(';').map(str::trim), COOKIE);
         let value = in_query.or_else(in_cookie)?;
-        // A name with a broken escape in it is taken as it is.
+        // A name with a broken escape is used undecoded.
         User::named(&percent::decode_form(value).unwrap_or(Cow::Borrowed(value)))
     }
 
@@ -70,7 +70,7 @@ impl User {
     }
 }
 
-/// A global id as Rails puts it into URLs and stream names.
+/// A global id as Rails writes it in URLs and stream names.
 pub fn gid_param(gid: &str) -> String {
     URL_SAFE_NO_PAD.encode(gid)
 }

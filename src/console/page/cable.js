@@ -1,4 +1,4 @@
-// A small Action Cable client: one connection, one subscription, and it never gives up.
+// A small Action Cable client: one connection, one subscription; it retries for ever.
 // `phase` is called with "connecting", "live" or "lost", `message` with each message of the subscription.
 
 const STALE_MS = 7_000; // Snapshots come every second.
@@ -27,7 +27,7 @@ export class Cable {
     this.#heardAt = Date.now();
     const socket = new WebSocket(this.#url, ["actioncable-v1-json"]);
     this.#socket = socket;
-    // An old socket has nothing to say any more.
+    // Events of a socket that was replaced are ignored.
     socket.onmessage = ({ data }) => socket === this.#socket && this.#heard(JSON.parse(data));
     socket.onclose = () => socket === this.#socket && this.#lost();
   }
@@ -42,7 +42,7 @@ export class Cable {
     if (type === undefined && message !== undefined) this.#listener.message(message);
   }
 
-  // A connection can be dead without anybody having said so.
+  // A dead connection may give no close event, so the time of the last message is checked.
   #look() {
     if (this.#socket && Date.now() - this.#heardAt > STALE_MS) {
       this.#socket.close();

@@ -18,7 +18,7 @@ export const element = (name, properties = {}, ...children) => {
   return node;
 };
 
-// What the cards show. `lines` are drawn on one scale that begins at zero.
+// The contents of the cards. All `lines` of a card share one scale that begins at zero.
 export const CARDS = [
   { id: "sessions", title: "Sessions", lines: ["sessions"], text: (now) => count(now.sessions), note: (now) => `${count(now.users)} users · +${rateText(now.accepted)}/s` },
   { id: "streams", title: "Streams", lines: ["streams"], text: (now) => count(now.streams), note: () => "with a listener" },
@@ -56,7 +56,7 @@ export class Card {
   }
 }
 
-// The newest sample is at the right edge, one second is one step.
+// The newest sample is at the right edge; one step is one second.
 function drawLine(samples, line, top, place) {
   const last = samples.length - 1;
   const runs = [];
@@ -96,7 +96,7 @@ const row = (head, cells) => {
   return element("tr", {}, first, ...cells.map((cell) => element("td", {}, cell)));
 };
 
-// Every tenth second, so that it can be read while it changes.
+// One row for every tenth second, so that the table can be read while it changes.
 export function fillMinuteTable(body, samples) {
   const last = samples.length - 1;
   const shown = samples.filter((_, index) => (last - index) % 10 === 0).reverse();

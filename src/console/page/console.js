@@ -1,4 +1,4 @@
-// The console: snapshots come over Action Cable, everything on the page follows from them.
+// The console: snapshots come over Action Cable, and everything on the page is made from them.
 
 import { CARDS, Card, element, fillMinuteTable, fillShardTable } from "./charts.js";
 import { Cable } from "./cable.js";
@@ -13,14 +13,14 @@ const $ = (id) => document.getElementById(id);
 const past = new History();
 const cards = CARDS.map((definition) => new Card(definition, $("cards")));
 let recordShown = -1;
-// The figures of the last minute outlive a reload of the page, in this tab alone. There is nobody's name in them.
+// The figures of the last minute survive a reload of the page, in this tab only. They contain no names.
 let kept = JSON.parse(sessionStorage.getItem("snapshots") ?? "[]");
 
 function showPhase(phase) {
   document.body.dataset.phase = phase;
   $("state").textContent = STATES[phase];
   document.title = phase === "live" ? "ringcable console" : `(${STATES[phase]}) ringcable console`;
-  // The login may have ended: the answer says so, and leads to the form.
+  // The login may have ended. Then the answer to this request leads to the login form.
   if (phase === "live") serverIsBack();
   if (phase === "lost") loadRecords().catch(() => {});
 }
@@ -42,7 +42,7 @@ function showSnapshot(snapshot) {
   $("about").textContent = [`node ${snapshot.node}`, `ringcable ${snapshot.version}`, snapshot.driver, `up ${duration(snapshot.uptime_secs)}`].join(" · ");
   if (snapshot.last_record !== recordShown) {
     recordShown = snapshot.last_record;
-    // With the next snapshot it is tried again.
+    // After an error the next snapshot causes another try.
     loadRecords().catch(() => { recordShown = -1; });
   }
 }

@@ -1,8 +1,9 @@
-// From snapshots (counters as they stand) to figures: rates, percentiles, bytes per connection. Knows nothing of the page.
+// Turns snapshots (the counters as they are) into figures: rates, percentiles, bytes per connection. Does not touch the
+// page.
 
 export const SECONDS_SHOWN = 60;
-const RPC_WINDOW = 10; // Snapshots over which calls are looked at together.
-const SESSIONS_MIN = 1000; // With fewer, it would say more about the process than about connections.
+const RPC_WINDOW = 10; // Snapshots whose calls are counted together.
+const SESSIONS_MIN = 1000; // With fewer sessions the figure would mostly show the process itself.
 
 const sumOf = (shards, name) => shards.reduce((sum, shard) => sum + shard[name], 0);
 
@@ -12,7 +13,7 @@ export class History {
 
   add(snapshot) {
     const previous = this.#snapshots.at(-1);
-    // Another process: its counters begin at zero.
+    // A new process: its counters begin at zero.
     if (previous && (snapshot.node !== previous.node || snapshot.uptime_secs < previous.uptime_secs)) {
       this.#snapshots = [];
       this.samples = [];
@@ -26,7 +27,7 @@ export class History {
 function sampleOf(snapshot, previous, windowStart) {
   const { shards, rpc } = snapshot;
   const seconds = previous ? (snapshot.now_ms - previous.now_ms) / 1000 : 0;
-  // Without a snapshot before there is no rate, which is not the same as a rate of zero.
+  // Without an earlier snapshot there is no rate, which is different from a rate of zero.
   const rate = (now, before) => (seconds > 0 ? Math.max(0, now - before) / seconds : null);
   const total = (name) => rate(sumOf(shards, name), previous ? sumOf(previous.shards, name) : 0);
   const sessions = sumOf(shards, "sessions");
@@ -59,7 +60,7 @@ function sampleOf(snapshot, previous, windowStart) {
   };
 }
 
-// Milliseconds below which `part` of the calls stayed, by straight lines inside the buckets; null without calls.
+// The time in milliseconds within which `part` of the calls ended, interpolated inside the buckets; null without calls.
 export function percentile(counts, boundsMicros, part) {
   const wanted = counts.reduce((sum, count) => sum + count, 0) * part;
   if (!(wanted > 0)) return null;
@@ -67,7 +68,7 @@ export function percentile(counts, boundsMicros, part) {
   for (const [bucket, count] of counts.entries()) {
     if (below + count >= wanted) {
       const low = bucket === 0 ? 0 : boundsMicros[bucket - 1];
-      // The last bucket has no end: its beginning is all that is known.
+      // The last bucket has no upper bound, so its lower bound is all that is known.
       const high = boundsMicros[bucket] ?? low;
       return (low + ((high - low) * (wanted - below)) / count) / 1000;
     }
@@ -102,7 +103,7 @@ export function bytes(value) {
 
 export function millis(value) {
   if (value === null) return "–";
-  // Two digits: a third one is noise, and does not fit into its card. From 100 ms on, whole ones.
+  // Two digits: a third one is noise and does not fit into its card. From 100 ms on, whole milliseconds.
   const digits = (number) => (number >= 100 ? whole : two).format(number);
   return value >= 1000 ? `${digits(value / 1000)} s` : `${digits(value)} ms`;
 }

@@ -5,7 +5,7 @@ import { element } from "./charts.js";
 
 const $ = (id) => document.getElementById(id);
 
-// Resolves to the answer; rejects with a text for people.
+// Resolves to the answer; rejects with a text that the page shows.
 export async function ask(path, body) {
   const options = body && {
     method: "POST",
@@ -91,7 +91,7 @@ function subscriptionsOf({ subscriptions, subscriptions_left_out: leftOut }) {
     element("ul", { className: "subscriptions" }, ...rows));
 }
 
-// A stream is a button: it goes into the form for a test message.
+// A stream is a button: a click copies it into the form for a test message.
 function streamList(streams) {
   if (streams.length === 0) return element("span", { className: "note" }, "no stream");
   return element("span", { className: "streams" }, ...streams.map((stream) => {
@@ -105,7 +105,7 @@ function streamList(streams) {
   }));
 }
 
-// The members of a JSON object as texts, global ids of Rails in clear; the text itself when it is something else.
+// The members of a JSON object as texts, with decoded global ids of Rails; the text itself when it is no object.
 export function pairs(text) {
   let value;
   try {
@@ -128,10 +128,10 @@ function clear(text) {
 
 // ---- disconnect ----
 
-// Who it is, in a few words, as far as the app has said.
+// A short name of the session's user, as far as the app has given one.
 const nameOf = ({ identifiers }) => pairs(identifiers).map(([, value]) => value).join(", ") || "nobody by name";
 
-// What was wrong with an answer is over when the server is there again.
+// When the server is back, old error texts are removed.
 export function serverIsBack() {
   for (const id of ["search-state", "publish-state"]) if ($(id).classList.contains("wrong")) say(id, "");
 }
@@ -158,7 +158,7 @@ async function disconnect() {
     return button.focus();
   }
   item.remove();
-  // The button is gone: go on from where the sessions are told.
+  // The button is gone, so the focus moves to the text above the list of sessions.
   $("search-state").focus();
 }
 

@@ -26,7 +26,7 @@ async function chooseName() {
   return known || askForName();
 }
 
-// Resolves with a name; with null when somebody who has one leaves the dialog without another.
+// Resolves with a name, or with null when a user who has a name closes the dialog without a new one.
 function askForName(current) {
   const dialog = $("join");
   const input = $("join-name");
@@ -44,7 +44,7 @@ function askForName(current) {
     dialog.onclose = () => {
       if (dialog.returnValue === "ok") resolve(input.value.trim());
       else if (change) resolve(null);
-      // Without a name there is no chat to go back to.
+      // Without a name there is no chat to return to, so the dialog opens again.
       else dialog.showModal();
     };
   });
@@ -71,7 +71,7 @@ const state = {
   currentId: null,
   members: { members: [], total: 0 },
   typing: new Map(),
-  // My messages that have not come back yet, by client id.
+  // My messages that the server has not sent back yet, by client id.
   unsent: new Map(),
 };
 let consumer;
@@ -124,7 +124,7 @@ function enterRoom(id) {
   const create = (channel, callbacks) => consumer.subscriptions.create({ channel, room_id: id }, callbacks);
   const messages = create("RoomChannel", { received: (message) => takeRoomMessage(id, message) });
   const presence = create("PresenceChannel", {
-    // Whoever came between the answer and our first broadcast is in the answer to this.
+    // A user may have come after the answer to the subscribe and before our first broadcast; this answer lists them.
     connected: () => presence.perform("refresh"),
     received: onlyHere((members) => { state.members = members; renderMembers(); }),
   });
@@ -144,7 +144,7 @@ function takeRoomMessage(roomId, { history, after, message, refused }) {
   } else if (history) {
     takeHistory(room, history, after);
   } else if (message) {
-    // A hole in the numbering: something was said while we were away.
+    // A gap in the ids: messages were sent while this page was not connected.
     if (message.id > room.lastId + 1) catchUp(room);
     else keep(room, message);
   }
@@ -153,7 +153,7 @@ function takeRoomMessage(roomId, { history, after, message, refused }) {
 
 function takeHistory(room, history, after) {
   if (after === 0) {
-    // The answer to a subscribe: the server may have been restarted, so what it says replaces what we had.
+    // The answer to a subscribe. The server may have restarted, so this history replaces all messages of the page.
     room.messages.clear();
     room.lastId = 0;
   }
@@ -197,7 +197,7 @@ function send(clientId) {
   roomSubscriptions.messages.perform("speak", { body, client_id: clientId });
 }
 
-// After a reconnect: what did not come back with the history never arrived.
+// After a reconnect: messages of mine that are not in the history never arrived, so they are sent again.
 function sayAgain(room) {
   for (const [clientId, { roomId }] of state.unsent) if (roomId === room.id) send(clientId);
 }
@@ -307,7 +307,7 @@ function renderRoom() {
   scrollToEnd();
 }
 
-// Messages in order, then my own that are still on their way.
+// The messages in order, then my own that the server has not sent back yet.
 function renderMessages() {
   const room = currentRoom();
   if (!room) return;
@@ -323,7 +323,7 @@ function renderMessages() {
     wanted.set(keyOf(message, grouped), { message, grouped });
     previous = message;
   }
-  // Rows that stay keep their node, so that a screen reader hears only what is new.
+  // Rows that stay keep their node, so that a screen reader reads only new messages aloud.
   for (const row of [...list.children]) if (!wanted.has(row.dataset.key)) row.remove();
   let at = list.firstElementChild;
   for (const [key, { message, grouped }] of wanted) {
@@ -370,7 +370,7 @@ function renderTyping() {
   $("typing").replaceChildren(...(names.length > 0 ? [dots, element("span", { text: `${who} typing` })] : []));
 }
 
-// Whoever reads the newest message wants to see the next one too; whoever has scrolled up is left alone.
+// A user at the end of the list sees new messages appear; for a user who has scrolled up, the position stays.
 let atEnd = true;
 
 function scrollToEnd() {
@@ -443,7 +443,7 @@ function renderWire() {
 
 let gauge;
 
-// The ring runs empty until the moment at which the client would give the connection up; each ping fills it.
+// The ring empties until the time when the client would treat the connection as lost; each ping fills it again.
 function pinged() {
   const ring = $("gauge");
   const around = 2 * Math.PI * ring.r.baseVal.value;
@@ -464,7 +464,7 @@ function bytes(count) {
 
 const milliseconds = (value) => `${value < 10 ? value.toFixed(1) : Math.round(value)} ms`;
 
-// In a narrow window the panel is opened by its button: beside the chat, or over the messages where there is no room.
+// In a narrow window a button opens the panel: beside the chat, or over the messages when there is no room beside.
 const OVER_THE_MESSAGES = matchMedia("(max-width: 900px)");
 const livePanelIsOpen = () => document.body.classList.contains("live-open");
 const livePanelIsOver = () => livePanelIsOpen() && OVER_THE_MESSAGES.matches;
@@ -475,7 +475,7 @@ function showLivePanel(open) {
   placeLivePanel();
 }
 
-// It covers the messages and nothing else: the button, the banner and the composer stay where they can be reached.
+// The panel covers only the messages: the button, the banner and the composer stay reachable.
 function placeLivePanel() {
   const { top, right, bottom, left } = $("scroll").getBoundingClientRect();
   const edges = { top, right: innerWidth - right, bottom: innerHeight - bottom, left };
@@ -488,7 +488,7 @@ live.addEventListener("phase", renderPhase);
 live.addEventListener("ping", pinged);
 let figuresAreDue = false;
 live.addEventListener("change", () => {
-  // Once per frame at most, however many messages come.
+  // At most once per frame, however many messages come.
   if (figuresAreDue) return;
   figuresAreDue = true;
   requestAnimationFrame(() => { figuresAreDue = false; renderFigures(); });
@@ -534,12 +534,12 @@ $("change-name").addEventListener("click", async () => {
   location.assign(`/?name=${encodeURIComponent(name)}`);
 });
 $("toggle-live").addEventListener("click", () => showLivePanel(!livePanelIsOpen()));
-// A tap beside the panel closes it and does what it does anyway: the composer gets the cursor at once.
+// A tap beside the panel closes it and also has its normal effect: for example, the composer gets the cursor at once.
 document.addEventListener("pointerdown", ({ target }) => {
   if (livePanelIsOver() && !target.closest("#live, #toggle-live")) showLivePanel(false);
 });
 document.addEventListener("keydown", ({ key }) => {
-  // In the dialog Esc is the dialog's.
+  // While the dialog is open, Escape closes the dialog and not the panel.
   if (key !== "Escape" || $("join").open || !livePanelIsOpen()) return;
   showLivePanel(false);
   $("toggle-live").focus();

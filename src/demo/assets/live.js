@@ -1,5 +1,5 @@
-// What the browser sees of the connection: its phase, its pings, its bytes. Knows nothing of chat.
-// `watch(adapters)` puts a counting WebSocket under the Action Cable client and returns the figures.
+// What the browser sees of the connection: its phase, its pings, its bytes. Contains nothing about chat.
+// `watch(adapters)` gives the Action Cable client a counting WebSocket and returns the figures.
 
 const WIRE_ENTRIES_MAX = 9;
 export const TRIPS_SHOWN_MAX = 24;
