@@ -1,4 +1,4 @@
-//! The app's answers: what a call is asked with, and what its result means for the session.
+//! The app's answers: what a call asks, and what its result means for the session.
 
 use super::closing::Cause;
 use super::share::Share;
@@ -19,7 +19,7 @@ impl Sessions {
         Some(self.table.live(session)?.session.sid().into())
     }
 
-    /// What a call asks; `None` when its session has ended.
+    /// The request of a call; `None` when its session has ended.
     pub fn request<'a>(
         &'a self,
         session: SessionRef,
@@ -29,7 +29,7 @@ impl Sessions {
         Some(protocol.request(&self.hub, session.slot, question))
     }
 
-    /// The answer of a call whose session has ended meanwhile, for what the app must be told about that.
+    /// The answer to a call whose session has ended meanwhile. It decides whether the app gets a Disconnect call.
     pub fn on_late_result(
         &mut self,
         departed: Departed,
@@ -64,7 +64,7 @@ impl Sessions {
         self.actions.extend(disconnect_call.map(Action::Disconnect));
     }
 
-    /// The answer of a call, or why there is none.
+    /// The answer to a call, or the error that stands in its place.
     pub fn on_call_result(
         &mut self,
         session: SessionRef,
@@ -99,7 +99,7 @@ impl Sessions {
         }
     }
 
-    /// A 200 that cannot be read is an RPC error too.
+    /// A 200 with an unreadable body counts as an RPC error too.
     fn count_unreadable(&self, result: &Result<RpcAnswer, RpcError>) {
         let unreadable = matches!(result, Err(RpcError::Unreadable(_)));
         self.common
@@ -136,7 +136,7 @@ impl Sessions {
         if let (Question::Subscribe { identifier, .. }, Err(RpcError::NoMemory)) =
             (&question, &result)
         {
-            // The app has not been asked: the client can be told.
+            // The app was not asked, so the server itself can reject the subscription.
             let identifier = identifier.clone();
             self.send_reply(slot, &Reply::RejectSubscription { identifier });
         }
@@ -151,7 +151,8 @@ impl Sessions {
         }
     }
 
-    /// The app may set more state than a session may hold: there is nobody to refuse it to.
+    /// Closes a session that exceeds its limit because of state that the app has set. State cannot be refused, unlike a
+    /// subscription.
     fn close_if_too_large(&mut self, slot: u32) {
         let session_bytes_max = self.common.bounds.session_bytes_max;
         let connection = self.table.connections.get(slot as usize);
@@ -179,17 +180,17 @@ impl Sessions {
     }
 }
 
-/// Why a call changed nothing.
+/// Why a call had no effect.
 #[derive(Debug, thiserror::Error)]
 enum CallFailure {
     #[error(transparent)]
     Call(RpcError),
-    /// The app's own words.
+    /// The app's own text.
     #[error("{0}")]
     App(String),
 }
 
-/// The answer unless the app says that it has failed.
+/// Returns the answer unless its status is an error.
 fn accepted(result: Result<RpcAnswer, RpcError>) -> Result<RpcAnswer, CallFailure> {
     match result {
         Ok(answer) if answer.status == RpcStatus::Error => Err(CallFailure::App(answer.error_msg)),
@@ -198,7 +199,7 @@ fn accepted(result: Result<RpcAnswer, RpcError>) -> Result<RpcAnswer, CallFailur
     }
 }
 
-/// The client's message, near enough for the log: what was read is gone when the answer comes.
+/// The client's message rebuilt for the log: its original bytes are gone when the answer comes.
 fn message_text(question: &Question) -> String {
     let (command, identifier) = question.command().unwrap_or_default();
     let mut text = format!("{{\"command\":\"{command}\",\"identifier\":").into_bytes();

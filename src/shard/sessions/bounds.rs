@@ -1,8 +1,8 @@
-//! What one session may make the shard hold, in bytes: where it is counted and what happens at the bound.
+//! The limits on what one session makes the shard hold, in bytes: where they are counted and what happens at each.
 //!
-//! Two budgets are charged. The session's own (`session_bytes_max`) counts everything that it holds, shared or not, and is
-//! looked at where something is added. The process's (`mesh/budget.rs`) counts memory as it is taken: a frame or an
-//! identifier that many sessions share is charged once.
+//! Memory is charged to two budgets. The session's own (`session_bytes_max`) counts everything that the session holds,
+//! shared or not, and is checked where something is added. The budget of the process (`mesh/budget.rs`) counts memory when
+//! it is allocated: a frame or an identifier that many sessions share is charged once.
 
 use std::time::Duration;
 
@@ -12,18 +12,18 @@ use crate::shard::outbox::Outbox;
 use crate::shard::timers::TICK;
 use crate::wire::websocket::message::MessageLimits;
 
-/// A session at rest: its entry in the table, its timer, the hash of its identity, its row in the hub, rounded up. Its texts
-/// come on top.
+/// Memory of an idle session, rounded up: its entry in the table, its timer, the hash of its identity, its row in the hub.
+/// Its texts are not included.
 pub const SESSION_ENTRY_BYTES: usize = 256;
-/// The part of a session's budget that subscriptions may take: the rest is for what it is sent.
+/// Subscriptions may take one part in this many of a session's budget. The rest is for what is sent to the session.
 pub(super) const SUBSCRIPTIONS_PART: usize = 4;
-/// A client that takes nothing for this long, with more than `ws_max_pending_size` waiting, is slow; at most three quarters
-/// of `ws_write_timeout`. A machine with other work to do lets a client wait for some hundred milliseconds.
+/// A client with more than `ws_max_pending_size` waiting is slow when it receives nothing for this long; at most three
+/// quarters of `ws_write_timeout`. It is not shorter because a busy machine can stop a client for some hundred milliseconds.
 const STALL_TIME: Duration = Duration::from_millis(1500);
-/// With the process's memory used up, an outbox or an unfinished message of this size is still no reason to end a session.
+/// When the process has no memory left, an outbox or an unfinished message of up to this size does not end its session.
 pub(super) const SMALL_BYTES: usize = 64 << 10;
 
-/// The bounds of every session, from the configuration.
+/// The limits of every session, from the configuration.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     pub session_bytes_max: usize,
@@ -43,17 +43,18 @@ impl Bounds {
         }
     }
 
-    /// True when a client that has this waiting must not stand still.
+    /// True when so much waits for a client that it must not stop receiving.
     pub fn is_much(&self, outbox: &Outbox) -> bool {
         outbox.queued_bytes() >= self.pending_bytes_max
     }
 
-    /// True when it does. Ask behind a write: a shard that was busy must not take its own delay for the client's.
+    /// True when such a client has stopped receiving. Check this after a write, so that a busy shard does not take its own
+    /// delay for the client's.
     pub fn is_stalled(&self, outbox: &Outbox, now: Tick) -> bool {
         self.is_much(outbox) && now.saturating_sub(outbox.progress) > self.stall_ticks
     }
 
-    /// When to look at a client that takes nothing.
+    /// When to check a client that receives nothing.
     pub fn next_look(&self, outbox: &Outbox) -> Tick {
         match self.is_much(outbox) {
             true => (outbox.progress + self.stall_ticks + 1).min(outbox.deadline),
@@ -61,12 +62,12 @@ impl Bounds {
         }
     }
 
-    /// With so much waiting a client is not read: it would only make more.
+    /// With this much waiting the server stops reading from a client, because its commands would only add more.
     pub fn reading_stops_at(&self) -> usize {
         self.pending_bytes_max.min(self.session_bytes_max / 2)
     }
 
-    /// A message may be as large as `max_message_size` says, compressed or not, and no larger than a session.
+    /// The limits of a message: `max_message_size`, compressed or not, and the limit of a session.
     pub fn message_limits(&self) -> MessageLimits {
         let session_bytes_max = match self.session_bytes_max {
             usize::MAX => 0,
@@ -84,7 +85,7 @@ impl Bounds {
     }
 }
 
-/// Options say 0 for "no limit".
+/// In the options 0 means "no limit".
 fn unlimited_if_zero(bytes: u64) -> usize {
     match bytes {
         0 => usize::MAX,

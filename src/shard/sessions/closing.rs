@@ -1,4 +1,4 @@
-//! Ends of sessions: by the client, by the app, by a limit, by a broken socket, by the drain. No other part ends one.
+//! Ends of sessions: by the client, by the app, by a limit, by a broken socket, by the drain. No other file ends one.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -18,10 +18,11 @@ use crate::session::Tick;
 use crate::shard::notices::Notice;
 use crate::shard::timers::TICK;
 
-/// Input thrown away when the server closes, so that the kernel sends FIN and not RST, which could overtake the reason.
+/// Unread input is discarded up to this much when the server closes. Otherwise the kernel would send RST instead of FIN, and
+/// the RST could overtake the reason.
 const DISCARDED_BYTES_MAX: usize = 256 << 10;
-/// How long a client of a drain may take to close its side once it has got everything. Until then the socket stays: the
-/// kernel drops what is not acknowledged when a container's network goes with its last process.
+/// During a drain, a client that has received everything has this long to close its side. The socket stays open until then:
+/// when a container's network ends with its last process, the kernel drops bytes that are not acknowledged.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_TICKS: Tick = (LINGER.as_millis() / TICK.as_millis()) as Tick;
 
@@ -51,13 +52,13 @@ impl Sessions {
         }
     }
 
-    /// The server goes.
+    /// Ends a session because the server shuts down.
     pub(super) fn close_for_shutdown(&mut self, slot: u32) {
         let (reason, close) = (DisconnectReason::ServerRestart, Close::SERVER_RESTART);
         self.disconnect(slot, reason, true, close, Cause::Shutdown);
     }
 
-    /// The session has too much waiting.
+    /// Ends a session that has too much waiting.
     pub(super) fn drop_slow_client(&mut self, slot: u32) {
         let max = self.common.config.websocket.pending_bytes_max;
         let why = self.why_slow(slot);
@@ -76,7 +77,8 @@ impl Sessions {
         self.disconnect(slot, reason, true, close, Cause::TooSlow);
     }
 
-    /// Why no more may be queued for a client, for the console; the two rarer bounds are counted and told here.
+    /// The text for the console why no more may be queued for a client. Also counts and logs the limit on the session's
+    /// bytes.
     fn why_slow(&self, slot: u32) -> &'static str {
         let connection = &self.table.connections[slot as usize];
         let is_full = connection.is_full(&self.common.bounds);
@@ -93,14 +95,14 @@ impl Sessions {
         }
     }
 
-    /// For the console.
+    /// Records the slow client for the console.
     pub(super) fn keep_slow_client(&self, slot: u32, why: &str) {
         let outbox = &self.table.connections[slot as usize].outbox;
         let pending_bytes = outbox.as_ref().map_or(0, |outbox| outbox.pending_bytes());
         recent::slow_client(self.table.sid(slot), self.common.shard, why, pending_bytes);
     }
 
-    /// A session is at `session_bytes_max`.
+    /// Counts and logs that a session has reached `session_bytes_max`.
     pub(super) fn note_full_session(&self, slot: u32, consequence: &str) {
         let counters = self.common.counters();
         counters.session_bytes_exceeded_total.add(1);
@@ -116,7 +118,7 @@ impl Sessions {
         }
     }
 
-    /// Queues the disconnect message and the close frame. The limit on pending bytes does not hold for these two.
+    /// Queues the disconnect message and the close frame. The limit on pending bytes does not apply to these two.
     pub(super) fn disconnect(
         &mut self,
         slot: u32,
@@ -133,7 +135,7 @@ impl Sessions {
         self.begin_close(slot, Some(close), cause);
     }
 
-    /// The session ends here; its socket goes when everything queued, the close frame last, has been written.
+    /// Ends the session. Its socket is closed after everything that is queued, the close frame last, has been written.
     pub(super) fn begin_close(&mut self, slot: u32, close: Option<Close>, cause: Cause) {
         if !self.table.connections[slot as usize].is_open() {
             return;
@@ -164,7 +166,7 @@ impl Sessions {
         }
     }
 
-    /// The connection is broken or out of time: nothing more can be said to the client.
+    /// Ends a session whose connection is broken or out of time. Nothing more is sent to the client.
     pub(super) fn abort(&mut self, slot: u32, cause: Cause) {
         if self.table.connections[slot as usize].is_open() {
             self.end_session(slot, cause);
@@ -172,7 +174,7 @@ impl Sessions {
         self.release(slot);
     }
 
-    /// Takes the session out of everything that knows it; the socket stays. Happens once.
+    /// Removes the session from everything that refers to it; the socket stays. Happens once per session.
     fn end_session(&mut self, slot: u32, cause: Cause) {
         self.table.open_sessions -= 1;
         let connection = &mut self.table.connections[slot as usize];
@@ -214,7 +216,7 @@ impl Sessions {
         );
     }
 
-    /// Everything that the client had to be told is written.
+    /// Continues a close when everything has been written.
     fn finish_close(&mut self, slot: u32) {
         self.say_close_notify(slot);
         if self.drain.has_begun {
@@ -225,8 +227,8 @@ impl Sessions {
         self.release(slot);
     }
 
-    /// With TLS the client must be able to tell this end from a cut. The outbox is empty: a socket that takes nothing now
-    /// has lost its client.
+    /// With TLS the client must be able to distinguish this end from a cut connection. The outbox is empty, so a socket that
+    /// takes no bytes now has lost its client and the error can be ignored.
     fn say_close_notify(&mut self, slot: u32) {
         let connection = &mut self.table.connections[slot as usize];
         if let Some(tls) = &mut connection.tls {
@@ -236,7 +238,8 @@ impl Sessions {
         }
     }
 
-    /// The client sees the end behind what it got; waits for the client's own end, which says that all of it has arrived.
+    /// Closes the writing side, so that the client sees the end after the last bytes. Then waits until the client closes
+    /// too, which shows that everything has arrived.
     fn linger(&mut self, slot: u32) {
         let connection = &mut self.table.connections[slot as usize];
         if connection.socket.shutdown(Shutdown::Write).is_err() {
@@ -244,11 +247,11 @@ impl Sessions {
         }
         connection.life = Life::Lingering;
         self.table.wheel.set(slot, self.table.now + LINGER_TICKS);
-        // It may have closed already, and that is no event any more.
+        // The client may have closed already, and no further event would report that.
         self.on_lingering_input(slot);
     }
 
-    /// Throws away what still comes, for nothing of it can be answered, until the client closes or sends too much.
+    /// Discards input until the client closes or sends too much: nothing can be answered any more.
     pub(super) fn on_lingering_input(&mut self, slot: u32) {
         let socket = &self.table.connections[slot as usize].socket;
         if !discard_input(socket, &mut self.reader.buffer) {
@@ -256,7 +259,7 @@ impl Sessions {
         }
     }
 
-    /// The connection goes; its session has ended.
+    /// Closes a connection whose session has ended.
     pub(super) fn release(&mut self, slot: u32) {
         self.table.remove(slot);
         if self.table.connections.is_empty() {
@@ -265,7 +268,7 @@ impl Sessions {
     }
 }
 
-/// The word of the metric `closed_total`, and its counter.
+/// The value for the metric `closed_total`, and its counter.
 fn close_reason(counters: &ShardMetrics, cause: Cause) -> (&'static str, &Counter) {
     match cause {
         Cause::Client => ("client", &counters.closed_client_total),
@@ -280,7 +283,7 @@ fn close_reason(counters: &ShardMetrics, cause: Cause) -> (&'static str, &Counte
     }
 }
 
-/// True when the socket is empty now and its far end has not closed.
+/// Returns true when the socket is empty now and the client has not closed.
 fn discard_input(mut socket: &TcpStream, buffer: &mut [u8]) -> bool {
     let mut discarded = 0;
     while discarded < DISCARDED_BYTES_MAX {

@@ -1,4 +1,4 @@
-//! What every part of the session table may ask: whose table it is, its options, its counters, what it may hold.
+//! What every part of the session table may use: the shard's id, its options, its counters, its limits.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,9 +16,9 @@ pub(super) struct Common {
     metrics: Arc<Metrics>,
     pub budget: Rc<ShardBudget>,
     pub bounds: Bounds,
-    /// What every session may send, but for what it has negotiated.
+    /// The limits on messages that hold for every session, without what it has negotiated.
     pub message_limits: MessageLimits,
-    /// Of warnings about clients that are refused as sessions.
+    /// For warnings about clients that are refused as sessions.
     pub notices: Notices,
 }
 
@@ -40,7 +40,7 @@ impl Common {
         &self.metrics.shards[self.shard]
     }
 
-    /// Something that is charged to the process has changed its size.
+    /// Adjusts the charge of something that has changed its size.
     pub fn recharge(&self, before: usize, after: usize) {
         if after > before {
             self.budget.charge(after - before);

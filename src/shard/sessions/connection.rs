@@ -1,4 +1,4 @@
-//! One client's socket and wire state, and what may be asked about it.
+//! One client's socket and wire state, and questions about it.
 
 use std::io::{self, Read};
 use std::net::TcpStream;
@@ -15,20 +15,20 @@ use crate::shard::outbox::Outbox;
 use crate::shard::outbox::batch::BatchList;
 use crate::wire::websocket::message::MessageDecoder;
 
-/// The most that a resting connection takes in the table, session included, beside its texts and subscriptions.
+/// Bytes that an idle connection may take in the table, its session included. Its texts and subscriptions are not included.
 const CONNECTION_BYTES_MAX: usize = 120;
 const _: () = assert!(size_of::<Connection>() <= CONNECTION_BYTES_MAX);
 
-/// Why a client is not listened to: its call is under way, or it has had its share. Exists only then.
+/// Why the server does not read from a client: a call is under way, or the client has used up its share. Exists only then.
 #[derive(Default)]
 pub(super) struct Held {
     pub call: Option<PendingCall>,
-    /// What had been read before.
+    /// Input that was read before that.
     pub unread: Unread,
 }
 
 impl Held {
-    /// What is charged for it.
+    /// The bytes that are charged for it.
     fn bytes(&self) -> usize {
         let call = self.call.as_ref().map(|call| &call.charge);
         let unread = self.unread.charge.as_ref();
@@ -38,15 +38,15 @@ impl Held {
 
 pub(super) struct PendingCall {
     pub handle: Rc<CallHandle>,
-    /// Of the texts of the call.
+    /// For the texts of the call.
     pub charge: Charge,
 }
 
-/// Bytes that were read and not taken up yet.
+/// Bytes that were read and have not been processed.
 #[derive(Default)]
 pub(super) struct Unread {
     pub bytes: Vec<u8>,
-    /// So many are done with.
+    /// Bytes at the start that have been processed.
     pub start: usize,
     pub charge: Option<Charge>,
 }
@@ -60,9 +60,9 @@ impl Unread {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Life {
     Open,
-    /// The close frame is queued; the socket goes when the outbox is empty or its deadline has passed.
+    /// The close frame is queued. The socket is closed when the outbox is empty or its deadline has passed.
     Closing,
-    /// Only in a drain: all is written, and the client has not closed its side yet.
+    /// Only in a drain: everything is written, and the client has not closed its side yet.
     Lingering,
 }
 
@@ -80,13 +80,13 @@ pub(super) struct Connection {
     pub generation: u32,
     pub life: Life,
     pub format: Format,
-    /// The kernel has (or may have) input that was not read.
+    /// The kernel has, or may have, input that was not read.
     pub input_waiting: bool,
-    /// The far end has closed its side, or may have: it is read until the end is reached.
+    /// The client has closed its side, or may have. The server reads on until it reaches the end.
     pub end_seen: bool,
-    /// A `writable` event has been asked for.
+    /// A `writable` event was requested.
     pub write_watched: bool,
-    /// The outbox may be written on with.
+    /// The socket has room again for the outbox.
     pub write_ready: bool,
     pub place: Place,
 }
@@ -106,14 +106,15 @@ impl Connection {
             .is_some_and(|held| !held.unread.is_empty())
     }
 
-    /// It can be served without waiting for anything.
+    /// True when the session can be served without waiting for anything.
     pub fn is_ready(&self, bounds: &Bounds) -> bool {
         let listens = self.is_open() && !self.has_call() && !self.is_backed_up(bounds);
         let input = listens && (self.input_waiting || self.has_unread());
         input || self.write_ready
     }
 
-    /// One read from the socket. TLS's own end counts as the end, too: the client may leave the socket open behind it.
+    /// Reads from the socket once. An end of the TLS stream counts as the end, because the client may leave the socket open
+    /// after it.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
         match &self.tls {
             Some(tls) if tls.peer_has_closed() => Ok(0),
@@ -121,29 +122,30 @@ impl Connection {
         }
     }
 
-    /// Everything that this session makes the shard hold, but for what stands in the running batch, which has a bound of its
-    /// own.
+    /// All bytes that this session makes the shard hold, except its deliveries in the current batch, which has its own
+    /// limit.
     pub fn held_bytes(&self) -> usize {
         let outbox = self.outbox.as_ref().map_or(0, |outbox| outbox.held_bytes());
         let held = self.held.as_ref().map_or(0, |held| held.bytes());
         self.session.held_bytes() + self.decoder.held_bytes() + outbox + held
     }
 
-    /// What is charged to the process for the session itself, from its first turn to its last.
+    /// The bytes charged to the process for the session itself, from its first turn to its last.
     pub fn charged_bytes(&self) -> usize {
         SESSION_ENTRY_BYTES + self.session.own_bytes() + self.decoder.held_bytes()
     }
 
-    /// True while a client that has much waiting is not read, so that what it asks for makes no more of it: TCP holds it
-    /// back.
+    /// True while so much waits for a client that the server does not read from it, so that its commands cannot add more.
+    /// TCP then makes the client wait.
     pub fn is_backed_up(&self, bounds: &Bounds) -> bool {
         self.outbox
             .as_ref()
             .is_some_and(|outbox| outbox.queued_bytes() >= bounds.reading_stops_at())
     }
 
-    /// True when no more may be queued for this client: it holds as much as a session may. One burst of large messages below
-    /// that makes no client slow; whether it takes them is seen when its time has come (`due`).
+    /// True when no more may be queued for this client: it holds as much as a session may, or its outbox is not small while
+    /// the process has no memory left. Below that a burst of large messages does not make a client slow; whether the client
+    /// receives them is checked at its deadline (`due`).
     pub fn is_over(&self, bounds: &Bounds, budget: &ShardBudget) -> bool {
         let Some(outbox) = &self.outbox else {
             return false;
@@ -156,7 +158,7 @@ impl Connection {
         self.held_bytes() >= bounds.session_bytes_max
     }
 
-    /// What the session may add to its subscriptions.
+    /// Bytes that the session may add to its subscriptions.
     pub fn subscription_room(&self, bounds: &Bounds) -> usize {
         let session_bytes_max = bounds.session_bytes_max;
         let of_subscriptions = (session_bytes_max / SUBSCRIPTIONS_PART)

@@ -1,4 +1,4 @@
-//! What is shown to the console, looked up for it and done for it.
+//! The console's view of the session table: snapshots, searches, and the disconnect of one session.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use crate::protocol::command::{CommandKind, decode_command};
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::reply::{self, Reply};
 
-/// Sessions found in one look; each is described at once.
+/// Matches found in one look at most. Each is described at once.
 const HITS_PER_LOOK_MAX: usize = 8;
 
-/// A search under way.
+/// A search in progress.
 pub struct Scan {
     query: Arc<Query>,
     next_slot: usize,
@@ -48,7 +48,7 @@ impl Sessions {
         self.watchers.watching().len()
     }
 
-    /// There is one channel, and nothing else that a client of the console could want.
+    /// There is one channel, and a client of the console can ask for nothing else.
     pub(super) fn on_console_message(&mut self, slot: u32, payload: &[u8]) {
         let Ok(Some(command)) = decode_command(payload) else {
             return;
@@ -69,7 +69,7 @@ impl Sessions {
         }
     }
 
-    /// Sends a snapshot to those who watch, and says how many they are.
+    /// Sends a snapshot to the connections that watch, and returns their number.
     pub fn show_snapshot(&mut self, snapshot: &[u8]) -> usize {
         let watchers = self.watchers.watching();
         let mut text = Vec::new();
@@ -80,8 +80,8 @@ impl Sessions {
         watchers.len()
     }
 
-    /// Looks at the next `slots_max` slots; true when the search is over. Sessions that come and go between two looks may be
-    /// missed or may be gone when the answer is read.
+    /// Examines the next `slots_max` slots; true when the search is done. A session that opens or ends between two looks may
+    /// be missed, or may be gone when the answer is read.
     pub fn look(&self, scan: &mut Scan, slots_max: usize) -> bool {
         let slots = self.table.identities.slots();
         let end = slots.min(scan.next_slot + slots_max);
@@ -89,7 +89,7 @@ impl Sessions {
         while scan.next_slot < end && scan.found.len() < hits_before + HITS_PER_LOOK_MAX {
             let slot = scan.next_slot;
             scan.next_slot += 1;
-            // Who is not registered has no identifiers yet, or is the console's.
+            // An unregistered session has no identifiers yet, or belongs to the console.
             if !self.table.identities.contains(slot as u32) {
                 continue;
             }
@@ -97,7 +97,7 @@ impl Sessions {
             if scan.query.is_in(session.sid(), session.identifiers()) {
                 scan.found.push(self.report(slot as u32));
             }
-            // One more than is shown, so that the answer can say that there are more.
+            // Finds one more than is shown, so that the answer can say that there are more.
             if scan.found.len() > HITS_MAX {
                 return true;
             }
@@ -129,7 +129,7 @@ impl Sessions {
         }
     }
 
-    /// Subscriptions that listen to `stream` here.
+    /// Subscriptions of this shard that listen to `stream`.
     pub fn listeners(&self, stream: &str) -> u64 {
         self.hub
             .receivers(stream)
@@ -137,7 +137,7 @@ impl Sessions {
             .sum()
     }
 
-    /// Ends one session. False: the one that is meant is gone.
+    /// Ends one session. Returns false when the session with this sid has ended already.
     pub fn disconnect_one(&mut self, session: SessionRef, sid: &str, reconnect: bool) -> bool {
         let has_this_sid = self.table.live(session).is_some_and(|connection| {
             shortened(connection.session.sid(), TEXT_SHOWN_BYTES_MAX) == sid

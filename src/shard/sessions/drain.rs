@@ -10,18 +10,18 @@ use crate::os::random;
 use crate::shard::pace::Pace;
 use crate::shard::timers::TICK;
 
-/// The end of the server, as far as it has come.
+/// How far the shutdown is.
 #[derive(Default)]
 pub(super) struct Drain {
-    /// Whoever still gets in is told to leave.
+    /// A client that connects now is told to leave at once.
     pub has_begun: bool,
     slow: Option<SlowDrain>,
-    /// Who waits for the last socket to be closed.
+    /// Told when the last socket is closed.
     done: Option<mpsc::Sender<ShardId>>,
 }
 
-/// A walk through the table, once around from a random place: who came first is not told first. It meets every session:
-/// those that come later are told when they open.
+/// A walk through the table: once around, from a random slot, so that the oldest sessions are not told first. It reaches
+/// every session that was there at its start; later ones are told when they open.
 struct SlowDrain {
     pace: Pace,
     /// The slot to look at next.
@@ -31,7 +31,7 @@ struct SlowDrain {
 }
 
 impl Sessions {
-    /// Tells every session that the server goes. Who opens from now on is told at once.
+    /// Tells every session that the server shuts down. A client that connects from now on is told at once.
     pub fn close_all(&mut self) {
         self.drain.has_begun = true;
         let slots: Vec<u32> = self
@@ -45,8 +45,8 @@ impl Sessions {
         }
     }
 
-    /// Does the same spread evenly over the time until `end`; sessions are served until it is their turn. Who opens from
-    /// now on is told at once: it would only have to come again.
+    /// Does the same, spread evenly over the time until `end`. Each session is served until its turn comes. A client that
+    /// connects from now on is told at once, because it would have to reconnect soon anyway.
     pub fn close_slowly(&mut self, end: Instant) {
         self.drain.has_begun = true;
         let slots = self.table.identities.slots();
@@ -63,12 +63,12 @@ impl Sessions {
         });
     }
 
-    /// Has `done` told when the last socket is closed, see [`Self::take_drained`].
+    /// Tells `done` when the last socket is closed, see [`Self::take_drained`].
     pub fn report_closed(&mut self, done: mpsc::Sender<ShardId>) {
         self.drain.done = Some(done);
     }
 
-    /// Who waits for the last session to end, once it has, and the calls that some have left behind.
+    /// Where to report the end of the drain, once every session has ended and no call of an ended session is under way.
     pub fn take_drained(&mut self) -> Option<mpsc::Sender<ShardId>> {
         if self.table.connections.is_empty() && self.departed == 0 {
             self.drain.done.take()
@@ -83,7 +83,7 @@ impl Sessions {
         self.table.connections.is_empty()
     }
 
-    /// Tells those whose turn has come.
+    /// Tells the sessions whose time has come.
     pub(super) fn drain_some(&mut self) {
         let Some(mut drain) = self.drain.slow.take() else {
             return;

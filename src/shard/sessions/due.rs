@@ -1,4 +1,4 @@
-//! What time brings: pings, missing pongs, write deadlines.
+//! What becomes due with time: pings, missing pongs, write deadlines.
 
 use super::Sessions;
 use super::closing::Cause;
@@ -8,7 +8,7 @@ use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::shard::notices::Notice;
 
 impl Sessions {
-    /// Serves what has come due.
+    /// Serves the sessions whose deadline has passed.
     pub fn on_tick(&mut self) {
         let mut due = std::mem::take(&mut self.due);
         self.table.wheel.expire(self.table.now, &mut due);
@@ -22,7 +22,7 @@ impl Sessions {
 
     fn on_due(&mut self, slot: u32, pings: &mut PingFrames) {
         if self.is_write_due(slot) {
-            // A shard that was busy must not take its own delay for the client's.
+            // The shard writes first: after a busy time it must not take its own delay for the client's.
             self.write_outbox(slot);
         }
         let Some(connection) = self.table.connections.get_mut(slot as usize) else {
@@ -49,14 +49,14 @@ impl Sessions {
         let connection = &mut self.table.connections[slot as usize];
         let due = connection.session.deadlines.take_due(self.table.now);
         if due.no_pong && connection.is_backed_up(&self.common.bounds) {
-            // Its pong may be there and has not been read.
+            // The pong may have arrived but is unread, because the server reads nothing from this client now.
             connection.session.deadlines.native_pong();
         } else if due.no_pong {
             self.log_no_pong(slot);
             let close = Close::NO_PONG;
             return self.disconnect(slot, DisconnectReason::NoPong, true, close, Cause::NoPong);
         }
-        // A client that does not take what is queued gets no pings on top: the write deadline decides about it.
+        // A client that does not receive what is queued gets no further pings. Its write deadline decides about it.
         if due.ping && connection.outbox.is_none() {
             self.writer.send_ping(&mut self.table, slot, pings);
         }
@@ -81,7 +81,7 @@ impl Sessions {
         outbox.is_some_and(|outbox| outbox.deadline <= self.table.now)
     }
 
-    /// A client that has much waiting gets a last chance to take something. True: it took nothing, and is dropped.
+    /// Writes once more to a client that has much waiting. Returns true when it still received nothing and was dropped.
     /// Source: contract/websocket.md §11.
     fn drop_if_stalled(&mut self, slot: u32) -> bool {
         self.write_outbox(slot);

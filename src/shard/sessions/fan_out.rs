@@ -1,4 +1,4 @@
-//! From a publication to the queues of those who listen here.
+//! From a publication to the queues of the sessions that listen on this shard.
 
 use std::sync::Arc;
 
@@ -10,23 +10,23 @@ use super::writer::Writer;
 use crate::hub::Hub;
 use crate::protocol::publication::Publication;
 
-/// Groups that are delivered to between two looks at the clock.
+/// Groups that get the publication between two checks of the clock.
 const GROUPS_PER_LOOK: usize = 16;
 
-/// The publications that are being delivered, while a turn has no time for all of it.
+/// The publications that are being delivered. A fan-out too large for one turn stays here until the next.
 #[derive(Default)]
 pub(super) struct FanOut {
     message: Option<Message>,
-    /// Who gets no more, having too much waiting.
+    /// Sessions that get no more because they have too much waiting.
     slow: Vec<u32>,
 }
 
 /// One message of the inbox.
 struct Message {
     publications: Arc<[Publication]>,
-    /// Of the message, among all that have arrived.
+    /// The message's number among all that have arrived.
     number: u64,
-    /// The one that is being delivered, and to how many it was so far.
+    /// The publication that is being delivered, and the number of its receivers so far.
     next: usize,
     delivered: u64,
 }
@@ -53,8 +53,8 @@ impl FanOut {
         }
     }
 
-    /// Delivers until everything is done (true) or the turn has done enough: `time` is over, or what is queued has to be
-    /// written first. [`Self::take_slow`] has those who could not be given anything.
+    /// Delivers until everything is done (true) or the turn has done enough: `time` is over, or the batch must be written
+    /// first. [`Self::take_slow`] returns the sessions that could get nothing.
     pub fn go_on(
         &mut self,
         common: &Common,
@@ -93,13 +93,13 @@ impl FanOut {
         !time.is_over()
     }
 
-    /// Sessions that have too much waiting. One may be in the list twice, by two identifiers, or have ended.
+    /// Sessions that have too much waiting. A session may be in the list twice, with two identifiers, or may have ended.
     pub fn take_slow(&mut self) -> Vec<u32> {
         std::mem::take(&mut self.slow)
     }
 }
 
-/// Who gets a publication of message `number` by one identifier.
+/// The receivers of a publication of message `number` under one identifier.
 struct Receivers<'a> {
     common: &'a Common,
     hub: &'a Hub,
@@ -108,7 +108,7 @@ struct Receivers<'a> {
 }
 
 impl Receivers<'_> {
-    /// Queues a publication for the group; the frame is encoded once. Returns how many get it.
+    /// Queues a publication for the group. The frame is encoded once. Returns the number of receivers.
     fn deliver(
         &self,
         publication: &Publication,

@@ -1,7 +1,7 @@
-//! How what is said to a client becomes bytes: the one place where replies and publications meet the text of the protocol
-//! and the framing of WebSocket.
+//! How messages to a client become bytes: the only file where replies and publications meet the text of the protocol and the
+//! framing of WebSocket.
 //!
-//! Frames that many sessions share are encoded when their first receiver comes, once for each [`Format`] that has one.
+//! A frame that many sessions share is encoded for its first receiver, once for each [`Format`] in use.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,7 +17,7 @@ use crate::wire::websocket::frame;
 /// What a client and the server have agreed on.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Format {
-    /// Of the timestamps in pings.
+    /// Precision of the timestamps in pings.
     pub precision: PingPrecision,
     /// permessage-deflate.
     pub deflate: bool,
@@ -28,7 +28,7 @@ impl Format {
         self.text(&reply.json(), FrameKind::Message, deflater)
     }
 
-    /// A text message, compressed when the client has agreed to that and it is no huge one.
+    /// A text message, compressed when the client has agreed to that and the message is not huge.
     fn text(self, text: &[u8], kind: FrameKind, deflater: &mut Deflater) -> Frame {
         let bytes = if self.deflate && text.len() <= DEFLATED_BYTES_MAX {
             frame::compressed_text_frame(&deflater.compress(text))
@@ -39,12 +39,12 @@ impl Format {
     }
 }
 
-/// A message of the console, which has no compression.
+/// A message to the console, which uses no compression.
 pub(super) fn console_frame(text: &[u8]) -> Frame {
     Frame::new(frame::text_frame(text), FrameKind::Message)
 }
 
-/// What a client reads last.
+/// The last frame that a client gets.
 pub(super) fn close_frame(code: Option<u16>, reason: &str) -> Frame {
     Frame::new(frame::close_frame(code, reason), FrameKind::Control)
 }
@@ -54,7 +54,7 @@ pub(super) fn pong_frame(payload: &[u8]) -> Frame {
     Frame::new(frame::pong_frame(payload), FrameKind::Pong)
 }
 
-/// The frames of one publication for one identifier, each encoded when its first receiver comes.
+/// The frames of one publication for one identifier, each encoded for its first receiver.
 pub(super) struct GroupFrames<'a> {
     identifier: &'a str,
     publication: &'a Publication,
@@ -78,7 +78,7 @@ impl<'a> GroupFrames<'a> {
         batch: &mut Batch,
         deflater: &mut Deflater,
     ) -> u32 {
-        // A huge message is the same frame for all.
+        // A huge message is not compressed, so it is the same frame for all.
         let deflate = format.deflate && self.publication.message.len() <= DEFLATED_BYTES_MAX;
         let made = if deflate {
             &mut self.deflated
@@ -105,7 +105,7 @@ impl<'a> GroupFrames<'a> {
     }
 }
 
-/// The ping frames of one tick, made once for all sessions.
+/// The ping frames of one tick, encoded once for all sessions.
 #[derive(Default)]
 pub(super) struct PingFrames {
     /// By precision, plain and deflated.
@@ -140,8 +140,8 @@ impl PingFrames {
     }
 }
 
-/// Longer messages are not compressed: each would keep the shard busy for more than a few milliseconds. A message without
-/// compression is one that every client takes (RFC 7692 §6).
+/// Longer messages are not compressed, because compressing one would block the shard for more than a few milliseconds. Every
+/// client accepts an uncompressed message (RFC 7692 §6).
 const DEFLATED_BYTES_MAX: usize = 256 << 10;
 
 fn timestamp(precision: PingPrecision) -> i128 {
@@ -153,7 +153,7 @@ fn timestamp(precision: PingPrecision) -> i128 {
     }
 }
 
-/// A clock before 1970 reads as 1970.
+/// A clock that shows a time before 1970 counts as 1970.
 pub(super) fn unix_time() -> Duration {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -1,8 +1,8 @@
-//! Which sessions have which connection identifiers: what a remote disconnect looks through.
+//! The connection identifiers of the sessions, by hash: a remote disconnect searches here.
 
 use ahash::RandomState;
 
-/// A hash for each slot of the table, 0 = not registered. The texts stand in the sessions.
+/// A hash for each slot of the table; 0 = not registered. The texts are in the sessions.
 pub(super) struct Identities {
     hasher: RandomState,
     hashes: Vec<u64>,
@@ -16,12 +16,12 @@ impl Identities {
         }
     }
 
-    /// Slots that have been in use, free ones included.
+    /// The number of slots that have been used, including free ones.
     pub fn slots(&self) -> usize {
         self.hashes.len()
     }
 
-    /// A connection gets `slot`.
+    /// Prepares the entry for `slot`, which a connection gets now.
     pub fn make_room(&mut self, slot: u32) {
         if self.hashes.len() <= slot as usize {
             self.hashes.resize(slot as usize + 1, 0);
@@ -54,12 +54,12 @@ impl Identities {
         self.hashes.iter().copied().filter(|&hash| hash != 0)
     }
 
-    /// As all shards hash a text.
+    /// The hash of a text, the same on all shards.
     pub fn hash(&self, text: &str) -> u64 {
         self.hasher.hash_one(text)
     }
 
-    /// Nobody is left: gives the memory back.
+    /// Frees the memory. Call when no connection is left.
     pub fn clear(&mut self) {
         self.hashes = Vec::new();
     }

@@ -1,4 +1,4 @@
-//! From readiness to commands: whose turn it is, what was read, what a message asks for.
+//! From readiness to commands: which session is served next, what was read, what a message asks for.
 
 use std::io;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::shard::outbox::frame::Frame;
 use crate::wire::websocket::frame::FrameError;
 use crate::wire::websocket::message::Incoming;
 
-/// How long a turn may serve sessions; the others wait for the next one.
+/// How long a turn serves sessions; the others wait for the next turn.
 const SERVING_TIME_MAX: Duration = Duration::from_millis(1);
 
 impl Sessions {
@@ -35,8 +35,9 @@ impl Sessions {
         Ok(())
     }
 
-    /// Serves those first who have something new. One at least of those who had their share goes on as well, and no more
-    /// than one while the shard is behind with what is published: they may be who publishes.
+    /// Serves the sessions with something new first. After them at least one session that has used up an earlier share
+    /// continues. It is only one while the shard is behind with its publications, because those sessions may be the ones
+    /// that publish.
     fn serve_some(&mut self) {
         let time = TimeSlice::new(SERVING_TIME_MAX);
         let mut paid = 0;
@@ -51,7 +52,8 @@ impl Sessions {
                 }
             }
         }
-        // Who has more again stands behind the others: nobody is served twice.
+        // A session with more to do goes to the end of the queue; the count taken here ends the loop before it is served
+        // twice.
         for _ in 0..self.table.schedule.unfinished_len() {
             if self.writer.has_no_room() {
                 break;
@@ -67,11 +69,11 @@ impl Sessions {
     }
 
     fn is_behind(&self) -> bool {
-        // Earlier than publishers have to wait: whispers are not to hold them up.
+        // This limit is below the one at which publishers must wait, so that whispers do not delay them.
         self.writer.is_full() || self.inbox.depth() > MESSAGES_AHEAD_MAX / 2
     }
 
-    /// Gives a session its share of the turn. Returns what it has paid.
+    /// Gives a session its share of the turn. Returns the cost it has used.
     fn serve(&mut self, token: Token) -> u32 {
         let Some(slot) = self.table.slot_of(token) else {
             return 0;
@@ -106,15 +108,15 @@ impl Sessions {
             return self.read(slot, share);
         }
         if connection.end_seen && !connection.session.is_authenticated() {
-            // Nobody is left to be welcomed: the app need not be asked.
+            // The client has left before it was welcomed, so the app need not be asked.
             self.begin_close(slot, None, Cause::Client);
         }
     }
 
-    /// Goes on with what had been read, then reads until the kernel has no more, the session has to wait for a call, or it
-    /// had its share.
+    /// Processes what was read before, then reads until the kernel has no more, the session waits for a call, or its share
+    /// is used up.
     pub(super) fn read(&mut self, slot: u32, share: &mut Share) {
-        // Taken out: messages are borrowed from it while they are handled.
+        // Taken out of `self`, because messages borrow from it while they are handled.
         let mut reader = std::mem::take(&mut self.reader);
         self.take_up_unread(&mut reader.messages, slot, share);
         while let Some(connection) = self.table.connections.get_mut(slot as usize) {
@@ -137,7 +139,7 @@ impl Sessions {
         self.reader = reader;
     }
 
-    /// Takes up what came behind the request head.
+    /// Processes the bytes that came after the request head.
     pub(super) fn take_early_input(&mut self, slot: u32, input: &mut [u8]) {
         if input.is_empty() {
             return;
@@ -150,7 +152,7 @@ impl Sessions {
         }
     }
 
-    /// Decrypts what came from the socket. Records that TLS wants to send in return go out with the flush.
+    /// Decrypts what came from the socket. Records that TLS has to send in return go out with the flush.
     fn on_records(&mut self, reader: &mut Reader, slot: u32, bytes: usize, share: &mut Share) {
         let connection = &mut self.table.connections[slot as usize];
         let decrypted = reader.decrypt(connection, bytes);
@@ -169,7 +171,7 @@ impl Sessions {
         }
     }
 
-    /// Takes input up; what is left then is kept, if the session goes on.
+    /// Processes input and stores the rest, if the session is still open.
     fn take_up_or_keep(
         &mut self,
         messages: &mut Messages,
@@ -184,12 +186,12 @@ impl Sessions {
         {
             let unread = &mut connection.held.get_or_insert_default().unread;
             unread.bytes.extend_from_slice(&input[taken..]);
-            // As much as one read brings, and what it decrypts to.
+            // Charged without a check: it is at most what one read brings and decrypts to.
             unread.charge = Some(self.common.budget.hold_anyway(unread.bytes.len()));
         }
     }
 
-    /// Goes on with what had been read before the session had to wait.
+    /// Continues with the input that was stored when the session had to wait.
     fn take_up_unread(&mut self, messages: &mut Messages, slot: u32, share: &mut Share) {
         let connection = &mut self.table.connections[slot as usize];
         let Some(held) = &mut connection.held else {
@@ -209,8 +211,8 @@ impl Sessions {
         }
     }
 
-    /// Decodes input and acts on it until the session's share is used up, a call has begun, the batch has to be written
-    /// first, or the session has ended. Returns how many bytes are done with.
+    /// Decodes input and acts on it until the session's share is used up, a call has begun, the batch must be written first,
+    /// or the session has ended. Returns how many bytes were processed.
     fn take_up(
         &mut self,
         messages: &mut Messages,
@@ -321,7 +323,7 @@ impl Sessions {
         }
     }
 
-    /// Counts and tells that a command was refused for want of room.
+    /// Counts and logs that a command was refused because there was no room.
     fn note_bound(&self, slot: u32, refusal: &CommandRefusal, bytes: usize) {
         match refusal {
             CommandRefusal::NoRoomInSession => {
@@ -332,7 +334,7 @@ impl Sessions {
         }
     }
 
-    /// Counts a message without effect, and logs it: those that the rate leaves out are debug records.
+    /// Counts a message without effect and logs it, at debug level when the rate limit does not allow a warning.
     fn refuse_message(
         &self,
         slot: u32,

@@ -1,8 +1,8 @@
-//! The session table of one shard: established connections, what arrives on them and what leaves.
+//! The session table of one shard: established connections, what arrives on them and what is sent.
 //!
 //! Everything here is synchronous. A *turn* ([`Sessions::turn`]) is one call from the shard (events, messages of the inbox,
-//! an RPC answer, a tick): it changes state, notes deliveries, and ends with one flush. What has to wait (RPC calls,
-//! publishing, Disconnect calls) is handed out as [`Action`]s.
+//! an RPC answer, a tick): it changes state, notes deliveries, and ends with one flush. Work that has to wait (RPC calls,
+//! publishing, Disconnect calls) is returned as [`Action`]s.
 
 mod answers;
 mod bounds;
@@ -75,9 +75,9 @@ pub struct NewConnection {
     /// `None`: the server's default.
     pub ping_interval_secs: Option<i64>,
     pub ping_precision: Option<PingPrecision>,
-    /// Bytes that came behind the request head.
+    /// Bytes that came after the request head.
     pub early_input: Vec<u8>,
-    /// The socket's right to exist; `None` in the unit tests and the benches.
+    /// The socket's place among the open connections; `None` in the unit tests and the benches.
     pub permit: Option<Permit>,
 }
 
@@ -91,34 +91,34 @@ pub enum Action {
     Publish(Publication),
     /// Put this into the disconnect queue.
     Disconnect(DisconnectCall),
-    /// Somebody looks at the console: send snapshots.
+    /// A connection watches the console: send snapshots.
     Watch,
 }
 
-/// The session table and all it needs to serve a turn.
+/// The session table and everything it needs for a turn.
 ///
-/// Its parts know what they need and no more: the table keeps connections, the reader brings messages, the writer takes
-/// frames and says what became of them. What it means for a session is decided here, in files whose calls go one way:
+/// Each part knows only what it needs: the table stores connections, the reader delivers messages, the writer takes frames
+/// and reports what happened to them. What that means for a session is decided here, in files whose calls go one way:
 /// `closing` ends sessions; `output` sends; `steps` carries out what a session decides; `input` serves what comes in;
-/// `answers`, `opening`, `due` and `drain` are what else can happen in a turn.
+/// `answers`, `opening`, `due` and `drain` handle everything else that can happen in a turn.
 pub struct Sessions {
     common: Rc<Common>,
     table: Table,
     reader: Reader,
     writer: Writer,
     hub: Hub,
-    /// What is charged for the hub.
+    /// The bytes that are charged for the hub.
     hub_charged: usize,
     fan_out: FanOut,
     drain: Drain,
     watchers: Watchers,
-    /// Counts what arrives for this shard.
+    /// Asked for the number of messages that have arrived for this shard.
     inbox: Rc<ShardInbox>,
-    /// Sessions that have ended while a call is under way whose answer is waited for.
+    /// Ended sessions with a call under way whose answer the server still needs.
     departed: usize,
-    /// For the shard, in order.
+    /// For the shard to do, in order.
     actions: Vec<Action>,
-    /// Empty between two uses: of a session's decisions, and of what has come due.
+    /// Buffers, empty between two uses: for the decisions of a session, and for the slots that are due.
     steps: Vec<Step>,
     due: Vec<u32>,
 }
@@ -152,11 +152,11 @@ impl Sessions {
         }
     }
 
-    /// Makes one turn: changes the sessions, then writes what that queued, as far as one turn may; see
-    /// [`Self::has_unflushed`]. `perform` gets what the shard has to do, in order.
+    /// Makes one turn: changes the sessions, then writes what that has queued, as far as one turn may (see
+    /// [`Self::has_unflushed`]). `perform` gets what the shard has to do, in order.
     ///
-    /// What a change asks for is performed before anything is written: a client that reads the answer to its command finds
-    /// what the command published already in the inbox of every shard.
+    /// The actions of a change are performed before anything is written. So when a client reads the answer to its command,
+    /// what the command published is already in the inbox of every shard.
     pub fn turn<R>(
         &mut self,
         now: Instant,
@@ -172,7 +172,7 @@ impl Sessions {
             self.abort(slot, Cause::Error);
         }
         self.table.reactor.flush();
-        // Writing may have ended sessions.
+        // Writing may have ended sessions, which adds actions.
         self.take_actions().into_iter().for_each(perform);
         result
     }
@@ -181,17 +181,17 @@ impl Sessions {
         std::mem::take(&mut self.actions)
     }
 
-    /// True when the next harvest has work at once, without a new wake-up.
+    /// True when the next harvest has work at once, without a wake-up.
     pub fn has_more(&self) -> bool {
         self.table.has_work()
     }
 
-    /// When the wheel wants its next turn.
+    /// When the next tick is due.
     pub fn next_tick_at(&self) -> Instant {
         self.table.wheel.next_instant()
     }
 
-    /// What this shard has, for the gauges that count distinct things over all shards.
+    /// What this shard has, for the gauges that count distinct values over all shards.
     pub fn survey(&self) -> Survey {
         let identities = &self.table.identities;
         Survey {

@@ -30,13 +30,13 @@ impl Sessions {
         self.take_early_input(slot, &mut early_input);
     }
 
-    /// Takes over a client of the console, whose right to be one has been checked.
+    /// Takes over a client of the console, which has been authorized before.
     pub fn open_console(&mut self, mut new: NewConnection) {
         if self.watchers.is_full() {
             self.common.counters().console_refused_total.add(1);
             return;
         }
-        // Nobody asks the app about it.
+        // The app is never asked about it, so it needs no env.
         new.env = Box::default();
         let sid = new.sid.as_str().into();
         let mut early_input = std::mem::take(&mut new.early_input);
@@ -48,7 +48,7 @@ impl Sessions {
         self.take_early_input(slot, &mut early_input);
     }
 
-    /// Gives a client its slot, its place in the reactor and its timer. `None`: it is on its way out already.
+    /// Gives a client its slot, its place in the reactor and its timer. `None` when it is being closed already.
     fn admit(&mut self, new: NewConnection) -> Option<u32> {
         let slot = self.table.insert(Connection {
             session: Session::new(&SessionSettings {
@@ -95,7 +95,7 @@ impl Sessions {
         Some(slot)
     }
 
-    /// The first ping comes after a random part of the interval, so that pings of many sessions spread evenly.
+    /// The first ping comes after a random part of the interval, so that the pings of many sessions are spread evenly.
     fn deadlines(&self, new: &NewConnection) -> Deadlines {
         let ping = &self.common.config.ping;
         let interval = match new.ping_interval_secs {
@@ -120,7 +120,6 @@ impl Sessions {
         })
     }
 
-    /// The counters have every refusal, the log a few of each kind, and each that is no verdict about the client.
     fn log_unwatched(&self, slot: u32, error: &io::Error) {
         if let Some(admitted) = self.common.notices.admit(Notice::SocketUnwatched) {
             tracing::warn!(
@@ -133,6 +132,8 @@ impl Sessions {
         }
     }
 
+    /// Every refusal is counted, and the log has a few of each kind. A query that cannot be parsed and a token without
+    /// identifiers are logged as failed sessions.
     fn note_refusal(&self, slot: u32, refusal: AuthRefusal) {
         let (notice, what) = match refusal {
             AuthRefusal::BadQuery => return self.log_failed_session(slot, &refusal),
@@ -151,7 +152,7 @@ impl Sessions {
         let left_out = admitted.left_out();
         let (sid, shard) = (self.table.sid(slot), self.common.shard);
         if refusal == AuthRefusal::TokenExpired {
-            // In normal operation, too: clients come back with an old token and fetch a new one.
+            // This is normal: clients come back with an old token and then fetch a new one.
             tracing::info!(
                 context = "jwt",
                 sid,

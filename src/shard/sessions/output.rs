@@ -1,4 +1,4 @@
-//! What leaves: replies, publications, the flush at the end of a turn, and what each write means for its session.
+//! Sending: replies, publications, the flush at the end of a turn, and what each write means for its session.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use crate::shard::outbox::frame::Frame;
 
 /// Sessions written in one turn at most.
 pub const FLUSHES_PER_TURN_MAX: usize = 512;
-/// How long a turn may write; the others keep their place.
+/// How long one turn writes; the other sessions keep their place in the queue.
 const FLUSHING_TIME_MAX: Duration = Duration::from_millis(2);
 
 impl Sessions {
@@ -38,14 +38,14 @@ impl Sessions {
         }
     }
 
-    /// Goes on with what waits for a session.
+    /// Continues to write what waits for a session.
     pub(super) fn write_outbox(&mut self, slot: u32) {
         let outcome = self.writer.write_outbox(&mut self.table, slot);
         self.settle_written(slot, outcome);
     }
 
-    /// Begins to deliver publications, in order, to everybody who listens on this shard. They are one message of the inbox,
-    /// `number` among all that have arrived. What this turn has no time for is left for [`Self::go_on_fan_out`].
+    /// Begins to deliver publications, in order, to all sessions that listen on this shard. They are one message of the
+    /// inbox, with this `number` among all that have arrived. [`Self::go_on_fan_out`] delivers.
     ///
     /// # Panics
     /// When an earlier message is not done yet.
@@ -53,7 +53,7 @@ impl Sessions {
         self.fan_out.begin(&mut self.hub, publications, number);
     }
 
-    /// Delivers until everything is done (true) or the turn has done enough: `time` is over, or the batch has to be written
+    /// Delivers until everything is done (true) or the turn has done enough: `time` is over, or the batch must be written
     /// first.
     pub fn go_on_fan_out(&mut self, time: TimeSlice) -> bool {
         let done = self.fan_out.go_on(
@@ -79,13 +79,13 @@ impl Sessions {
         }
     }
 
-    /// True while publications wait for time, or for room in the batch.
+    /// True while publications wait for time or for room in the batch.
     pub fn is_fanning_out(&self) -> bool {
         self.fan_out.is_under_way()
     }
 
-    /// Writes what the batch has for some sessions: a turn stays short however many wait. The others keep their place, and
-    /// what is published until their turn comes is gathered into the same write.
+    /// Writes what the batch has for some sessions, so that a turn stays short however many sessions wait. The others keep
+    /// their place, and publications that come before their turn go out with the same write.
     pub(super) fn flush_some(&mut self) {
         let time = TimeSlice::new(FLUSHING_TIME_MAX);
         let mut flushed = 0;

@@ -1,7 +1,7 @@
-//! From sockets to messages: reading, decrypting, decoding, and what is kept of a client that has to wait.
+//! From sockets to messages: reading, decrypting, decoding, and storing the input of a client that has to wait.
 //!
-//! The reader never sends and never closes. It belongs to no session: between two turns all that it knows of one stands in
-//! the connection.
+//! The reader never sends and never closes. It belongs to no session: between two turns everything it knows about a session
+//! is in the connection.
 
 use std::io;
 
@@ -14,20 +14,20 @@ use crate::wire::websocket::frame::FrameError;
 use crate::wire::websocket::message::{Incoming, MessageDecoder, MessageLimits, Scratch};
 use rustls::Error as TlsError;
 
-/// Bytes read from a socket at once, into one buffer that all sessions of the shard share. Also the most that a session
-/// keeps unread while a call is under way.
+/// Bytes read from a socket at once, into one buffer that all sessions of the shard share. This is also the most that a
+/// session keeps unread while a call is under way.
 const READ_BUFFER_BYTES: usize = 64 << 10;
-/// Bytes of a session with TLS that are read at once: they may be nearly two hundred records.
+/// Bytes read at once from a session with TLS: they may contain nearly two hundred records.
 const RECORDS_READ_BYTES: usize = 4 << 10;
 
-/// With the process's memory used up, an unfinished message of this size is still no reason to end a session.
+/// When the process has no memory left, an unfinished message of up to this size does not end its session.
 const UNFINISHED_BYTES_SMALL: usize = SMALL_BYTES / 16;
 
-/// What one read of a socket has brought.
+/// The result of one read from a socket.
 pub(super) enum Received {
-    /// So many bytes of WebSocket frames, in [`Reader::buffer`].
+    /// This many bytes of WebSocket frames, in [`Reader::buffer`].
     Plain(usize),
-    /// So many bytes of TLS records, in [`Reader::buffer`].
+    /// This many bytes of TLS records, in [`Reader::buffer`].
     Records(usize),
     /// Nothing yet.
     Nothing,
@@ -37,17 +37,17 @@ pub(super) enum Received {
 
 #[derive(Default)]
 pub(super) struct Reader {
-    /// What comes from a socket.
+    /// Bytes read from a socket.
     pub buffer: Vec<u8>,
     /// Decrypted input of one read, for sessions with TLS.
     pub plain: Vec<u8>,
     pub messages: Messages,
 }
 
-/// The decoding of one session's input, while it is taken up.
+/// Decodes one session's input while it is processed.
 #[derive(Default)]
 pub(super) struct Messages {
-    /// The session's, taken out of its connection so that a message can be borrowed from it while it is handled.
+    /// The session's decoder. It is taken out of the connection so that a message can borrow from it while it is handled.
     decoder: MessageDecoder,
     scratch: Scratch,
 }
@@ -62,9 +62,9 @@ impl Reader {
 
     /// Reads from a session's socket once.
     ///
-    /// A read that does not fill the buffer has emptied the socket, and what comes later is a new event: the read that would
-    /// only say "would block" is saved. Not so when the far end may have closed: its end comes behind the last byte and is
-    /// no event of its own any more.
+    /// A read that does not fill the buffer has emptied the socket, and later bytes cause a new event. So the read that
+    /// would only return "would block" is saved. This does not hold when the client may have closed: the end of the stream
+    /// comes after the last byte and causes no event of its own.
     pub fn receive(&mut self, connection: &mut Connection, share: &mut Share) -> Received {
         let encrypted = connection.tls.is_some();
         let room = if encrypted {
@@ -75,7 +75,7 @@ impl Reader {
         match connection.receive(&mut self.buffer[..room]) {
             Ok(0) => Received::End,
             Ok(bytes) => {
-                // With TLS the end may also stand in the bytes.
+                // With TLS the end may also be in the bytes that were read.
                 connection.input_waiting = bytes == room || connection.end_seen || encrypted;
                 share.pay_read(bytes, encrypted);
                 if encrypted {
@@ -93,7 +93,7 @@ impl Reader {
         }
     }
 
-    /// Decrypts what was received, into [`Self::plain`]; that holds what came before an error, too.
+    /// Decrypts what was received into [`Self::plain`]. After an error it contains what came before the error.
     ///
     /// # Errors
     /// A violation of TLS.
@@ -106,8 +106,8 @@ impl Reader {
 }
 
 impl Messages {
-    /// Begins with what has come of an unfinished message. Its charge is released: it is about to change. Returns what the
-    /// session may send.
+    /// Takes the decoder with the unfinished message of the session. Its charge is released, because its size is about to
+    /// change. Returns the limits on the session's messages.
     pub fn begin(&mut self, common: &Common, connection: &mut Connection) -> MessageLimits {
         self.decoder = std::mem::take(&mut connection.decoder);
         common.budget.release(self.decoder.held_bytes());
@@ -120,7 +120,7 @@ impl Messages {
     /// Takes bytes from the start of `input` up to the first message or control frame. Returns how many, and what was found.
     ///
     /// # Errors
-    /// A violation of the protocol. What is left of the input means nothing any more.
+    /// A violation of the protocol. The rest of the input can no longer be interpreted.
     pub fn next<'a>(
         &'a mut self,
         input: &'a mut [u8],
@@ -133,8 +133,8 @@ impl Messages {
         found
     }
 
-    /// Leaves what has come of an unfinished message with the session, if that has not gone, and charges it. False: there is
-    /// no memory for it, and nothing of it is kept.
+    /// Gives the decoder with an unfinished message back to the session, if it still exists, and charges it. Returns false
+    /// when there is no memory for the message, which is then dropped.
     pub fn end(&mut self, common: &Common, table: &mut Table, slot: u32) -> bool {
         self.scratch.clear();
         let decoder = std::mem::take(&mut self.decoder);

@@ -1,28 +1,29 @@
-//! Who is served next: sessions that have something new, and those that had more than their share.
+//! Which session is served next: those with something new, then those that had used up their share.
 
 use std::collections::VecDeque;
 
 use crate::reactor::Token;
 
-/// Where a session stands.
+/// Where a session is in the schedule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
-    /// Nothing is to be done.
+    /// It has nothing to do.
     Resting,
-    /// The same, but it used up its last share: it has more to come, whatever is new about it.
+    /// It has nothing to do, but used up its last share. A new event puts it into the queue of the unfinished, not of the
+    /// fresh.
     Greedy,
     /// In one of the queues.
     Scheduled,
 }
 
-/// A session is in one of the two queues, once at most: its connection knows whether it is.
+/// Each session is in one of the two queues at most, and only once: its connection notes whether it is.
 #[derive(Default)]
 pub(super) struct Schedule {
     fresh: VecDeque<Token>,
     unfinished: VecDeque<Token>,
 }
 
-/// Room that a queue keeps when it is empty, in entries.
+/// Entries for which an empty queue keeps its memory.
 const ROOM_KEPT: usize = 1024;
 
 impl Schedule {

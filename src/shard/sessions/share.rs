@@ -1,24 +1,25 @@
 //! How much of a turn one session may take, and how long each part of a turn may last.
 //!
-//! A session's share is counted in *cost*: about a nanosecond of the shard's time, estimated from what has to be done, so
-//! that it depends neither on the clock nor on what the machine does besides. Reading, unmasking, inflating, parsing and
-//! replying are paid from it, whatever the client sends and however the kernel reports it. A session that has used it up
-//! goes on in the next turn, behind those that have not.
+//! A session's share is counted in *cost*: about one nanosecond of the shard's time, estimated from the work to be done, so
+//! that it depends neither on the clock nor on other load of the machine. Reading, unmasking, inflating, parsing and
+//! replying all cost something, whatever the client sends and however the kernel reports it. A session that has used up its
+//! share continues in the next turn, after those that have not.
 
 use std::time::{Duration, Instant};
 
-/// What one session may cost in one turn, estimated nanoseconds. The step that reaches it is finished: one message at most.
+/// What one session may cost in one turn, in estimated nanoseconds. The step that reaches this is finished; it is one
+/// message at most.
 const SHARE: u32 = 100_000;
 
-/// A read from a socket, beside its bytes.
+/// A read from a socket, without its bytes.
 const READ_COST: u32 = 1_000;
 /// A few writes of gathered frames.
 const WRITES_COST: u32 = 50_000;
-/// A frame of any kind: its header, its payload's way, a reply.
+/// A frame of any kind: its header, the handling of its payload, a reply.
 const FRAME_COST: u32 = 100;
-/// A message, beside its bytes: a command is decoded, looked up, answered.
+/// A message, without its bytes: a command is decoded, looked up and answered.
 const MESSAGE_COST: u32 = 1_500;
-/// A publication by a client: every shard has to look who listens.
+/// A publication by a client: every shard has to look for listeners.
 const WHISPER_COST: u32 = 10_000;
 
 /// What is left of a session's share of this turn.
@@ -36,7 +37,7 @@ impl Share {
         self.left == 0
     }
 
-    /// What has been paid, estimated nanoseconds.
+    /// The cost used so far, in estimated nanoseconds.
     pub(super) fn paid(&self) -> u32 {
         SHARE - self.left
     }
@@ -45,18 +46,19 @@ impl Share {
         self.left = self.left.saturating_sub(cost);
     }
 
-    /// One read of so many bytes. Encrypted ones may be records of a byte each, which take 23 on the wire and a microsecond.
+    /// One read of so many bytes. Encrypted bytes may be records of one byte each, which take 23 bytes on the wire and a
+    /// microsecond.
     pub(super) fn pay_read(&mut self, bytes: usize, encrypted: bool) {
         let per_byte = if encrypted { 40 } else { 0 };
         self.pay(READ_COST.saturating_add(cost(bytes) * per_byte + cost(bytes) / 8));
     }
 
-    /// Going on with what waits in its outbox.
+    /// Writing what waits in the session's outbox.
     pub(super) fn pay_writes(&mut self) {
         self.pay(WRITES_COST);
     }
 
-    /// What one call of the decoder took from the input.
+    /// The bytes that one call of the decoder took from the input.
     pub(super) fn pay_frames(&mut self, bytes: usize) {
         self.pay(FRAME_COST.saturating_add(cost(bytes) / 2));
     }
@@ -71,15 +73,15 @@ impl Share {
     }
 }
 
-/// Who serves many sessions with little to do looks at the clock when they have cost this much together.
+/// A loop over many sessions with little to do checks the clock each time they have cost this much together.
 pub(super) const LOOK_COST: u32 = 20_000;
 
 fn cost(bytes: usize) -> u32 {
-    // Far more than a share, far less than an overflow.
+    // Far more than a share, and small enough that the products do not overflow.
     bytes.min(1 << 24) as u32
 }
 
-/// The time that one part of a turn may take. Whoever works looks at it between two steps.
+/// The time that one part of a turn may take. The loop that uses it checks it between two steps.
 #[derive(Debug, Clone, Copy)]
 pub struct TimeSlice {
     ends: Instant,

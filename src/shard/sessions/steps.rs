@@ -1,4 +1,4 @@
-//! What a session decides, carried out: replies, calls to the app, publications, the end.
+//! Carries out what a session decides: replies, calls to the app, publications, the end.
 
 use std::fmt::Display;
 use std::rc::Rc;
@@ -13,8 +13,8 @@ use crate::shard::calls::{Call, CallHandle};
 use crate::shard::notices::Notice;
 
 impl Sessions {
-    /// Lets the session decide, then carries out its steps. Only a decision that may bring subscriptions needs to know how
-    /// much room there is for them, and what had arrived before them.
+    /// Lets the session decide, then carries out its steps. Only a decision that may add subscriptions needs the room for
+    /// them and the number of messages that arrived before them.
     pub(super) fn with_session<R>(
         &mut self,
         slot: u32,
@@ -52,7 +52,7 @@ impl Sessions {
         result
     }
 
-    /// Does one thing that the session has decided.
+    /// Carries out one step.
     fn carry_out(&mut self, slot: u32, step: Step) {
         match step {
             Step::Send(reply) => self.send_reply(slot, &reply),
@@ -75,7 +75,7 @@ impl Sessions {
         }
     }
 
-    /// The session is authenticated.
+    /// Counts the session as authenticated and registers its connection identifiers.
     fn register(&mut self, slot: u32) {
         let connection = &self.table.connections[slot as usize];
         let identifiers = connection.session.identifiers();
@@ -83,7 +83,7 @@ impl Sessions {
         self.common.counters().clients_num.add(1);
     }
 
-    /// Has the app asked. The session is not read until the answer is there.
+    /// Begins a call to the app. Nothing is read from the client until the answer is there.
     fn start_call(&mut self, slot: u32, question: Question) {
         if matches!(question, Question::Connect) {
             self.common.counters().rpc_call_total.add(1);
@@ -103,14 +103,15 @@ impl Sessions {
         }));
     }
 
-    /// Subscriptions may have changed. Whether there was room has been asked before, for each.
+    /// Adjusts the charge for the hub after subscriptions may have changed. Whether there was room was checked for each
+    /// subscription before.
     pub(super) fn charge_hub(&mut self) {
         let held = self.hub.held_bytes();
         self.common.recharge(self.hub_charged, held);
         self.hub_charged = held;
     }
 
-    /// The session gets no welcome, for no fault of the client.
+    /// Logs a session that gets no welcome although its client did nothing wrong.
     pub(super) fn log_failed_session(&self, slot: u32, error: &dyn Display) {
         if let Some(admitted) = self.common.notices.admit(Notice::SessionFailed) {
             tracing::error!(

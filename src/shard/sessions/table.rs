@@ -1,7 +1,7 @@
-//! The connections of a shard by slot, and who knows them: the reactor, the timers, the schedule.
+//! The connections of a shard by slot, and what refers to them: the reactor, the timers, the schedule.
 //!
-//! Nothing here decides about a session. A slot is used again when its connection is gone; whoever keeps one for longer than
-//! a turn keeps the generation with it and asks again.
+//! Nothing here decides about a session. A slot is reused when its connection is gone. Code that keeps a slot for longer
+//! than a turn keeps the generation with it and checks both again.
 
 use std::io;
 use std::net::Shutdown;
@@ -21,7 +21,7 @@ use crate::reactor::{GENERATION_MASK, Reactor, Readiness, Token};
 use crate::session::Tick;
 use crate::shard::timers::{TICK, TimerWheel};
 
-/// Looks at the kernel's list of events in one turn: a client may cause thousands of them.
+/// Harvests of kernel events in one turn at most: a client may cause thousands of events.
 const HARVESTS_PER_TURN_MAX: usize = 4;
 
 pub(super) struct Table {
@@ -34,11 +34,11 @@ pub(super) struct Table {
     pub reactor: Reactor,
     events: Vec<Readiness>,
     more_events: bool,
-    /// Who has something to be done.
+    /// The sessions that have something to do.
     pub schedule: Schedule,
     pub wheel: TimerWheel,
     pub now: Tick,
-    /// When a write that blocks in this turn must be through.
+    /// Deadline for a write that blocks in this turn.
     pub write_deadline: Tick,
 }
 
@@ -54,14 +54,14 @@ impl Table {
             events: Vec::new(),
             more_events: false,
             schedule: Schedule::default(),
-            // Tick 0 means "no deadline": the wheel starts in the past.
+            // Tick 0 means "no deadline", so the wheel starts one tick in the past.
             wheel: TimerWheel::new(now.checked_sub(TICK).unwrap_or(now)),
             now: 1,
             write_deadline: 1,
         }
     }
 
-    /// A turn begins.
+    /// Begins a turn.
     pub fn set_now(&mut self, now: Instant) {
         self.now = self.wheel.tick_of(now);
         self.write_deadline = self
@@ -69,12 +69,12 @@ impl Table {
             .deadline(now, self.common.config.websocket.write_timeout);
     }
 
-    /// Time of the turn, counted as the wheel counts it.
+    /// The time of the turn, as the wheel counts it.
     pub fn time(&self) -> Duration {
         TICK * self.now
     }
 
-    /// True when somebody can be served at once, without a new wake-up.
+    /// True when a session can be served at once, without a wake-up.
     pub fn has_work(&self) -> bool {
         self.more_events || !self.schedule.is_empty()
     }
@@ -105,13 +105,13 @@ impl Table {
         (connection.generation == token.generation).then_some(token.slot)
     }
 
-    /// The connection that `session` names, if that very one is still open.
+    /// The connection that `session` refers to, if this very one is still open.
     pub fn live(&self, session: SessionRef) -> Option<&Connection> {
         let connection = self.connections.get(session.slot as usize)?;
         (connection.generation == session.generation && connection.is_open()).then_some(connection)
     }
 
-    /// As [`Self::live`], to change it.
+    /// As [`Self::live`], but mutable.
     pub fn live_mut(&mut self, session: SessionRef) -> Option<&mut Connection> {
         self.live(session)?;
         self.connections.get_mut(session.slot as usize)
@@ -131,7 +131,7 @@ impl Table {
         slot
     }
 
-    /// Has the reactor report events of a connection.
+    /// Makes the reactor report events of a connection.
     ///
     /// # Errors
     /// Those of the kernel.
@@ -141,7 +141,7 @@ impl Table {
         self.reactor.add(socket, token)
     }
 
-    /// Has the reactor report when a socket has room again.
+    /// Makes the reactor report when a socket has room again.
     ///
     /// # Errors
     /// Those of the kernel.
@@ -155,7 +155,7 @@ impl Table {
         Ok(())
     }
 
-    /// Polls that the kernel has ended are armed again. Returns the connections for which that fails.
+    /// Arms polls again that the kernel has ended. Returns the connections for which this fails.
     pub fn rearm(&mut self) -> Vec<u32> {
         let mut unwatched = Vec::new();
         for token in self.reactor.take_ended() {
@@ -169,7 +169,7 @@ impl Table {
         unwatched
     }
 
-    /// Takes a connection out and closes its socket. Its session has ended before.
+    /// Removes a connection and closes its socket. Its session has ended before.
     pub fn remove(&mut self, slot: u32) {
         let token = self.token(slot);
         self.wheel.clear(slot);
@@ -183,17 +183,17 @@ impl Table {
         let socket = connection.socket;
         self.reactor
             .remove(socket.as_fd(), token, connection.write_watched);
-        // The poll keeps the file open for a moment; the far end shall see the end now.
+        // The poll keeps the file open for a moment. Without the shutdown the client would see the end only after that.
         let _ = socket.shutdown(Shutdown::Both);
         if self.connections.is_empty() {
-            // What is kept for each slot goes, too.
+            // Frees what is stored for each slot, too.
             self.connections.shrink_to_fit();
             self.identities.clear();
             self.wheel.forget_slots();
         }
     }
 
-    /// Puts the timer of a connection to its earliest deadline.
+    /// Sets the timer of a connection to its earliest deadline.
     pub fn set_timer(&mut self, slot: u32) {
         let connection = &self.connections[slot as usize];
         let outbox = connection.outbox.as_ref();
@@ -212,7 +212,7 @@ impl Table {
         }
     }
 
-    /// Takes the reactor's events, as far as one turn may: who has something new is scheduled.
+    /// Takes the reactor's events, as far as one turn may, and schedules the sessions that have something new.
     ///
     /// # Errors
     /// A broken reactor.
@@ -236,7 +236,7 @@ impl Table {
         Ok(())
     }
 
-    /// Notes what an event says. However many come of one session, it is served once in a turn.
+    /// Notes what an event says. A session with many events is served once in a turn.
     fn on_event(&mut self, event: Readiness) {
         let Some(slot) = self.slot_of(event.token) else {
             self.common.counters().stale_events_total.add(1);
@@ -256,7 +256,7 @@ impl Table {
         }
     }
 
-    /// Puts a session that can be served again behind the others.
+    /// Puts a session that can be served again at the end of the queue.
     pub fn schedule_rest(&mut self, slot: u32) {
         let token = self.token(slot);
         let connection = &mut self.connections[slot as usize];

@@ -1,8 +1,8 @@
 //! Which connections are the console's.
 //!
-//! A connection of the console is in the table like any other, with pings, write deadlines and the drain. What makes it one
-//! is in a list of its own, so that ordinary sessions carry nothing of it. It is no session of the app: it is not
-//! authenticated, not counted, has no identifiers and no subscription in the hub.
+//! A connection of the console is in the table like any other, with pings, write deadlines and the drain. What makes it
+//! special is in a separate list, so that ordinary sessions need no field for it. It is not a session of the app: it is not
+//! authenticated, not counted, and has no identifiers and no subscription in the hub.
 
 /// Connections of the console on one shard.
 pub const CONSOLE_CONNECTIONS_MAX: usize = 16;
@@ -19,7 +19,7 @@ struct Watcher {
 }
 
 impl Watchers {
-    /// A connection of the console, which has not subscribed yet.
+    /// Adds a connection of the console that has not subscribed yet.
     pub fn add(&mut self, slot: u32) {
         self.connections.push(Watcher {
             slot,
@@ -36,7 +36,7 @@ impl Watchers {
         self.connections.iter().any(|other| other.slot == slot)
     }
 
-    /// An ended connection is none any more. True: it was one.
+    /// Removes an ended connection. Returns true when it was the console's.
     pub fn remove(&mut self, slot: u32) -> bool {
         let before = self.connections.len();
         self.connections.retain(|other| other.slot != slot);
@@ -47,14 +47,14 @@ impl Watchers {
         self.connections.len() >= CONSOLE_CONNECTIONS_MAX
     }
 
-    /// Whether it gets snapshots.
+    /// Sets whether it gets snapshots.
     pub fn set_watching(&mut self, slot: u32, watches: bool) {
         if let Some(connection) = self.connections.iter_mut().find(|other| other.slot == slot) {
             connection.watches = watches;
         }
     }
 
-    /// Who gets snapshots.
+    /// The slots of the connections that get snapshots.
     pub fn watching(&self) -> Vec<u32> {
         self.connections
             .iter()

@@ -1,6 +1,6 @@
 //! From frames to sockets: what is queued in this turn, and what the kernel has not taken yet.
 //!
-//! The writer never ends a session. What a write means for one comes back as an [`Outcome`], and the turn acts on it.
+//! The writer never ends a session. It returns an [`Outcome`] for each write, and the turn acts on it.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -19,19 +19,19 @@ use crate::shard::outbox::frame::Frame;
 use crate::shard::outbox::{Outbox, Written};
 use crate::wire::websocket::deflate::Deflater;
 
-/// Sessions written between two looks at the clock: as many as go out with one call of the ring.
+/// Sessions written between two checks of the clock: as many as one submission to the ring sends.
 pub(super) const FLUSHES_PER_LOOK: usize = 128;
-/// Writes in a row to one session that has much waiting; then the others have their turn.
+/// Writes in a row to one session that has much waiting. After that the other sessions have their turn.
 const WRITES_PER_TURN_MAX: usize = 8;
-/// Waiting sessions from which on a bulk of sends is worth its set-up.
+/// With fewer waiting sessions than this, sends through the ring are not worth their set-up.
 const BULK_SENDS_MIN: usize = 8;
 
 /// What a write means for its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// Nothing to be done: it goes on, now or when its socket has room.
+    /// The session goes on, at once or when its socket has room. Nothing has to be done.
     GoesOn,
-    /// It was on its way out, and all that it had to be told is written.
+    /// The session was being closed, and everything for it has been written.
     Drained,
     /// The socket is broken. So many messages are lost.
     Failed { messages: u64 },
@@ -42,7 +42,7 @@ pub(super) enum Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Queued {
     Yes,
-    /// The client has as much waiting as it may.
+    /// As much waits for the client as is allowed.
     TooMuch,
 }
 
@@ -50,10 +50,10 @@ pub(super) struct Writer {
     common: Rc<Common>,
     batch: Batch,
     deflater: Deflater,
-    /// Sessions that get one frame in this turn, and what the kernel said.
+    /// Sessions that get a single frame in this turn, and the results of their sends.
     singles: Vec<(u32, BatchList)>,
     send_results: Vec<i32>,
-    /// Of the flush, other than [`Outcome::GoesOn`].
+    /// Outcomes of the flush other than [`Outcome::GoesOn`].
     outcomes: Vec<(u32, Outcome)>,
 }
 
@@ -74,12 +74,12 @@ impl Writer {
         self.batch.is_empty()
     }
 
-    /// True when what is queued should be written before publications bring more.
+    /// True when the batch should be written before publications add more.
     pub fn is_full(&self) -> bool {
         self.batch.is_full()
     }
 
-    /// True when it must be written before anything else is queued.
+    /// True when the batch must be written before anything else is queued.
     pub fn has_no_room(&self) -> bool {
         self.batch.has_no_room()
     }
@@ -104,7 +104,7 @@ impl Writer {
         Queued::Yes
     }
 
-    /// Queues a message that a client gets whatever waits for it: the reason why it has to go.
+    /// Queues the message that says why the session ends. It is queued no matter how much waits.
     pub fn send_last_reply(&mut self, table: &mut Table, slot: u32, reply: &Reply) {
         let connection = &mut table.connections[slot as usize];
         let frame = connection.format.reply(reply, &mut self.deflater);
@@ -122,8 +122,8 @@ impl Writer {
             .deliver(slot, &mut connection.deliveries, frame, Urgency::Prompt);
     }
 
-    /// Answers a ping. Of pings that come faster than their answers leave, only the newest is answered (RFC 6455 §5.5.3): a
-    /// client that sends many and reads nothing would else be given a frame for each.
+    /// Answers a ping. When pings come faster than the answers can be sent, only the newest is answered (RFC 6455 §5.5.3).
+    /// Otherwise a client that sends many pings and reads nothing would get a frame for each.
     pub fn send_pong(&mut self, table: &mut Table, slot: u32, payload: &[u8]) -> Queued {
         let pong = pong_frame(payload);
         let connection = &table.connections[slot as usize];
@@ -145,7 +145,7 @@ impl Writer {
         pings.deliver(slot, connection, native, batch, deflater);
     }
 
-    /// Queues a publication for one client. Whether it has too much waiting has been asked.
+    /// Queues a publication for one client. The caller has checked that it does not have too much waiting.
     pub fn deliver(
         &mut self,
         slot: u32,
@@ -157,7 +157,7 @@ impl Writer {
             .deliver(slot, &mut connection.deliveries, frame, Urgency::Bulk);
     }
 
-    /// Drops what is queued for a session and not begun.
+    /// Drops what is queued for a session and not started.
     pub fn clear_queue(&mut self, table: &mut Table, slot: u32) {
         let connection = &mut table.connections[slot as usize];
         connection.deliveries = BatchList::default();
@@ -169,8 +169,8 @@ impl Writer {
         }
     }
 
-    /// Writes [`FLUSHES_PER_LOOK`] sessions, fewer when `time` is over. Single frames go out together.
-    /// [`Self::take_outcomes`] has what follows.
+    /// Writes up to [`FLUSHES_PER_LOOK`] sessions, fewer when `time` is over. Single frames are sent together through the
+    /// ring. [`Self::take_outcomes`] returns the outcomes.
     pub fn flush_few(&mut self, table: &mut Table, time: TimeSlice) {
         let mut singles = std::mem::take(&mut self.singles);
         let in_bulk = table.reactor.sends_in_bulk() && self.batch.dirty_len() >= BULK_SENDS_MIN;
@@ -205,19 +205,19 @@ impl Writer {
         }
     }
 
-    /// What a flush means for the sessions that do not simply go on.
+    /// The outcomes of a flush for the sessions that need an action.
     pub fn take_outcomes(&mut self) -> Vec<(u32, Outcome)> {
         std::mem::take(&mut self.outcomes)
     }
 
-    /// The flush is over: gives back what it took, if everything is written.
+    /// Ends the flush. When everything is written, the batch is emptied.
     pub fn end_flush(&mut self) {
         if self.batch.is_empty() {
             self.batch.finish();
         }
     }
 
-    /// The list of a session that gets one frame, which nothing stands before.
+    /// Takes the list of a session that gets a single frame and has nothing waiting before it.
     fn take_single(&mut self, table: &mut Table, slot: u32) -> Option<BatchList> {
         let connection = table.connections.get_mut(slot as usize)?;
         let plain = connection.tls.is_none() && connection.outbox.is_none();
@@ -258,7 +258,7 @@ impl Writer {
         self.send_results = results;
     }
 
-    /// Writes what the running batch has for one session, behind what it has waiting.
+    /// Writes what the current batch has for one session, after what it has waiting.
     pub fn flush_slot(&mut self, table: &mut Table, slot: u32) -> Outcome {
         let Some(connection) = table.connections.get_mut(slot as usize) else {
             return Outcome::GoesOn;
@@ -268,7 +268,7 @@ impl Writer {
         }
         let counters = self.common.counters();
         if connection.tls.is_some() && connection.outbox.is_none() {
-            // Records are the client's own and cannot be shared: they are made when the outbox is written.
+            // TLS records are made for one client and cannot be shared. They are made when the outbox is written.
             let outbox = Outbox::due(table.now, table.write_deadline);
             connection.outbox = Some(Box::new(outbox));
         }
@@ -282,7 +282,7 @@ impl Writer {
                 return self.write_outbox(table, slot);
             }
             if self.common.bounds.is_much(outbox) {
-                // Nothing may come any more that would ask whether it is slow.
+                // There may be no further delivery that would check whether the client is slow, so the timer has to.
                 table.set_timer(slot);
             }
             return Outcome::GoesOn;
@@ -294,7 +294,7 @@ impl Writer {
         self.on_written(table, slot, written)
     }
 
-    /// The first write of a session's deliveries is done; what the kernel did not take becomes its outbox.
+    /// Handles the first write of a session's deliveries. What the kernel did not take becomes its outbox.
     #[inline]
     fn on_written(
         &mut self,
@@ -327,7 +327,7 @@ impl Writer {
         }
     }
 
-    /// Writes an outbox until it is empty, the kernel takes no more, or the session had its share of writes.
+    /// Writes an outbox until it is empty, the kernel takes no more, or the session has had its share of writes.
     pub fn write_outbox(&mut self, table: &mut Table, slot: u32) -> Outcome {
         let counters = self.common.counters();
         for _ in 0..WRITES_PER_TURN_MAX {
@@ -351,19 +351,19 @@ impl Writer {
             counters.outbox_bytes.sub(written.bytes as i64);
             if outbox.is_empty() {
                 connection.outbox = None;
-                // The close frame may still stand in the running batch: the flush finishes then.
+                // The close frame may still be in the current batch; then the flush finishes the close.
                 if connection.life == Life::Closing && connection.deliveries.is_empty() {
                     return Outcome::Drained;
                 }
-                // It may not have been read while it had much waiting.
+                // The client may not have been read while it had much waiting.
                 table.schedule_rest(slot);
                 return Outcome::GoesOn;
             }
             if written.bytes > 0 {
                 outbox.progress = table.now;
             }
-            // A large message may take its time on a slow line. Who is on the way out gets time by the frame only, and there
-            // are two more.
+            // A large message may need a long time on a slow line, so any progress extends the deadline of an open session.
+            // A closing session has at most two more frames to get, and only a whole frame extends its deadline.
             if written.frames > 0 || (written.bytes > 0 && connection.life == Life::Open) {
                 outbox.deadline = table.write_deadline;
             }

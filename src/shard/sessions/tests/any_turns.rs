@@ -1,8 +1,8 @@
-//! Any order of anything: whatever happens, nothing is left behind.
+//! Random events in random order: at the end the table must be empty and nothing still charged.
 
 use super::*;
 
-/// One turn each: what happens, and a number that says to whom and how.
+/// One event per turn, and a number that chooses the client and the variant.
 fn any_turns() -> impl Strategy<Value = Vec<(u8, u8)>> {
     prop::collection::vec((0..10u8, any::<u8>()), 0..80)
 }

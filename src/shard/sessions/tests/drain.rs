@@ -20,7 +20,7 @@ fn a_drain_tells_everybody_and_reports_when_the_last_socket_is_closed() {
         assert!(connect.is_canceled());
         assert_eq!(bench.disconnect_jobs(), ["s1"]);
         assert_eq!(bench.counters().closed_shutdown_total.value(), 2);
-        // Who was upgraded just now is told as well; nothing is asked about it.
+        // A client that was upgraded just now is told as well, and the app is not asked about it.
         let mut late = bench.open(|new| new.early_input = masked(0x81, br#"{"command":"ping"}"#));
         assert_eq!(late.rest(), NOTICE);
         assert!(bench.actions.is_empty());
@@ -54,7 +54,7 @@ fn a_drain_waits_a_moment_for_the_ends_of_its_clients() {
         assert!(client.next().contains("welcome"));
         let _drained = bench.close_all();
         assert_eq!(client.rest(), NOTICE);
-        // What it still says is thrown away and does not reset the connection.
+        // Its further input is discarded and does not reset the connection.
         client.say(r#"{"command":"ping"}"#);
         bench.wait(Duration::from_millis(900));
         bench.harvest();
@@ -83,7 +83,7 @@ fn a_slow_drain_tells_one_after_another_and_serves_the_others() {
         assert!((15..=25).contains(&told), "{}: {told}", bench.driver);
         assert_eq!(bench.disconnect_jobs().len(), told);
         bench.broadcast(&message("x", "1"));
-        // It would be told in a moment anyway: the app is not asked.
+        // The app is not asked, because the client would be told in a moment anyway.
         let mut late = bench.open(|_| ());
         assert_eq!(late.rest(), NOTICE);
         assert!(bench.actions.is_empty());

@@ -2,15 +2,15 @@
 
 use super::*;
 
-/// A pong without payload, mask of zeroes.
+/// A pong without payload, masked with zeroes.
 const PONG: &[u8] = &[0x8a, 0x80, 0, 0, 0, 0];
 /// A ping with one byte of payload.
 const PING: &[u8] = &[0x89, 0x81, 0, 0, 0, 0, b'p'];
-/// Turns within which a client that sends little has to be served beside those that never stop: one, and some for bytes that
-/// the kernel has not carried over yet.
+/// Turns within which a client that sends little must be served beside those that never stop: one, plus some for bytes that
+/// the kernel has not delivered yet.
 const TURNS_MAX: usize = 10;
 
-/// Fills a client's socket: as much as the kernel takes.
+/// Writes as much into a client's socket as the kernel takes.
 fn fill(client: &mut Client, bytes: &[u8]) -> usize {
     client.socket.set_nonblocking(true).expect("nonblocking");
     let flood = bytes.repeat((64 << 10) / bytes.len());
@@ -45,7 +45,7 @@ fn whatever_one_client_sends_the_others_are_served_in_the_same_turn() {
         r#"{"command":"subscribe","identifier":"{\"channel\":\"$pubsub\",\"stream_name\":\"s\"}"}"#,
     );
     let garbage = frame_of("x");
-    // A fragment of one byte that begins a message, and those that never end it.
+    // A fragment of one byte that begins a message, then fragments that never end it.
     let fragments: &[u8] = &[0, 0x81, 0, 0, 0, 0, b'x'];
     for flood in [PONG, PING, &subscribe, &garbage, fragments] {
         on_both(PUBLIC, |bench| {
@@ -103,7 +103,7 @@ fn a_command_in_the_middle_of_a_fan_out_does_not_get_what_was_published_before()
         let mut late = bench.open(|_| ());
         assert!(late.next().contains("welcome"));
 
-        // Message 1 is begun and not finished, message 2 waits, when the command comes.
+        // When the command comes, message 1 is half delivered and message 2 waits.
         bench.arrive(&message("x", "1"));
         bench.arrive(&message("x", "2"));
         let (number, publications) = bench.take_arrived();
@@ -194,7 +194,7 @@ impl Bench {
         });
     }
 
-    /// As [`Self::listen`], for a client that has had its welcome; the confirmation is taken as well.
+    /// As [`Self::listen`], for a client that has read its welcome. Also reads the confirmation.
     fn listen_again(&mut self, client: &mut Client, stream: &str) {
         let identifier = format!(r#"{{"channel":"$pubsub","stream_name":"{stream}"}}"#);
         let before = self.counters().server_msg_total.value();

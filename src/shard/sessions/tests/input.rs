@@ -1,4 +1,4 @@
-//! Commands and their answers, whatever the pieces and the order in which they arrive.
+//! Commands and their answers, in any pieces and in any order of arrival.
 
 use super::*;
 
@@ -279,7 +279,7 @@ fn a_stale_event_does_nothing_to_the_next_session_in_the_slot() {
     on_both(PUBLIC, |bench| {
         let mut first = bench.open(|_| ());
         first.next();
-        // The event is in the completion queue when the session ends.
+        // When the session ends, the event is already in the completion queue.
         first.say(r#"{"command":"ping"}"#);
         bench.disconnect_remotely(r#"{"sid":"s1"}"#, false);
         let mut second = bench.open(|_| ());

@@ -1,4 +1,4 @@
-//! The session table with real sockets and both reactors, without a runtime: every turn is made by the test, and so is time.
+//! The session table with real sockets and both reactors, without a runtime: the test makes every turn and sets the time.
 
 mod any_turns;
 mod closing;
@@ -37,12 +37,12 @@ use crate::shard::sessions::{Action, FLUSHES_PER_TURN_MAX, NewConnection, Sessio
 use crate::shard::timers::TICK;
 use crate::wire::websocket::deflate::Inflater;
 
-/// The app decides; nobody pings.
+/// The app decides about clients, and there are no pings.
 const WITH_RPC: &[&str] = &["--rpc_host=http://localhost:1/", "--ping_interval=0"];
-/// Nobody is asked anything.
+/// Every client is accepted without the app.
 const PUBLIC: &[&str] = &["--norpc", "--public", "--ping_interval=0"];
 
-/// How long something that has to happen may take.
+/// Time that anything expected may take.
 const PATIENCE: Duration = Duration::from_secs(5);
 const WELCOME: &str = r#"{"type":"welcome"}"#;
 
@@ -63,13 +63,13 @@ fn config(args: &[&str]) -> Config {
     }
 }
 
-/// Delivers publications to everybody, as far as the batch has room. True: that was all.
+/// Delivers publications to all sessions, as far as the batch has room. Returns true when that was all.
 fn fan_out(sessions: &mut Sessions, publications: &[Publication]) -> bool {
     sessions.fan_out(publications.into(), 0);
     sessions.go_on_fan_out(TimeSlice::new(PATIENCE))
 }
 
-/// One shard's table, its clock, and what it wants done.
+/// One shard's table, its clock, and the actions it has asked for.
 struct Bench {
     driver: &'static str,
     sessions: Sessions,
@@ -129,7 +129,7 @@ impl Bench {
         self.turn(Sessions::harvest).expect("a healthy reactor");
     }
 
-    /// Serves events until something is so.
+    /// Serves events until `done` is true.
     fn until(&mut self, what: &str, done: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !done(self) {
@@ -201,7 +201,7 @@ impl Bench {
         (new, Client::new(client))
     }
 
-    /// A client that has been taken over; its sid is `s1`, `s2`, … in the order of opening.
+    /// A client that has been taken over. The sids are `s1`, `s2`, … in the order of opening.
     fn open(&mut self, change: impl FnOnce(&mut NewConnection)) -> Client {
         self.opened += 1;
         let (mut new, client) = self.upgraded(&format!("s{}", self.opened));
@@ -237,7 +237,7 @@ impl Bench {
         client
     }
 
-    /// Subscribes over the app.
+    /// Subscribes through the app.
     fn subscribe(&mut self, client: &mut Client, identifier: &str, streams: &[&str]) {
         client.command("subscribe", identifier);
         let call = self.call();
@@ -248,7 +248,7 @@ impl Bench {
         assert_eq!(client.next(), "confirm");
     }
 
-    /// Reads the welcome of a public client and lets it listen to `stream`. Returns the identifier.
+    /// Reads the welcome of a public client and makes it listen to `stream`. Returns the identifier.
     fn listen(&mut self, client: &mut Client, stream: &str) -> String {
         assert!(client.next().contains("welcome"));
         let identifier = format!(r#"{{"channel":"$pubsub","stream_name":"{stream}"}}"#);
@@ -267,7 +267,7 @@ impl Bench {
         client
     }
 
-    /// The next call to the app; waits for the client's command when there is none yet.
+    /// The next call to the app. When there is none yet, waits for the client's command.
     fn call(&mut self) -> Call {
         self.until("action", |bench| {
             let told = |action: &Action| !matches!(action, Action::Canceled(_));
@@ -307,7 +307,7 @@ impl Bench {
         self.result(call, answered(answer.to_string().as_bytes()));
     }
 
-    /// The sids that a Disconnect call is owed for.
+    /// The sids for which a Disconnect call is owed.
     fn disconnect_jobs(&mut self) -> Vec<String> {
         let sids = self.actions.drain(..).filter_map(|action| match action {
             Action::Disconnect(disconnect_call) => Some(disconnect_call.sid().to_string()),
@@ -323,7 +323,7 @@ impl Bench {
         self.turn(|sessions| fan_out(sessions, std::slice::from_ref(publication)));
     }
 
-    /// Broadcasts big messages to `x` until a socket takes no more. Returns how many.
+    /// Broadcasts big messages to `x` until a socket takes no more. Returns their number.
     fn broadcast_until_blocked(&mut self) -> usize {
         for count in 1..1000 {
             self.broadcast(&big_message(count));
@@ -374,7 +374,7 @@ impl Bench {
     }
 }
 
-/// What becomes of a call that is answered with this body.
+/// The result of a call that is answered with this body.
 fn answered(body: &[u8]) -> Result<RpcAnswer, RpcError> {
     Ok(decode_answer(body)?)
 }
@@ -393,7 +393,7 @@ impl Call {
     }
 }
 
-/// The far end.
+/// The client's side of a connection.
 struct Client {
     socket: TcpStream,
     unread: Vec<u8>,
@@ -419,7 +419,7 @@ impl Client {
         self.say(&json!({ "command": command, "identifier": identifier, "data": "d" }).to_string());
     }
 
-    /// The next frame: a text as it is, others with their kind in front; `end` when the server has closed.
+    /// The next frame: a text as it is, other frames after their kind; `end` when the server has closed.
     fn next(&mut self) -> String {
         loop {
             if let Some((head, payload)) = self.take_frame() {
@@ -458,7 +458,7 @@ impl Client {
         Some((head, payload))
     }
 
-    /// Everything that comes, to the end.
+    /// Everything that arrives until the end.
     fn rest(&mut self) -> Vec<String> {
         let mut frames = Vec::new();
         while frames
@@ -532,7 +532,7 @@ fn message(stream: &str, message: &str) -> Publication {
     }
 }
 
-/// 20 kB that begin with their number.
+/// 20 kB that begin with the message's number.
 fn big_message(number: usize) -> Publication {
     message("x", &format!("\"{number:0<20000}\""))
 }

@@ -1,4 +1,4 @@
-//! Fan-out, gathered writes, and clients that do not take what they get.
+//! Fan-out, gathered writes, and clients that do not receive what is sent.
 
 use super::*;
 
@@ -151,7 +151,7 @@ fn what_comes_while_many_sessions_are_written_is_gathered_with_it() {
         assert!((1..=FLUSHES_PER_TURN_MAX).contains(&first), "{first}");
         bench.turn(|sessions| fan_out(sessions, &[message("x", "2")]));
         bench.flush();
-        // Those who had to wait got both messages with one write.
+        // The clients that had to wait got both messages with one write.
         assert_eq!(writes(bench), first + FLUSHES_PER_TURN_MAX + MORE);
         for client in &mut clients {
             for number in 1..=2 {
@@ -223,7 +223,7 @@ fn a_client_beyond_its_limit_is_told_so_and_others_are_not_held_up() {
             "{}",
             bench.driver
         );
-        // 100 kB were queued: beside one frame that may be half written, four whole ones, and the one that was too much.
+        // 100 kB were queued: one frame that may be half written, four whole ones, and the one that exceeded the limit.
         assert!(!deliveries.is_empty(), "{}", bench.driver);
         assert!(
             deliveries.len() + 5 <= sent,
@@ -242,7 +242,7 @@ fn a_client_beyond_its_limit_is_told_so_and_others_are_not_held_up() {
     });
 }
 
-/// Publishes more than may wait, and a message that is being written.
+/// Publishes more than may wait, and one message that is being written.
 fn overfill(bench: &mut Bench) {
     let sent = bench.broadcast_until_blocked();
     for number in sent + 1..=sent + 8 {
@@ -267,11 +267,12 @@ fn a_client_that_takes_nothing_is_slow_after_a_while_and_not_at_once() {
     });
 }
 
-/// The client reads all the time, but the shard does not come to look at its sockets.
+/// The client reads all the time, but the shard is too busy to serve its socket.
 #[test]
 fn a_busy_shard_does_not_take_its_own_delay_for_the_clients() {
     on_both(NARROW, |bench| {
-        // Only the server's side is narrow: a client's tiny buffer would drop segments, and wait for them to come again.
+        // Only the server's buffer is small: a small buffer of the client would drop segments and wait for them to be sent
+        // again.
         let mut eager = bench.open(|new| {
             let socket = SockRef::from(&new.socket);
             socket
@@ -290,9 +291,9 @@ fn a_busy_shard_does_not_take_its_own_delay_for_the_clients() {
                 bench.driver
             );
             while eager.socket.read(&mut buffer).is_ok_and(|bytes| bytes > 0) {}
-            // The client's kernel takes its time to acknowledge what has been read.
+            // The client's kernel needs time to acknowledge what was read.
             std::thread::sleep(Duration::from_millis(20));
-            // Time passes and ticks come, events do not.
+            // Ticks come, events do not.
             bench.wait(Duration::from_millis(100));
         }
         assert_eq!(
@@ -405,7 +406,7 @@ fn a_client_that_takes_a_message_in_time_gets_more_time() {
     });
 }
 
-/// The next frame of a client whose messages do not fit into its socket: the server has to write while it reads.
+/// The next frame of a client whose messages do not fit into its socket: the server must write while it reads.
 fn lazy_next(bench: &mut Bench, client: &mut Client) -> String {
     client.socket.set_nonblocking(true).expect("nonblocking");
     let deadline = Instant::now() + PATIENCE;
@@ -437,11 +438,11 @@ fn a_client_that_asks_and_does_not_read_is_slow_too() {
         let ping = masked(0x81, br#"{"command":"ping"}"#).repeat(100);
         client.socket.set_nonblocking(true).expect("nonblocking");
         for _ in 0..10_000 {
-            // A full socket only means that the server has to read first.
+            // A full socket only means that the server must read first.
             let _ = client.socket.write(&ping);
             bench.harvest();
         }
-        // It is not read any more long before it has asked a million times.
+        // The server stops reading from it long before it has sent a million requests.
         assert!(bench.outbox_bytes() < 20_000, "{}", bench.driver);
         assert_eq!(bench.clients(), 1, "{}", bench.driver);
         bench.wait(Duration::from_millis(1700));

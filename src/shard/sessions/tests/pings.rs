@@ -1,4 +1,4 @@
-//! What time brings: pings and missing pongs.
+//! What becomes due with time: pings and missing pongs.
 
 use super::*;
 
@@ -9,9 +9,9 @@ fn ticks_with_input(bench: &mut Bench, clients: &mut [Client], ticks: u32) -> Ve
     let mut read_bytes = 0;
     for tick in 1..=ticks {
         bench.wait(TICK);
-        // A turn that was interrupted for a while has left some for the next.
+        // An interrupted turn may have left some sessions for the next one.
         bench.flush();
-        // On a busy machine what was sent takes a moment to arrive.
+        // On a busy machine, bytes that were sent need a moment to arrive.
         while bench.counters().data_sent_total.value() - sent_before > read_bytes {
             for (client, seen) in clients.iter_mut().zip(&mut seen) {
                 if !client.got_nothing() {
@@ -151,7 +151,7 @@ fn no_pong_is_asked_of_a_client_that_is_not_read() {
     on_both(&args, |bench| {
         let mut client = bench.open(|new| new.extended = true);
         let call = bench.call();
-        // The answers to the pings wait in the socket behind the command.
+        // The pongs wait in the socket behind the command.
         bench.wait(Duration::from_secs(4));
         client.say(r#"{"command":"pong"}"#);
         bench.answer(call, json!({ "status": 1, "identifiers": "u" }));

@@ -1,4 +1,4 @@
-//! Connections of the console in the table, and what is looked up for it.
+//! Connections of the console in the table, and searches for it.
 
 use super::*;
 use crate::console::IDENTIFIER;
@@ -28,7 +28,7 @@ impl Bench {
         self.turn(|sessions| sessions.show_snapshot(snapshot.as_bytes()))
     }
 
-    /// The sids that a search finds, and how many looks it took.
+    /// The sids that a search finds, and the number of looks it needed.
     fn search(&self, text: &str, slots_max: usize) -> (Vec<String>, usize) {
         let mut scan = Scan::new(Arc::new(Query::new(text)));
         let mut looks = 1;
@@ -146,7 +146,7 @@ fn a_search_takes_small_steps_and_stops_when_it_has_enough() {
         let clients: Vec<Client> = (0..HITS_MAX + 10).map(|_| bench.open(|_| ())).collect();
         let all = clients.len();
         assert_eq!(bench.search("s59", all), (vec!["s59".to_owned()], 1));
-        // The last look finds nothing new when the slots are a multiple of the step.
+        // When the number of slots is a multiple of the step, the last look finds nothing new.
         assert_eq!(
             bench.search("s59", 4),
             (vec!["s59".to_owned()], all.div_ceil(4))
