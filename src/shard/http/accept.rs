@@ -1,4 +1,4 @@
-//! Takes new connections of one listener and gives each a task for its HTTP phase.
+//! Accepts the connections of one listener and starts a task for the HTTP phase of each.
 
 use std::io;
 use std::pin::pin;
@@ -15,13 +15,13 @@ use crate::shard::http::listener::ListenerRules;
 use crate::shard::notices::Notice;
 use crate::shard::signal::unless;
 
-/// Connections taken in one go before other tasks run.
+/// Connections accepted in a row before other tasks run.
 const ACCEPTS_PER_TURN_MAX: usize = 64;
-/// Pause after an accept error such as "too many open files": the connection stays in the queue, trying again at once
-/// would only burn the CPU.
+/// Pause after an accept error such as "too many open files". The connection stays in the kernel's queue, so trying again at
+/// once would only waste CPU time.
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
 
-/// Accepts until the shard stops accepting; dropping the listener then refuses what comes.
+/// Accepts until the shard stops accepting. Dropping the listener then makes the kernel refuse new connections.
 pub async fn run(
     shard: Rc<Shard>,
     listener: Listener,
@@ -88,17 +88,17 @@ impl Acceptor<'_> {
                     monoio::spawn(task);
                 }
                 Ok(None) => return Ok(()),
-                // The client has left before it was accepted, which is no error of the listener.
+                // The client left before it was accepted. This is not an error of the listener.
                 Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => return Err(error),
             }
         }
-        // More may wait, and with epoll the listener is ready again at once.
+        // More connections may wait, and with epoll the listener is ready again at once.
         self.shard.yields.yield_now().await;
         Ok(())
     }
 
-    /// There is no permit: clients wait in the kernel's queue and see nothing happen.
+    /// No permit is free: new clients wait in the kernel's queue and get no answer.
     fn warn_full(&self, full: Full) {
         let shard = self.shard;
         shard.counters().accept_waits_total.add(1);

@@ -1,4 +1,4 @@
-//! Request bodies: read in parts, none of them long, with a time for the whole.
+//! Request bodies: read in parts of bounded size, with a deadline for the whole.
 
 use std::time::{Duration, Instant};
 
@@ -11,17 +11,17 @@ use crate::wire::http_body::{BodyFraming, ChunkedDecoder};
 use crate::wire::http_head::HttpError;
 use crate::wire::http_request::RequestHead;
 
-/// Time in which some more of a request body must arrive.
+/// Time in which more of a request body must arrive.
 const BODY_PROGRESS_TIMEOUT: Duration = Duration::from_secs(10);
-/// Time for any body, whatever its size; each part that has come earns more, see [`BODY_BYTES_PER_SEC_MIN`].
+/// Time for any body, whatever its size. Each part that has arrived adds more, see [`BODY_BYTES_PER_SEC_MIN`].
 const BODY_GRACE: Duration = Duration::from_secs(10);
-/// The least rate of a body beyond [`BODY_GRACE`]. With it the largest body, 64 MiB, has 69 minutes at most. What is no
-/// data, such as extensions and trailers of chunks, earns nothing.
+/// The lowest rate accepted beyond [`BODY_GRACE`]. It gives the largest body, 64 MiB, 69 minutes at most. Bytes that are no
+/// data, such as chunk extensions and trailers, add no time.
 const BODY_BYTES_PER_SEC_MIN: u64 = 16 << 10;
-/// From this size on a part is complete. A longer buffer that grows would be copied, which takes the shard's time.
+/// A part of this size is complete. A longer buffer would be copied as it grows, which takes the shard's time.
 const BODY_PART_BYTES: usize = 256 << 10;
 
-/// A request body, in the parts in which it has come: a long one is not put together on a shard.
+/// A request body in the parts in which it came. The shard does not join a long one, because the copy would take too long.
 #[derive(Debug, Default)]
 pub struct Body {
     parts: Vec<Vec<u8>>,
@@ -38,12 +38,12 @@ impl Body {
         self.bytes
     }
 
-    /// What it takes in memory.
+    /// The bytes it takes in memory.
     fn held_bytes(&self) -> usize {
         self.parts.iter().map(Vec::capacity).sum()
     }
 
-    /// Puts the parts together. A short body has one, and is not copied.
+    /// Joins the parts. A short body has a single part, which is not copied.
     pub fn into_bytes(mut self) -> Vec<u8> {
         match self.parts.len() {
             0 | 1 => self.parts.pop().unwrap_or_default(),
@@ -53,7 +53,7 @@ impl Body {
 }
 
 impl Client {
-    /// The whole body, or the answer that says why not.
+    /// Returns the whole body, or the answer that refuses it.
     pub(super) async fn read_body(
         &mut self,
         head: &RequestHead,
@@ -97,7 +97,7 @@ impl Client {
         let mut body = Body::default();
         let mut part = Vec::new();
         loop {
-            // What is decoded next is at most what has come.
+            // Decoding yields at most as many bytes as have arrived.
             let part_bytes = part.capacity().max(2 * (part.len() + self.input.len()));
             let held = self.input.capacity() + body.held_bytes() + part_bytes;
             if !self.has_memory(held) {
@@ -123,7 +123,7 @@ impl Client {
         }
     }
 
-    /// Some more of a body of which `data_bytes` have come, and which holds `body_bytes` beside the input.
+    /// Reads more of a body of which `data_bytes` have arrived. It holds `body_bytes` in memory, the input not included.
     async fn read_body_part(
         &mut self,
         started: Instant,
@@ -148,7 +148,7 @@ impl Client {
     }
 }
 
-/// Until when the next part of a body must come.
+/// The deadline for the next part of a body.
 fn body_deadline(started: Instant, data_bytes: usize, now: Instant) -> Instant {
     let earned = Duration::from_micros(data_bytes as u64 * 1_000_000 / BODY_BYTES_PER_SEC_MIN);
     (started + BODY_GRACE + earned).min(now + BODY_PROGRESS_TIMEOUT)
@@ -181,14 +181,14 @@ mod tests {
             );
         };
         check(0, 0, 10);
-        // A byte every nine seconds: no time beyond the grace, less than a second of it in a minute.
+        // One byte every nine seconds earns next to nothing: less than a second a minute.
         check(0, 9, 10);
         let one = body_deadline(started, 1, started + secs(9));
         assert!(one < started + secs(11));
-        // A client at the least rate always has ten seconds for the next part.
+        // A client at the lowest rate always has ten seconds for the next part.
         check(16 << 10, 1, 11);
         check(60 * (16 << 10), 60, 70);
-        // A large part that came early earns time, but no silence of more than ten seconds.
+        // A large part that came early adds time, but ten seconds without data still end the request.
         check(64 << 20, 5, 15);
         check(64 << 20, 4090, 4100);
         check(64 << 20, 4105, 4106);

@@ -1,7 +1,7 @@
 //! What is known of a client in its HTTP phase, and what follows each of its requests.
 //!
-//! Data alone. What is done with it stands in `connection` (its life), `reading` and `body` (its bytes), `writing` (ours),
-//! `requests`, `console` and `upgrade` (what is answered).
+//! Data only. The code is in `connection` (its life), `reading` and `body` (bytes received), `writing` (bytes sent),
+//! `requests`, `console` and `upgrade` (the answers).
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -20,21 +20,21 @@ pub struct Client {
     pub(super) rules: Rc<ListenerRules>,
     pub(super) socket: Socket,
     pub(super) peer: IpAddr,
-    /// Its socket's right to exist.
+    /// Its place among the open connections.
     pub(super) permit: Permit,
-    /// Bytes that were read and not used yet.
+    /// Bytes that were read and have not been used yet.
     pub(super) input: Vec<u8>,
-    /// Memory of the request that is under way.
+    /// Charge for the memory of the current request.
     pub(super) held: Option<Charge>,
     pub(super) pace: TaskPace,
-    /// It rests between two requests.
+    /// The connection is idle between two requests.
     pub(super) is_kept: bool,
-    /// It has published something.
+    /// The last request published something.
     pub(super) publishes: bool,
 }
 
 impl Client {
-    /// One that has just come. `permit` is its socket's right to exist.
+    /// A client that has just connected. `permit` is its place among the open connections.
     pub(super) fn new(
         shard: Rc<Shard>,
         rules: Rc<ListenerRules>,
@@ -71,11 +71,11 @@ pub struct AcceptedUpgrade {
     pub(super) kind: SessionKind,
 }
 
-/// Whose session it becomes.
+/// The kind of session that a request becomes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionKind {
-    /// A client's of the app.
+    /// A client of the app.
     Client,
-    /// The console's, which has let it in.
+    /// A client of the console, which the console has admitted.
     Console,
 }

@@ -1,7 +1,8 @@
-//! Paths and addresses that two options ask for. One of them would be lost in silence: found before the server listens.
+//! Paths and addresses that two options claim. One of the two would silently not be served, so this is checked before the
+//! server listens.
 //!
-//! What shares a listener is `listener`, which path wins where several match is `routes`: an exact one beats a
-//! pattern, so `--path=/*` beside `/health` is no collision and only mentioned.
+//! `listener` decides what shares a listener, and `routes` decides which path wins where several match. An exact path beats
+//! a pattern, so `--path=/*` beside `/health` is not a collision and is only mentioned.
 
 use std::net::IpAddr;
 
@@ -14,7 +15,7 @@ use crate::shard::http::listener::{self, BindAddress, Features};
 use crate::shard::http::routes::Paths;
 use crate::wire::paths::PathPatterns;
 
-/// Why a configuration cannot be served as it is. Both options are named.
+/// Why a configuration cannot be served as it is. Each names both options.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Collision {
     #[error("path {path} is asked for by {first} and by {second}: give one of them another path{}", port_hint(.first, .second))]
@@ -71,7 +72,7 @@ impl std::fmt::Display for Owner {
 }
 
 impl Owner {
-    /// The option that moves it to a listener of its own.
+    /// The option that moves the feature to a listener of its own.
     fn port_option(self) -> Option<&'static str> {
         match self {
             Self::Broadcast => Some("--http_broadcast_port"),
@@ -93,13 +94,13 @@ fn port_hint(first: &Owner, second: &Owner) -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Claim {
     Exact(String),
-    /// Everything that starts so.
+    /// Every path that begins with this.
     Below(String),
-    /// With placeholders or a final `*`; beaten by each of the others.
+    /// A path with placeholders or a final `*`. Each of the other kinds beats it.
     Pattern(String),
 }
 
-/// All collisions of a configuration whose paths are patterns. `pages` are what the main listener serves beside.
+/// All collisions of a configuration whose paths are valid patterns. The main listener also serves `pages`.
 pub fn find(config: &Config, pages: &[Page]) -> Vec<Collision> {
     let listeners = listener::listeners(config);
     let mut found: Vec<Collision> = listeners
@@ -110,7 +111,7 @@ pub fn find(config: &Config, pages: &[Page]) -> Vec<Collision> {
     found
 }
 
-/// Lines about patterns of the WebSocket that cover a path of something else, which keeps it.
+/// Log lines about WebSocket patterns that cover the path of another feature. That feature keeps its path.
 pub fn shared_patterns(config: &Config, pages: &[Page]) -> Vec<String> {
     let mut lines = Vec::new();
     for (_, features) in listener::listeners(config) {
@@ -155,14 +156,15 @@ fn claims(paths: Paths) -> Vec<(Owner, Claim)> {
     }
     claims.extend(paths.broadcast.map(|path| exact(Owner::Broadcast, path)));
     if let Some(base) = paths.api {
-        // Nothing answers at the base itself, but another feature with this path is a mistake.
+        // The base path itself has no route, but another feature with this path is a mistake.
         let root = if base.is_empty() { "/" } else { &base };
         claims.push(exact(Owner::Api, root.to_owned()));
         claims.push(exact(Owner::Api, format!("{base}/publish")));
         claims.push((Owner::Api, Claim::Below(format!("{base}/presence/"))));
     }
     claims.extend(paths.metrics.map(|path| exact(Owner::Metrics, path)));
-    // Only pages that take the path of a feature. A page that a pattern covers as well keeps its path, without a remark.
+    // Only pages whose path a feature also claims. A page that is only covered by a pattern keeps its path, which needs no
+    // log line.
     let taken = paths
         .pages
         .iter()
@@ -230,12 +232,12 @@ fn inside(path: &str, inner: Owner, below: &str, outer: Owner) -> Collision {
     }
 }
 
-/// What every path of a pattern begins with.
+/// The part that every path of a pattern begins with.
 fn literal(pattern: &str) -> &str {
     pattern.split(['{', '*']).next().unwrap_or(pattern)
 }
 
-/// `{a}` and `{b}` stand for the same paths.
+/// Removes the names: `{a}` and `{b}` match the same paths.
 fn without_names(pattern: &str) -> String {
     pattern
         .split_inclusive('}')
@@ -249,7 +251,7 @@ fn without_names(pattern: &str) -> String {
         .collect()
 }
 
-/// Two listeners with one port, whose hosts are written differently and mean the same.
+/// Finds two listeners with one port whose hosts are written differently but mean the same address.
 fn colliding_addresses(
     config: &Config,
     listeners: &[(BindAddress, Features)],
@@ -271,7 +273,7 @@ fn colliding_addresses(
         })
 }
 
-/// Without asking anybody for the address of a name.
+/// Compares without a DNS query.
 fn is_same_address(first: &str, second: &str) -> bool {
     let address = |host: &str| match host {
         "localhost" => Some(IpAddr::from([127, 0, 0, 1])),
@@ -341,7 +343,7 @@ mod tests {
     const API: &str = "--api_path (ANYCABLE_API_PATH)";
     const METRICS: &str = "--metrics_http (ANYCABLE_METRICS_HTTP)";
 
-    /// `first` and `second` with the option that would part them.
+    /// Expects that `first` and `second` collide, and that the hint names the option that separates them.
     #[track_caller]
     fn check_same(args: &[&str], path: &str, first: &str, second: &str, port: &str) {
         let port = match port {
@@ -543,7 +545,7 @@ mod tests {
             ],
             &[],
         );
-        // Two features on a port of their own share it with each other.
+        // Two features that have moved to the same other port share it.
         check_same(
             &[
                 "--metrics_http=/_broadcast",

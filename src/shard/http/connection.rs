@@ -1,6 +1,6 @@
 //! One client from its first byte to its upgrade, or through its ordinary requests.
 //!
-//! The task exists only as long as the client speaks HTTP. An upgrade hands the socket to the session table and ends it.
+//! The task exists only while the client speaks HTTP. An upgrade hands the socket to the session table and ends the task.
 
 use std::net::{IpAddr, TcpStream};
 use std::rc::Rc;
@@ -13,7 +13,8 @@ use crate::shard::http::client::{Client, Next};
 use crate::shard::http::listener::ListenerRules;
 use crate::shard::http::reading::{HEAD_TIMEOUT, HeadRefusal};
 
-/// How long a kept connection may rest between requests. The reference waits for ever; a lost peer would hold its slot.
+/// How long a kept connection may be idle between requests. The reference waits for ever, so a client that vanished would
+/// hold its slot.
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(180);
 
 /// Serves one accepted connection.
@@ -24,7 +25,7 @@ pub async fn serve(
     peer: IpAddr,
     permit: Permit,
 ) {
-    // The configuration of TLS was tried at the start: this does not fail.
+    // The TLS configuration was tried at the start, so this does not fail.
     let Ok(socket) = Socket::adopt(stream, shard.tls.as_deref()) else {
         return;
     };
@@ -47,7 +48,7 @@ pub async fn serve(
 impl Client {
     async fn next_request(&mut self, first_byte_timeout: Duration) -> Next {
         if !self.input.is_empty() {
-            // Requests that came together are answered without a wait between them.
+            // Requests that arrived together are answered one after the other, with no read between them.
             self.pace.let_others_run(&self.shard).await;
         }
         if std::mem::take(&mut self.publishes) {
@@ -59,7 +60,7 @@ impl Client {
             Err(HeadRefusal::Bytes(error)) => return Box::pin(self.refuse_bytes(&error)).await,
             Err(HeadRefusal::NoMemory) => return Box::pin(self.refuse_head()).await,
         };
-        // In a box of its own: a task that waits for a head is to be small.
+        // Boxed: this future is large, and a task that waits for a head must stay small.
         Box::pin(self.respond(head)).await
     }
 }

@@ -1,4 +1,4 @@
-//! Requests to the console: what `console` decides from a head is carried out here.
+//! Requests to the console: `console` decides from the request head what to do, and this file does it.
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -190,7 +190,8 @@ impl Client {
         }
     }
 
-    /// Publishes like the app. Then asks all shards who listens: the question comes after the publication in each inbox.
+    /// Publishes as the app would, then asks all shards for the listeners. In each inbox the question stands behind the
+    /// publication.
     async fn publish_test(&mut self, publication: Publication) -> Response {
         let Some(guard) = Publications::begin(&self.shard) else {
             return page::refusal(503, STOPPING);
@@ -231,14 +232,14 @@ impl Client {
     }
 }
 
-/// Something has been done.
+/// The answer to an action that succeeded.
 #[derive(Serialize)]
 struct Done {
-    /// Subscriptions that a test message went to, when that is known.
+    /// Subscriptions that a test message went to, if this is known.
     listeners: Option<u64>,
 }
 
-/// A clock before 1970 reads as 1970.
+/// A clock that shows a time before 1970 counts as 1970.
 fn unix_secs() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)

@@ -31,7 +31,7 @@ pub struct Features {
     pub metrics: bool,
 }
 
-/// Routes and policies of one listener: whoever comes to it is served by these.
+/// Routes and policies of one listener. They apply to every client that connects to it.
 pub struct ListenerRules {
     pub features: Features,
     pub routes: Routes,
@@ -44,15 +44,15 @@ pub struct ListenerRules {
     pub large_heads: LargeHeads,
 }
 
-/// Buffers of heads that are larger than most, counted over all clients of one listener and shard. Nothing is known of
-/// these clients yet, so only a common bound holds.
+/// The buffers of larger-than-usual heads, counted over all clients of one listener and shard. A limit per client would not
+/// help: these clients are not identified yet.
 #[derive(Debug, Clone)]
 pub struct LargeHeads {
     bytes: Rc<Cell<usize>>,
     bytes_max: usize,
 }
 
-/// So many of the largest heads may be under way at once.
+/// The number of heads of the largest size that may be read at once.
 const LARGE_HEADS_MAX: usize = 256;
 
 impl LargeHeads {
@@ -63,7 +63,7 @@ impl LargeHeads {
         }
     }
 
-    /// Counts a head for as long as the guard lives; `None`: there are too many.
+    /// Counts a head for as long as the guard lives; `None` when there are too many.
     pub fn admit(&self, bytes: usize) -> Option<LargeHead> {
         let all = self.bytes.get() + bytes;
         (all <= self.bytes_max).then(|| {
@@ -91,7 +91,7 @@ impl Drop for LargeHead {
 
 impl ListenerRules {
     /// # Errors
-    /// A WebSocket path that cannot be understood.
+    /// When a WebSocket path is not a valid pattern.
     pub fn new(
         config: &Config,
         features: Features,
@@ -166,12 +166,12 @@ pub fn listeners(config: &Config) -> Vec<(BindAddress, Features)> {
     listeners
 }
 
-/// A listener of one shard before its thread runs.
+/// A listener of one shard before the shard's thread runs.
 pub struct ListenerSetup {
     pub listener: std::net::TcpListener,
     pub features: Features,
     pub paths: Paths,
-    /// How many connections may be open; shared by all shards of the same address.
+    /// The limit on open connections, shared by all shards that listen on this address.
     pub limit: Arc<ConnectionLimit>,
     /// For the log: where the limit comes from.
     pub open_files: OpenFiles,
@@ -212,7 +212,7 @@ mod tests {
         }
     }
 
-    /// What `listeners` finds: port and letters of the features.
+    /// Compares the result of `listeners`, written as port and letters of the features.
     #[track_caller]
     fn check_listeners(args: &[&str], expected: &[(u16, &str)]) {
         let found: Vec<(u16, String)> = listeners(&config(args))

@@ -1,4 +1,4 @@
-//! How long a task of the HTTP phase waits, and how long it runs before the others have their turn.
+//! How long a task of the HTTP phase waits, and how long it runs before other tasks of the shard run.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -7,23 +7,22 @@ use std::time::{Duration, Instant};
 use crate::mesh::Permit;
 use crate::shard::{RequestGuard, Shard, Stage};
 
-/// How long a client may keep its task busy by sending faster than it is served.
+/// How long a client that sends faster than it is served may keep its task running.
 const TURN_TIME_MAX: Duration = Duration::from_micros(100);
-/// Longest sleep of a wait, so that a drain, or a client that waits for a place, is seen.
+/// Longest sleep within a wait. After it the task checks for a drain and for a client that waits for its place.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-/// What a request that is under way when sessions are being closed may take for the rest of its way: the end of the process
-/// waits for it.
+/// Time left to a request that has begun when sessions are being closed: the end of the process waits for it.
 const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 
-/// When one client's task gives way: to the clock, to a drain, to the other tasks of its shard.
+/// Limits one client's task: its waits end at deadlines and drains, and its turns end after a share of time.
 pub struct TaskPace {
     /// When the task last let the others run.
     turn_started: Instant,
-    /// It has had to wait since then, so the others have had their turn.
+    /// The task has waited since then, so other tasks have run.
     waits: bool,
-    /// From the first byte of a request until it is answered, or the session is in the table: the drain waits for it.
+    /// Set from the first byte of a request until it is answered or its session is in the table. The drain waits for it.
     under_way: Option<RequestGuard>,
-    /// When a drain ends this client's request; `None` before the client has seen one.
+    /// When a drain ends this client's request; `None` until the client has noticed a drain.
     drain_deadline: Option<Instant>,
 }
 
@@ -37,18 +36,18 @@ impl TaskPace {
         }
     }
 
-    /// A request has begun.
+    /// Notes that a request has begun.
     pub fn begin(&mut self, request: RequestGuard) {
         self.under_way = Some(request);
     }
 
-    /// It has been answered.
+    /// Notes that the request has been answered.
     pub fn rest(&mut self) {
         self.under_way = None;
     }
 
-    /// The result of `work`; `None` when `deadline`, or the time that a drain leaves to a request, has passed first, or a
-    /// client waits for the `place` of one that rests (`--max-conn`).
+    /// Returns the result of `work`. Returns `None` when `deadline` or the time that a drain leaves to a request has passed
+    /// first, or when another client waits for the `place` of this idle one (`--max-conn`).
     ///
     /// # Cancel safety
     /// As safe as `work` is.
@@ -70,14 +69,14 @@ impl TaskPace {
                 return None;
             }
             has_waited = true;
-            // A client that rests, and whose place nobody wants, need not look.
+            // An idle client whose place cannot be taken has nothing to check for, so it sleeps until its deadline.
             let looks = self.under_way.is_some() || place.is_some();
             Some(if looks { left.min(LOOK_INTERVAL) } else { left })
         };
         shard.timeouts.while_some(limit, work)
     }
 
-    /// Lets the other tasks of the shard run if this one has been running for its share.
+    /// Lets the other tasks of the shard run if this one has used up its share of time.
     pub async fn let_others_run(&mut self, shard: &Shard) {
         let has_waited = std::mem::take(&mut self.waits);
         if !has_waited {
@@ -96,7 +95,7 @@ impl TaskPace {
         self.latest_in_drain(deadline, now)
     }
 
-    /// All waits of a client share the time that a drain leaves, counted from the first that sees the drain.
+    /// All waits of a client share the time that a drain leaves, counted from the first wait that notices the drain.
     fn latest_in_drain(&mut self, deadline: Instant, now: Instant) -> Instant {
         deadline.min(*self.drain_deadline.get_or_insert(now + DRAIN_PATIENCE))
     }

@@ -1,4 +1,4 @@
-//! What a client of the HTTP phase sends: heads, bodies, and until when they must have come.
+//! Reads what a client of the HTTP phase sends, and sets the deadlines for it: heads and bodies.
 
 use std::io;
 use std::pin::pin;
@@ -15,17 +15,17 @@ use crate::wire::http_request::RequestHead;
 /// Time for a whole request head, counted from the connection or from the head's first byte.
 /// Source: contract/websocket.md §1.
 pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
-/// Room made for each read of a head.
+/// Buffer space made for each read of a head.
 pub(super) const HEAD_BUFFER_BYTES: usize = 2048;
-/// Room made for a read at most.
+/// Buffer space made for one read at most.
 pub(super) const READ_BYTES_MAX: usize = 64 << 10;
-/// Heads beyond this are counted together, see [`LargeHeads`](crate::shard::http::listener::LargeHeads).
+/// Larger heads are counted together, see [`LargeHeads`](crate::shard::http::listener::LargeHeads).
 const LARGE_HEAD_BYTES: usize = 4 * HEAD_BUFFER_BYTES;
 
-/// Why a head is not taken.
+/// Why a head is refused.
 pub enum HeadRefusal {
     Bytes(HttpError),
-    /// The process, or the share of those who have not said who they are, holds as much as it may.
+    /// The process holds as much memory as it may, or clients that are not identified hold their share of it.
     NoMemory,
 }
 
@@ -38,7 +38,7 @@ impl From<HttpError> for HeadRefusal {
 /// How a read has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReadEnd {
-    /// Something has come.
+    /// Bytes have arrived.
     Bytes,
     /// The client has closed, or its connection is broken.
     End,
@@ -52,7 +52,7 @@ impl Client {
         first_byte_timeout: Duration,
     ) -> Result<Option<RequestHead>, HeadRefusal> {
         if self.input.is_empty() {
-            // Between two requests a client holds no buffer.
+            // An idle keep-alive connection keeps no read buffer.
             self.input = Vec::new();
             let deadline = Instant::now() + first_byte_timeout;
             let read = self.read_some(deadline, HEAD_BUFFER_BYTES).await;
@@ -69,7 +69,7 @@ impl Client {
         };
         let mut scanner = HeadScanner::default();
         if scanner.find_end(&self.input, &limits)?.is_none() {
-            // In a box of its own: most heads come whole, and a task that waits for the first byte is to be small.
+            // Boxed: most heads arrive whole, and a task that waits for the first byte must stay small.
             let is_whole = Box::pin(self.read_rest_of_head(scanner, &limits)).await?;
             if !is_whole {
                 return Ok(None);
@@ -78,7 +78,7 @@ impl Client {
         let Some((head, consumed)) = RequestHead::decode(&self.input, &limits)? else {
             return Err(HttpError::Malformed("the head ends too early").into());
         };
-        // The head is a copy, which lives as long as its request.
+        // The parsed head is a copy, which lives as long as its request.
         if !self.has_memory(self.input.capacity() + consumed) {
             return Err(HeadRefusal::NoMemory);
         }
@@ -86,7 +86,7 @@ impl Client {
         Ok(Some(head))
     }
 
-    /// False: the client has closed or was too slow.
+    /// Returns false when the client has closed or was too slow.
     async fn read_rest_of_head(
         &mut self,
         mut scanner: HeadScanner,
@@ -98,7 +98,7 @@ impl Client {
             let room = head_room(self.input.len(), limits.head_bytes_max);
             let bytes = capacity_with(&self.input, room);
             if bytes > LARGE_HEAD_BYTES {
-                // The old guard goes first, so that the head is counted once.
+                // The old guard is dropped first, so that the head is not counted twice.
                 large.take();
                 large = self.rules.large_heads.admit(bytes);
                 if large.is_none() {
@@ -118,7 +118,7 @@ impl Client {
         Ok(true)
     }
 
-    /// Charges what the request holds, until it is over. False: the process has no more.
+    /// Charges the memory of the request until it is over. Returns false when the process has none left.
     pub(super) fn has_memory(&mut self, bytes: usize) -> bool {
         match &mut self.held {
             Some(held) => {
@@ -138,8 +138,8 @@ impl Client {
         }
     }
 
-    /// Appends what arrives before `deadline`. A kept connection that rests between requests gives its place to a client
-    /// that waits for one (`--max-conn`).
+    /// Appends what arrives before `deadline`. A connection that is idle between requests gives its place to a client that
+    /// waits for one (`--max-conn`).
     pub(super) async fn read_some(&mut self, deadline: Instant, room: usize) -> ReadEnd {
         loop {
             let place = self.is_kept.then_some(&self.permit);
@@ -149,7 +149,7 @@ impl Client {
             };
             self.pace.let_others_run(&self.shard).await;
             return match read {
-                // TLS records without data, which come as fast as the client likes.
+                // TLS records without data. A client can send these at any rate.
                 Some(Ok(Received::Nothing)) if Instant::now() < deadline => continue,
                 Some(Ok(Received::Nothing)) | None => ReadEnd::TooLate,
                 Some(Ok(Received::Bytes)) => ReadEnd::Bytes,
@@ -172,8 +172,8 @@ impl Client {
         Response::no_memory()
     }
 
-    /// Throws away the body of a request as far as it has come together with its head. False: that was not all of it, and
-    /// nobody knows where the next request begins.
+    /// Discards the request body that arrived together with its head. Returns false when that was not all of it: then it is
+    /// unknown where the next request begins.
     pub(super) fn skip_arrived_body(&mut self, head: &RequestHead) -> bool {
         let arrived = arrived_body_bytes(head, &self.input);
         if let Some(bytes) = arrived {
@@ -183,7 +183,7 @@ impl Client {
     }
 }
 
-/// What the body takes on the wire if `input`, which follows the head, has all of it.
+/// Bytes of the body on the wire, if `input`, which follows the head, contains all of it.
 fn arrived_body_bytes(head: &RequestHead, input: &[u8]) -> Option<usize> {
     match head.body_framing().ok()? {
         BodyFraming::None => Some(0),
@@ -200,13 +200,14 @@ fn arrived_body_bytes(head: &RequestHead, input: &[u8]) -> Option<usize> {
     }
 }
 
-/// Room for the next read of a head of which `length` bytes have come. It doubles, so that a large head takes few reads.
+/// Buffer space for the next read of a head of which `length` bytes have arrived. It doubles, so that a large head takes few
+/// reads.
 fn head_room(length: usize, length_max: usize) -> usize {
     let left = length_max.saturating_sub(length).max(1);
     length.clamp(HEAD_BUFFER_BYTES, READ_BYTES_MAX).min(left)
 }
 
-/// The capacity that `input` will have when room has been made for a read. Memory is charged before it is taken.
+/// The capacity that `input` will have after space for a read is made. Memory is charged before it is allocated.
 pub(super) fn capacity_with(input: &Vec<u8>, room: usize) -> usize {
     let (length, capacity) = (input.len(), input.capacity());
     if capacity - length >= room {
@@ -257,7 +258,8 @@ mod tests {
         check(10_000, 10_000);
         check(60_000, 40_000);
         check(99_999, 1);
-        // A head at its limit is refused before it is read on with, and a read without room would look like an end.
+        // A head at its limit is refused before the next read, because a read with no buffer space looks like the end of the
+        // stream.
         check(100_000, 1);
         assert_eq!(head_room(100_000, 1 << 20), READ_BYTES_MAX);
     }

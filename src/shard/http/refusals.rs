@@ -1,6 +1,6 @@
-//! The log records about refused requests. An operator reads them at the default level, so they name what to change; a
-//! client can cause them at any rate, so each kind is written rarely ([`Notices`](crate::shard::notices::Notices)). Tokens
-//! and keys are never shown.
+//! The log records about refused requests. An operator reads them at the default level, so they name what to change. A
+//! client can cause them at any rate, so each kind is written rarely ([`Notices`](crate::shard::notices::Notices)). They
+//! never show tokens or keys.
 
 use std::net::IpAddr;
 
@@ -16,14 +16,14 @@ use crate::wire::http_head::HttpError;
 use crate::wire::http_request::RequestHead;
 use crate::wire::query::BadQuery;
 
-/// Which endpoint a token was wrong for.
+/// The endpoint for which a token was wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Secured {
     Broadcast,
     Api,
 }
 
-/// Bytes that are no request, or one beyond a limit.
+/// Bytes that are not a valid request, or a request beyond a limit.
 pub fn malformed(shard: &Shard, peer: IpAddr, error: &HttpError) {
     tracing::debug!(context = "http", shard = shard.id, %peer, %error, "refused a malformed request");
     let advice = match error {
@@ -45,7 +45,7 @@ pub fn malformed(shard: &Shard, peer: IpAddr, error: &HttpError) {
     }
 }
 
-/// A head for which there is no place among those that are under way.
+/// A head that exceeds the limit on heads read at once.
 pub fn too_many_large_heads(shard: &Shard, peer: IpAddr) {
     if let Some(admitted) = shard.notices.admit(Notice::LargeHeads) {
         tracing::warn!(
@@ -58,7 +58,7 @@ pub fn too_many_large_heads(shard: &Shard, peer: IpAddr) {
     }
 }
 
-/// A body that was given up.
+/// A body whose reading was given up.
 pub fn slow_body(shard: &Shard, peer: IpAddr, data_bytes: usize) {
     if let Some(admitted) = shard.notices.admit(Notice::SlowBody) {
         tracing::warn!(
@@ -72,7 +72,7 @@ pub fn slow_body(shard: &Shard, peer: IpAddr, data_bytes: usize) {
     }
 }
 
-/// Something in a request that was not taken. The client is served all the same.
+/// A part of a request that was ignored. The client is served all the same.
 pub fn flaw(shard: &Shard, sid: &str, peer: IpAddr, flaw: &Flaw) {
     match flaw {
         Flaw::RequestIdTooLong { bytes } => request_id(shard, peer, *bytes),
@@ -119,7 +119,7 @@ fn bad_query(shard: &Shard, sid: &str, error: &BadQuery) {
     }
 }
 
-/// A request that became no WebSocket.
+/// An upgrade that was refused.
 pub fn upgrade(shard: &Shard, head: &RequestHead, peer: IpAddr, error: UpgradeError) {
     shard.counters().upgrade_refused_total.add(1);
     tracing::debug!(context = "ws", shard = shard.id, %peer, %error, "refused an upgrade");
@@ -158,7 +158,7 @@ fn shown_origin(head: &RequestHead) -> String {
     }
 }
 
-/// Proxies that do not know WebSockets drop `Upgrade` and `Connection`, and pass the other headers on.
+/// Proxies that do not know WebSockets drop `Upgrade` and `Connection` and pass the other headers on.
 fn upgrade_lost(shard: &Shard, head: &RequestHead, peer: IpAddr) {
     let Some(admitted) = shard.notices.admit(Notice::UpgradeLost) else {
         return;
@@ -174,7 +174,7 @@ fn upgrade_lost(shard: &Shard, head: &RequestHead, peer: IpAddr) {
     );
 }
 
-/// A request of a path that is not served.
+/// A request for a path that is not served.
 pub fn not_found(shard: &Shard, rules: &ListenerRules, head: &RequestHead, peer: IpAddr) {
     shard.counters().http_not_found_total.add(1);
     tracing::debug!(context = "http", shard = shard.id, %peer, path = %cut(head.path()), "no such path");
@@ -229,7 +229,7 @@ fn misplaced_broadcast(shard: &Shard, head: &RequestHead, peer: IpAddr) {
     );
 }
 
-/// A broadcast or a request to the API that got a 401.
+/// A broadcast or API request that got a 401.
 pub fn unauthorized(shard: &Shard, secured: Secured, head: &RequestHead, peer: IpAddr) {
     shard.counters().http_unauthorized_total.add(1);
     let config = &shard.config;
@@ -267,7 +267,7 @@ pub fn unauthorized(shard: &Shard, secured: Secured, head: &RequestHead, peer: I
     );
 }
 
-/// A client that offers subprotocols, but none that is spoken here. It is served all the same, as the reference does.
+/// A client that offers only unknown subprotocols. It is served all the same, as the reference does.
 pub fn subprotocol(shard: &Shard, head: &RequestHead, peer: IpAddr) {
     let Some(offered) = head
         .combined("sec-websocket-protocol")
@@ -290,7 +290,7 @@ pub fn subprotocol(shard: &Shard, head: &RequestHead, peer: IpAddr) {
     );
 }
 
-/// Whether a request was made as a WebSocket, whatever a proxy left of it.
+/// Whether the client made this request for a WebSocket, even if a proxy removed a part of it.
 fn wants_websocket(head: &RequestHead) -> bool {
     head.header_has_token("upgrade", "websocket") || head.header("sec-websocket-key").is_some()
 }

@@ -87,7 +87,8 @@ impl Client {
             Err(refusal) => Err(refusal),
         };
         let response = match published {
-            // It waited at a full inbox until sessions were being closed. Some did not get it: the app must send it again.
+            // The publication waited for a full inbox until sessions were being closed. Some did not get it, so the app must
+            // send it again.
             Ok(()) if publication.is_late() => return self.drop_publication(),
             Ok(()) => broadcast::accepted(),
             Err(refusal) => refusal,
@@ -97,7 +98,7 @@ impl Client {
         self.write(head, response).await
     }
 
-    /// Brings a publication into every inbox, or gives the answer that says why not.
+    /// Puts a publication into every inbox, or returns the answer that refuses it.
     async fn publish_body(&mut self, body: Body) -> Result<(), Response> {
         let is_long = body.len() > DECODED_HERE_BYTES_MAX;
         if is_long && !self.has_memory(DECODING_COPIES_MAX * body.len()) {
@@ -107,14 +108,14 @@ impl Client {
         if !is_long {
             broadcasts::publish_body(&self.shard, &body.into_bytes()).await;
         } else if !broadcasts::publish_long_body(&self.shard, body).await {
-            // No thread could be started to decode it.
+            // No thread could be started to decode the body.
             return Err(self.no_memory());
         }
         Ok(())
     }
 
-    /// The server stops and the publication would reach nobody. Its connection is reset without an answer: the Ruby side
-    /// sends again after a reset, and not after an answer, whatever it says. Source: contract/broadcast.md §3.
+    /// The server is stopping and the publication would reach no session. The connection is reset without an answer, because
+    /// the Ruby side sends again after a reset, but not after any answer. Source: contract/broadcast.md §3.
     fn drop_publication(&mut self) -> Next {
         self.shard.counters().publications_refused_total.add(1);
         if let Some(admitted) = self.shard.notices.admit(Notice::PublicationRefused) {

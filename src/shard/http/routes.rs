@@ -1,8 +1,8 @@
-//! The routing table of one listener: which path leads to what, WebSockets, the console and plain pages included.
+//! The routing table of one listener: which path leads to what, including WebSockets, the console and plain pages.
 //!
-//! Owns the precedence between paths. Knows no method: a wrong one is answered by the route. Pure. [`Paths`] is what the
-//! configuration asks for, which `collisions` looks through before the server listens; [`Routes`] is asked by `requests`
-//! for each request.
+//! Decides the precedence between paths. Does not look at methods: the code behind a route answers a wrong one. Pure.
+//! [`Paths`] is what the configuration asks for, which `collisions` checks before the server listens; `requests` asks
+//! [`Routes`] for each request.
 
 use crate::config::Config;
 use crate::console::{self, ConsoleRoute};
@@ -19,7 +19,7 @@ pub enum Route {
     Health,
     Metrics,
     ApiPublish,
-    /// Somewhere below `<api_path>/presence/`.
+    /// A path below `<api_path>/presence/`.
     ApiPresence {
         /// The stream's name, percent-decoded; `None` when the path is not `<stream>/users` or does not decode to UTF-8.
         stream: Option<String>,
@@ -32,20 +32,20 @@ pub enum Route {
 /// The paths that a listener serves.
 #[derive(Debug, Clone, Default)]
 pub struct Paths {
-    /// Patterns (`wire::paths`); none: the listener takes no WebSockets.
+    /// Patterns (`wire::paths`). When there are none, the listener takes no WebSockets.
     pub websocket: Vec<String>,
     pub health: Option<String>,
     pub broadcast: Option<String>,
-    /// The base, such as `/api`.
+    /// The base path, such as `/api`.
     pub api: Option<String>,
     pub metrics: Option<String>,
-    /// The console's, which are fixed.
+    /// Whether the console is served. Its paths are fixed.
     pub console: bool,
     pub pages: Vec<Page>,
 }
 
 impl Paths {
-    /// What a listener with these features serves. The main one serves `pages` as well.
+    /// What a listener with these features serves. `pages` belong to the main listener.
     pub fn new(config: &Config, features: Features, pages: &[Page]) -> Self {
         let mut paths = Self::default();
         if features.main {
@@ -72,10 +72,10 @@ impl Paths {
     }
 }
 
-/// The paths of one listener, ready to be asked.
+/// The routing table of one listener.
 #[derive(Debug)]
 pub struct Routes {
-    /// The first hit wins. WebSocket has its place here, but no path.
+    /// The first match wins. WebSocket has an entry to mark its precedence, but its paths are in `websocket`.
     exact: Vec<(ExactPath, Route)>,
     has_console: bool,
     /// `<api_path>/presence/`
@@ -90,16 +90,16 @@ enum ExactPath {
 }
 
 impl Routes {
-    /// The table of a listener with these paths.
+    /// Builds the table of a listener with these paths.
     ///
     /// # Errors
-    /// A WebSocket path that cannot be understood.
+    /// When a WebSocket path is not a valid pattern.
     pub fn new(paths: Paths) -> Result<Self, PathPatternError> {
         let websocket = PathPatterns::new(&paths.websocket)?;
         let path = |path: Option<String>, route| path.map(|path| (ExactPath::Path(path), route));
         let api = |end: &str| paths.api.as_ref().map(|base| format!("{base}{end}"));
         let presence_prefix = api("/presence/");
-        // Where two features share a path, the one registered last wins: the order is the reference's, backwards.
+        // Where two features share a path, the one that the reference registers last wins, so its order is reversed here.
         let features = [
             path(paths.metrics, Route::Metrics),
             path(api("/publish"), Route::ApiPublish),
@@ -117,11 +117,11 @@ impl Routes {
         })
     }
 
-    /// Finds where a raw (still percent-encoded) path without its query leads.
+    /// Finds the route of a raw (still percent-encoded) path without its query.
     ///
-    /// The console has its paths for itself: a pattern such as `/*` must not take its requests to the app. An exact path
-    /// beats a pattern; among exact ones pages come first, then the feature registered last wins: broadcast, WebSocket,
-    /// health, API, metrics. Matching is case-sensitive and knows no trailing slash.
+    /// The paths of the console come first: a pattern such as `/*` must not take its requests to the app. An exact path
+    /// beats a pattern. Among exact paths pages come first, then the feature registered last: broadcast, WebSocket, health,
+    /// API, metrics. Matching is case-sensitive, and a trailing slash makes a different path.
     ///
     /// Source: `contract/websocket.md` §1 and §2; presence: `contract/http_transports.md` §2.
     pub fn route(&self, path: &str) -> Route {
@@ -143,7 +143,7 @@ impl Routes {
             .as_deref()
             .and_then(|prefix| path.strip_prefix(prefix));
         match (below_presence, websocket) {
-            // More specific than any pattern that could cover it too, such as `/*`.
+            // More specific than any pattern that could match it too, such as `/*`.
             (Some(rest), _) => Route::ApiPresence {
                 stream: presence_stream(rest),
             },
@@ -153,14 +153,14 @@ impl Routes {
     }
 }
 
-/// Reads `<stream>/users`. The segment is cut before it is decoded, so that a stream's name may contain `/` as `%2F`; the
-/// reference decodes first and cannot be asked for such a stream.
+/// Parses `<stream>/users`. The segment is split off before it is decoded, so a stream's name may contain `/` as `%2F`. The
+/// reference decodes first, so it cannot serve such a stream.
 fn presence_stream(rest: &str) -> Option<String> {
     let segment = rest.strip_suffix("/users")?;
     if segment.is_empty() || segment.contains('/') {
         return None;
     }
-    // No stream can have a name with a broken escape, or with bytes that are not UTF-8.
+    // No stream has a name with an invalid escape or invalid UTF-8.
     let name = percent::decode(segment).ok()?.into_owned();
     String::from_utf8(name).ok()
 }
@@ -173,7 +173,7 @@ mod tests {
     use crate::config::{Startup, load};
     use crate::shard::http::listener::listeners;
 
-    /// A listener with everything but the console, whose WebSocket paths are `websocket`.
+    /// A listener with all features but the console, whose WebSocket paths are `websocket`.
     fn all_paths(websocket: &[&str]) -> Paths {
         let path = |path: &str| Some(path.to_owned());
         Paths {

@@ -1,4 +1,4 @@
-//! From a request for a WebSocket to a session: the handshake, the 101, and the way into the session table.
+//! From a WebSocket request to a session: the handshake, the 101, and the move into the session table.
 
 use crate::endpoints::Response;
 use crate::os::random;
@@ -13,7 +13,7 @@ use crate::wire::http_request::RequestHead;
 use crate::wire::origins::AllowedOrigins;
 
 impl Client {
-    /// Answers a refusal; a request that is granted is left to [`Client::hand_over`], which needs the client itself.
+    /// Answers a refusal. An accepted request is returned for [`Client::hand_over`], which consumes the client.
     pub(super) async fn upgrade(&mut self, head: RequestHead, kind: SessionKind) -> Next {
         let upgrade = match kind {
             SessionKind::Client => {
@@ -48,7 +48,7 @@ impl Client {
         }
     }
 
-    /// Sends the 101 and gives the socket to the session table.
+    /// Sends the 101 and moves the socket into the session table.
     pub(super) async fn hand_over(mut self, accepted: AcceptedUpgrade) {
         let AcceptedUpgrade {
             head,

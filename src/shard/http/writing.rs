@@ -1,4 +1,4 @@
-//! Answers on their way to a client of the HTTP phase, and how its connection ends behind the last one.
+//! Sends answers to a client of the HTTP phase, and ends its connection after the last one.
 
 use std::io;
 use std::pin::pin;
@@ -13,17 +13,17 @@ use crate::wire::http_head::HttpError;
 use crate::wire::http_request::RequestHead;
 use crate::wire::http_response::{encode_malformed_request, encode_response};
 
-/// Time to take a whole answer.
+/// Time for the client to receive a whole answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long, and for how many bytes, an answered client that still sends is listened to.
+/// How long, and for how many bytes, the server still reads from a client after its last answer.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(1);
 const LINGER_BYTES_MAX: usize = 4 << 20;
-/// Sent when the client waits with its body for a word.
+/// Sent to a client that waits for it before it sends its body.
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
 impl Client {
-    /// Answers a request whose body is not wanted. What of it has come is thrown away; if that is not all, the answer ends
-    /// the connection: nobody waits for bytes that change nothing.
+    /// Answers a request without reading its body. The part that has arrived is discarded. If that is not the whole body,
+    /// the answer closes the connection, because reading the rest would be of no use.
     pub(super) async fn answer(&mut self, head: &RequestHead, response: Response) -> Next {
         let response = if self.skip_arrived_body(head) {
             response
@@ -40,14 +40,14 @@ impl Client {
         self.send(out, keep).await
     }
 
-    /// While sessions are being closed the next request belongs to another server.
+    /// While sessions are being closed, connections are closed too, so that the next request goes to another server.
     pub(super) fn keeps_alive(&self, head: &RequestHead) -> bool {
         head.keep_alive()
             && self.shard.stage.get() != Stage::Draining
             && !self.shard.publications.are_closed()
     }
 
-    /// A client that does not take its answer in time loses the connection.
+    /// Sends an answer. A client that does not receive it in time loses the connection.
     pub(super) async fn send(&mut self, bytes: Vec<u8>, keep: bool) -> Next {
         match self.write_in_time(&bytes).await {
             Some(Ok(())) if keep => Next::Keep,
@@ -62,8 +62,8 @@ impl Client {
         self.pace.wait(&self.shard, None, deadline, write).await
     }
 
-    /// Waits a moment for the client to close. Closing while it still sends would reset the connection, and the reset can
-    /// overtake the answer that says why.
+    /// Waits a moment for the client to close. Closing while the client still sends would reset the connection, and the
+    /// reset can destroy the answer before the client reads it.
     async fn linger(&mut self) -> Next {
         let deadline = Instant::now() + LINGER_TIMEOUT;
         let finished = {
@@ -95,7 +95,7 @@ impl Client {
         self.send(out, false).await
     }
 
-    /// A head that there is no memory for. Nobody knows its method.
+    /// Answers a head for which there is no memory. Its method is unknown.
     pub(super) async fn refuse_head(&mut self) -> Next {
         self.input = Vec::new();
         let response = self.no_memory();
@@ -103,20 +103,20 @@ impl Client {
         self.send(out, false).await
     }
 
-    /// Tells a client that waits for it to send its body. False: it has not taken the word.
+    /// Sends `100 Continue` to a client that expects it. Returns false when the client did not receive it.
     pub(super) async fn say_continue(&mut self, head: &RequestHead) -> bool {
         !head.expects_continue() || matches!(self.write_in_time(CONTINUE).await, Some(Ok(())))
     }
 }
 
-/// The bytes of an answer to the request `head`; `None`: nobody knows what was asked for.
+/// The bytes of an answer to the request `head`; `None` when there is no parsed request.
 fn encode(head: Option<&RequestHead>, response: &Response, keep: bool, date: &str) -> Vec<u8> {
     let mut headers: Vec<(&str, &str)> = response
         .headers
         .iter()
         .map(|(name, value)| (*name, &**value))
         .collect();
-    // A client of HTTP/1.0 takes a connection for closed unless it is told otherwise.
+    // HTTP/1.0 clients assume that the connection closes unless they are told otherwise.
     if keep && head.is_some_and(|head| head.version_minor() == 0) {
         headers.push(("Connection", "keep-alive"));
     }
@@ -134,7 +134,7 @@ fn encode(head: Option<&RequestHead>, response: &Response, keep: bool, date: &st
     out
 }
 
-/// Now, as HTTP writes it.
+/// The current time in HTTP's format.
 pub(super) fn date() -> String {
     httpdate::fmt_http_date(SystemTime::now())
 }

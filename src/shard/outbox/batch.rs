@@ -1,4 +1,4 @@
-//! Deliveries of all sessions of a shard that have not been handed to the kernel yet.
+//! Deliveries of all sessions of a shard that have not been passed to the kernel yet.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
@@ -9,23 +9,23 @@ use super::frame::{FRAMES_PER_WRITE_MAX, Frame, FrameKind, Gathered};
 use super::{Outbox, Written, write_slices};
 use crate::mesh::ShardBudget;
 
-/// Deliveries noted in a batch before it has to be written out whole: 4 MiB.
+/// Deliveries in a batch before it has to be written out completely: 4 MiB.
 pub const BATCH_DELIVERIES_MAX: usize = 512 << 10;
-/// The same when few sessions have very many each.
+/// The same limit when few sessions have very many deliveries each.
 pub const BATCH_DELIVERIES_DEEP: usize = 32 << 10;
-/// Bytes of frames in a batch, with their overhead, before it has to be written out whole.
+/// Bytes of frames in a batch, with their overhead, before it has to be written out completely.
 pub const BATCH_FRAME_BYTES_MAX: usize = 4 << 20;
-/// Frames in a batch from which on a session gets only the newest of its pongs.
+/// With more frames than this in a batch, a session gets only the newest of its pongs.
 pub(super) const PONGS_APART_MAX: usize = 256;
-/// Deliveries and frames that an empty batch keeps room for.
+/// Deliveries and frames for which an empty batch keeps its memory.
 const BATCH_ROOM_KEPT: usize = 4096;
-/// A buffer for frames that is larger is not kept.
+/// A larger frame buffer is freed instead of kept.
 const SCRATCH_BYTES_KEPT: usize = 16 << 10;
 
 /// "No node": the end of a session's list.
 const NONE: u32 = u32::MAX;
 
-/// A session's deliveries in the running batch: a list inside [`Batch::nodes`].
+/// A session's deliveries in the current batch: a list inside [`Batch::nodes`].
 #[derive(Debug, Clone, Copy)]
 pub struct BatchList {
     first: u32,
@@ -52,39 +52,39 @@ pub(super) struct Node {
     next: u32,
 }
 
-/// Deliveries of all sessions that have not been handed to the kernel yet.
+/// Deliveries of all sessions that have not been passed to the kernel yet.
 pub struct Batch {
     budget: Rc<ShardBudget>,
     frames: Vec<Rc<Frame>>,
-    /// What the frames take, with the messages that they share.
+    /// Bytes of the frames, including the messages that they share.
     frame_bytes: usize,
-    /// The same without these.
+    /// The same without the shared messages.
     own_bytes: usize,
     pub(super) nodes: Vec<Node>,
     /// Slots whose first delivery is a reply or a ping, in the order in which they got it.
     prompt: VecDeque<u32>,
-    /// Slots whose first delivery is a publication, likewise.
+    /// Slots whose first delivery is a publication, in the same order.
     bulk: VecDeque<u32>,
-    /// Lists that were begun since the batch was empty.
+    /// Lists begun since the batch was empty.
     lists: usize,
-    /// Slots taken since the last one of the bulk.
+    /// Prompt slots taken since the last bulk one.
     prompt_taken: usize,
-    /// Room in which frames are put together.
+    /// Buffer in which frames are put together.
     scratch: Vec<u8>,
 }
 
-/// What a delivery is: whoever asked for something is not to wait behind all that is published.
+/// How urgent a delivery is: a client that asked for something must not wait behind all publications.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Urgency {
     Prompt,
     Bulk,
 }
 
-/// So many sessions with replies are written before one with publications, while there are both.
+/// While both kinds wait, this many sessions with replies are written before one with publications.
 const PROMPT_IN_A_ROW_MAX: usize = 4;
 
 impl Batch {
-    /// Empty; its frames are charged to `budget`.
+    /// An empty batch. Its frames are charged to `budget`.
     pub fn new(budget: Rc<ShardBudget>) -> Self {
         Self {
             budget,
@@ -100,7 +100,7 @@ impl Batch {
         }
     }
 
-    /// An empty buffer to put a frame together, to be given back to [`Self::keep_scratch`].
+    /// Takes an empty buffer to put a frame together. Give it back with [`Self::keep_scratch`].
     pub fn take_scratch(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.scratch)
     }
@@ -113,7 +113,7 @@ impl Batch {
         }
     }
 
-    /// Adds a frame that deliveries can name.
+    /// Adds a frame and returns the number by which deliveries refer to it.
     pub fn add_frame(&mut self, frame: Frame) -> u32 {
         self.frame_bytes += frame.held_bytes();
         self.own_bytes += frame.own_bytes();
@@ -121,8 +121,8 @@ impl Batch {
         self.frames.len() as u32 - 1
     }
 
-    /// Puts a pong in the place of the last frame of `list`, when that is a pong and the batch has many frames or the
-    /// session takes nothing now (`blocked`). Gives the pong back otherwise.
+    /// Replaces the last frame of `list` by a pong when that frame is a pong too, and the batch has many frames or the
+    /// session's socket is full (`blocked`). Returns the pong otherwise.
     pub fn replace_pong(&mut self, list: BatchList, pong: Frame, blocked: bool) -> Option<Frame> {
         let may_replace = blocked || self.frames.len() > PONGS_APART_MAX;
         let Some(node) = self.nodes.get(list.last as usize) else {
@@ -155,21 +155,21 @@ impl Batch {
         list.last = node;
     }
 
-    /// True when the batch should be written before more is published: it is as large as it may be, or its sessions have
-    /// more than one write takes, so that nothing is gained by gathering more.
+    /// True when the batch should be written before more is published: it has reached its limits, or its sessions have more
+    /// frames than one write takes, so that gathering more saves no writes.
     pub fn is_full(&self) -> bool {
         let deep = self.lists * FRAMES_PER_WRITE_MAX;
         self.nodes.len() >= BATCH_DELIVERIES_MAX.min(deep.max(BATCH_DELIVERIES_DEEP))
             || self.frame_bytes >= BATCH_FRAME_BYTES_MAX
     }
 
-    /// True when not even replies may be added: what a full batch keeps for them is used up, too. A message that is shared
-    /// does not use it up, however long: replies need not wait until all its receivers have been written.
+    /// True when not even replies may be added, because the reserve that a full batch has for them is used up. A shared
+    /// message does not count, however long it is: otherwise replies would wait until all its receivers have been written.
     pub fn has_no_room(&self) -> bool {
         self.nodes.len() >= 2 * BATCH_DELIVERIES_MAX || self.own_bytes >= 2 * BATCH_FRAME_BYTES_MAX
     }
 
-    /// True when nobody waits for a write.
+    /// True when no session waits for a write.
     pub fn is_empty(&self) -> bool {
         self.dirty_len() == 0
     }
@@ -179,7 +179,8 @@ impl Batch {
         self.prompt.len() + self.bulk.len()
     }
 
-    /// The next slot to write. It may have been emptied, or used by another session, since it was noted.
+    /// The next slot to write. Since it was noted, its list may have been emptied, or another session may have taken the
+    /// slot.
     pub fn next_dirty(&mut self) -> Option<u32> {
         if self.prompt_taken < PROMPT_IN_A_ROW_MAX
             && let Some(slot) = self.prompt.pop_front()
@@ -191,7 +192,7 @@ impl Batch {
         self.bulk.pop_front().or_else(|| self.prompt.pop_front())
     }
 
-    /// Forgets the frames once nobody waits for a write; every list made of them is empty then.
+    /// Drops the frames when no session waits for a write. Every list into this batch is empty then.
     pub fn finish(&mut self) {
         debug_assert!(self.is_empty(), "everybody has been written");
         self.frames.clear();
@@ -205,7 +206,7 @@ impl Batch {
         self.bulk.shrink_to(BATCH_ROOM_KEPT);
     }
 
-    /// Moves a session's deliveries into its outbox. A frame without bytes was only a reason to flush.
+    /// Moves a session's deliveries into its outbox. A frame without bytes only causes a flush, so it is left out.
     pub fn drain_into(&self, list: &mut BatchList, outbox: &mut Outbox) {
         for frame in self.frames_of(std::mem::take(list)) {
             if !frame.is_empty() {
@@ -214,7 +215,7 @@ impl Batch {
         }
     }
 
-    /// Writes a session's deliveries straight into its socket. What the kernel does not take is returned as an outbox.
+    /// Writes a session's deliveries directly to its socket. Returns what the kernel did not take as an outbox.
     ///
     /// # Errors
     /// Those of writev(2).
@@ -232,7 +233,7 @@ impl Batch {
         Ok(self.account(list, bytes, offered, more))
     }
 
-    /// The bytes of the only frame of a list; `None` when there are more frames, or none, or it does not lie in one piece.
+    /// The bytes of a list that has exactly one frame, in one piece; `None` otherwise.
     pub fn single(&self, list: BatchList) -> Option<&[u8]> {
         let node = self.nodes.get(list.first as usize)?;
         if list.first != list.last {
@@ -241,7 +242,7 @@ impl Batch {
         self.frames[node.frame as usize].contiguous()
     }
 
-    /// What became of a [`Self::single`] frame of which the kernel took `bytes`.
+    /// Accounts for a [`Self::single`] frame of which the kernel took `bytes`.
     pub fn account_single(&self, list: BatchList, bytes: usize) -> (Written, Option<Outbox>) {
         let offered = self.single(list).map_or(0, <[u8]>::len);
         self.account(list, bytes, offered, false)
@@ -271,7 +272,7 @@ impl Batch {
         (written, Some(outbox))
     }
 
-    /// The usual case, without an array to be filled. Returns bytes written, bytes offered, and that there is no more.
+    /// The usual case, without filling an array. Returns bytes written, bytes offered, and that there is no more.
     fn write_one(&self, list: BatchList, socket: &TcpStream) -> io::Result<(usize, usize, bool)> {
         let frame = &self.frames[self.nodes[list.first as usize].frame as usize];
         let Some(bytes) = frame.contiguous() else {

@@ -1,10 +1,10 @@
 //! One encoded frame, shared by all its receivers.
 //!
-//! A frame owns its bytes, save that a long message of a publication is no part of them: every frame of every shard that
-//! carries it refers to the same bytes, which are copied for the first time by the kernel. Whatever the length of a message,
-//! a frame of it is made in a microsecond.
+//! A frame owns its bytes, except for the message of a long publication: every frame of every shard that carries the message
+//! refers to the same bytes, and the kernel makes the first copy. So a frame is made in a microsecond, however long its
+//! message is.
 //!
-//! The bytes of a frame are charged to the shard's budget once, however many sessions wait for them.
+//! The bytes of a frame are charged to the shard's budget once, no matter how many sessions wait for them.
 
 use std::io::IoSlice;
 use std::rc::Rc;
@@ -14,26 +14,26 @@ use bytes::Bytes;
 use crate::mesh::{Charge, ShardBudget};
 use crate::wire::websocket::frame::{Opcode, encode_header, encoded_header_bytes};
 
-/// What a frame takes beside its bytes: counts and length, its charge, a place in the batch or in an outbox, and what the
-/// allocator rounds up. A pong of two bytes is no less.
+/// Memory of a frame in addition to its bytes: reference counts and length, its charge, a place in the batch or in an
+/// outbox, and the allocator's rounding. A pong of two bytes takes as much.
 pub const FRAME_OVERHEAD_BYTES: usize = 96;
 const _: () = assert!(size_of::<Frame>() + 16 + size_of::<Rc<Frame>>() <= FRAME_OVERHEAD_BYTES);
-/// From this size on a message is shared and not copied into its frames. Below it one slice for the kernel is cheaper than
-/// three.
+/// A message of at least this size is shared and not copied into its frames. Below it one slice for the kernel is cheaper
+/// than three.
 pub const SHARED_MESSAGE_BYTES_MIN: usize = 64 << 10;
-/// What a shared message is followed by: the end of the object that it is a member of.
+/// Follows a shared message: the end of the JSON object that contains it.
 const SHARED_MESSAGE_END: &[u8] = b"}";
-/// Slices of a frame with a shared message.
+/// Slices that the kernel gets for a frame with a shared message.
 const SLICES_PER_SHARED_FRAME: usize = 3;
 
-/// What a frame counts as when it has been written.
+/// How the counters count a frame that has been written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FrameKind {
-    /// A text message: counts as message and its payload as data.
+    /// A text message: counts as a message, and its payload as data.
     Message,
-    /// A ping of Action Cable: its payload counts as data.
+    /// An Action Cable ping: only its payload counts, as data.
     Ping,
-    /// A WebSocket control frame: counts as nothing.
+    /// A WebSocket control frame: does not count.
     Control,
     /// A control frame that a newer one may replace while it waits. Source: RFC 6455 §5.5.3.
     Pong,
@@ -42,9 +42,9 @@ pub enum FrameKind {
 /// Encoded WebSocket bytes, shared by reference count; or the TLS records that carry such a frame to one client.
 #[derive(Debug)]
 pub struct Frame {
-    /// The frame, or its beginning when a shared message follows.
+    /// The whole frame, or its beginning when a shared message follows.
     bytes: Box<[u8]>,
-    /// Empty, or a message of [`SHARED_MESSAGE_BYTES_MIN`] and more, which [`SHARED_MESSAGE_END`] follows.
+    /// Empty, or a message of at least [`SHARED_MESSAGE_BYTES_MIN`] bytes, followed by [`SHARED_MESSAGE_END`].
     message: Bytes,
     pub kind: FrameKind,
     /// Bytes without frame header and encryption: what the counters count.
@@ -64,7 +64,8 @@ impl Frame {
         }
     }
 
-    /// A text message that is a JSON object, made of its beginning up to the value of the last member, and of that value.
+    /// A text message with a JSON object: `beginning` ends just before the value of the last member, and `message` is that
+    /// value.
     pub fn delivery(beginning: &[u8], message: &Bytes) -> Self {
         let payload_bytes = beginning.len() + message.len() + SHARED_MESSAGE_END.len();
         let is_shared = message.len() >= SHARED_MESSAGE_BYTES_MIN;
@@ -94,13 +95,13 @@ impl Frame {
         }
     }
 
-    /// Nothing to send, but a reason to flush: TLS has records of its own.
+    /// A frame with no bytes. It makes the session flush, because TLS has records of its own to send.
     pub fn flush_only() -> Self {
         Self::new(Vec::new(), FrameKind::Control)
     }
 
-    /// A part of the same frame, or the rest of it, in the records that carry it. Records have a place in the client's
-    /// order: none may be dropped. The frame counts when its last part has been written.
+    /// The TLS records that carry a part of this frame. The client decrypts records in order, so none may be dropped. The
+    /// frame counts as written with its last part.
     pub(super) fn sealed(&self, records: Vec<u8>, is_last: bool) -> Self {
         Self {
             bytes: records.into_boxed_slice(),
@@ -115,7 +116,7 @@ impl Frame {
         }
     }
 
-    /// Cannot be refused: whoever gets a frame has been looked at before it was encoded.
+    /// Charges the frame without asking whether there is room: the receiver's limits were checked before it was encoded.
     pub(super) fn charged(mut self, budget: &Rc<ShardBudget>) -> Rc<Self> {
         self.charge = Some(budget.hold_anyway(self.held_bytes()));
         Rc::new(self)
@@ -130,12 +131,12 @@ impl Frame {
         }
     }
 
-    /// Whether it is only a reason to flush.
+    /// True for a frame that only causes a flush.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// What it takes in memory.
+    /// Bytes that the frame takes in memory.
     pub fn held_bytes(&self) -> usize {
         self.len() + FRAME_OVERHEAD_BYTES
     }
@@ -145,7 +146,7 @@ impl Frame {
         self.bytes.len() + FRAME_OVERHEAD_BYTES
     }
 
-    /// All its bytes, unless they do not lie in one piece.
+    /// All its bytes, if they are in one piece.
     #[inline]
     pub fn contiguous(&self) -> Option<&[u8]> {
         self.message.is_empty().then_some(&*self.bytes)
@@ -176,19 +177,19 @@ fn payload_bytes(frame: &[u8]) -> u32 {
     u32::try_from(frame.len().saturating_sub(header)).unwrap_or(u32::MAX)
 }
 
-/// Frames gathered in one write at most.
+/// Frames in one gathered write at most.
 pub const FRAMES_PER_WRITE_MAX: usize = 64;
 
 /// The slices of frames for one gathered write.
 pub(super) struct Gathered<'a> {
     slices: [IoSlice<'a>; FRAMES_PER_WRITE_MAX],
     count: usize,
-    /// Bytes of all slices.
+    /// Total bytes of the slices.
     pub offered: usize,
 }
 
 impl<'a> Gathered<'a> {
-    /// Inlined: as a value that is handed back, its kilobyte would be copied.
+    /// Inlined, because otherwise the value of more than a kilobyte would be copied to the caller.
     #[inline(always)]
     pub fn new() -> Self {
         Self {
@@ -198,7 +199,7 @@ impl<'a> Gathered<'a> {
         }
     }
 
-    /// Adds a whole frame. False: there is no room.
+    /// Adds a whole frame. Returns false when there is no room.
     #[inline]
     pub fn add(&mut self, frame: &'a Frame) -> bool {
         if self.count == FRAMES_PER_WRITE_MAX {
@@ -211,7 +212,7 @@ impl<'a> Gathered<'a> {
         true
     }
 
-    /// Adds what comes behind the first `skip` bytes of a frame, as the first of all.
+    /// Adds a frame without its first `skip` bytes, as the first of all.
     pub fn begin(&mut self, frame: &'a Frame, skip: usize) {
         self.add_shared(frame, skip);
     }

@@ -1,9 +1,9 @@
 //! Frames on their way into sockets.
 //!
 //! A frame ([`frame`]) is encoded once and shared by all receivers. Deliveries are noted in the batch ([`batch`]: 8 bytes
-//! each, no allocation per receiver); then each session that got something is written once, with one gathered call. A large
-//! batch is written over several turns, and what is published meanwhile is gathered with it. Only what the kernel does not
-//! take moves into an [`Outbox`] of the session.
+//! each, no allocation per receiver). Then each session with deliveries is written once, with one gathered call. A large
+//! batch is written over several turns, and publications that arrive meanwhile are added to it. Only what the kernel does
+//! not take moves into the session's [`Outbox`].
 
 pub mod batch;
 pub mod frame;
@@ -18,32 +18,32 @@ use crate::mesh::ShardBudget;
 use crate::net::tls::TlsSession;
 use crate::session::Tick;
 
-/// Bytes encrypted ahead of what the kernel takes: a few records.
+/// Bytes that are encrypted before the kernel takes them: a few records.
 const SEALED_BYTES_MAX: usize = 64 << 10;
 
-/// Frames that the kernel has not taken yet. Exists only while there are some.
+/// Frames that the kernel has not taken yet. A session has an outbox only while there are some.
 #[derive(Debug, Default)]
 pub struct Outbox {
     frames: VecDeque<Rc<Frame>>,
-    /// Bytes of the first frame that are written already.
+    /// Bytes of the first frame that have been written.
     head_written: usize,
-    /// Unsent bytes, the first frame's rest included.
+    /// Unsent bytes, including the rest of the first frame.
     pending_bytes: usize,
-    /// Bytes of all its frames with their overhead, written ones of the first frame included.
+    /// Bytes of all its frames with their overhead, including the written bytes of the first frame.
     held_bytes: usize,
-    /// With TLS: frames at the front that are encrypted already, and their unsent bytes. Without it 0.
+    /// With TLS: the number of frames at the front that are encrypted, and their unsent bytes. Without TLS 0.
     sealed: usize,
     sealed_bytes: usize,
-    /// Bytes of the frame behind them that are encrypted already.
+    /// Encrypted bytes of the first frame behind them.
     part_sealed: usize,
-    /// When the kernel must have taken something.
+    /// By this time the kernel must have taken something.
     pub deadline: Tick,
-    /// When it took something last, or the outbox began.
+    /// When the kernel last took something, or when the outbox began.
     pub progress: Tick,
 }
 
 impl Outbox {
-    /// Empty at `now`; something of what comes must have gone out at `deadline`.
+    /// An empty outbox that begins at `now`. Some of its bytes must have gone out by `deadline`.
     pub fn due(now: Tick, deadline: Tick) -> Self {
         Self {
             deadline,
@@ -58,7 +58,7 @@ impl Outbox {
         self.frames.push_back(frame);
     }
 
-    /// As [`Self::push`]; a pong takes the place of one that waits at the end and has not been started.
+    /// As [`Self::push`], but a pong replaces a pong that waits at the end and has not been started.
     fn push_or_replace(&mut self, frame: Rc<Frame>) {
         let waits = self.frames.len() > self.started();
         if frame.kind == FrameKind::Pong
@@ -81,13 +81,13 @@ impl Outbox {
         self.pending_bytes
     }
 
-    /// What the frames behind the one that is being written take in memory. Source: `contract/websocket.md` §11.
+    /// Memory of the frames behind the one that is being written. Source: `contract/websocket.md` §11.
     pub fn queued_bytes(&self) -> usize {
         let first = self.frames.front().map_or(0, |frame| frame.held_bytes());
         self.held_bytes - first
     }
 
-    /// What it takes in memory.
+    /// Bytes that the outbox takes in memory.
     pub fn held_bytes(&self) -> usize {
         self.held_bytes
     }
@@ -100,9 +100,9 @@ impl Outbox {
             .count()
     }
 
-    /// Encrypts frames at the front, behind the records that TLS itself has to send, until a few records wait for the
-    /// socket: what is encrypted is the client's own copy, and cannot be dropped any more. A long frame is encrypted in
-    /// parts.
+    /// Encrypts frames from the front, after the records that TLS itself has to send, until a few records wait for the
+    /// socket. It stops there because encrypted bytes are a copy for this client alone and can no longer be dropped. A long
+    /// frame is encrypted in parts.
     pub fn seal(&mut self, tls: &mut TlsSession, budget: &Rc<ShardBudget>) {
         let mut records = Vec::new();
         tls.take_output(&mut records);
@@ -127,7 +127,7 @@ impl Outbox {
         }
     }
 
-    /// Puts records behind those that are there.
+    /// Inserts records behind the encrypted frames that are there.
     fn insert_sealed(&mut self, frame: Frame, budget: &Rc<ShardBudget>) {
         self.pending_bytes += frame.len();
         self.held_bytes += frame.held_bytes();
@@ -136,14 +136,15 @@ impl Outbox {
         self.sealed += 1;
     }
 
-    /// Frames at the front that must go out: one that is half written, or else the client could not read on; with TLS all
-    /// that are encrypted, also in part, or else it could not decrypt what follows.
+    /// Frames at the front that must be sent completely. Without TLS this is a half-written frame: the client could not
+    /// parse what follows it. With TLS these are all encrypted frames, also partly encrypted ones: the client could not
+    /// decrypt what follows.
     fn started(&self) -> usize {
         let sealed = self.sealed + usize::from(self.part_sealed > 0);
         sealed.max(usize::from(self.head_written > 0))
     }
 
-    /// Drops what has not been started.
+    /// Drops the frames that have not been started.
     pub fn clear_unstarted(&mut self) {
         self.frames.truncate(self.started());
         self.pending_bytes = self.frames.iter().map(|frame| frame.len()).sum::<usize>()
@@ -155,7 +156,7 @@ impl Outbox {
     /// Writes as much as the kernel takes, with one call. Returns what went out.
     ///
     /// # Errors
-    /// Those of writev(2) other than "would block", which is an empty [`Written`].
+    /// Those of writev(2), except "would block", which is an empty [`Written`].
     pub fn write(&mut self, socket: &TcpStream) -> io::Result<Written> {
         if self.is_empty() {
             return Ok(Written::default());
@@ -224,7 +225,7 @@ impl Written {
     }
 }
 
-/// Encrypts at most [`SEALED_BYTES_MAX`] bytes of a frame from `start` on, of one of its pieces. Returns how many.
+/// Encrypts at most [`SEALED_BYTES_MAX`] bytes of one piece of a frame, from `start` on. Returns how many.
 fn encrypt_part(frame: &Frame, start: usize, tls: &mut TlsSession, records: &mut Vec<u8>) -> usize {
     let mut skip = start;
     for piece in frame.pieces() {
@@ -238,7 +239,7 @@ fn encrypt_part(frame: &Frame, start: usize, tls: &mut TlsSession, records: &mut
     0
 }
 
-/// One call; "would block" is 0 bytes.
+/// One system call; "would block" is 0 bytes.
 #[inline]
 fn write_slices(mut socket: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     loop {
