@@ -1,5 +1,5 @@
-//! Broadcasts of the app as they arrive: until when they are taken, and what is in their bodies. What they publish goes
-//! through [`Publisher`](crate::shard::publisher::Publisher).
+//! Broadcasts of the app as they arrive: how long the shard accepts them, and what their bodies contain. What they publish
+//! goes through [`Publisher`](crate::shard::publisher::Publisher).
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -14,29 +14,30 @@ use crate::shard::message::PublishMessage;
 use crate::shard::notices::Notice;
 use crate::shard::{Shard, Stage};
 
-/// Publications that arrive, as the end of the server needs to know them: what is answered 201 has reached the inbox of
-/// every shard before the sessions are told to go.
+/// Counts publications that have arrived and are not in every inbox yet. The shutdown needs this: a publication that was
+/// answered with 201 must reach every shard's inbox before the sessions are closed.
 #[derive(Default)]
 pub struct Publications {
-    /// What has begun comes to its end, nothing new is taken.
+    /// Publications that have begun are finished; new ones are refused.
     closed: Cell<bool>,
     /// Requests whose head has been accepted and that are not in every inbox yet.
     under_way: Cell<usize>,
-    /// Whoever waits for the last of them.
+    /// The control thread, when it waits for the last of them.
     done: RefCell<Option<mpsc::Sender<ShardId>>>,
 }
 
-/// From which on what is published may reach nobody. Shared by all shards and the control thread.
+/// Set when a new publication may reach no session any more. Shared by all shards and the control thread.
 #[derive(Clone, Default)]
 pub struct PublicationsEnd(Arc<AtomicBool>);
 
 impl PublicationsEnd {
-    /// From the control thread, before it has the sessions closed.
+    /// The control thread calls this before it tells the shards to close sessions.
     pub fn set(&self) {
         self.0.store(true, Ordering::SeqCst);
     }
 
-    /// False after a publication was put into every inbox: it is in front of the order to close, everywhere.
+    /// If this is false after a publication was put into every inbox, the publication stands before the order to close in
+    /// each of them.
     fn has_come(&self) -> bool {
         self.0.load(Ordering::SeqCst)
     }
@@ -48,14 +49,14 @@ pub struct PublicationGuard {
 }
 
 impl Publications {
-    /// Takes nothing new from now on; answers on `done` when what has begun is in every inbox.
+    /// Refuses new publications from now on. Answers on `done` when those that have begun are in every inbox.
     pub fn finish(&self, shard: ShardId, done: mpsc::Sender<ShardId>) {
         self.closed.set(true);
         *self.done.borrow_mut() = Some(done);
         self.report(shard);
     }
 
-    /// A publication begins; `None` when it comes too late.
+    /// Begins a publication; `None` when it comes too late.
     pub fn begin(shard: &Rc<Shard>) -> Option<PublicationGuard> {
         let publications = &shard.publications;
         if publications.closed.get() || reaches_nobody(shard) {
@@ -83,7 +84,7 @@ impl Publications {
 }
 
 impl PublicationGuard {
-    /// Whether the publication came too late after all.
+    /// Whether the shutdown overtook this publication, so that some sessions may not get it.
     pub fn is_late(&self) -> bool {
         reaches_nobody(&self.shard)
     }
@@ -97,27 +98,28 @@ impl Drop for PublicationGuard {
     }
 }
 
-/// Whether what is published now may find the sessions told to go. In a slow drain some are left for a while.
+/// Whether a publication made now may reach no session. In a slow drain some sessions stay open for a while and still get
+/// it.
 fn reaches_nobody(shard: &Shard) -> bool {
     let clients = || shard.metrics.shards.iter().map(|it| it.clients_num.value());
     shard.publications_end.has_come()
         || shard.stage.get() == Stage::Draining && clients().sum::<i64>() <= 0
 }
 
-/// Bodies beyond this are put together and decoded off the shard, which goes on with its other clients meanwhile.
+/// A longer body is joined and decoded by another thread, so that the shard can serve its other clients meanwhile.
 pub const DECODED_HERE_BYTES_MAX: usize = 256 << 10;
-/// Copies of a long body that there are at most while it is decoded: what has come, put together; `data` without its
-/// escapes; the message.
+/// Copies of a long body that exist at most while it is decoded: the joined body, `data` without its escapes, and the
+/// message.
 pub const DECODING_COPIES_MAX: usize = 3;
 
-/// Parses a broadcast and hands it to every shard. When this returns, every shard has it in its inbox; what cannot be
-/// parsed is logged and counted, the app is not told. Source: contract/broadcast.md §3, §4, §9.
+/// Parses a broadcast and hands it to every shard. When this returns, every shard has it in its inbox. A body that cannot be
+/// parsed is logged and counted; the app is not told. Source: contract/broadcast.md §3, §4, §9.
 pub async fn publish_body(shard: &Rc<Shard>, body: &[u8]) {
     note_arrival(shard, || cut_bytes(body));
     carry_out(shard, decode_broadcast(body), || cut_bytes(body)).await;
 }
 
-/// The same for a body beyond [`DECODED_HERE_BYTES_MAX`]. False: no thread could be started to decode it.
+/// The same for a body longer than [`DECODED_HERE_BYTES_MAX`]. Returns false when no thread could be started to decode it.
 pub async fn publish_long_body(shard: &Rc<Shard>, body: Body) -> bool {
     let decoded = shard.long_work.run(move || {
         let body = body.into_bytes();
@@ -140,7 +142,7 @@ fn note_arrival(shard: &Shard, shown: impl Fn() -> String) {
     );
 }
 
-/// `shown` is the body as the log shows it.
+/// `shown` gives the body as the log shows it.
 async fn carry_out(
     shard: &Rc<Shard>,
     broadcast: Result<Broadcast, PublishError>,

@@ -1,10 +1,12 @@
 //! The calls to the app that sessions of this shard wait for.
 //!
-//! Twice as many as the app's limit allows are tasks, each with its body and its timers: those that have a slot of the
-//! limiter of the process, and as many that stand in its queue, so that a slot that becomes free always finds a live call
-//! waiting before it goes to a Disconnect call. The others wait here, first come, first served, and are no more than what
-//! they ask: after a restart of the app everybody's calls wait at once, and the memory of so many tasks would stay as holes
-//! between what lives longer.
+//! The limiter of the process has a number of slots. This queue runs at most twice as many calls as tasks, each with its
+//! body and its timers: one task per slot that holds it, and one that waits for it. So a slot that becomes free always finds
+//! a live call waiting, and goes to a Disconnect call only when there is none.
+//!
+//! All other calls wait here in order, and such a call holds only its question. After a restart of the app the calls of all
+//! sessions wait at once; so many tasks would fragment the heap, because their memory lies between allocations that live
+//! longer.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -20,24 +22,24 @@ use crate::shard::Shard;
 use crate::shard::signal::{Signal, unless};
 use crate::shard::slow_calls::FinishedCall;
 
-/// Cancelled calls that may lie among the waiting ones before they are looked for; beyond that they are at most half.
+/// The queue may hold this many cancelled calls, or half of its length if that is more, before they are removed.
 const CANCELED_KEPT: usize = 64;
 
-/// What a session and its call know of each other.
+/// What a session and its call share.
 pub struct CallHandle {
     times: CallTimes,
-    /// Its answer is wanted even when the session has ended.
+    /// The answer is needed even when the session has ended.
     outlives_session: bool,
     canceled: Cell<bool>,
     cancellation: Signal,
-    /// The call is in the queue and no task yet.
+    /// The call is in the queue and has no task yet.
     waits: Cell<bool>,
-    /// The session, once it has ended before the call.
+    /// The session, if it ended before the call did.
     departed: Cell<Option<Box<Departed>>>,
 }
 
 impl CallHandle {
-    /// For a call that is asked for now.
+    /// For a call that is requested now.
     pub fn new(question: &Question) -> Rc<Self> {
         Rc::new(Self {
             times: CallTimes::since(Instant::now()),
@@ -49,12 +51,12 @@ impl CallHandle {
         })
     }
 
-    /// The app may be at it, and what it does needs a Disconnect call in the end.
+    /// The app may be working on the call already, so it must get a Disconnect call in the end.
     pub fn must_end(&self) -> bool {
         self.outlives_session && self.times.is_sent()
     }
 
-    /// The session has ended and the call goes on for it.
+    /// The session has ended; the call continues for what is left of it.
     pub fn leave_behind(&self, departed: Departed) {
         self.departed.set(Some(Box::new(departed)));
     }
@@ -65,12 +67,12 @@ impl CallHandle {
         self.times.note_sent();
     }
 
-    /// The session that has ended before its call.
+    /// What is left of the session, if it ended before its call.
     pub fn take_departed(&self) -> Option<Departed> {
         self.departed.take().map(|departed| *departed)
     }
 
-    /// The session has ended: nobody waits for the answer.
+    /// The session has ended and does not need the answer.
     pub fn cancel(&self) {
         self.canceled.set(true);
         self.cancellation.notify();
@@ -91,18 +93,18 @@ pub struct Call {
 /// One shard's calls.
 pub struct CallQueue {
     waiting: RefCell<VecDeque<Call>>,
-    /// Cancelled ones among the waiting.
+    /// Cancelled calls among the waiting ones.
     canceled: Cell<usize>,
     /// Tasks that make calls.
     tasks: Cell<usize>,
     tasks_max: usize,
 }
 
-/// Tasks for each slot of the limiter: one call that has it and one that waits for it.
+/// Tasks for each slot of the limiter: one call that holds the slot and one that waits for it.
 const TASKS_PER_SLOT: usize = 2;
 
 impl CallQueue {
-    /// For a limit of `slots` calls at a time.
+    /// For a limit of `slots` concurrent calls.
     pub fn new(slots: usize) -> Self {
         Self {
             waiting: RefCell::default(),
@@ -158,7 +160,7 @@ impl CallQueue {
     }
 }
 
-/// Makes one call after the other while some wait.
+/// Makes one call after the other while calls wait.
 async fn work(shard: Rc<Shard>, first: Call) {
     let mut next = Some(first);
     while let Some(call) = next {
@@ -175,7 +177,7 @@ async fn make(shard: &Rc<Shard>, call: Call) {
         handle,
     } = call;
     let sid = shard.sessions.borrow().call_sid(session);
-    // A session asks for a call only when RPC is configured; one that has ended meanwhile waits for nothing.
+    // A session requests calls only when RPC is configured, and one that has ended meanwhile needs no answer.
     let (Some(rpc), Some(sid)) = (&shard.rpc, sid) else {
         return;
     };
@@ -212,7 +214,7 @@ async fn make(shard: &Rc<Shard>, call: Call) {
     }
 }
 
-/// The answer, or why there is none.
+/// The answer, or the error that stands in its place.
 fn decoded(
     shard: &Shard,
     sid: &str,
@@ -226,7 +228,7 @@ fn decoded(
         }
         Err(error) => (None, Err(error)),
     };
-    // As it came: who looks for a field greps JSON.
+    // Logged exactly as it came: operators search the log for a JSON field.
     tracing::debug!(
         context = "node",
         sid,

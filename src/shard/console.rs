@@ -1,4 +1,4 @@
-//! The console's tasks on one shard: snapshots while somebody watches, questions to the other shards, and their answers.
+//! The console's tasks on one shard: snapshots while someone watches, questions to the other shards, and their answers.
 
 use std::cell::Cell;
 use std::pin::pin;
@@ -15,31 +15,31 @@ use crate::shard::Shard;
 use crate::shard::message::{ConsoleQuestion, ControlEvent, ShardMessage};
 use crate::shard::sessions::{Scan, Sessions};
 
-/// Between two snapshots.
+/// Time between two snapshots.
 const SNAPSHOT_INTERVAL: Duration = Duration::from_secs(1);
-/// Snapshots between two counts of what is distinct over all shards.
+/// Snapshots between two counts of the distinct identities and streams of all shards.
 const SNAPSHOTS_PER_COUNT: u32 = 5;
-/// How long the other shards may take for an answer.
+/// Time for the other shards to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
-/// Slots that a search looks at before the other tasks have their turn.
+/// Slots that a search examines before the other tasks of the shard run.
 const SLOTS_PER_LOOK_MAX: usize = 2048;
-/// Questions and messages of the page under way, by way of one shard.
+/// Questions and test messages of the console that one shard handles at a time.
 pub const REQUESTS_MAX: usize = 4;
-/// Logins that are being tried, by way of one shard. A wrong one is answered after [`LOGIN_PAUSE`].
+/// Login attempts that one shard handles at a time. A wrong one is answered after [`LOGIN_PAUSE`].
 pub const LOGINS_MAX: usize = 4;
-/// With [`LOGINS_MAX`] the most that can be guessed: four words a second.
+/// Together with [`LOGINS_MAX`] this allows at most four guesses a second.
 pub const LOGIN_PAUSE: Duration = Duration::from_secs(1);
 
-/// What the console keeps on one shard.
+/// The console's state on one shard.
 pub struct Console {
     started: Instant,
-    /// The task that makes snapshots runs.
+    /// The task that makes snapshots is running.
     ticking: Cell<bool>,
     requests: Cell<usize>,
     logins: Cell<usize>,
 }
 
-/// One of a bounded number of things under way, until it is dropped.
+/// Counts as one of a bounded number of concurrent things until it is dropped.
 pub struct UnderWay<'a>(&'a Cell<usize>);
 
 impl<'a> UnderWay<'a> {
@@ -68,25 +68,25 @@ impl Console {
         }
     }
 
-    /// `None`: too many are under way.
+    /// `None` when too many are running.
     pub fn begin_request(&self) -> Option<UnderWay<'_>> {
         UnderWay::begin(&self.requests, REQUESTS_MAX)
     }
 
-    /// `None`: too many are under way.
+    /// `None` when too many are running.
     pub fn begin_login(&self) -> Option<UnderWay<'_>> {
         UnderWay::begin(&self.logins, LOGINS_MAX)
     }
 }
 
-/// Somebody watches: starts the snapshots, unless they come already.
+/// Starts the snapshots, unless they are running already.
 pub fn watch(shard: &Rc<Shard>) {
     if !shard.console.ticking.replace(true) {
         monoio::spawn(send_snapshots(Rc::clone(shard)));
     }
 }
 
-/// Ends when nobody watches any more.
+/// Ends when no connection watches any more.
 async fn send_snapshots(shard: Rc<Shard>) {
     let mut sent: u32 = 0;
     loop {
@@ -117,7 +117,7 @@ fn snapshot(shard: &Shard) -> Vec<u8> {
     snapshot::encode(&shard.metrics, &facts)
 }
 
-/// Answers a question of the console, at once or by a task.
+/// Answers a question of the console, at once or in a task.
 pub fn answer(shard: &Rc<Shard>, sessions: &mut Sessions, question: ConsoleQuestion) {
     match question {
         ConsoleQuestion::Search { query, reply } => {
@@ -133,7 +133,8 @@ pub fn answer(shard: &Rc<Shard>, sessions: &mut Sessions, question: ConsoleQuest
     }
 }
 
-/// A million sessions are not looked through in one go, nor for somebody who has stopped waiting.
+/// A search examines a part of the table, then lets other tasks run: there may be a million sessions. It stops when the
+/// reader of the reply has gone.
 async fn search(shard: Rc<Shard>, query: Arc<Query>, reply: Reply<Vec<SessionReport>>) {
     let mut scan = Scan::new(query);
     while !reply.is_abandoned() {
@@ -144,7 +145,7 @@ async fn search(shard: Rc<Shard>, query: Arc<Query>, reply: Reply<Vec<SessionRep
     }
 }
 
-/// The answers of all shards, and whether each has given one in time.
+/// The answers of all shards, and whether every shard answered in time.
 pub async fn ask_all<T>(
     shard: &Shard,
     question: impl Fn(Reply<T>) -> ConsoleQuestion,
@@ -152,7 +153,7 @@ pub async fn ask_all<T>(
     let shards = shard.mesh.shards();
     let (gather, replies) = Gather::new(shards);
     for (mailbox, reply) in shard.mesh.mailboxes().zip(replies) {
-        // A full inbox drops the question, and with it the right to answer.
+        // When the inbox is full the question is dropped. Its `Reply` goes with it, which counts as no answer.
         let _ = mailbox.try_send(ShardMessage::Console(Box::new(question(reply))));
     }
     shard
@@ -162,7 +163,7 @@ pub async fn ask_all<T>(
     gather.take(shards)
 }
 
-/// The answer of one shard; `None`: it did not come in time.
+/// The answer of one shard; `None` when it did not come in time.
 pub async fn ask_one<T>(
     shard: &Shard,
     id: ShardId,

@@ -1,8 +1,8 @@
-//! The disconnect queue: calls that tell the app which sessions are gone. Shard 0 has the queue of the whole process.
+//! The disconnect queue: calls that tell the app which sessions have ended. Shard 0 owns the queue for the whole process.
 //!
-//! In normal operation one call starts every `1 / disconnect_rate` seconds, however long the answers take (the reference
-//! waits for each answer, so slow answers make it fall behind). From the moment the drain begins to close sessions the pace
-//! is given up and `shutdown_pool_size` calls run side by side; what has become of them is told in one line at the end.
+//! In normal operation one call starts every `1 / disconnect_rate` seconds, no matter how long the answers take (the
+//! reference waits for each answer, so slow answers make it fall behind). When the drain begins to close sessions, this rate
+//! no longer applies: `shutdown_pool_size` calls run at the same time. One log line at the end says how the calls ended.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -22,22 +22,22 @@ use crate::shard::notices::Notice;
 use crate::shard::signal::Signal;
 use crate::shard::slow_calls::FinishedCall;
 
-/// Calls that may wait, beyond `--disconnect_backlog_size`: there the sessions of the reference wait with all their
-/// memory; here it is their texts alone. At this bound a call is given up, counted and logged.
+/// Calls that may wait beyond `--disconnect_backlog_size`. In the reference the sessions themselves wait there with all
+/// their memory; here only their texts do. When this limit is reached, a further call is given up, counted and logged.
 pub const DISCONNECT_JOBS_MAX: usize = 1 << 18;
-/// Bytes of all calls that have not ended, with the same behaviour. The cookies of clients that come and go at once must not
-/// fill the memory, however large they are; ordinary calls of 1 KB fill the queue by number first.
+/// Bytes of all calls that have not ended, with the same behaviour. Clients that connect and leave at once must not fill the
+/// memory with large cookies. With ordinary calls of 1 KB the limit on their number is reached first.
 pub const DISCONNECT_BYTES_MAX: usize = 256 << 20;
-/// The same as a part of `--memory_bytes_max`: new clients need the rest.
+/// The share of `--memory_bytes_max` that the calls may take, as a divisor: new clients need the rest.
 const DISCONNECT_SHARE: usize = 4;
 
 /// Calls that wait to be made.
 #[derive(Default)]
 pub struct DisconnectQueue {
     backlog: RefCell<Backlog<DisconnectCall>>,
-    /// Something was queued, a call has ended, or the drain goes on.
+    /// A call was queued, a call has ended, or the drain has reached its next step.
     changed: Signal,
-    /// Calls at a time once the pace is given up; 0 until then.
+    /// Concurrent calls once the rate no longer applies; 0 until then.
     parallel: Cell<usize>,
     /// No more calls will come.
     last: RefCell<Option<Last>>,
@@ -47,9 +47,9 @@ pub struct DisconnectQueue {
 /// Calls that have not ended, within their limits.
 struct Backlog<J> {
     waiting: VecDeque<J>,
-    /// Calls whose answer has not come.
+    /// Calls that have been sent and not answered.
     running: usize,
-    /// What the waiting and the running ones hold.
+    /// Bytes held by the waiting and the running calls.
     bytes: usize,
 }
 
@@ -64,7 +64,7 @@ impl<J> Default for Backlog<J> {
 }
 
 impl<J> Backlog<J> {
-    /// Whether one more call of so many bytes may wait, if all of them may hold `bytes_max`.
+    /// Whether one more call of `bytes` bytes may wait when all calls together may hold `bytes_max`.
     fn has_room(&self, bytes: usize, bytes_max: usize) -> bool {
         self.left() < DISCONNECT_JOBS_MAX && self.bytes + bytes <= bytes_max
     }
@@ -74,7 +74,7 @@ impl<J> Backlog<J> {
         self.bytes += bytes;
     }
 
-    /// The next call, which runs from now on.
+    /// Takes the next call out and counts it as running.
     fn start(&mut self) -> Option<J> {
         let job = self.waiting.pop_front()?;
         self.running += 1;
@@ -84,7 +84,7 @@ impl<J> Backlog<J> {
         Some(job)
     }
 
-    /// A call that ran has ended.
+    /// A running call has ended.
     fn end(&mut self, bytes: usize) {
         self.running -= 1;
         self.bytes -= bytes;
@@ -100,16 +100,16 @@ struct Last {
     done: mpsc::Sender<ShardId>,
 }
 
-/// What has become of calls.
+/// How the calls ended.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 struct Tally {
-    /// The app has answered, whatever it said.
+    /// The app has answered, with whatever status.
     finished: usize,
     /// The queue was full.
     refused: usize,
-    /// Made, but the app was not reached, did not answer in time, or answered with no 200.
+    /// Sent, but the app was not reached, did not answer in time, or did not answer with 200.
     failed: usize,
-    /// Not made, or not answered, when the time of the shutdown was over.
+    /// Not sent or not answered when the time of the shutdown was over.
     late: usize,
 }
 
@@ -142,8 +142,8 @@ impl Tally {
 }
 
 impl DisconnectQueue {
-    /// Adds a call. It is given up at [`DISCONNECT_JOBS_MAX`], at [`DISCONNECT_BYTES_MAX`], and when the process has no
-    /// memory left for what clients cause.
+    /// Adds a call. The call is given up at [`DISCONNECT_JOBS_MAX`], at [`DISCONNECT_BYTES_MAX`], and when the process has
+    /// no memory left for what clients cause.
     pub fn push(&self, shard: &Shard, job: DisconnectCall) {
         let mut backlog = self.backlog.borrow_mut();
         let bytes = job.bytes_held();
@@ -168,7 +168,7 @@ impl DisconnectQueue {
         self.changed.notify();
     }
 
-    /// Gives the pace up: `parallel` calls at a time. What has become of calls is counted from now on.
+    /// Ends the rate limit: up to `parallel` calls run at the same time. The tally of the shutdown starts here.
     pub fn hurry(&self, parallel: usize) {
         self.parallel.set(parallel.max(1));
         self.tally.set(Tally::default());
@@ -181,7 +181,7 @@ impl DisconnectQueue {
         self.changed.notify();
     }
 
-    /// Takes the next call to make it.
+    /// Takes the next call out to send it.
     fn take(&self, shard: &Shard) -> Option<DisconnectCall> {
         let mut backlog = self.backlog.borrow_mut();
         let job = backlog.start();
@@ -201,7 +201,7 @@ impl DisconnectQueue {
     }
 }
 
-/// What the metrics say of the queue.
+/// Updates the metrics of the queue.
 fn show(shard: &Shard, backlog: &Backlog<DisconnectCall>) {
     let counters = shard.counters();
     counters
@@ -210,7 +210,7 @@ fn show(shard: &Shard, backlog: &Backlog<DisconnectCall>) {
     counters.disconnect_queue_bytes.set(backlog.bytes as i64);
 }
 
-/// Makes the calls, for the life of the shard.
+/// Sends the calls, for the life of the shard.
 pub async fn run(shard: Rc<Shard>) {
     let queue = &shard.disconnects;
     let pace = Duration::from_secs(1) / shard.config.disconnect.rate.max(1);
@@ -220,9 +220,11 @@ pub async fn run(shard: Rc<Shard>) {
         if queue.backlog.borrow().waiting.is_empty() {
             queue.changed.notified().await;
         } else if next > now {
-            // A drain that starts meanwhile is seen at most one pace later.
+            // A drain that starts during this sleep is noticed one interval later at most.
             shard.timeouts.sleep(next - now).await;
         } else if let Some(job) = queue.take(&shard) {
+            // Counted from the plan, so that late wake-ups do not lower the rate. After an idle time one interval is made up
+            // for, not all of them.
             next = next.max(now - pace) + pace;
             start(&shard, job);
         }
@@ -230,8 +232,8 @@ pub async fn run(shard: Rc<Shard>) {
     hurry(&shard).await;
 }
 
-/// Makes what is there and what still comes, without a pace, until [`DisconnectQueue::finish`] has been asked for and
-/// nothing is left, or there is no time left.
+/// Sends the calls that wait and those that are still added, without a rate limit. Returns when [`DisconnectQueue::finish`]
+/// was called and no call is left, or when the deadline has passed.
 async fn hurry(shard: &Rc<Shard>) {
     let queue = &shard.disconnects;
     let mut announced = false;
@@ -240,7 +242,7 @@ async fn hurry(shard: &Rc<Shard>) {
             let Some(job) = queue.take(shard) else { break };
             start(shard, job);
         }
-        // The answers, new calls, the order to finish and the deadline wake this up; nothing is lost by dropping the wait.
+        // An answer, a new call, `finish` and the deadline all wake this task. Dropping the wait loses no notification.
         let changed = pin!(queue.changed.notified());
         let deadline = queue.last.borrow().as_ref().map(|last| last.deadline);
         let Some(deadline) = deadline else {
@@ -264,7 +266,7 @@ async fn hurry(shard: &Rc<Shard>) {
     }
 }
 
-/// The one line about the calls of a shutdown.
+/// Writes the one log line about the calls of a shutdown.
 fn report(shard: &Shard) {
     let queue = &shard.disconnects;
     let late = queue.left();
@@ -304,7 +306,7 @@ async fn call(shard: Rc<Shard>, job: DisconnectCall) {
     queue.ended(&shard, &job);
 }
 
-/// The body of the answer.
+/// Returns the body of the answer.
 async fn ask(
     shard: &Rc<Shard>,
     rpc: &RpcClient,
@@ -314,7 +316,8 @@ async fn ask(
     let charge = Cell::new(None);
     let body = || {
         let body = job.request().json();
-        // No more than slots, and each sets free what waits: it is not refused.
+        // These calls are as many as there are slots at most, and each of them frees the memory of a waiting one, so they
+        // are charged without asking.
         charge.set(Some(shard.budget.hold_anyway(body.len())));
         tracing::debug!(
             context = "node",
@@ -338,12 +341,12 @@ async fn ask(
     answer
 }
 
-/// Why the app may not have taken note.
+/// Why the app may not have handled the call.
 #[derive(Debug, thiserror::Error)]
 enum DisconnectError {
     #[error(transparent)]
     Rpc(RpcError),
-    /// The app's own words.
+    /// The app's own text.
     #[error("{0}")]
     Refused(String),
 }
@@ -366,7 +369,7 @@ fn note_end(shard: &Shard, sid: &str, result: Result<(), DisconnectError>) {
             "controller disconnect succeeded"
         );
     };
-    // A call without an answer has been counted already.
+    // `RpcClient` has counted a call without an answer already.
     if matches!(
         error,
         DisconnectError::Refused(_) | DisconnectError::Rpc(RpcError::Unreadable(_))
@@ -385,7 +388,7 @@ fn note_end(shard: &Shard, sid: &str, result: Result<(), DisconnectError>) {
     }
 }
 
-/// What the queue may hold.
+/// The bytes that the queue may hold.
 fn bytes_max(shard: &Shard) -> usize {
     match usize::try_from(shard.metrics.memory_bytes_max.value()) {
         Ok(all) if all > 0 => DISCONNECT_BYTES_MAX.min(all / DISCONNECT_SHARE),
@@ -393,7 +396,7 @@ fn bytes_max(shard: &Shard) -> usize {
     }
 }
 
-/// The app will not be told that a session is gone.
+/// Drops a call: the app is not told that this session has ended.
 fn give_up(shard: &Shard, job: &DisconnectCall) {
     shard.counters().disconnect_calls_dropped_total.add(1);
     let Some(admitted) = shard.notices.admit(Notice::DisconnectQueueFull) else {
@@ -410,10 +413,10 @@ fn give_up(shard: &Shard, job: &DisconnectCall) {
     );
 }
 
-/// Disconnect calls of one shard that wait for room in the inbox of shard 0, in bytes. Beyond it they are given up.
+/// Bytes of Disconnect calls of one shard that wait for room in the inbox of shard 0. A call beyond that is given up.
 pub const FORWARDED_BYTES_MAX: usize = 64 << 20;
 
-/// Brings the calls of other shards to shard 0.
+/// Sends the calls of other shards to shard 0.
 #[derive(Default)]
 pub struct Forwarding {
     calls: Cell<usize>,
@@ -421,12 +424,12 @@ pub struct Forwarding {
 }
 
 impl Forwarding {
-    /// Nothing is on its way.
+    /// True when no call is on its way.
     pub fn is_idle(&self) -> bool {
         self.calls.get() == 0
     }
 
-    /// Puts a call into the inbox of shard 0, or waits for room there.
+    /// Puts a call into the inbox of shard 0, or waits until there is room.
     pub fn send(&self, shard: &Rc<Shard>, job: DisconnectCall) {
         let bytes = job.bytes_held();
         let message = ShardMessage::Disconnect(Box::new(job));

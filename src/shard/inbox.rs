@@ -1,4 +1,4 @@
-//! What other threads ask of this shard, taken in batches so that bursts are gathered into few writes.
+//! Takes the messages that other threads send to this shard, in batches, so that a burst leads to few writes.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -9,8 +9,8 @@ use crate::shard::message::{ControlMessage, PublishMessage, ShardMessage};
 use crate::shard::sessions::{Sessions, TimeSlice};
 use crate::shard::{Shard, Stage};
 
-/// How long a turn may take messages; the others wait for the next one. A publication with very many receivers is left in
-/// the middle.
+/// How long one turn takes messages; the rest waits for the next turn. A publication with very many receivers is interrupted
+/// and continued.
 const TAKING_TIME_MAX: Duration = Duration::from_millis(1);
 
 /// Serves the inbox for the life of the shard.
@@ -19,18 +19,20 @@ pub async fn run(shard: Rc<Shard>) {
         if !shard.sessions.borrow().is_fanning_out() {
             shard.inbox.ready().await;
         }
-        // The turn itself takes the messages.
+        // The turn takes the messages itself.
         shard.turn(|_| ());
-        // A publisher that never pauses must not starve the sockets.
+        // Publishers that never pause must not keep the shard from serving its sockets.
         shard.yields.yield_now().await;
     }
 }
 
-/// Takes the messages that are there now, before anything else happens in the turn, as far as one turn may. What they
-/// deliver to one session goes out with one write. A command that comes while others still wait makes a subscription which
-/// those pass by ([`crate::hub::Hub::set_arrived`]): they were published before it.
+/// Takes the messages that are there now, before anything else in the turn and for at most [`TAKING_TIME_MAX`]. All their
+/// deliveries to one session go out with one write. When a command comes while older messages still wait, its subscription
+/// does not receive them ([`crate::hub::Hub::set_arrived`]), because they were published before it.
 pub fn drain(shard: &Rc<Shard>, sessions: &mut Sessions) {
     let time = TimeSlice::new(TAKING_TIME_MAX);
+    // Counted once, so that publishers that never pause cannot hold the turn here. The last pass only delivers what the
+    // pass before it has taken.
     for _ in 0..=shard.inbox.depth() {
         if !sessions.go_on_fan_out(time) {
             break;

@@ -1,7 +1,7 @@
-//! Work that would keep a shard busy for milliseconds, such as decoding a publication of many megabytes.
+//! Work that would block a shard for milliseconds, such as decoding a publication of many megabytes.
 //!
-//! It is done on a thread that exists for this one piece of work, at the shard's CPU and behind the shard: as much of it as
-//! the clients leave time for. One piece at a time; who comes meanwhile waits.
+//! A thread is started for each piece of work. It runs on the shard's CPU with a lower priority, so it mostly uses the time
+//! that the clients leave. One piece runs at a time; the others wait.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -12,31 +12,31 @@ use std::thread;
 
 use crate::os;
 
-/// The thread gets a tenth of what the shard gets while both want the CPU.
+/// With this niceness the thread gets about a tenth of the shard's CPU time while both want the CPU.
 const NICENESS: i32 = 10;
 
 /// The long work of one shard.
 #[derive(Default)]
 pub struct LongWork {
-    /// A thread is at work.
+    /// A thread is running.
     busy: Cell<bool>,
     waiting: RefCell<Vec<Waker>>,
 }
 
-/// What a thread leaves when it is done.
+/// What a thread leaves behind when it is done.
 struct Outcome<T> {
     value: Option<T>,
     waker: Option<Waker>,
 }
 
 impl LongWork {
-    /// Waits for the work before it, and until the thread is done.
+    /// Waits for earlier work, then until the thread is done.
     ///
     /// # Errors
     /// When no thread can be started.
     ///
     /// # Cancel safety
-    /// Work whose waiter is gone is done to its end, and what it gives is thrown away.
+    /// When the caller drops this future, the work still runs to its end and its result is dropped.
     pub async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
@@ -50,7 +50,7 @@ impl LongWork {
         thread::Builder::new()
             .name("long-work".to_owned())
             .spawn(move || {
-                // Without it the work is done all the same, and the shard shares its CPU.
+                // If this fails, the work is done all the same, with the shard's own priority.
                 let _ = os::cpu::make_way(NICENESS);
                 let value = work();
                 let waker = {
@@ -85,13 +85,14 @@ impl LongWork {
     }
 }
 
-/// The right to have a thread at work.
+/// The right to run a thread.
 struct Turn<'a>(&'a LongWork);
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
         self.0.busy.set(false);
-        // One of them gets the turn, the others wait again: there are as many as publications of this size at one time.
+        // One of them gets the turn and the others wait again. Waking all is cheap: few publications of this size come at
+        // one time.
         self.0.waiting.take().into_iter().for_each(Waker::wake);
     }
 }

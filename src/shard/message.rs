@@ -1,4 +1,4 @@
-//! What threads say to each other: what other threads ask of a shard, and what shards tell the control thread.
+//! The messages between threads: what other threads ask of a shard, and what shards tell the control thread.
 
 use std::io;
 use std::sync::Arc;
@@ -13,43 +13,44 @@ use crate::session::DisconnectCall;
 
 /// The inboxes of all shards.
 pub type ShardMesh = Mesh<ShardMessage>;
-/// One shard's own.
+/// The inbox of one shard.
 pub type ShardInbox = Inbox<ShardMessage>;
 
-/// What one thread can ask of a shard.
+/// What another thread can ask of a shard.
 #[derive(Debug)]
 pub enum ShardMessage {
-    /// From the shard where something was published, to every shard.
+    /// From the shard that published it, to every shard.
     Publish(PublishMessage),
-    /// From any shard to shard 0, which makes the Disconnect calls. A loss would leave a user "present" in the app.
+    /// From any shard to shard 0, which makes the Disconnect calls. If it were lost, the app would show a user as present
+    /// for ever.
     Disconnect(Box<DisconnectCall>),
-    /// From the shard whose client looks at the console.
+    /// From the shard whose client uses the console.
     Console(Box<ConsoleQuestion>),
     /// From the control thread.
     Control(ControlMessage),
 }
 
-/// What has been published. Cheap to clone: one value crosses to all shards.
+/// Something published. Cheap to clone: all shards share one value.
 #[derive(Debug, Clone)]
 pub enum PublishMessage {
-    /// For the subscriptions to these streams. From the app: must not be lost, the sender waits for room. A whisper: may be
-    /// lost when an inbox is full.
+    /// For the subscriptions to these streams. A publication of the app must not be lost: the sender waits for room. A
+    /// whisper may be lost when an inbox is full.
     Deliver(Arc<[Publication]>),
-    /// For the sessions of one user. Must not be lost: the sender waits for room.
+    /// For the sessions with these connection identifiers. Must not be lost: the sender waits for room.
     RemoteDisconnect(Arc<RemoteDisconnect>),
 }
 
-/// What the console asks of a shard, for somebody who looks at the page. A loss is told there.
+/// What the console asks of a shard for someone who looks at the page. The page says so when the answer is missing.
 #[derive(Debug)]
 pub enum ConsoleQuestion {
-    /// Which sessions are these?
+    /// Find the sessions that match.
     Search {
         query: Arc<Query>,
         reply: Reply<Vec<SessionReport>>,
     },
-    /// How many subscriptions listen to this stream?
+    /// Count the subscriptions that listen to this stream.
     Listeners { stream: Arc<str>, reply: Reply<u64> },
-    /// End this session if it is the one with this sid; the answer says whether it was.
+    /// End this session if it has this sid; the answer says whether it had.
     Disconnect {
         session: SessionRef,
         sid: Box<str>,
@@ -58,55 +59,56 @@ pub enum ConsoleQuestion {
     },
 }
 
-/// What the control thread asks of shards. All but the first two belong to the shutdown: none of those may be lost.
+/// What the control thread asks of shards. All but the first two belong to the shutdown and must not be lost.
 #[derive(Debug, Clone)]
 pub enum ControlMessage {
-    /// For the gauges that count distinct things over all shards. A loss leaves them as they were.
+    /// For the gauges that count distinct values over all shards. If it is lost, they keep their old values.
     Survey(mpsc::Sender<Survey>),
-    /// To shard 0 when all shards serve: ask the app once whether calls can work, and log it.
+    /// To shard 0 when all shards serve: check once whether calls to the app can work, and log the result.
     CheckRpc,
-    /// The signal has come: the health endpoint says so from now on.
+    /// The signal has come: the health endpoint reports the shutdown from now on.
     BeginShutdown,
-    /// Accept nothing more. A second one changes nothing.
+    /// Accept no more connections. A second one changes nothing.
     StopAccepting,
-    /// Before the sessions are closed: take no new publication, and answer when what has begun is in every inbox.
+    /// Sent before the sessions are closed: take no new publication, and answer when those that have begun are in every
+    /// inbox.
     FinishPublications(mpsc::Sender<ShardId>),
-    /// Tell every session and close it, spread over the time until `slowly_until` if there is one. Who opens from now on is
-    /// told at once.
+    /// Send every session its disconnect message and close it, spread over the time until `slowly_until` if that is given. A
+    /// client that connects after this is told at once.
     CloseSessions { slowly_until: Option<Instant> },
     /// Answer when the last socket is closed.
     ReportClosed(mpsc::Sender<ShardId>),
-    /// To shard 0: make Disconnect calls without a pace from now on, `parallel` at a time.
+    /// To shard 0: make Disconnect calls without a rate limit from now on, `parallel` at a time.
     HurryDisconnects { parallel: usize },
-    /// To shard 0: no more calls will come. Answer when none is left or at `deadline`.
+    /// To shard 0: no more calls will come. Answer when none is left, or at `deadline`.
     FinishDisconnects {
         deadline: Instant,
         done: mpsc::Sender<ShardId>,
     },
 }
 
-/// Hashes of what one shard has; equal things have equal hashes on all shards.
+/// Hashes of what one shard has. Equal values have equal hashes on all shards.
 #[derive(Debug, Default)]
 pub struct Survey {
     /// The connection identifiers of each registered session.
     pub identities: Vec<u64>,
-    /// The names of the streams with a subscriber.
+    /// The names of the streams that have a subscriber.
     pub streams: Vec<u64>,
 }
 
-/// What the control thread waits for, from the shards and from the thread that hears signals. It outlives both, so sending
-/// does not fail.
+/// What the control thread waits for, from the shards and from the thread that receives signals. The control thread outlives
+/// both, so sending to it does not fail.
 #[derive(Debug)]
 pub enum ControlEvent {
     /// SIGINT or SIGTERM.
     Signal,
-    /// SIGHUP: the certificate is to be read again.
+    /// SIGHUP: read the certificate again.
     Reload,
-    /// Somebody looks at the console, which shows the gauges.
+    /// A client looks at the console, which shows the gauges.
     GaugesWanted,
-    /// A shard serves, with this driver.
+    /// A shard serves now, with this driver.
     ShardStarted(Driver),
-    /// A shard could not start or its reactor broke: the process cannot go on.
+    /// A shard could not start, or its reactor broke. The process cannot continue.
     ShardEnded { id: ShardId, error: io::Error },
 }
 
@@ -136,5 +138,5 @@ impl Weigh for ShardMessage {
     }
 }
 
-/// An inbox has room for thousands of them.
+/// Kept small because an inbox has room for thousands of messages.
 const _: () = assert!(size_of::<ShardMessage>() <= 32);

@@ -1,6 +1,6 @@
-//! One pinned thread and all it owns: listeners, sessions, subscriptions, RPC connections.
+//! One pinned thread and everything it owns: listeners, sessions, subscriptions, RPC connections.
 //!
-//! The tasks of a shard share it as `Rc<Shard>`. State is borrowed for one turn and never across an await.
+//! The tasks of a shard share it as `Rc<Shard>`. They borrow state for one turn and never across an await.
 
 mod broadcasts;
 mod calls;
@@ -9,7 +9,7 @@ mod disconnects;
 pub(crate) mod http;
 mod inbox;
 mod long_work;
-/// Public for the benches as well.
+/// Public because the benches use it too.
 pub mod message;
 mod notices;
 mod outbox;
@@ -18,7 +18,7 @@ mod publisher;
 mod reclaim;
 mod run;
 pub(crate) mod sampling;
-/// Public for the benches, which make its turns themselves.
+/// Public because the benches make turns themselves.
 pub mod sessions;
 mod signal;
 mod slow_calls;
@@ -59,7 +59,7 @@ pub struct Shard {
     pub rpc: Option<Rc<RpcClient>>,
     pub tls: Option<Arc<ServerTls>>,
     pub timeouts: Rc<Timeouts>,
-    /// What is held for clients and requests.
+    /// Memory charged for clients and requests.
     pub budget: Rc<ShardBudget>,
     inbox: Rc<ShardInbox>,
     control: Sender<ControlEvent>,
@@ -70,10 +70,10 @@ pub struct Shard {
     console: Console,
     publisher: Publisher,
     long_work: LongWork,
-    /// Of warnings about clients that have no session yet.
+    /// For warnings about clients that have no session yet.
     notices: Notices,
     slow_calls: SlowCalls,
-    /// HTTP requests of which something has come and whose answer has not been written.
+    /// HTTP requests that have begun to arrive and have not been answered completely.
     requests: Cell<usize>,
     publications: Publications,
     publications_end: PublicationsEnd,
@@ -87,13 +87,13 @@ pub struct Shard {
     stage: Cell<Stage>,
 }
 
-/// How far the end of the server is, as far as requests are concerned.
+/// How far the shutdown is, as seen by requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     Serving,
-    /// The signal has come: everything goes on, but the health endpoint tells proxies to look elsewhere.
+    /// The signal has come. Everything is still served, but the health endpoint tells proxies to use other servers.
     Stopping,
-    /// Sessions are being closed: an answer closes its connection, a new session is told at once.
+    /// Sessions are being closed. An answer closes its connection, and a new session gets its disconnect message at once.
     Draining,
 }
 
@@ -107,7 +107,7 @@ impl Shard {
         let _ = self.control.send(event);
     }
 
-    /// One turn of the sessions, begun with what waits in the inbox.
+    /// Makes one turn of the sessions. It begins with the messages that wait in the inbox.
     fn turn<R>(self: &Rc<Self>, change: impl FnOnce(&mut Sessions) -> R) -> R {
         let mut sessions = self.sessions.borrow_mut();
         let result = sessions.turn(
@@ -137,19 +137,19 @@ impl Shard {
         }
     }
 
-    /// Answers the control thread when the last session has ended, its Disconnect call is with shard 0, and no HTTP
-    /// request waits for its answer.
+    /// Answers the control thread when the last session has ended, its Disconnect call has been handed to shard 0, and no
+    /// HTTP request waits for its answer.
     fn report_drained(&self) {
         if self.forwarding.is_idle()
             && self.requests.get() == 0
             && let Some(done) = self.sessions.borrow_mut().take_drained()
         {
-            // Nobody listens any more when the drain has run out of time.
+            // The control thread no longer listens when the drain has run out of time.
             let _ = done.send(self.id);
         }
     }
 
-    /// Does what the sessions ask for in a turn. They are borrowed for the turn: nothing here may look at them.
+    /// Does what the sessions ask for in a turn. They are borrowed during the turn, so nothing here may access them.
     fn perform(self: &Rc<Self>, action: Action) {
         match action {
             Action::Call(call) => self.calls.push(self, call),
@@ -181,12 +181,12 @@ impl Drop for RequestGuard {
 mod tests {
     use super::*;
 
-    /// Of the future that a function of five arguments returns.
+    /// Size of the future that a function of five arguments returns.
     fn future_bytes<A, B, C, D, E, F>(_: fn(A, B, C, D, E) -> F) -> usize {
         size_of::<F>()
     }
 
-    /// Thousands of these wait at once when everybody reconnects.
+    /// Thousands of these exist at once when all clients reconnect.
     #[test]
     fn what_waits_is_small() {
         assert!(size_of::<calls::Call>() <= 112);

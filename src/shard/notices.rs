@@ -1,16 +1,16 @@
-//! Warnings that clients and the app can cause at any rate: each kind is written at once the first time, then rarely.
+//! Warnings that clients and the app can cause at any rate: the first of each kind is written at once, later ones rarely.
 
 use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use crate::log::{Admitted, Sparse};
 
-/// The kinds of warnings, each with a rate of its own.
+/// The kinds of warnings. Each kind has its own rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Notice {
     /// An upgrade of a path that is not served.
     UnknownPath,
-    /// A WebSocket request whose upgrade a proxy has eaten.
+    /// A WebSocket request whose upgrade headers a proxy has removed.
     UpgradeLost,
     OriginRefused,
     UnknownSubprotocol,
@@ -19,34 +19,34 @@ pub enum Notice {
     BadQuery,
     BroadcastUnauthorized,
     ApiUnauthorized,
-    /// A broadcast to a port or path that takes none.
+    /// A broadcast to a port or path that takes no broadcasts.
     BroadcastMisplaced,
-    /// A head beyond the limits.
+    /// A head larger than the limits allow.
     HeadTooLarge,
-    /// Too many heads larger than most at once.
+    /// Too many larger-than-usual heads at one time.
     LargeHeads,
-    /// A body that comes too slowly.
+    /// A body that arrives too slowly.
     SlowBody,
     RequestIdTooLong,
     AcceptFailed,
     ConnectionLimit,
-    /// The descriptors for clients are used up.
+    /// The file descriptors for clients are used up.
     DescriptorLimit,
-    /// A publication came when nobody could get it any more.
+    /// A publication arrived when no session could get it any more.
     PublicationRefused,
     TokenInvalid,
     TokenExpired,
     TokenWithoutIdentifiers,
     TokenMissing,
     NobodyToAsk,
-    /// A message that is no command.
+    /// A message that is not a command.
     MessageUnreadable,
-    /// Clients of Action Cable subscribe again when a confirmation is late, so this is no sign of anything wrong.
+    /// Action Cable clients repeat a subscribe when its confirmation is late, so this is not a sign of an error.
     AlreadySubscribed,
     CommandRefused,
-    /// A command's call to the app.
+    /// The call to the app for a command has failed.
     CommandFailed,
-    /// A client that got no welcome for no fault of its own.
+    /// A client that got no welcome although it did nothing wrong.
     SessionFailed,
     NoPong,
     SocketUnwatched,
@@ -58,13 +58,13 @@ pub enum Notice {
     ConsoleLoginFailed,
     ConsoleDisconnect,
     ConsolePublication,
-    /// A session is at `session_bytes_max`.
+    /// A session has reached `session_bytes_max`.
     SessionFull,
 }
 
 const NOTICES: usize = Notice::SessionFull as usize + 1;
 
-/// Between two records of what an operator does: every single one, at the pace of a human.
+/// Time between two records about actions of an operator. A human works slowly enough that each action is written.
 const OFTEN: Duration = Duration::from_secs(1);
 
 /// The rates of one shard.
@@ -78,12 +78,12 @@ impl Default for Notices {
 }
 
 impl Notices {
-    /// Asks for one record of this kind. `None`: it is left out.
+    /// Asks whether a record of this kind may be written; `None` when it is left out.
     pub fn admit(&self, notice: Notice) -> Option<Admitted> {
         self.0[notice as usize].borrow_mut().admit(Instant::now())
     }
 
-    /// The same for what people do by hand.
+    /// The same for actions that people do by hand.
     pub fn admit_often(&self, notice: Notice) -> Option<Admitted> {
         let mut sparse = self.0[notice as usize].borrow_mut();
         sparse.admit_every(OFTEN, Instant::now())

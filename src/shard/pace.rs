@@ -1,13 +1,13 @@
-//! When the next of many is due, so that all of them are spread over a time: evenly, with jitter, and never past its end.
+//! Spreads many actions over a time: evenly, with jitter, and never past the end.
 //!
-//! Pure. Nothing is kept for each of them: the pause behind one is what is left of the time, shared by those who are left.
+//! Pure. It stores nothing per action: after each one, the next pause is the remaining time divided by the actions left.
 
 use std::time::Duration;
 
-/// Shortest and longest pause, as parts of the even one. Their mean is 1, so that the end is met by itself.
+/// Shortest and longest pause, as multiples of the even one. Their mean is 1, so the actions fill the time on average.
 const JITTER: (f64, f64) = (0.5, 1.5);
 
-/// A walk through a time. Times count from an origin that the caller chooses.
+/// One such spread. Times count from an origin that the caller chooses.
 #[derive(Debug)]
 pub struct Pace {
     next: Duration,
@@ -24,12 +24,12 @@ impl Pace {
             end,
             random: seed | 1,
         };
-        // The first one waits, too: many servers may be stopped in one moment.
+        // The first action waits, too: an operator may stop many servers at the same moment.
         pace.advance(count, (0.0, 1.0));
         pace
     }
 
-    /// Whether one of `left`, itself included, is due at `now`; the next one's time is chosen then. At the end all are due.
+    /// Whether one of the `left` actions is due at `now`; if so, chooses the time of the next one. At the end all are due.
     pub fn take(&mut self, now: Duration, left: usize) -> bool {
         let due = now >= self.next || now >= self.end;
         if due {
@@ -61,7 +61,7 @@ mod tests {
 
     const TICK: Duration = Duration::from_millis(50);
 
-    /// How many are due at each tick from `from` on, the last tick is `from + over`.
+    /// The number of actions due at each tick, from `from` to `from + over`.
     fn walk(from: Duration, over: Duration, count: usize, seed: u64) -> Vec<usize> {
         let mut pace = Pace::new(from, from + over, count, seed);
         let (mut now, mut left, mut due) = (from, count, Vec::new());
@@ -81,7 +81,7 @@ mod tests {
     fn many_are_spread_evenly() {
         let due = walk(Duration::from_secs(1000), Duration::from_secs(5), 10_000, 7);
         assert_eq!(due.len(), 101);
-        // 100 a tick; the first tick begins and the last one takes the rest.
+        // 100 per tick. The first tick may have fewer and the last one takes the rest.
         let inner = &due[1..100];
         assert!(
             inner.iter().all(|&due| (80..=120).contains(&due)),
@@ -117,7 +117,7 @@ mod tests {
             }
             now += TICK;
         }
-        // About 500 are told in the first half and 250 in the second: 50 in the last second.
+        // About 500 come in the first half and 250 in the second: 50 in the last second.
         assert!((35..=65).contains(&told_late), "{told_late}");
     }
 

@@ -10,37 +10,37 @@ use crate::metrics::{Metrics, ShardMetrics};
 use crate::shard::message::{PublishMessage, ShardMesh};
 use crate::shard::signal::Signal;
 
-/// Whispers of this shard's clients that wait while an inbox is full. Beyond this a whisper is dropped and counted: it is
-/// a hint between clients that nobody stores, and a client must not be able to fill the memory with it.
+/// Whispers of this shard's clients that wait while an inbox is full. One more whisper is dropped and counted: a whisper is
+/// a hint between clients that is stored nowhere, and a client must not be able to fill the memory with whispers.
 pub const WHISPERS_WAITING_MAX: usize = 1024;
 
-/// Who gives a publication its place in its stream, and keeps it.
+/// Gives a publication its place in its stream, and stores it.
 #[derive(Debug, Clone, Copy)]
 pub enum Broker {
-    /// The order in which an inbox takes publications is their order, and none is kept.
+    /// Nothing is stored. The order in which an inbox takes publications is their order.
     None,
 }
 
-/// Who brings a publication to the other nodes.
+/// Brings a publication to the other nodes.
 #[derive(Debug, Clone, Copy)]
 pub enum Engine {
     /// There are no other nodes.
     None,
 }
 
-/// What one shard publishes begins here.
+/// Sends what this shard publishes.
 pub struct Publisher {
     shard: ShardId,
     mesh: ShardMesh,
     metrics: Arc<Metrics>,
     broker: Broker,
     engine: Engine,
-    /// Whispers that an inbox has no room for, in order.
+    /// Whispers for which an inbox had no room, in order.
     waiting: RefCell<VecDeque<Passage>>,
     queued: Signal,
 }
 
-/// Something published, on its way into the inboxes. Whoever publishes says whether he can wait until it has arrived.
+/// Something published that is not in the inboxes yet. The caller chooses whether it waits until it has arrived.
 #[must_use = "nothing has been sent yet"]
 pub struct Published<'a> {
     publisher: &'a Publisher,
@@ -49,7 +49,7 @@ pub struct Published<'a> {
 
 struct Passage {
     message: PublishMessage,
-    /// The first shard whose inbox has not got it yet.
+    /// The first shard whose inbox does not have it yet.
     next: ShardId,
 }
 
@@ -66,7 +66,7 @@ impl Publisher {
         }
     }
 
-    /// Counts what is published and sends it on its way.
+    /// Counts what is published and prepares to send it.
     pub fn publish(&self, message: PublishMessage) -> Published<'_> {
         let count = match &message {
             PublishMessage::Deliver(publications) => publications.len(),
@@ -79,18 +79,18 @@ impl Publisher {
         }
     }
 
-    /// Which way a publication goes: to the broker, then to the engine, then into the inboxes of this process.
+    /// Chooses the way of a publication: to the broker, then to the engine, then into the inboxes of this process.
     fn route(&self, message: PublishMessage) -> Passage {
         match (self.broker, self.engine) {
             (Broker::None, Engine::None) => Passage { message, next: 0 },
         }
     }
 
-    /// Sends the whispers that had to wait, for the life of the shard.
+    /// Sends the whispers that wait, for the life of the shard.
     pub async fn send_waiting(&self) {
         loop {
             self.queued.notified().await;
-            // The first stays in the queue while it is sent, so that none overtakes it.
+            // The first whisper stays in the queue while it is sent, so that no later one overtakes it.
             while let Some((shard, message)) = self.first_waiting() {
                 self.counters().inbox_waits_total.add(1);
                 self.mesh.mailbox(shard).send(message.into()).await;
@@ -117,7 +117,7 @@ impl Publisher {
 }
 
 impl Published<'_> {
-    /// For what must not be lost: waits where an inbox is full. When this returns, every shard has it in its inbox.
+    /// For what must not be lost: waits while an inbox is full. When this returns, every shard has it in its inbox.
     pub async fn into_every_inbox(self) {
         let Self {
             publisher,
@@ -138,8 +138,8 @@ impl Published<'_> {
         }
     }
 
-    /// For a whisper, whose client is not made to wait: it is put into every inbox at once if there is room and none waits
-    /// before it. Else it waits, or is dropped at [`WHISPERS_WAITING_MAX`].
+    /// For a whisper: its client must not wait. The whisper goes into every inbox at once if all have room and no other
+    /// whisper waits. Otherwise it is queued, or dropped at [`WHISPERS_WAITING_MAX`].
     pub fn or_queued(self) {
         let Self {
             publisher,
@@ -159,7 +159,7 @@ impl Published<'_> {
 }
 
 impl Passage {
-    /// Puts the message into one inbox after the other. False: the next one is full.
+    /// Puts the message into one inbox after the other. Returns false when the next one is full.
     fn advance(&mut self, mesh: &ShardMesh) -> bool {
         while self.next < mesh.shards() {
             let message = self.message.clone().into();
@@ -209,7 +209,7 @@ mod tests {
         while mailbox.try_send(ControlMessage::CheckRpc.into()).is_ok() {}
     }
 
-    /// The streams of what lies in an inbox.
+    /// The streams of the messages in an inbox.
     fn streams(inbox: &ShardInbox) -> Vec<String> {
         let mut streams = Vec::new();
         while let Some((_, message)) = inbox.pop() {

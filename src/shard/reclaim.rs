@@ -1,18 +1,18 @@
-//! When a shard gives the memory of a storm back.
+//! Decides when a shard returns unused memory to the operating system after a busy time.
 //!
-//! The allocator keeps what is freed, in the hope of using it again, and looks through it only after many more allocations.
-//! A shard that has become quiet makes none, so it is told to look.
+//! The allocator keeps freed memory for reuse, and examines it only after many more allocations. A shard that has become
+//! quiet allocates nothing, so it has to trigger this itself.
 
 use std::time::{Duration, Instant};
 
 use crate::metrics::ShardMetrics;
 
-/// How often a shard looks whether something may have been freed.
+/// How often a shard checks whether memory may have been freed.
 pub const RECLAIM_INTERVAL: Duration = Duration::from_secs(2);
-/// Looks after the last event: one marks what is free, the next one gives it back.
+/// Passes after the last event: the first marks the free memory, the second returns it.
 const LOOKS: u32 = 2;
 
-/// Remembers what had happened when memory was last given back.
+/// Remembers the event count at the last check.
 pub struct Reclaim {
     due_at: Instant,
     events_seen: u64,
@@ -28,7 +28,7 @@ impl Reclaim {
         }
     }
 
-    /// True when it is time, and something has happened of late that takes memory and frees it again.
+    /// True when the interval has passed and there were recent events that take memory and free it again.
     pub fn is_due(&mut self, now: Instant, counters: &ShardMetrics) -> bool {
         if now < self.due_at {
             return false;

@@ -40,7 +40,7 @@ use crate::shard::{Shard, Stage, inbox};
 /// Everything a shard is given when its thread starts.
 pub struct ShardSetup {
     pub id: ShardId,
-    /// The CPU to be pinned to; `None` when there are more shards than CPUs.
+    /// The CPU to pin the thread to; `None` when there are more shards than CPUs.
     pub cpu: Option<usize>,
     pub config: Arc<Config>,
     pub metrics: Arc<Metrics>,
@@ -53,18 +53,19 @@ pub struct ShardSetup {
     /// TLS on every listener.
     pub tls: Option<Arc<ServerTls>>,
     pub driver: Driver,
-    /// Take epoll when io_uring, which a try has shown to work, is refused to this shard: memory for rings is limited.
+    /// A trial at the start has shown that io_uring works. This shard may take epoll if it is refused all the same, because
+    /// the memory for rings is limited.
     pub may_fall_back: bool,
     /// To the control thread.
     pub control: Sender<ControlEvent>,
-    /// The same for all shards, so that hashes of equal things are equal.
+    /// The same for all shards, so that equal values have equal hashes.
     pub hasher: RandomState,
 }
 
 /// Runs a shard on the calling thread; returns only when it cannot start or its reactor breaks.
 ///
 /// # Errors
-/// The driver's refusal, or a broken ring.
+/// When the driver is refused or a ring is broken.
 pub fn run(setup: ShardSetup) -> io::Result<()> {
     if let Some(cpu) = setup.cpu
         && let Err(error) = os::cpu::pin_current_thread(cpu)
@@ -97,9 +98,9 @@ fn run_on_epoll(mut setup: ShardSetup) -> io::Result<()> {
         .block_on(serve(setup, reactor))
 }
 
-/// Both rings of a shard, or neither.
+/// Both rings of a shard, or neither of them.
 fn uring() -> io::Result<(Runtime<TimeDriver<IoUringDriver>>, Reactor)> {
-    // The shard enters the kernel all the time anyway: nothing needs to interrupt it when an operation completes.
+    // A shard enters the kernel often anyway, so a completed operation need not interrupt it.
     let mut cooperative = monoio_uring::IoUring::builder();
     cooperative.setup_coop_taskrun().setup_single_issuer();
     let build = |ring| {
@@ -108,7 +109,7 @@ fn uring() -> io::Result<(Runtime<TimeDriver<IoUringDriver>>, Reactor)> {
             .enable_timer()
             .build()
     };
-    // Kernels before 6.0 refuse the flags.
+    // Kernels older than 6.0 refuse the flags.
     let runtime = build(cooperative).or_else(|_| build(monoio_uring::IoUring::builder()))?;
     Ok((runtime, Reactor::uring()?))
 }
@@ -140,7 +141,7 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
     serve_reactor(&shard, &wake).await
 }
 
-/// The shard's state, with the clocks that live in its runtime; and the listeners that it is to serve.
+/// Builds the shard's state, with the clocks that live in its runtime, and returns the listeners it is to serve.
 fn assemble(setup: ShardSetup, reactor: Reactor) -> io::Result<(Rc<Shard>, Vec<ListenerSetup>)> {
     let timeouts = Timeouts::start();
     let yields = Yields::start()?;
@@ -193,7 +194,7 @@ fn assemble(setup: ShardSetup, reactor: Reactor) -> io::Result<(Rc<Shard>, Vec<L
     Ok((Rc::new(shard), setup.listeners))
 }
 
-/// How long sessions may be served before the driver is asked again for completions and timers.
+/// How long sessions may be served before the shard asks the driver for completions and timers again.
 const SERVED_WITHOUT_PASS_MAX: Duration = Duration::from_millis(1);
 
 /// Serves established sessions for the life of the shard.
@@ -204,7 +205,7 @@ async fn serve_reactor(shard: &Rc<Shard>, wake: &ReactorWake) -> io::Result<()> 
             shard.yields.yield_now().await;
             passed = Instant::now();
         }
-        // With epoll, readiness that is known already is no pass of the driver.
+        // With epoll, readiness that is already known does not count as asking the driver.
         if !shard.sessions.borrow().has_more() && wait_for_work(shard, wake).await? {
             passed = Instant::now();
         }
@@ -212,7 +213,7 @@ async fn serve_reactor(shard: &Rc<Shard>, wake: &ReactorWake) -> io::Result<()> 
     }
 }
 
-/// Returns when sessions can be served. True: not at once, so the driver has been asked.
+/// Returns when sessions can be served. True when it had to wait, so the driver has been asked.
 async fn wait_for_work(shard: &Rc<Shard>, wake: &ReactorWake) -> io::Result<bool> {
     let mut waited = false;
     let unserved = pin!(shard.unserved.notified());
@@ -227,17 +228,17 @@ async fn wait_for_work(shard: &Rc<Shard>, wake: &ReactorWake) -> io::Result<bool
     Ok(waited)
 }
 
-/// Goes on with the writes that a turn had no time for, between the other tasks of the shard.
+/// Continues the writes that a turn had no time for, and lets the other tasks of the shard run in between.
 async fn run_flushes(shard: Rc<Shard>) {
     loop {
         shard.unflushed.notified().await;
         shard.yields.yield_now().await;
-        // The turn itself writes, and notifies again while sessions wait.
+        // The turn writes, and notifies again while sessions still wait.
         shard.turn(|_| ());
     }
 }
 
-/// Sends the whispers that found no room.
+/// Sends the whispers that wait for room in an inbox.
 async fn run_whispers(shard: Rc<Shard>) {
     shard.publisher.send_waiting().await;
 }
@@ -258,5 +259,5 @@ async fn run_timers(shard: Rc<Shard>) {
     }
 }
 
-/// The driver's timers count in milliseconds; a shorter sleep would be none.
+/// The driver's timers count milliseconds; a shorter sleep would not sleep at all.
 const TIMER_SLEEP_MIN: Duration = Duration::from_millis(1);

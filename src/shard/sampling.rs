@@ -1,12 +1,12 @@
-//! Looks up the numbers that nobody counts, for whoever is about to read all metrics: a shard that is scraped, or the
-//! control thread.
+//! Updates the gauges whose values are read on demand. Called before all metrics are read, by a shard that is scraped or by
+//! the control thread.
 
 use crate::log;
 use crate::metrics::Metrics;
 use crate::rpc::RpcShared;
 use crate::shard::message::ShardMesh;
 
-/// Brings the samples among the gauges up to date.
+/// Brings the sampled gauges up to date.
 pub fn sample(metrics: &Metrics, mesh: &ShardMesh, rpc: Option<&RpcShared>) {
     for (shard, mailbox) in metrics.shards.iter().zip(mesh.mailboxes()) {
         shard.inbox_depth.set(mailbox.depth() as i64);

@@ -5,7 +5,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Poll, Waker};
 
-/// Remembers one notification until somebody waits for it. For one waiter at a time.
+/// Stores one notification until a task waits for it. For one waiter at a time.
 #[derive(Default)]
 pub struct Signal {
     notified: Cell<bool>,
@@ -13,7 +13,7 @@ pub struct Signal {
 }
 
 impl Signal {
-    /// Wakes the waiter, or lets the next one through.
+    /// Wakes the waiter, or lets the next wait return at once.
     pub fn notify(&self) {
         self.notified.set(true);
         if let Some(waker) = self.waker.borrow_mut().take() {
@@ -37,7 +37,7 @@ impl Signal {
     }
 }
 
-/// Tells many tasks, once, to stop.
+/// Tells many tasks once to stop.
 #[derive(Default)]
 pub struct Stop {
     stopped: Cell<bool>,
@@ -52,6 +52,8 @@ impl Stop {
         }
     }
 
+    /// Each task has one place in the list: a task that also waits for something else polls this at each of its wake-ups,
+    /// for months, and must not add an entry each time.
     /// A task that waits for something else as well comes by here for each of its wake-ups, for months: it has one place.
     pub async fn wait(&self) {
         let mut place = None;
@@ -73,9 +75,10 @@ impl Stop {
     }
 }
 
-/// Does `work` unless `stop` comes first; `None` then, and the work may be dropped where it stands.
+/// Runs `work` until it is done or `stop` is. Returns `None` when `stop` came first; the work may then be dropped
+/// unfinished.
 ///
-/// Both are pinned by the caller: a future that is moved into an `async fn` takes its room twice.
+/// The caller pins both: a future that is moved into an `async fn` takes its room twice.
 pub async fn unless<T>(
     mut stop: Pin<&mut impl Future<Output = ()>>,
     mut work: Pin<&mut impl Future<Output = T>>,

@@ -1,5 +1,5 @@
-//! Tells the operator which calls to the app take long: one line at once, then at most one per `SPARSE_INTERVAL` and shard,
-//! because a slow app is slow for everybody. Every slow call is counted.
+//! Tells the operator which calls to the app take long: the first at once, then at most one per `SPARSE_INTERVAL` and shard,
+//! because a slow app is slow for every client. Every slow call is counted.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::mesh::ShardId;
 use crate::metrics::Metrics;
 use crate::rpc::{CallTimes, Method};
 
-/// A call that has come to its end, or was cancelled.
+/// A call that has ended or was cancelled.
 pub struct FinishedCall<'a> {
     pub times: &'a CallTimes,
     pub method: Method,
@@ -23,7 +23,7 @@ pub struct FinishedCall<'a> {
 pub struct SlowCalls {
     shard: ShardId,
     metrics: Arc<Metrics>,
-    /// Zero: no call is slow.
+    /// Zero means that no call is slow.
     limit: Duration,
     lines: RefCell<Sparse>,
 }
@@ -38,7 +38,7 @@ impl SlowCalls {
         }
     }
 
-    /// Counts `call` and logs it if it was slow and a line is due. A cancelled one has no time.
+    /// Counts `call`, and logs it if it was slow and a line is due. A cancelled call has no time.
     pub fn note(&self, call: &FinishedCall<'_>) {
         let Some((waited, ran)) = call.times.finished() else {
             return;

@@ -1,17 +1,17 @@
 //! One timing wheel per shard for everything that sessions wait for: pings, pongs and write deadlines.
 //!
-//! A session is in the wheel at most once, at its earliest deadline; what is due is decided when it comes up. The links
-//! are 8 bytes per slot in an array of their own: no timer object, no allocation per session.
+//! A session is in the wheel at most once, at its earliest deadline. When it comes up, the caller decides what is due. The
+//! links are 8 bytes per slot in an array of their own: there is no timer object and no allocation per session.
 
 use std::time::{Duration, Instant};
 
 use crate::session::Tick;
 
-/// Length of one tick: the precision of every deadline of a session.
+/// Length of one tick, and so the precision of every deadline of a session.
 pub const TICK: Duration = Duration::from_millis(50);
 /// Buckets of the wheel. A deadline further away than `BUCKETS` ticks (25.6 s) comes up early and is put back.
 const BUCKETS: usize = 512;
-/// "Nothing": the end of a list, and the bucket of a slot that is not in the wheel.
+/// Ends a list, and stands in the place of a bucket for a slot that is not in the wheel.
 const NONE: u32 = u32::MAX;
 
 #[derive(Clone, Copy)]
@@ -32,7 +32,7 @@ pub struct TimerWheel {
     next_tick: Tick,
     heads: Box<[u32]>,
     links: Vec<Link>,
-    /// Bucket of each slot, so that it can be taken out; `u16::MAX` = not in the wheel.
+    /// Bucket of each slot, needed to take it out; `u16::MAX` = not in the wheel.
     buckets: Vec<u16>,
 }
 
@@ -54,7 +54,7 @@ impl TimerWheel {
         (at.saturating_duration_since(self.start).as_millis() / TICK.as_millis()) as Tick
     }
 
-    /// The tick at which a wait of `duration` from `now` is over: never early, at most one tick late.
+    /// The tick at which a wait of `duration` from `now` is over: never early, one tick late at most.
     pub fn deadline(&self, now: Instant, duration: Duration) -> Tick {
         self.tick_of(now + duration) + 1
     }
@@ -102,10 +102,10 @@ impl TimerWheel {
         }
     }
 
-    /// Gives the memory for the slots back. Call when no slot is in the wheel.
+    /// Frees the memory for the slots. Call when no slot is in the wheel.
     ///
     /// # Panics
-    /// When one is.
+    /// When a slot is in the wheel.
     pub fn forget_slots(&mut self) {
         assert!(
             self.heads.iter().all(|&head| head == NONE),
@@ -115,10 +115,10 @@ impl TimerWheel {
         self.buckets = Vec::new();
     }
 
-    /// Takes out the slots of every tick up to and including `now`. Slots whose deadline is further away than the wheel
-    /// is long are among them: the caller looks at the deadline and sets them again.
+    /// Takes out the slots of every tick up to and including `now`. They include slots whose deadline is further away than
+    /// the wheel is long: the caller checks the deadline and sets them again.
     pub fn expire(&mut self, now: Tick, due: &mut Vec<u32>) {
-        // After a stall longer than the wheel every bucket is due once, not once per missed turn.
+        // After a stall longer than the wheel every bucket comes up once, not once per missed round.
         let first = self.next_tick.max(now.saturating_sub(BUCKETS as Tick - 1));
         for tick in first..=now {
             let mut slot = self.heads[tick as usize % BUCKETS];
