@@ -1,8 +1,8 @@
-//! What a request says about the client that wants a session: its id, what the app is told of it, its token and its wishes.
+//! What a request says about the client that wants a session: its id, the env for the app, its token and its ping settings.
 //!
-//! Owns these rules for every transport, WebSocket or not. Pure: whatever of a request is not taken comes out as a
-//! [`Flaw`], which the shard writes to the log. Whether the request may become a session is decided before this, by the
-//! transport's own rules and [`AllowedOrigins::allows_all`]. Called by `shard::http`.
+//! These rules hold for every transport, WebSocket or not. Pure: a part of the request that is ignored is returned as a
+//! [`Flaw`], which the shard logs. Before this, the transport's own rules and [`AllowedOrigins::allows_all`] decide whether
+//! the request may become a session. Called by `shard::http`.
 //!
 //! [`AllowedOrigins::allows_all`]: crate::wire::origins::AllowedOrigins::allows_all
 
@@ -21,32 +21,33 @@ use crate::wire::query::{BadQuery, query_param_last};
 /// What a session is opened with.
 #[derive(Debug)]
 pub struct Admission {
-    /// The id that the client or a proxy has chosen; `None`: it gets a random one.
+    /// The id that the client or a proxy has chosen; `None`: a random one is used.
     pub sid: Option<String>,
-    /// url and headers of the RPC env, as the calls of this session carry them.
+    /// url and headers of the RPC env, as the calls of this session send them.
     pub env: Box<str>,
     pub credentials: Credentials,
     /// `None`: the server's default.
     pub ping_interval_secs: Option<i64>,
     /// `None`: the server's default.
     pub ping_precision: Option<PingPrecision>,
-    /// What of the request was not taken. The client is served all the same.
+    /// The parts of the request that were ignored. The client is served all the same.
     pub flaws: Vec<Flaw>,
 }
 
-/// Something in a request that cannot be taken as it is.
+/// A part of a request that cannot be used as it is.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Flaw {
-    /// An `X-Request-ID` of more than [`SID_BYTES_MAX`] bytes: a random session id stands in for it.
+    /// An `X-Request-ID` of more than [`SID_BYTES_MAX`] bytes: a random session id is used instead.
     RequestIdTooLong { bytes: usize },
-    /// `?pi=` with something that is no whole number: the default is kept.
+    /// `?pi=` with a value that is not a whole number: the default is used.
     PingInterval(String),
-    /// No token can be looked for in the query. The session is refused when it is authenticated.
+    /// The query cannot be searched for a token. The session is refused when it is authenticated.
     Query(BadQuery),
 }
 
 impl Admission {
-    /// Reads `head`, which came from `peer`. `token` is what the transport itself has carried, such as a sub-protocol.
+    /// Reads `head`, which came from `peer`. `token` is a token that the transport itself carried, for example in a
+    /// sub-protocol.
     pub fn new(head: &RequestHead, token: Option<&str>, peer: IpAddr, config: &Config) -> Self {
         let mut flaws = Vec::new();
         let query = head.query().unwrap_or("");
@@ -115,7 +116,7 @@ fn encode_env(head: &RequestHead, token: Option<&str>, peer: IpAddr, config: &Co
     encode_env_prefix(&url, &mut headers)
 }
 
-/// The header in which a token may come. It is no list: of several lines the first that says something counts.
+/// The header in which a token may come. It is not a list: of several lines, the first that is not empty counts.
 fn jwt_header(config: &JwtConfig) -> String {
     format!("x-{}", config.param.to_lowercase())
 }
@@ -313,7 +314,7 @@ mod tests {
         let admission = admit(&[JWT], "/cable?a;b", "");
         assert!(admission.credentials.bad_query);
         assert_eq!(admission.flaws, [Flaw::Query(BadQuery::Semicolon)]);
-        // Nobody looks there when the token is in a header.
+        // The query is not searched when the token is in a header.
         let admission = admit(&[JWT], "/cable?a;b", "X-JID: h\r\n");
         assert!(!admission.credentials.bad_query);
         assert_eq!(admission.flaws, []);

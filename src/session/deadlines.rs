@@ -1,4 +1,4 @@
-//! When a session wants a ping and when it must have shown a sign of life. Times are ticks of the shard's wheel.
+//! When a session needs a ping, and by when its client must respond. Times are ticks of the shard's wheel.
 
 /// Ticks since the shard started, for 6.8 years; 0 is never a deadline.
 pub type Tick = u32;
@@ -6,7 +6,7 @@ pub type Tick = u32;
 /// "No deadline".
 const NEVER: Tick = 0;
 
-/// What has come due.
+/// What is due now.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct DueNow {
     pub ping: bool,
@@ -21,13 +21,13 @@ pub struct Deadlines {
     /// Ticks between pings; 0 = no pings.
     ping_ticks: Tick,
     pong_due: Tick,
-    /// Ticks that a client may be silent after a ping; 0 = pongs are not required of this session. [`WAITING_FOR_APP`] may
-    /// be set beside it: a field of its own would make every session four bytes larger.
+    /// Ticks that a client may be silent after a ping; 0 = this session does not require pongs. It shares the field with
+    /// [`WAITING_FOR_APP`], because a field of its own would make every session four bytes larger.
     pong_ticks: Tick,
 }
 
-/// A call to the app is under way, so nothing is read from the client: its silence means nothing. Ticks of an interval stay
-/// far below this bit.
+/// Set while a call to the app is under way. Nothing is read from the client then, so its silence proves nothing. Intervals
+/// in ticks stay far below this bit.
 const WAITING_FOR_APP: Tick = 1 << 31;
 
 impl Deadlines {
@@ -64,7 +64,7 @@ impl Deadlines {
             .min()
     }
 
-    /// What is due at `now`; a due ping counts as sent and the next one is planned.
+    /// What is due at `now`. A due ping counts as sent, and the next one is planned.
     pub fn take_due(&mut self, now: Tick) -> DueNow {
         let mut no_pong = self.pong_due != NEVER && self.pong_due <= now;
         if no_pong && self.pong_ticks & WAITING_FOR_APP != 0 {
@@ -73,7 +73,8 @@ impl Deadlines {
         }
         let ping = self.ping_due != NEVER && self.ping_due <= now;
         if ping {
-            // From the plan, not from now: a late tick does not move the rhythm. After a stall one ping is enough.
+            // Counted from the plan, not from now, so that a late tick does not shift the later pings. After a stall one
+            // ping is enough.
             self.ping_due = (self.ping_due + self.ping_ticks).max(now + 1);
             if self.pong_due == NEVER && self.pong_ticks() > 0 {
                 self.pong_due = now + self.pong_ticks();
@@ -82,22 +83,22 @@ impl Deadlines {
         DueNow { ping, no_pong }
     }
 
-    /// A decodable message came: the client lives.
+    /// A message that could be decoded arrived, so the client is alive.
     pub fn sign_of_life(&mut self) {
         self.pong_due = NEVER;
     }
 
-    /// A WebSocket pong came: it adds the timeout to a running deadline.
+    /// A WebSocket pong arrived: it adds the timeout to a running deadline.
     pub fn native_pong(&mut self) {
         self.extend_pong();
     }
 
-    /// A command (or the connect call) waits for the app from now on: no deadline passes before it has ended.
+    /// A command, or the Connect call, waits for the app from now on. No pong deadline passes before it has ended.
     pub fn command_started(&mut self) {
         self.pong_ticks |= WAITING_FOR_APP;
     }
 
-    /// A command ended. What a ping has set meanwhile is pushed back: the session was not read while it ran.
+    /// A command has ended. A pong deadline that a ping set meanwhile is extended, because nothing was read from the client.
     pub fn command_ended(&mut self) {
         self.pong_ticks &= !WAITING_FOR_APP;
         self.extend_pong();
@@ -105,7 +106,7 @@ impl Deadlines {
 
     fn extend_pong(&mut self) {
         if self.pong_due != NEVER {
-            // Clients decide how many pongs they send: adding up must not overflow.
+            // A client may send any number of pongs, so the sum must not overflow.
             self.pong_due = self.pong_due.saturating_add(self.pong_ticks());
         }
     }

@@ -1,14 +1,14 @@
-//! What goes on when a client has left while the app was being asked about it.
+//! What continues when a client has left while a call about it was under way.
 //!
-//! The app may have let it in, or subscribed it, all the same: then it must hear of its end. So the answer is waited for,
-//! and the Disconnect call says what a session that had lived to see it would have said.
+//! The app may still have accepted or subscribed the client, and then it must be told that the session has ended. So the
+//! server waits for the answer, and the Disconnect call contains what it would contain if the session had lived until then.
 
 use crate::config::DisconnectMode;
 use crate::hub::Hub;
 use crate::protocol::rpc::{self, RpcAnswer, RpcStatus};
 use crate::session::{DisconnectCall, Session};
 
-/// A session without a client, until the call that is under way has its answer.
+/// A session without a client, kept until the call that is under way has its answer.
 #[derive(Debug)]
 pub struct Departed {
     session: Session,
@@ -16,7 +16,7 @@ pub struct Departed {
 }
 
 impl Session {
-    /// Takes the session out; what stays has its sid, for the log.
+    /// Takes the session out. Its sid stays behind, for the log.
     pub fn depart(&mut self, hub: &Hub, slot: u32) -> Departed {
         self.write_all_marks_out(hub, slot);
         let left = Session::new(&super::SessionSettings {
@@ -65,7 +65,7 @@ impl Departed {
         self.disconnect_call()
     }
 
-    /// What the app must be told as things are.
+    /// The Disconnect call for the state that the session has now, if one is owed.
     pub fn disconnect_call(mut self) -> Option<DisconnectCall> {
         if !self.session.owes_disconnect() {
             return None;

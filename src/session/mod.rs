@@ -1,7 +1,7 @@
-//! One client's protocol state, pure: commands, RPC answers and time in, steps out. No I/O, no clock, no await.
+//! One client's protocol state, pure: commands, RPC answers and time come in, steps go out. No I/O, no clock, no await.
 //!
-//! The shard owns the socket and obeys the steps (`shard::sessions`). What a session listens to stands in the hub, under
-//! the session's slot.
+//! The shard owns the socket and carries out the steps (`shard::sessions`). The subscriptions are in the hub, under the
+//! session's slot.
 
 mod admission;
 mod deadlines;

@@ -2,8 +2,8 @@
 
 use crate::protocol::command::HistoryRequest;
 
-/// What the app is asked, and what its answer is for. A question that waits is no more than this: its request is made when
-/// it is sent, mostly from what the session has anyway.
+/// What the app is asked, and so what its answer is for. A waiting question holds only this: its request is built when it is
+/// sent, mostly from what the session has anyway.
 #[derive(Debug)]
 pub enum Question {
     Connect,
@@ -21,7 +21,7 @@ pub enum Question {
 }
 
 impl Question {
-    /// What its texts take while the call waits and runs.
+    /// Bytes of its texts, held while the call waits and runs.
     pub fn held_bytes(&self) -> usize {
         let texts = match self {
             Self::Connect => 0,
@@ -33,8 +33,8 @@ impl Question {
         size_of::<Self>() + texts
     }
 
-    /// The app does something for the session that ends only with a Disconnect call: its answer is wanted even when the
-    /// session has ended.
+    /// True when the app does something for the session that only a Disconnect call ends. The answer is then needed even
+    /// when the session has ended.
     pub fn outlives_session(&self) -> bool {
         matches!(self, Self::Connect | Self::Subscribe { .. })
     }
@@ -49,7 +49,7 @@ impl Question {
         }
     }
 
-    /// The client's data; of a message only.
+    /// The client's data; only a message has some.
     pub fn data(&self) -> Option<&str> {
         match self {
             Self::Message { data, .. } => Some(data),

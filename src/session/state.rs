@@ -1,4 +1,4 @@
-//! What a session keeps while it rests.
+//! What a session stores while it is idle.
 
 use std::sync::LazyLock;
 
@@ -6,7 +6,7 @@ use crate::protocol::rpc::RpcRequest;
 use crate::protocol::state::State;
 use crate::session::Deadlines;
 
-/// The most that a resting session may take in the shard's table, beside its texts and subscriptions.
+/// Bytes that an idle session may take in the shard's table. Its texts and subscriptions are not included.
 pub const SESSION_BYTES_MAX: usize = 64;
 const _: () = assert!(size_of::<Session>() <= SESSION_BYTES_MAX);
 
@@ -20,22 +20,22 @@ pub struct SessionSettings<'a> {
     pub deadlines: Deadlines,
 }
 
-/// Channel and connection state that the app has set; most sessions have none.
+/// Channel and connection state that the app has set. Most sessions have none.
 ///
-/// The streams that a locally confirmed subscription whispers to or is present in are not here: the hub keeps them as two
-/// bits ([`crate::hub::Marks`]).
+/// For a locally confirmed subscription, the streams for whispers and presence are not here: the hub stores them as two bits
+/// ([`crate::hub::Marks`]).
 #[derive(Debug, Default)]
 #[cfg_attr(test, derive(Clone))]
 pub(super) struct AppState {
     /// Connection state.
     pub cstate: State,
-    /// Channel state by identifier, sorted; also of subscriptions whose state is empty again.
+    /// Channel state by identifier, sorted. Includes subscriptions whose state has become empty again.
     istates: Vec<(Box<str>, State)>,
-    /// What the states and their identifiers take.
+    /// Bytes of the states and their identifiers.
     bytes: usize,
 }
 
-/// What an identifier takes beside its text, and a state its pointer.
+/// Memory of one entry of channel state in addition to the identifier's text and the state.
 const ISTATE_BYTES: usize = 48;
 
 impl AppState {
@@ -93,11 +93,11 @@ pub struct Session {
     identifiers_bytes: u32,
     pub(super) app_state: Option<Box<AppState>>,
     pub deadlines: Deadlines,
-    /// What its subscriptions take, whether others share their texts or not.
+    /// Bytes of its subscriptions, whether other sessions share their texts or not.
     pub(super) subscribed_bytes: u32,
     /// Connect has succeeded.
     pub(super) authenticated: bool,
-    /// A Disconnect call is owed when the session ends; sticky.
+    /// The session must end with a Disconnect call. Once set, this stays set.
     pub(super) wants_disconnect: bool,
 }
 
@@ -119,7 +119,7 @@ impl Session {
         self.texts().0
     }
 
-    /// Who the user is, as Connect has said; empty before that.
+    /// The connection identifiers that Connect has returned; empty before that.
     pub fn identifiers(&self) -> &str {
         self.texts().1
     }
@@ -137,12 +137,12 @@ impl Session {
         self.authenticated
     }
 
-    /// What it takes by itself beside its entry in the table: texts and state.
+    /// Bytes of its texts and state. Its entry in the table is not included.
     pub fn own_bytes(&self) -> usize {
         self.text.len() + state_bytes(&self.app_state)
     }
 
-    /// What its subscriptions take, whether others share their texts or not.
+    /// Bytes of its subscriptions, whether other sessions share their texts or not.
     pub fn subscribed_bytes(&self) -> usize {
         self.subscribed_bytes as usize
     }
@@ -157,7 +157,7 @@ impl Session {
         self.identifiers_bytes = identifiers.len() as u32;
     }
 
-    /// Gives the memory of the env back. Call when nothing can ask the app about this session any more.
+    /// Frees the memory of the env. Call when no further call can be made for this session.
     pub(super) fn drop_env(&mut self) {
         let kept = self.text.len() - self.env().len();
         self.text = self.text[..kept].into();
@@ -171,7 +171,7 @@ impl Session {
         self.app_state.as_ref()?.istate(identifier)
     }
 
-    /// Hands the texts and the state over; the sid stays for the log.
+    /// Moves the texts and the state out. The sid stays, for the log.
     pub(super) fn part(&mut self, subscriptions: Box<[u8]>) -> DisconnectCall {
         let sid = self.sid().into();
         DisconnectCall {
@@ -210,8 +210,8 @@ impl Session {
     }
 }
 
-/// What is left of a session until the app has been told that it is gone. It takes the session's own memory along: a copy
-/// beside the texts of the sessions that live would leave holes between them when the call has been made.
+/// What is left of a session until the app has been told that it has ended. It takes over the session's own memory. A copy
+/// would lie between the texts of living sessions, and freeing it after the call would fragment the heap.
 #[derive(Debug)]
 pub struct DisconnectCall {
     text: Box<str>,
@@ -227,7 +227,7 @@ impl DisconnectCall {
         self.texts().0
     }
 
-    /// Bytes that are kept for it.
+    /// Bytes that it holds.
     pub fn bytes_held(&self) -> usize {
         size_of::<Self>()
             + self.text.len()
@@ -235,7 +235,7 @@ impl DisconnectCall {
             + state_bytes(&self.app_state)
     }
 
-    /// The Disconnect call.
+    /// The request of the Disconnect call.
     pub fn request(&self) -> RpcRequest<'_> {
         let (_, identifiers, env) = self.texts();
         let istates = self.app_state.iter().flat_map(|state| &state.istates);

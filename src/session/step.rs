@@ -1,4 +1,4 @@
-//! What happens to a session: each function takes what came and appends the steps that the shard must take.
+//! The events of a session: each function takes what arrived and appends the steps that the shard must carry out.
 
 use std::borrow::Cow;
 
@@ -15,19 +15,19 @@ use crate::protocol::state::State;
 use crate::session::question::Question;
 use crate::session::{DisconnectCall, Session};
 
-/// Channel state key of the stream that whispers go to.
+/// Key in the channel state for the stream that whispers go to.
 const WHISPER_KEY: &str = "$w";
-/// Channel state key of the stream that presence is about.
+/// Key in the channel state for the stream of the client's presence.
 const PRESENCE_KEY: &str = "$p";
 
-/// Subscriptions that one client may hold, each counted once for every stream it listens to. The reference has no limit; a
-/// client could fill the memory.
+/// Subscriptions of one client, each counted once for every stream it listens to. The reference has no limit, so a client
+/// could fill the memory.
 pub const SUBSCRIPTIONS_MAX: usize = 4096;
 
-/// Data of a message that is refused when the memory for clients is used up; smaller ones are performed.
+/// With no memory left for clients, a message with more data than this is refused; a smaller one is performed.
 const LARGE_DATA_BYTES: usize = 4096;
 
-/// What the shard must do next for a session, in order. Obeyed by `shard::sessions`.
+/// What the shard must do next for a session, in order. Carried out by `shard::sessions`.
 #[derive(Debug)]
 pub enum Step {
     /// Queue this reply.
@@ -37,13 +37,13 @@ pub enum Step {
     Ask(Question),
     /// Hand this to every shard.
     Publish(Publication),
-    /// The session is authenticated: it counts, it can be reached by a remote disconnect.
+    /// The session is authenticated: count it, and let remote disconnects reach it.
     Register,
-    /// Queue the close frame behind what is queued, then close. Always the last step.
+    /// Queue the close frame after everything that is queued, then close. Always the last step.
     Close(Close),
 }
 
-/// Why a client's command had no effect. The shard logs and counts it; the client is told only that a subscription is
+/// Why a client's command had no effect. The shard logs and counts it. The client is told only that a subscription is
 /// rejected.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum CommandRefusal {
@@ -67,8 +67,8 @@ pub enum CommandRefusal {
     NoMemory,
 }
 
-/// Why this server lets a client in no further, without having asked the app. The client reads a reason of the protocol;
-/// this is for the log.
+/// Why this server refuses a client without having asked the app. The client gets a reason of the protocol; this text is for
+/// the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AuthRefusal {
     #[error("the query of the URL cannot be parsed, there may be a token in it")]
@@ -94,7 +94,7 @@ pub enum AuthRefusal {
     NobodyToAsk,
 }
 
-/// What all sessions of a shard look things up in.
+/// What a session needs from its shard to make a decision.
 pub struct Context<'a> {
     pub auth: &'a AuthConfig,
     pub hub: &'a mut Hub,
@@ -103,13 +103,13 @@ pub struct Context<'a> {
     pub disconnect_mode: DisconnectMode,
     /// False: `--norpc`.
     pub has_rpc: bool,
-    /// What the session's subscriptions may grow by.
+    /// Bytes by which the session's subscriptions may grow.
     pub room_bytes: usize,
-    /// The process holds as much as it may: nothing large is begun.
+    /// The process holds as much as it may: refuse anything large.
     pub memory_is_full: bool,
 }
 
-/// What the upgrade request says about who the client is.
+/// What the upgrade request says about the identity of the client.
 #[derive(Debug, Default)]
 pub struct Credentials {
     /// The JWT, from the header, the sub-protocol or the query.
@@ -122,7 +122,7 @@ impl Session {
     /// Decides who authenticates the client. Source: contract/auth_streams.md §1.
     ///
     /// # Errors
-    /// Why it was refused here and now; the steps say so to the client.
+    /// Why this server refused the client itself. The steps already tell the client.
     pub fn authenticate(
         &mut self,
         context: &Context<'_>,
@@ -188,7 +188,7 @@ impl Session {
         }
     }
 
-    /// JWT and noauth: the server itself welcomes, and no Disconnect call is owed unless the mode is `always`.
+    /// JWT and noauth: the server itself sends the welcome, and no Disconnect call is owed unless the mode is `always`.
     fn accept_locally(&mut self, context: &Context<'_>, identifiers: &str, steps: &mut Vec<Step>) {
         self.set_identifiers(identifiers);
         self.authenticated = true;
@@ -231,7 +231,8 @@ impl Session {
     /// A client's command.
     ///
     /// # Errors
-    /// Why the command has no effect; the only step is then a rejection, for a subscription that would have been possible.
+    /// Why the command has no effect. The only step is then a rejection, if the command was a subscribe that could have
+    /// succeeded.
     pub fn on_command(
         &mut self,
         context: &mut Context<'_>,
@@ -271,7 +272,7 @@ impl Session {
                     steps.push(Step::Send(Reply::PresenceError { identifier }));
                 }
             }
-            // Without a broker there is nobody to join.
+            // Without a broker there is no presence to join.
             CommandKind::Join | CommandKind::Leave => {}
         }
         Ok(())
@@ -284,7 +285,7 @@ impl Session {
         steps: &mut Vec<Step>,
     ) -> Result<(), CommandRefusal> {
         if let Some(refusal) = no_room(context, &command.identifier) {
-            // A client that is told nothing would wait for ever.
+            // Without an answer the client would wait for ever.
             steps.push(reject(&command.identifier));
             return Err(refusal);
         }
@@ -437,7 +438,7 @@ impl Session {
         steps.extend(close);
     }
 
-    /// Streams, states and transmissions of an answer, in the contract's order.
+    /// Applies the streams, states and transmissions of an answer, in the contract's order.
     fn apply(
         &mut self,
         context: &mut Context<'_>,
@@ -466,7 +467,7 @@ impl Session {
                 context.hub.detach(context.slot, identifier, stream);
             }
         }
-        // The subscription may have gone while a message was performed: then there is nothing to attach to.
+        // The subscription may have ended while a message was performed. Then there is nothing to attach streams to.
         if context.hub.is_subscribed(context.slot, identifier) {
             for stream in &answer.streams {
                 context.hub.attach(context.slot, identifier, stream);
@@ -481,7 +482,7 @@ impl Session {
         self.forget_istate(identifier);
     }
 
-    /// Changes one subscription in the hub, and keeps the count of what all of them take.
+    /// Changes one subscription in the hub and updates the byte count of all subscriptions.
     fn change(
         &mut self,
         context: &mut Context<'_>,
@@ -502,7 +503,7 @@ impl Session {
         }
     }
 
-    /// Ends the session: what the app must be told about it, if a Disconnect call is owed. Source: contract/rpc.md §8.
+    /// Ends the session. Returns the Disconnect call, if one is owed. Source: contract/rpc.md §8.
     pub fn take_disconnect_call(&mut self, hub: &Hub, slot: u32) -> Option<DisconnectCall> {
         if !self.owes_disconnect() {
             return None;
@@ -512,7 +513,7 @@ impl Session {
         Some(self.part(subscriptions))
     }
 
-    /// The app has let it in and wants to hear of its end.
+    /// True when the app has accepted the client and must be told when the session ends.
     pub(super) fn owes_disconnect(&self) -> bool {
         self.authenticated && self.wants_disconnect
     }
@@ -523,13 +524,13 @@ impl Session {
         }
     }
 
-    /// Asks the app. Until the answer is there nothing is read from the client.
+    /// Asks the app. Nothing is read from the client until the answer is there.
     fn call(&mut self, question: Question, steps: &mut Vec<Step>) {
         self.deadlines.command_started();
         steps.push(Step::Ask(question));
     }
 
-    /// What the app is asked. Nothing that it is made of changes while the call is under way.
+    /// The request for a question. The values it is made of do not change while the call is under way.
     pub fn request<'a>(
         &'a self,
         hub: &'a Hub,
@@ -550,12 +551,12 @@ impl Session {
         }
     }
 
-    /// An RPC answer, success or failure, makes the session interesting to the app.
+    /// After any RPC answer, success or failure, the app must be told when the session ends.
     pub(super) fn note_rpc_answer(&mut self, mode: DisconnectMode) {
         self.wants_disconnect |= mode != DisconnectMode::Never;
     }
 
-    /// What the app sees again of a subscription.
+    /// The channel state of a subscription as the app gets it back.
     fn channel_state(&self, hub: &Hub, slot: u32, identifier: &str) -> Option<Cow<'_, State>> {
         if let Some(state) = self.istate(identifier) {
             return Some(Cow::Borrowed(state));
@@ -564,7 +565,7 @@ impl Session {
         Some(Cow::Owned(reserved_entries(marks, stream).collect()))
     }
 
-    /// The stream that the app (or a signed stream) has reserved under `key` for an identifier: `$w` or `$p`.
+    /// The stream that the app (or a signed stream) has set for an identifier under `key`: `$w` or `$p`.
     fn reserved_stream<'a>(
         &'a self,
         context: &'a Context<'_>,
@@ -581,7 +582,7 @@ impl Session {
     }
 }
 
-/// Marks as the entries of channel state that they stand for.
+/// The entries of channel state that the marks stand for.
 fn reserved_entries(marks: Marks, stream: &str) -> impl Iterator<Item = (&'static str, &str)> {
     [(PRESENCE_KEY, marks.presence), (WHISPER_KEY, marks.whisper)]
         .into_iter()
@@ -589,14 +590,14 @@ fn reserved_entries(marks: Marks, stream: &str) -> impl Iterator<Item = (&'stati
         .map(move |(key, _)| (key, stream))
 }
 
-/// Marks as the changes that turn them into channel state.
+/// The changes that turn marks into channel state.
 fn changes(marks: Marks, stream: &str) -> Vec<(String, String)> {
     reserved_entries(marks, stream)
         .map(|(key, value)| (key.to_string(), value.to_string()))
         .collect()
 }
 
-/// Why one more subscription is too much.
+/// Why there is no room for one more subscription; `None` when there is.
 fn no_room(context: &Context<'_>, identifier: &str) -> Option<CommandRefusal> {
     if context.hub.edges_len(context.slot) >= SUBSCRIPTIONS_MAX {
         Some(CommandRefusal::TooManySubscriptions)
@@ -628,8 +629,8 @@ fn send_all(transmissions: Vec<String>, steps: &mut Vec<Step>) {
     steps.extend(replies.map(Step::Send));
 }
 
-/// No history is kept: a request that would have to fetch something is rejected, one that asks for nothing is confirmed.
-/// Source: contract/websocket.md §7.
+/// No history is stored: a request that would have to fetch something is rejected, and one that asks for nothing is
+/// confirmed. Source: contract/websocket.md §7.
 fn answer_history(
     context: &Context<'_>,
     identifier: &str,

@@ -1,4 +1,4 @@
-//! Any order of anything.
+//! Random events in random order.
 
 use proptest::prelude::*;
 
@@ -54,7 +54,7 @@ fn any_command() -> impl Strategy<Value = Value> {
         json!({ "streams": { "x": {} } }),
     ]);
     let names = prop::sample::select(&COMMANDS[..]);
-    // Subscriptions come and go in most steps, so that the other commands find some.
+    // Most steps subscribe or unsubscribe, so that the other commands find subscriptions.
     let name = prop_oneof![
         Just("subscribe"),
         Just("unsubscribe"),
@@ -68,7 +68,7 @@ fn any_command() -> impl Strategy<Value = Value> {
     )
 }
 
-/// What the hub has to hold: the streams of each subscription.
+/// What the hub must contain: the streams of each subscription.
 #[derive(Default)]
 struct Model(BTreeMap<String, BTreeSet<String>>);
 
@@ -168,7 +168,7 @@ proptest! {
                     prop_assert!(closes <= 1 && (closes == 0 || steps.last().is_some_and(|step| step.starts_with("close"))));
                     model.answered(&command, &answer);
                 }
-                // The call has failed: the session is not asked.
+                // The call has failed, so the session is not asked.
                 (true, None) => scene.call = None,
                 (false, _) => model.answered_locally(&command),
             }

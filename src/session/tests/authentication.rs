@@ -1,4 +1,4 @@
-//! Who the client is.
+//! How the client is authenticated.
 
 use super::*;
 

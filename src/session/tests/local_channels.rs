@@ -1,4 +1,4 @@
-//! Channels that the server answers itself.
+//! Channels that the server itself answers.
 
 use super::*;
 
@@ -63,7 +63,7 @@ fn a_message_to_a_local_channel_goes_to_the_app() {
     );
 }
 
-/// What a local subscription may do is kept as marks until the app speaks about it; then it is state like any other.
+/// What a local subscription may do is stored as marks until the app sets its state. After that it is ordinary state.
 #[test]
 fn the_app_can_change_the_state_of_a_local_channel() {
     let mut scene = Scene::connected(&["--streams_secret=s3Krit", "--streams_whisper"]);

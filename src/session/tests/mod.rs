@@ -1,4 +1,4 @@
-//! A session and its hub without any I/O: what comes in, which steps come out, what the table holds afterwards.
+//! A session and its hub without any I/O: what comes in, which steps come out, what the table contains afterwards.
 //!
 //! Expected bytes come from contract/rpc.md §11, contract/websocket.md §5 to §7 and contract/auth_streams.md §9.
 
@@ -102,7 +102,7 @@ impl Scene {
         scene
     }
 
-    /// Lets the session decide; returns its steps as text. An app call is remembered until it is answered.
+    /// Lets the session decide. Returns its steps as text. A call to the app is stored until it is answered.
     fn step<R>(
         &mut self,
         decide: impl FnOnce(&mut Session, &mut Context<'_>, &mut Vec<Step>) -> R,
@@ -181,7 +181,7 @@ impl Scene {
         result.map(|()| steps)
     }
 
-    /// A subscription for which there is no room: why, and that the client is told.
+    /// Makes a subscribe for which there is no room. Returns why, and checks that the client is told.
     fn refused_subscription(&mut self, identifier: &str) -> CommandRefusal {
         let text = json!({ "command": "subscribe", "identifier": identifier }).to_string();
         let command = decode_command(text.as_bytes())
