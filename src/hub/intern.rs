@@ -1,4 +1,4 @@
-//! Texts that many sessions share, stored once and counted.
+//! Texts that many sessions share, stored once with a reference count.
 
 use ahash::RandomState;
 use hashbrown::HashTable;
@@ -12,9 +12,9 @@ struct Interned {
     references: u32,
 }
 
-/// A set of texts with a count of users each; a text leaves when its last user does.
+/// A set of texts, each with a count of its users. A text is removed with its last user.
 ///
-/// Keys are not stored twice: the hash table holds indices and compares through the slab.
+/// Texts are not stored twice: the hash table holds indices and compares through the slab.
 #[derive(Default)]
 pub struct Interner {
     texts: Slab<Interned>,
@@ -23,11 +23,11 @@ pub struct Interner {
     text_bytes: usize,
 }
 
-/// What a text takes beside its bytes: its entry and its place in the index.
+/// Memory of a text in addition to its bytes: its entry and its place in the index.
 const TEXT_BYTES: usize = 48;
 
 impl Interner {
-    /// Adds a user of `text` and returns its index, and whether it is new.
+    /// Adds a user of `text`. Returns its index and whether it is new.
     pub fn acquire(&mut self, text: &str) -> (TextId, bool) {
         let hash = self.hasher.hash_one(text);
         if let Some(&id) = self
@@ -54,7 +54,7 @@ impl Interner {
         self.texts[id as usize].references += 1;
     }
 
-    /// The index of `text` when somebody uses it.
+    /// The index of `text`, if it is in use.
     pub fn find(&self, text: &str) -> Option<TextId> {
         let hash = self.hasher.hash_one(text);
         self.index
@@ -67,7 +67,7 @@ impl Interner {
         &self.texts[id as usize].text
     }
 
-    /// Takes one user away; true when it was the last and the text is gone.
+    /// Removes one user. Returns true when it was the last and the text is gone.
     pub fn release(&mut self, id: TextId) -> bool {
         let interned = &mut self.texts[id as usize];
         interned.references -= 1;
@@ -89,7 +89,7 @@ impl Interner {
         self.texts.len()
     }
 
-    /// What the texts in use take.
+    /// Bytes of the texts in use.
     pub fn held_bytes(&self) -> usize {
         self.text_bytes + self.texts.len() * TEXT_BYTES
     }
@@ -99,7 +99,7 @@ impl Interner {
         self.texts.iter().map(|(_, interned)| &*interned.text)
     }
 
-    /// Gives memory back after a storm: shrinks what is more than three quarters empty.
+    /// Frees memory after many texts have been removed: shrinks what is more than three quarters empty.
     pub fn shrink(&mut self) {
         if self.index.capacity() > 4 * self.index.len().max(64) {
             let (texts, hasher) = (&self.texts, &self.hasher);

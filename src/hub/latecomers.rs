@@ -1,9 +1,9 @@
 //! Subscriptions that are younger than publications which still wait in the shard's inbox.
 //!
-//! What was published before a client's command must not reach a subscription which that command makes. The inbox is taken
-//! in pieces, so a subscription may be made while older publications wait: then it is noted here with the number of messages
-//! that had arrived, and those up to this number pass it by. Nothing is noted while nothing waits, and everything is
-//! forgotten when the last of those messages has been handled.
+//! A publication made before a client's command must not reach a subscription which that command makes. The inbox is taken
+//! in pieces, so a subscription may be made while older publications wait. It is then noted here with the number of messages
+//! that had arrived, and it does not receive messages up to this number. Nothing is noted while no message waits, and
+//! everything is forgotten when the last of those messages has been handled.
 
 use std::collections::HashMap;
 
@@ -18,13 +18,13 @@ pub(super) struct Latecomers {
     handled: u64,
     /// The largest number in `members`.
     newest: u64,
-    /// By (group, slot): messages that had arrived when it joined.
+    /// By (group, slot): the number of messages that had arrived when the slot joined.
     members: HashMap<(u32, u32), u64, RandomState>,
-    /// At so many members those are looked for that nothing waits for any more.
+    /// At this number of members, those are removed that no waiting message concerns any more.
     look_at: usize,
 }
 
-/// Members from which on it pays to look for old ones.
+/// With fewer members than this, a search for old ones is not worth its time.
 const LOOK_AT_MIN: usize = 1024;
 
 impl Latecomers {
@@ -32,7 +32,7 @@ impl Latecomers {
         self.arrived = arrived;
     }
 
-    /// Everything up to message `number` is done.
+    /// Notes that every message up to `number` has been handled.
     pub(super) fn set_handled(&mut self, number: u64) {
         self.handled = number;
         if number >= self.newest && !self.members.is_empty() {

@@ -1,4 +1,5 @@
-//! One shard's subscription table: who listens to what, and who gets a publication. Pure state, owned by the shard.
+//! One shard's subscription table: which session listens to what, and who gets a publication. Pure state, owned by the
+//! shard.
 //!
 //! Subscribers of a stream are grouped by identifier, because all members of such a group receive the same bytes. Stream
 //! names and identifiers are interned with reference counts; a session's subscriptions are one boxed slice of edges.

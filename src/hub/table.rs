@@ -1,4 +1,4 @@
-//! The table itself: sessions' edges on one side, streams' groups of members on the other, both kept in step.
+//! The table itself: the edges of sessions on one side, the groups of streams on the other. Every change updates both.
 
 use std::collections::HashSet;
 
@@ -13,12 +13,12 @@ use crate::protocol::json;
 /// "No group": the edge of a subscription without a stream, and the end of a list of groups.
 const NONE: u32 = u32::MAX;
 
-/// What one (subscription, stream) pair takes beside the texts: an edge, a group with its index, a place among the members,
-/// and two interned texts with theirs.
+/// Memory of one (subscription, stream) pair without the texts: an edge, a group with its index, a place among the members,
+/// and the entries of two interned texts.
 const SUBSCRIPTION_BYTES: usize = 160;
 
-/// What an identifier is counted as in the budget of its session: as long as it is in JSON, which is how the app and the
-/// client get it, and with all that the tables need for it.
+/// The bytes that an identifier counts in the budget of its session: its length in JSON, which is what the app and the
+/// client get, and the tables' memory for it.
 pub fn identifier_bytes(identifier: &str) -> usize {
     json::escaped_bytes(identifier) + SUBSCRIPTION_BYTES
 }
@@ -26,13 +26,13 @@ pub fn identifier_bytes(identifier: &str) -> usize {
 /// Bytes that one (subscription, stream) pair takes in its session's row.
 pub const EDGE_BYTES: usize = 12;
 
-/// What a locally confirmed subscription may do on its stream. Two bits of its edge: as channel state they would cost more
-/// than everything else that the subscription takes.
+/// What a locally confirmed subscription may do on its stream. Stored as two bits of its edge: as channel state they would
+/// take more memory than the rest of the subscription.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Marks {
-    /// Whispers go to the stream.
+    /// The stream to which whispers go.
     pub whisper: bool,
-    /// Presence is about the stream.
+    /// The stream of the client's presence.
     pub presence: bool,
 }
 
@@ -42,7 +42,7 @@ struct Edge {
     /// The identifier, and the marks in the two highest bits.
     subscription: u32,
     group: u32,
-    /// Where the session stands in the group's members.
+    /// The session's index in the group's members.
     index: u32,
 }
 
@@ -82,24 +82,24 @@ impl Edge {
     }
 }
 
-/// The members of one stream under one identifier.
+/// The subscriptions to one stream under one identifier.
 struct Group {
     stream: TextId,
     identifier: TextId,
-    /// Neighbours among the groups of the same stream.
+    /// The previous and the next group of the same stream.
     previous: u32,
     next: u32,
     members: Members,
 }
 
-/// Bytes that a group takes in the table, beside the members of a crowd.
+/// Bytes that a group takes in the table, without the vector of a crowd.
 const GROUP_BYTES: usize = 24;
 const _: () = assert!(size_of::<Group>() == GROUP_BYTES);
 
-/// What a group takes beside that: its place in the index and among the first groups, and its share of a crowd.
+/// Further memory of a group: its place in the index and among the first groups, and its share of a crowd.
 const GROUP_INDEX_BYTES: usize = 24;
 
-/// Slots of sessions. Most streams of a chat have one listener: that one needs no allocation.
+/// Slots of sessions. Most streams of a chat have one listener, which needs no allocation.
 #[derive(Clone, Copy)]
 enum Members {
     One(u32),
@@ -107,28 +107,29 @@ enum Members {
     Many(u32),
 }
 
-/// A crowd's vector gives memory back when it is three quarters empty and larger than this.
+/// A crowd's vector is shrunk when it is three quarters empty and larger than this.
 const CROWD_SLOTS_KEPT: usize = 64;
 
-/// Subscriptions of one shard. Sessions are named by their slot in the shard's table.
+/// Subscriptions of one shard. A session is identified by its slot in the shard's table.
 pub struct Hub {
     identifiers: Interner,
     streams: Interner,
     /// First group of each stream, by the stream's index.
     first_groups: Vec<u32>,
     groups: Slab<Group>,
-    /// The members of groups with more than one.
+    /// The members of groups that have more than one.
     crowds: Slab<Vec<u32>>,
-    /// Groups by (stream, identifier), the first one of each stream left out: a stream may have as many groups as clients
-    /// when each sends an identifier of its own, so they are not searched one by one; most have one group.
+    /// Groups by (stream, identifier), except the first group of each stream. The index is needed because a stream has as
+    /// many groups as clients when each client sends an identifier of its own. The first group is left out because most
+    /// streams have only one.
     group_index: HashTable<u32>,
     hasher: RandomState,
     /// Each session's edges, by slot.
     rows: Vec<Box<[Edge]>>,
-    /// All edges.
+    /// Number of all edges.
     edges: usize,
     latecomers: Latecomers,
-    /// The group that [`Self::next_group`] comes to next.
+    /// The group that [`Self::next_group`] returns next.
     next_group: u32,
 }
 
@@ -178,10 +179,10 @@ impl Hub {
         self.push_edge(slot, Edge::new(identifier, NONE, 0));
     }
 
-    /// Lets a subscription listen to `stream`. A stream that it listens to already is not added twice.
+    /// Makes a subscription listen to `stream`. If it listens to that stream already, nothing changes.
     ///
     /// # Panics
-    /// When `slot` has not subscribed to `identifier`: the caller subscribes first.
+    /// When `slot` has not subscribed to `identifier`: call [`Self::subscribe`] first.
     pub fn attach(&mut self, slot: u32, identifier: &str, stream: &str) {
         let identifier = self
             .identifiers
@@ -210,7 +211,7 @@ impl Hub {
         self.push_edge(slot, Edge::new(identifier, group, index));
     }
 
-    /// Stops listening to one stream; the subscription stays.
+    /// Stops listening to one stream. The subscription stays.
     pub fn detach(&mut self, slot: u32, identifier: &str, stream: &str) {
         let (Some(identifier), Some(stream)) =
             (self.identifiers.find(identifier), self.streams.find(stream))
@@ -225,7 +226,7 @@ impl Hub {
         }
     }
 
-    /// Stops listening to every stream of a subscription; the subscription stays.
+    /// Stops listening to every stream of a subscription. The subscription stays.
     pub fn detach_all(&mut self, slot: u32, identifier: &str) {
         let Some(identifier) = self.identifiers.find(identifier) else {
             return;
@@ -251,7 +252,7 @@ impl Hub {
         }
     }
 
-    /// Removes everything of a session.
+    /// Removes all subscriptions of a session.
     pub fn remove_session(&mut self, slot: u32) {
         let Some(row) = self.rows.get_mut(slot as usize) else {
             return;
@@ -264,7 +265,7 @@ impl Hub {
         self.shrink();
     }
 
-    /// Gives memory back after a storm.
+    /// Frees memory after many subscriptions have been removed.
     fn shrink(&mut self) {
         self.streams.shrink();
         self.identifiers.shrink();
@@ -280,7 +281,7 @@ impl Hub {
         }
     }
 
-    /// Forgets the places of sessions that are gone. Call when no session is left.
+    /// Frees the rows of the sessions. Call when no session is left.
     ///
     /// # Panics
     /// When a session still has a subscription.
@@ -292,10 +293,10 @@ impl Hub {
         self.rows = Vec::new();
     }
 
-    /// Lets a subscription whisper on its stream or be present in it.
+    /// Allows a subscription to whisper on its stream or to be present in it.
     ///
     /// # Panics
-    /// When `slot` has not subscribed to `identifier`: the caller subscribes first.
+    /// When `slot` has not subscribed to `identifier`: call [`Self::subscribe`] first.
     pub fn mark(&mut self, slot: u32, identifier: &str, marks: Marks) {
         let identifier = self.identifiers.find(identifier);
         let position = identifier
@@ -304,7 +305,7 @@ impl Hub {
         self.rows[slot as usize][position].set_marks(marks);
     }
 
-    /// The marks of a subscription and the stream they are about; `None` without any.
+    /// The marks of a subscription and the stream they apply to; `None` without marks.
     pub fn marks(&self, slot: u32, identifier: &str) -> Option<(Marks, &str)> {
         let identifier = self.identifiers.find(identifier)?;
         self.marked_edges(slot)
@@ -312,7 +313,7 @@ impl Hub {
             .and_then(|edge| self.marks_of(edge))
     }
 
-    /// As [`Self::marks`], and takes them away.
+    /// Returns [`Self::marks`] and removes them.
     pub fn take_marks(&mut self, slot: u32, identifier: &str) -> Option<(Marks, String)> {
         let (marks, stream) = self.marks(slot, identifier)?;
         let taken = (marks, stream.to_string());
@@ -353,7 +354,7 @@ impl Hub {
         self.row(slot).len()
     }
 
-    /// What one subscription is counted as in the budget of its session, its streams included; 0 when there is none.
+    /// The bytes that one subscription counts in the budget of its session, including its streams; 0 when there is none.
     pub fn subscription_bytes(&self, slot: u32, identifier: &str) -> usize {
         let Some(id) = self.identifiers.find(identifier) else {
             return 0;
@@ -371,7 +372,7 @@ impl Hub {
         bytes
     }
 
-    /// What all subscriptions take, texts that several share counted once.
+    /// Bytes of all subscriptions. A text that several share is counted once.
     pub fn held_bytes(&self) -> usize {
         let texts = self.identifiers.held_bytes() + self.streams.held_bytes();
         texts + self.edges * EDGE_BYTES + self.groups.len() * (GROUP_BYTES + GROUP_INDEX_BYTES)
@@ -390,7 +391,7 @@ impl Hub {
             .collect()
     }
 
-    /// Who listens to `stream`: for each identifier its text and the slots of its sessions. All at once, beside the walk.
+    /// The receivers of `stream`: for each identifier its text and the slots of its sessions. Does not touch the walk.
     pub fn receivers(&self, stream: &str) -> impl Iterator<Item = (&str, &[u32])> {
         let first = Some(self.first_group(stream));
         let groups = std::iter::successors(first, |&group| self.group_behind(group));
@@ -404,8 +405,8 @@ impl Hub {
         self.next_group = self.first_group(stream);
     }
 
-    /// The next group of the walk. The table may change between two steps: a group that goes is passed over, one that comes
-    /// may be met, and its members are [latecomers](Self::is_late_for).
+    /// The next group of the walk. The table may change between two steps: a group that is removed is skipped, and one that
+    /// is added may be visited, but its members are [latecomers](Self::is_late_for).
     pub fn next_group(&mut self) -> Option<u32> {
         let group = self.next_group;
         self.next_group = self.group_behind(group)?;
@@ -418,7 +419,7 @@ impl Hub {
             .map_or(NONE, |id| self.first_groups[id as usize])
     }
 
-    /// The next group of the same stream; `None` when there is no such group.
+    /// The group after this one in the list of its stream; `None` when `group` does not exist.
     fn group_behind(&self, group: u32) -> Option<u32> {
         Some(self.groups.get(group as usize)?.next)
     }
@@ -426,7 +427,7 @@ impl Hub {
     /// The identifier of a group and the slots of its sessions.
     ///
     /// # Panics
-    /// When there is no such group.
+    /// When the group does not exist.
     pub fn group(&self, group: u32) -> (&str, &[u32]) {
         let group = &self.groups[group as usize];
         (
@@ -435,7 +436,7 @@ impl Hub {
         )
     }
 
-    /// Notes how many messages have arrived for this shard: subscriptions that are made from now on are younger than these.
+    /// Notes how many messages have arrived for this shard. Subscriptions made from now on are younger than these messages.
     pub fn set_arrived(&mut self, messages: u64) {
         self.latecomers.set_arrived(messages);
     }
@@ -445,12 +446,12 @@ impl Hub {
         self.latecomers.set_handled(number);
     }
 
-    /// True when a message may be older than somebody's subscription: ask [`Self::is_late_for`] then.
+    /// True when a message may be older than some subscription: check [`Self::is_late_for`] then.
     pub fn has_latecomers(&self) -> bool {
         !self.latecomers.is_empty()
     }
 
-    /// True when the message of this number had arrived before `slot` joined `group`: it is not for that session.
+    /// True when message `number` had arrived before `slot` joined `group`, so that session must not get it.
     pub fn is_late_for(&self, group: u32, slot: u32, number: u64) -> bool {
         self.latecomers.is_late_for(group, slot, number)
     }
@@ -471,7 +472,7 @@ impl Hub {
             .map(|group| group.stream)
     }
 
-    /// Rows are rebuilt at their exact size: they change rarely and rest for hours.
+    /// Rows are rebuilt at their exact size, because they change rarely and stay unchanged for hours.
     fn push_edge(&mut self, slot: u32, edge: Edge) {
         let slot = slot as usize;
         if self.rows.len() <= slot {
@@ -491,7 +492,7 @@ impl Hub {
         self.edges -= 1;
     }
 
-    /// Takes one edge out of its group. The last edge of a subscription stays, without a group.
+    /// Removes one edge from its group. The last edge of a subscription stays, without a group.
     fn detach_at(&mut self, slot: u32, position: usize) {
         let edge = self.rows[slot as usize][position];
         self.leave(slot, edge);
@@ -508,7 +509,7 @@ impl Hub {
         }
     }
 
-    /// Enters the group of (stream, identifier), making both when they are new. Returns the group and the place in it.
+    /// Joins the group of (stream, identifier), creating both when they are new. Returns the group and the index in it.
     fn join(&mut self, slot: u32, identifier: TextId, stream: &str) -> (u32, u32) {
         let (stream, new) = self.streams.acquire(stream);
         if new {
@@ -532,7 +533,7 @@ impl Hub {
         if first == NONE {
             self.first_groups[stream as usize] = group;
         } else {
-            // Behind the first one, so that the first stays the one that is not in the index.
+            // Inserted after the first group, so that the first stays the one that is not in the index.
             let next = std::mem::replace(&mut self.groups[first as usize].next, group);
             self.groups[group as usize].next = next;
             if let Some(next) = self.groups.get_mut(next as usize) {
@@ -593,8 +594,8 @@ impl Hub {
         }
     }
 
-    /// Takes the member at `index` of a group away; the last one moves into its place.
-    /// False: it was the only member, the group has to go.
+    /// Removes the member at `index` of a group; the last member moves into its place. Returns false when it was the only
+    /// member: then the caller must remove the group.
     fn swap_remove_member(&mut self, group: u32, index: u32) -> bool {
         let Members::Many(crowd_id) = self.groups[group as usize].members else {
             return false;
@@ -613,7 +614,7 @@ impl Hub {
         true
     }
 
-    /// Takes an edge's session out of its group; the session that moves into its place learns its new index.
+    /// Removes an edge's session from its group. The session that moves into its place gets its new index.
     fn leave(&mut self, slot: u32, edge: Edge) {
         self.latecomers.left(edge.group, slot);
         let Some(group) = self.groups.get(edge.group as usize) else {
@@ -639,7 +640,7 @@ impl Hub {
             self.next_group = next;
         }
         if previous == NONE {
-            // The next one becomes the first, which is not in the index.
+            // The next group becomes the first, which is not in the index.
             if next != NONE {
                 self.unindex_group(next);
             }

@@ -82,7 +82,7 @@ fn a_walk_goes_on_when_groups_come_and_go_between_its_steps() {
         group.is_some()
     };
     assert!(step(&mut hub));
-    // Behind the first group stands the one that came last.
+    // After the first group comes the one that was added last.
     hub.remove_session(4);
     hub.subscribe(5, "E");
     hub.attach(5, "E", "x");
@@ -141,7 +141,7 @@ fn act() -> impl Strategy<Value = Act> {
     ]
 }
 
-/// The obvious model: subscription → set of streams.
+/// The simple model: subscription → set of streams.
 type Model = BTreeMap<(u32, usize), BTreeSet<usize>>;
 
 const NAMES: [&str; 4] = ["a", "b", "c", "d"];
@@ -218,11 +218,11 @@ fn compare(hub: &Hub, model: &Model) {
     }
 }
 
-/// What happens around publications that are delivered in pieces, all on one stream.
+/// Events around publications that are delivered in pieces, all on one stream.
 #[derive(Debug, Clone)]
 enum Event {
     Arrive,
-    /// Delivers to so many groups.
+    /// Delivers to this many groups.
     Deliver(usize),
     Subscribe(u32, usize),
     Unsubscribe(u32, usize),
@@ -238,7 +238,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-/// A shard that takes its inbox in pieces, beside the plain truth.
+/// A shard that takes its inbox in pieces, and a simple model of what must come out.
 #[derive(Default)]
 struct Pieces {
     hub: Hub,
@@ -246,10 +246,10 @@ struct Pieces {
     handled: u64,
     /// The message that is being delivered.
     walking: bool,
-    /// By subscription: messages that had arrived when it was made.
+    /// By subscription: the number of messages that had arrived when it was made.
     since: BTreeMap<(u32, usize), u64>,
     got: BTreeMap<(u32, usize, u64), usize>,
-    /// Who must get a message: those who listened when it arrived and have not left.
+    /// The sessions that must get a message: those that listened when it arrived and have not left.
     owed: BTreeMap<u64, BTreeSet<(u32, usize)>>,
 }
 
@@ -279,7 +279,7 @@ impl Pieces {
         }
     }
 
-    /// One group of the message that is next.
+    /// Delivers one group of the next message.
     fn deliver(&mut self) {
         let number = self.handled + 1;
         if number > self.arrived {
