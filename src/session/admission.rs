@@ -121,7 +121,7 @@ fn jwt_header(config: &JwtConfig) -> String {
     format!("x-{}", config.param.to_lowercase())
 }
 
-/// The token that the client brings, if JWT is on. Source: contract/auth_streams.md §3.
+/// The token that the client sent, if JWT is on. Source: contract/auth_streams.md §3.
 fn credentials(
     head: &RequestHead,
     config: Option<&JwtConfig>,

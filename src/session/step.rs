@@ -91,7 +91,7 @@ pub enum AuthRefusal {
     )]
     TokenMissing,
     #[error("no RPC is configured (--norpc), so only a token or --noauth could let it in")]
-    NobodyToAsk,
+    NoAuthenticator,
 }
 
 /// What a session needs from its shard to make a decision.
@@ -157,7 +157,7 @@ impl Session {
             self.call(Question::Connect, steps);
         } else {
             refuse(DisconnectReason::Unauthorized, steps);
-            return Err(AuthRefusal::NobodyToAsk);
+            return Err(AuthRefusal::NoAuthenticator);
         }
         Ok(())
     }

@@ -213,7 +213,7 @@ fn show(shard: &Shard, backlog: &Backlog<DisconnectCall>) {
 /// Sends the calls, for the life of the shard.
 pub async fn run(shard: Rc<Shard>) {
     let queue = &shard.disconnects;
-    let pace = Duration::from_secs(1) / shard.config.disconnect.rate.max(1);
+    let interval = Duration::from_secs(1) / shard.config.disconnect.rate.max(1);
     let mut next = Instant::now();
     while queue.parallel.get() == 0 {
         let now = Instant::now();
@@ -225,7 +225,7 @@ pub async fn run(shard: Rc<Shard>) {
         } else if let Some(job) = queue.take(&shard) {
             // Counted from the plan, so that late wake-ups do not lower the rate. After an idle time one interval is made up
             // for, not all of them.
-            next = next.max(now - pace) + pace;
+            next = next.max(now - interval) + interval;
             start(&shard, job);
         }
     }

@@ -13,7 +13,6 @@ mod long_work;
 pub mod message;
 mod notices;
 mod outbox;
-mod pace;
 mod publisher;
 mod reclaim;
 mod run;
@@ -22,6 +21,7 @@ pub(crate) mod sampling;
 pub mod sessions;
 mod signal;
 mod slow_calls;
+mod spread;
 mod timers;
 
 use std::cell::{Cell, RefCell};

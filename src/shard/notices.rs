@@ -38,7 +38,7 @@ pub enum Notice {
     TokenExpired,
     TokenWithoutIdentifiers,
     TokenMissing,
-    NobodyToAsk,
+    NoAuthenticator,
     /// A message that is not a command.
     MessageUnreadable,
     /// Action Cable clients repeat a subscribe when its confirmation is late, so this is not a sign of an error.
@@ -100,6 +100,6 @@ mod tests {
         assert!(notices.admit(Notice::OriginRefused).is_some());
         assert!(notices.admit(Notice::OriginRefused).is_none());
         assert!(notices.admit(Notice::UnknownPath).is_some());
-        assert!(notices.admit(Notice::NobodyToAsk).is_some());
+        assert!(notices.admit(Notice::NoAuthenticator).is_some());
     }
 }

@@ -11,7 +11,7 @@ use crate::session::Tick;
 pub const TICK: Duration = Duration::from_millis(50);
 /// Buckets of the wheel. A deadline further away than `BUCKETS` ticks (25.6 s) comes up early and is put back.
 const BUCKETS: usize = 512;
-/// Ends a list, and stands in the place of a bucket for a slot that is not in the wheel.
+/// "No slot": the end of a list.
 const NONE: u32 = u32::MAX;
 
 #[derive(Clone, Copy)]
@@ -32,7 +32,7 @@ pub struct TimerWheel {
     next_tick: Tick,
     heads: Box<[u32]>,
     links: Vec<Link>,
-    /// Bucket of each slot, needed to take it out; `u16::MAX` = not in the wheel.
+    /// Bucket of each slot, needed to take it out; [`NO_BUCKET`] = not in the wheel.
     buckets: Vec<u16>,
 }
 
@@ -85,7 +85,7 @@ impl TimerWheel {
         self.buckets[index] = bucket as u16;
     }
 
-    /// Takes a slot out. Nothing happens when it is not in.
+    /// Takes a slot out, if it is in the wheel.
     pub fn clear(&mut self, slot: u32) {
         let index = slot as usize;
         let bucket = match self.buckets.get_mut(index) {

@@ -80,7 +80,7 @@ fn whoever_is_refused_here_is_refused_for_a_reason_that_the_log_can_tell() {
         Err(AuthRefusal::TokenWithoutIdentifiers),
     );
     let nobody = Credentials::default();
-    check(jwt, &nobody, Err(AuthRefusal::NobodyToAsk));
+    check(jwt, &nobody, Err(AuthRefusal::NoAuthenticator));
     check(
         &[SECRET, "--enforce_jwt", "--norpc"],
         &nobody,

@@ -10,7 +10,7 @@ use crate::mesh::{Charge, Permit};
 use crate::net::Socket;
 use crate::shard::Shard;
 use crate::shard::http::listener::ListenerRules;
-use crate::shard::http::pace::TaskPace;
+use crate::shard::http::task_time::TaskTime;
 use crate::wire::handshake::Upgrade;
 use crate::wire::http_request::RequestHead;
 
@@ -26,7 +26,7 @@ pub struct Client {
     pub(super) input: Vec<u8>,
     /// Charge for the memory of the current request.
     pub(super) held: Option<Charge>,
-    pub(super) pace: TaskPace,
+    pub(super) time: TaskTime,
     /// The connection is idle between two requests.
     pub(super) is_kept: bool,
     /// The last request published something.
@@ -50,7 +50,7 @@ impl Client {
             permit,
             input: Vec::new(),
             held: None,
-            pace: TaskPace::new(),
+            time: TaskTime::new(),
             is_kept: false,
             publishes: false,
         }

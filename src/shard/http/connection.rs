@@ -36,7 +36,7 @@ pub async fn serve(
             Next::Keep => {
                 wait = KEEP_ALIVE_TIMEOUT;
                 client.is_kept = client.input.is_empty();
-                client.pace.rest();
+                client.time.rest();
                 client.held = None;
             }
             Next::Upgrade(accepted) => return Box::pin(client.hand_over(*accepted)).await,
@@ -49,7 +49,7 @@ impl Client {
     async fn next_request(&mut self, first_byte_timeout: Duration) -> Next {
         if !self.input.is_empty() {
             // Requests that arrived together are answered one after the other, with no read between them.
-            self.pace.let_others_run(&self.shard).await;
+            self.time.let_others_run(&self.shard).await;
         }
         if std::mem::take(&mut self.publishes) {
             Box::pin(self.shard.mesh.caught_up()).await;

@@ -190,7 +190,7 @@ impl Client {
         }
     }
 
-    /// Publishes as the app would, then asks all shards for the listeners. In each inbox the question stands behind the
+    /// Publishes as the app would, then asks all shards for the listeners. In each inbox the question comes after the
     /// publication.
     async fn publish_test(&mut self, publication: Publication) -> Response {
         let Some(guard) = Publications::begin(&self.shard) else {

@@ -1,7 +1,8 @@
 //! HTTP on the listeners of a shard: new connections, their requests and answers, and the upgrade to a session.
 //!
 //! Follow a request: `accept` → `connection` → `reading` → `requests`, which asks `routes` → `upgrade`, `console` or an
-//! endpoint (a publication: `body`, then `shard::broadcasts`) → `writing`. `reading`, `body` and `writing` know no route.
+//! endpoint (a publication: `body`, then `shard::broadcasts`) → `writing`. `reading`, `body` and `writing` do not depend on
+//! routes.
 
 pub mod accept;
 pub(in crate::shard) mod body;
@@ -10,11 +11,11 @@ pub mod collisions;
 mod connection;
 mod console;
 pub mod listener;
-mod pace;
 mod reading;
 mod refusals;
 mod requests;
 pub mod routes;
+mod task_time;
 mod upgrade;
 mod writing;
 

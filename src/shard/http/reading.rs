@@ -62,7 +62,7 @@ impl Client {
             }
         }
         self.is_kept = false;
-        self.pace.begin(self.shard.begin_request());
+        self.time.begin(self.shard.begin_request());
         let limits = HeadLimits {
             head_bytes_max: self.shard.config.server.head_bytes_max,
             ..HeadLimits::default()
@@ -145,9 +145,9 @@ impl Client {
             let place = self.is_kept.then_some(&self.permit);
             let read = {
                 let read = pin!(self.socket.read(&mut self.input, room));
-                self.pace.wait(&self.shard, place, deadline, read).await
+                self.time.wait(&self.shard, place, deadline, read).await
             };
-            self.pace.let_others_run(&self.shard).await;
+            self.time.let_others_run(&self.shard).await;
             return match read {
                 // TLS records without data. A client can send these at any rate.
                 Some(Ok(Received::Nothing)) if Instant::now() < deadline => continue,

@@ -59,7 +59,7 @@ impl Client {
     pub(super) async fn write_in_time(&mut self, bytes: &[u8]) -> Option<io::Result<()>> {
         let deadline = Instant::now() + ANSWER_TIMEOUT;
         let write = pin!(self.socket.write_all(bytes));
-        self.pace.wait(&self.shard, None, deadline, write).await
+        self.time.wait(&self.shard, None, deadline, write).await
     }
 
     /// Waits a moment for the client to close. Closing while the client still sends would reset the connection, and the
@@ -68,7 +68,7 @@ impl Client {
         let deadline = Instant::now() + LINGER_TIMEOUT;
         let finished = {
             let finish = pin!(self.socket.finish_writing());
-            self.pace.wait(&self.shard, None, deadline, finish).await
+            self.time.wait(&self.shard, None, deadline, finish).await
         };
         if finished.is_none() {
             return Next::End;

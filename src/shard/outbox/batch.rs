@@ -234,7 +234,7 @@ impl Batch {
     }
 
     /// The bytes of a list that has exactly one frame, in one piece; `None` otherwise.
-    pub fn single(&self, list: BatchList) -> Option<&[u8]> {
+    pub fn only_frame(&self, list: BatchList) -> Option<&[u8]> {
         let node = self.nodes.get(list.first as usize)?;
         if list.first != list.last {
             return None;
@@ -242,9 +242,9 @@ impl Batch {
         self.frames[node.frame as usize].contiguous()
     }
 
-    /// Accounts for a [`Self::single`] frame of which the kernel took `bytes`.
-    pub fn account_single(&self, list: BatchList, bytes: usize) -> (Written, Option<Outbox>) {
-        let offered = self.single(list).map_or(0, <[u8]>::len);
+    /// Accounts for a [`Self::only_frame`] frame of which the kernel took `bytes`.
+    pub fn account_only_frame(&self, list: BatchList, bytes: usize) -> (Written, Option<Outbox>) {
+        let offered = self.only_frame(list).map_or(0, <[u8]>::len);
         self.account(list, bytes, offered, false)
     }
 

@@ -71,7 +71,7 @@ impl Sessions {
         );
         let counters = self.common.counters();
         counters.disconnected_slow_clients_total.add(1);
-        self.keep_slow_client(slot, why);
+        self.record_slow_client(slot, why);
         self.writer.clear_queue(&mut self.table, slot);
         let (reason, close) = (DisconnectReason::TooSlow, Close::SLOW);
         self.disconnect(slot, reason, true, close, Cause::TooSlow);
@@ -96,7 +96,7 @@ impl Sessions {
     }
 
     /// Records the slow client for the console.
-    pub(super) fn keep_slow_client(&self, slot: u32, why: &str) {
+    pub(super) fn record_slow_client(&self, slot: u32, why: &str) {
         let outbox = &self.table.connections[slot as usize].outbox;
         let pending_bytes = outbox.as_ref().map_or(0, |outbox| outbox.pending_bytes());
         recent::slow_client(self.table.sid(slot), self.common.shard, why, pending_bytes);

@@ -145,7 +145,7 @@ impl Connection {
 
     /// True when no more may be queued for this client: it holds as much as a session may, or its outbox is not small while
     /// the process has no memory left. Below that a burst of large messages does not make a client slow; whether the client
-    /// receives them is checked at its deadline (`due`).
+    /// receives them is checked at its deadline (`ticks`).
     pub fn is_over(&self, bounds: &Bounds, budget: &ShardBudget) -> bool {
         let Some(outbox) = &self.outbox else {
             return false;

@@ -7,7 +7,7 @@ use super::Sessions;
 use super::connection::Connection;
 use crate::mesh::ShardId;
 use crate::os::random;
-use crate::shard::pace::Pace;
+use crate::shard::spread::Spread;
 use crate::shard::timers::TICK;
 
 /// How far the shutdown is.
@@ -23,7 +23,7 @@ pub(super) struct Drain {
 /// A walk through the table: once around, from a random slot, so that the oldest sessions are not told first. It reaches
 /// every session that was there at its start; later ones are told when they open.
 struct SlowDrain {
-    pace: Pace,
+    spread: Spread,
     /// The slot to look at next.
     cursor: usize,
     /// Slots of the table when the walk began.
@@ -52,7 +52,7 @@ impl Sessions {
         let slots = self.table.identities.slots();
         let random = u64::from_ne_bytes(random::bytes());
         self.drain.slow = Some(SlowDrain {
-            pace: Pace::new(
+            spread: Spread::new(
                 self.table.time(),
                 TICK * self.table.wheel.tick_of(end),
                 self.table.open_sessions,
@@ -89,7 +89,7 @@ impl Sessions {
             return;
         };
         let now = self.table.time();
-        while self.table.open_sessions > 0 && drain.pace.take(now, self.table.open_sessions) {
+        while self.table.open_sessions > 0 && drain.spread.take(now, self.table.open_sessions) {
             let around = (drain.cursor..drain.slots).chain(0..drain.cursor);
             let Some(slot) = around.into_iter().find(|&slot| self.is_open(slot)) else {
                 break;

@@ -11,7 +11,6 @@ mod common;
 mod connection;
 mod console;
 mod drain;
-mod due;
 mod fan_out;
 mod formats;
 mod identities;
@@ -25,6 +24,7 @@ mod steps;
 mod table;
 #[cfg(test)]
 mod tests;
+mod ticks;
 mod watchers;
 mod writer;
 
@@ -83,7 +83,7 @@ pub struct NewConnection {
 
 /// What the shard has to do after a turn, in order.
 pub enum Action {
-    /// Make this call, then bring the answer to [`Sessions::on_call_result`].
+    /// Make this call, then pass the answer to [`Sessions::on_call_result`].
     Call(Call),
     /// The session of this call has ended.
     Canceled(Rc<CallHandle>),
@@ -100,7 +100,7 @@ pub enum Action {
 /// Each part knows only what it needs: the table stores connections, the reader delivers messages, the writer takes frames
 /// and reports what happened to them. What that means for a session is decided here, in files whose calls go one way:
 /// `closing` ends sessions; `output` sends; `steps` carries out what a session decides; `input` serves what comes in;
-/// `answers`, `opening`, `due` and `drain` handle everything else that can happen in a turn.
+/// `answers`, `opening`, `ticks` and `drain` handle everything else that can happen in a turn.
 pub struct Sessions {
     common: Rc<Common>,
     table: Table,
@@ -120,7 +120,7 @@ pub struct Sessions {
     actions: Vec<Action>,
     /// Buffers, empty between two uses: for the decisions of a session, and for the slots that are due.
     steps: Vec<Step>,
-    due: Vec<u32>,
+    due_slots: Vec<u32>,
 }
 
 impl Sessions {
@@ -148,7 +148,7 @@ impl Sessions {
             departed: 0,
             actions: Vec::new(),
             steps: Vec::new(),
-            due: Vec::new(),
+            due_slots: Vec::new(),
         }
     }
 

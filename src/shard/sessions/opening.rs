@@ -144,7 +144,7 @@ impl Sessions {
                 (Notice::TokenWithoutIdentifiers, "a JWT")
             }
             AuthRefusal::TokenMissing => (Notice::TokenMissing, "a client without a JWT"),
-            AuthRefusal::NobodyToAsk => (Notice::NobodyToAsk, "a client"),
+            AuthRefusal::NoAuthenticator => (Notice::NoAuthenticator, "a client"),
         };
         let Some(admitted) = self.common.notices.admit(notice) else {
             return;

@@ -51,7 +51,7 @@ pub(super) struct Writer {
     batch: Batch,
     deflater: Deflater,
     /// Sessions that get a single frame in this turn, and the results of their sends.
-    singles: Vec<(u32, BatchList)>,
+    bulk_sends: Vec<(u32, BatchList)>,
     send_results: Vec<i32>,
     /// Outcomes of the flush other than [`Outcome::GoesOn`].
     outcomes: Vec<(u32, Outcome)>,
@@ -63,7 +63,7 @@ impl Writer {
             batch: Batch::new(Rc::clone(&common.budget)),
             common,
             deflater: Deflater::new(),
-            singles: Vec::new(),
+            bulk_sends: Vec::new(),
             send_results: Vec::new(),
             outcomes: Vec::new(),
         }
@@ -172,19 +172,19 @@ impl Writer {
     /// Writes up to [`FLUSHES_PER_LOOK`] sessions, fewer when `time` is over. Single frames are sent together through the
     /// ring. [`Self::take_outcomes`] returns the outcomes.
     pub fn flush_few(&mut self, table: &mut Table, time: TimeSlice) {
-        let mut singles = std::mem::take(&mut self.singles);
+        let mut bulk_sends = std::mem::take(&mut self.bulk_sends);
         let in_bulk = table.reactor.sends_in_bulk() && self.batch.dirty_len() >= BULK_SENDS_MIN;
         for _ in 0..FLUSHES_PER_LOOK {
             let Some(slot) = self.batch.next_dirty() else {
                 break;
             };
-            let single = if in_bulk {
-                self.take_single(table, slot)
+            let bulk_send = if in_bulk {
+                self.take_bulk_send(table, slot)
             } else {
                 None
             };
-            match single {
-                Some(list) => singles.push((slot, list)),
+            match bulk_send {
+                Some(list) => bulk_sends.push((slot, list)),
                 None => {
                     let outcome = self.flush_slot(table, slot);
                     self.note(slot, outcome);
@@ -194,9 +194,9 @@ impl Writer {
                 }
             }
         }
-        self.send_singles(table, &singles);
-        singles.clear();
-        self.singles = singles;
+        self.send_in_bulk(table, &bulk_sends);
+        bulk_sends.clear();
+        self.bulk_sends = bulk_sends;
     }
 
     fn note(&mut self, slot: u32, outcome: Outcome) {
@@ -218,26 +218,26 @@ impl Writer {
     }
 
     /// Takes the list of a session that gets a single frame and has nothing waiting before it.
-    fn take_single(&mut self, table: &mut Table, slot: u32) -> Option<BatchList> {
+    fn take_bulk_send(&mut self, table: &mut Table, slot: u32) -> Option<BatchList> {
         let connection = table.connections.get_mut(slot as usize)?;
         let plain = connection.tls.is_none() && connection.outbox.is_none();
-        if !plain || self.batch.single(connection.deliveries).is_none() {
+        if !plain || self.batch.only_frame(connection.deliveries).is_none() {
             return None;
         }
         Some(std::mem::take(&mut connection.deliveries))
     }
 
     /// Sends one frame to each of many sessions with few system calls.
-    fn send_singles(&mut self, table: &mut Table, singles: &[(u32, BatchList)]) {
-        if singles.is_empty() {
+    fn send_in_bulk(&mut self, table: &mut Table, bulk_sends: &[(u32, BatchList)]) {
+        if bulk_sends.is_empty() {
             return;
         }
-        let messages: Vec<Outgoing> = singles
+        let messages: Vec<Outgoing> = bulk_sends
             .iter()
             .filter_map(|&(slot, list)| {
                 Some(Outgoing {
                     socket: table.connections[slot as usize].socket.as_fd(),
-                    bytes: self.batch.single(list)?,
+                    bytes: self.batch.only_frame(list)?,
                 })
             })
             .collect();
@@ -245,13 +245,13 @@ impl Writer {
         table.reactor.send_all(&messages, &mut results);
         let sent = messages.len() as u64;
         self.common.counters().writes_total.add(sent);
-        for (&(slot, list), &result) in singles.iter().zip(&results) {
+        for (&(slot, list), &result) in bulk_sends.iter().zip(&results) {
             let taken = match result {
                 0.. => Ok(result as usize),
                 _ if [libc::EAGAIN, libc::EINTR].contains(&-result) => Ok(0),
                 _ => Err(io::Error::from_raw_os_error(-result)),
             };
-            let written = taken.map(|bytes| self.batch.account_single(list, bytes));
+            let written = taken.map(|bytes| self.batch.account_only_frame(list, bytes));
             let outcome = self.on_written(table, slot, written);
             self.note(slot, outcome);
         }

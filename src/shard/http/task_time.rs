@@ -15,7 +15,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 const DRAIN_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Limits one client's task: its waits end at deadlines and drains, and its turns end after a share of time.
-pub struct TaskPace {
+pub struct TaskTime {
     /// When the task last let the others run.
     turn_started: Instant,
     /// The task has waited since then, so other tasks have run.
@@ -26,7 +26,7 @@ pub struct TaskPace {
     drain_deadline: Option<Instant>,
 }
 
-impl TaskPace {
+impl TaskTime {
     pub fn new() -> Self {
         Self {
             turn_started: Instant::now(),
@@ -107,12 +107,12 @@ mod tests {
 
     #[test]
     fn a_drain_leaves_one_patience_to_all_waits_of_a_client() {
-        let mut pace = TaskPace::new();
+        let mut time = TaskTime::new();
         let seen = Instant::now();
         let far = seen + 10 * DRAIN_PATIENCE;
-        assert_eq!(pace.latest_in_drain(far, seen), seen + DRAIN_PATIENCE);
+        assert_eq!(time.latest_in_drain(far, seen), seen + DRAIN_PATIENCE);
         let later = seen + DRAIN_PATIENCE / 2;
-        assert_eq!(pace.latest_in_drain(far, later), seen + DRAIN_PATIENCE);
-        assert_eq!(pace.latest_in_drain(later, later), later);
+        assert_eq!(time.latest_in_drain(far, later), seen + DRAIN_PATIENCE);
+        assert_eq!(time.latest_in_drain(later, later), later);
     }
 }

@@ -9,24 +9,24 @@ const JITTER: (f64, f64) = (0.5, 1.5);
 
 /// One such spread. Times count from an origin that the caller chooses.
 #[derive(Debug)]
-pub struct Pace {
+pub struct Spread {
     next: Duration,
     end: Duration,
     /// State of a xorshift generator, never 0: the jitter need not be secret.
     random: u64,
 }
 
-impl Pace {
+impl Spread {
     /// Spreads `count` over the time from `now` to `end`. Different seeds give different pauses.
     pub fn new(now: Duration, end: Duration, count: usize, seed: u64) -> Self {
-        let mut pace = Self {
+        let mut spread = Self {
             next: now,
             end,
             random: seed | 1,
         };
         // The first action waits, too: an operator may stop many servers at the same moment.
-        pace.advance(count, (0.0, 1.0));
-        pace
+        spread.advance(count, (0.0, 1.0));
+        spread
     }
 
     /// Whether one of the `left` actions is due at `now`; if so, chooses the time of the next one. At the end all are due.
@@ -63,11 +63,11 @@ mod tests {
 
     /// The number of actions due at each tick, from `from` to `from + over`.
     fn walk(from: Duration, over: Duration, count: usize, seed: u64) -> Vec<usize> {
-        let mut pace = Pace::new(from, from + over, count, seed);
+        let mut spread = Spread::new(from, from + over, count, seed);
         let (mut now, mut left, mut due) = (from, count, Vec::new());
         while now <= from + over {
             let before = left;
-            while left > 0 && pace.take(now, left) {
+            while left > 0 && spread.take(now, left) {
                 left -= 1;
             }
             due.push(before - left);
@@ -104,14 +104,14 @@ mod tests {
     #[test]
     fn who_leaves_by_himself_does_not_hurry_the_others() {
         let end = Duration::from_secs(10);
-        let mut pace = Pace::new(Duration::ZERO, end, 1000, 3);
+        let mut spread = Spread::new(Duration::ZERO, end, 1000, 3);
         let (mut now, mut left) = (Duration::ZERO, 1000);
         let mut told_late = 0;
         while now <= end {
             if now == Duration::from_secs(5) {
                 left /= 2;
             }
-            while left > 0 && pace.take(now, left) {
+            while left > 0 && spread.take(now, left) {
                 left -= 1;
                 told_late += usize::from(now > Duration::from_secs(9));
             }

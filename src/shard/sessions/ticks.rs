@@ -10,13 +10,13 @@ use crate::shard::notices::Notice;
 impl Sessions {
     /// Serves the sessions whose deadline has passed.
     pub fn on_tick(&mut self) {
-        let mut due = std::mem::take(&mut self.due);
+        let mut due = std::mem::take(&mut self.due_slots);
         self.table.wheel.expire(self.table.now, &mut due);
         let mut pings = PingFrames::default();
         for slot in due.drain(..) {
             self.on_due(slot, &mut pings);
         }
-        self.due = due;
+        self.due_slots = due;
         self.drain_some();
     }
 
@@ -35,7 +35,7 @@ impl Sessions {
             let counters = self.common.counters();
             counters.timeout_server_msg_total.add(messages.min(1));
             counters.failed_server_msg_total.add(messages.min(1));
-            self.keep_slow_client(slot, "it took nothing within ws_write_timeout");
+            self.record_slow_client(slot, "it took nothing within ws_write_timeout");
             return self.abort(slot, Cause::WriteTimeout);
         }
         match connection.life {
