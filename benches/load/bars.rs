@@ -1,4 +1,5 @@
-//! The bars of the project: what each figure must reach, and what would be great. The summary table comes from the results.
+//! The bars of the project: the value that each figure must reach, and the value that would be excellent. The summary table
+//! is made from the results.
 
 use std::fmt::Write as _;
 
@@ -35,7 +36,7 @@ struct Bar {
     metric: &'static str,
     goal: Goal,
     moonshot: Option<Goal>,
-    /// As it is called in results.
+    /// The server's name in results.
     server: &'static str,
 }
 
@@ -296,12 +297,12 @@ const BARS: &[Bar] = &[
     .on_epoll(),
 ];
 
-/// The table of all bars as Markdown; what was not measured says so.
+/// The table of all bars as Markdown; missing results are named as such.
 pub fn markdown() -> String {
     let mut text =
         "\n| what | bar | moonshot | measured | peer | |\n| --- | --- | --- | --- | --- | --- |\n"
             .to_owned();
-    // The same cases, measured with another server only.
+    // The same cases, but measured together with another server.
     let beside = Stored::read(BESIDE);
     for bar in BARS {
         let stored = Stored::read(bar.scenario);

@@ -1,6 +1,6 @@
-//! What can be asked for: each scenario with its name.
+//! All scenarios with their names.
 //!
-//! The experiments are questions with known answers. They are built on demand only: `--features experiments`.
+//! The experiments answer questions that are already settled, so they are built only on demand: `--features experiments`.
 
 #[cfg(feature = "experiments")]
 use crate::experiments;
@@ -17,7 +17,7 @@ const fn scenario(name: &'static str, about: &'static str, run: fn(&Options)) ->
     }
 }
 
-/// All of them, as `--help` lists them.
+/// All scenarios, in the order of `--help`.
 pub const SCENARIOS: &[Scenario] = &[
     scenario(
         "fanout",

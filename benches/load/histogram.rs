@@ -1,14 +1,14 @@
-//! A log-scaled histogram: 64 steps to every power of two, so a value read back is at most 1.6 % too high.
+//! A histogram with a logarithmic scale: 64 steps to every power of two, so a value read back is at most 1.6 % too high.
 //!
-//! Threads fill their own, then they are merged. Percentiles are never averaged.
+//! Each thread fills its own; then they are merged. Percentiles are never averaged.
 
-/// log2 of the steps between two powers of two.
+/// log2 of the number of steps between two powers of two.
 const STEP_BITS: u32 = 6;
 const STEPS: usize = 1 << STEP_BITS;
 /// Rows of steps: one for the values below [`STEPS`], one for each higher power of two of a u64.
 const ROWS: usize = 64 - STEP_BITS as usize + 1;
 
-/// How often which values came, with bounded error and fixed size (30 kB).
+/// Counts of values, with bounded error and fixed size (30 kB).
 #[derive(Clone)]
 pub struct Histogram {
     counts: Box<[u64]>,
@@ -49,12 +49,12 @@ impl Histogram {
         self.max
     }
 
-    /// How many values are above this one, to within a step.
+    /// The number of values above this one, to within a step.
     pub fn above(&self, value: u64) -> u64 {
         self.counts[step_of(value) + 1..].iter().sum()
     }
 
-    /// The value that `percent` of all values do not exceed; 0 when there are none.
+    /// The value that `percent` of all values do not exceed; 0 when there are no values.
     pub fn percentile(&self, percent: f64) -> u64 {
         let rank = (self.count as f64 * percent / 100.0).ceil().max(1.0) as u64;
         let mut passed = 0;

@@ -1,8 +1,8 @@
 //! Measures a server that speaks this protocol: `cargo bench --bench load -- SCENARIO [options]`, `--help` lists them.
 //!
-//! One client program for every server: `--peer PATH` starts another binary with the same flags and measures both in
-//! turns. A scenario starts servers ([`peer`]), opens clients ([`fleet`]), publishes ([`publisher`]) and reports
-//! ([`report`]); [`limit`] does the same socket work with no server logic at all. Traffic stays on 127.0.0.0/8.
+//! The same client program measures every server: `--peer PATH` starts another binary with the same flags, and the two are
+//! measured in turns. A scenario starts servers ([`peer`]), opens clients ([`fleet`]), publishes ([`publisher`]) and reports
+//! ([`report`]); [`limit`] does the same socket work without any server logic. Traffic stays on 127.0.0.0/8.
 
 #![allow(
     unsafe_code,
@@ -36,7 +36,7 @@ use catalog::SCENARIOS;
 use options::Options;
 
 fn main() {
-    // Before any thread is pinned.
+    // Called before any thread is pinned, because pinning hides the other CPUs.
     process::machine_cpus();
     let (scenario, options) = Options::read(std::env::args().skip(1), SCENARIOS);
     (scenario.run)(&options);

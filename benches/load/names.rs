@@ -1,9 +1,9 @@
-//! Names that scenarios write into their results, and that bars, tables and pictures look up there.
+//! Names that scenarios write into their results, and that the code for bars, tables and pictures reads.
 
-/// The scenario that measures the figures of the first page beside another server's.
+/// The scenario that measures the figures of the first page side by side with another server's.
 pub const BESIDE: &str = "beside";
 
-/// The scenarios that are built with the feature `experiments` only.
+/// The scenarios that are built only with the feature `experiments`.
 pub const ON_DEMAND: [&str; 2] = ["experiments", "allocator"];
 
 /// Cases.

@@ -1,4 +1,4 @@
-//! nginx in front of a server: it ends TLS and passes WebSockets on. One process, so that its memory is one number.
+//! nginx in front of a server: it terminates TLS and passes WebSockets on. One process, so that its memory is one number.
 
 use std::net::SocketAddrV4;
 use std::process::{Child, Command, Stdio};
@@ -12,7 +12,7 @@ use crate::sys::Cpu;
 use crate::target::{Target, free_address};
 use crate::tls::Certificate;
 
-/// Where distributions put it, which is not on everybody's PATH.
+/// Distributions install it in /usr/sbin, which is not in the PATH of every user.
 const PROGRAMS: [&str; 2] = ["nginx", "/usr/sbin/nginx"];
 const START_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -24,7 +24,7 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// Whether there is one on this machine.
+    /// The nginx of this machine, if there is one.
     pub fn program() -> Option<&'static str> {
         PROGRAMS.into_iter().find(|program| {
             let version = Command::new(program)
@@ -35,10 +35,10 @@ impl Nginx {
         })
     }
 
-    /// Starts it on the CPUs of the server behind it, in the same memory group.
+    /// Starts nginx on the CPUs of the server behind it, in the same memory group.
     ///
     /// # Panics
-    /// When it does not start: there is nothing to measure then.
+    /// When nginx does not start, because then nothing can be measured.
     pub fn start(
         program: &str,
         target: &Target,
@@ -80,7 +80,7 @@ impl Nginx {
     }
 }
 
-/// The usual lines for WebSockets, and room for as many of them as this machine's limit on open files allows.
+/// The usual configuration for WebSockets, with as many connections as this machine's limit on open files allows.
 fn configuration(
     address: SocketAddrV4,
     upstream: SocketAddrV4,
@@ -123,7 +123,7 @@ http {{
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // It holds nothing that has to be put in order.
+        // nginx has no state to save, so SIGKILL does no harm.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

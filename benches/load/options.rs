@@ -7,35 +7,35 @@ use std::process::exit;
 use crate::process::machine_cpus;
 use crate::target::{Driver, Target};
 
-/// A scenario, as the command line knows it.
+/// A scenario for the command line.
 pub struct Scenario {
     pub name: &'static str,
     pub about: &'static str,
-    /// A part of another scenario, in a process of its own.
+    /// Part of another scenario that runs in its own process; not in `--help`.
     pub hidden: bool,
     pub run: fn(&Options),
 }
 
-/// What was asked for. Scenarios take their own default where an option is `None`.
+/// The options as given. Where an option is `None`, each scenario uses its own default.
 #[derive(Clone, Debug)]
 pub struct Options {
     pub scenario: String,
     pub peer: Option<PathBuf>,
     pub drivers: Vec<Driver>,
-    /// Cores of the server.
+    /// CPU cores of the server.
     pub cores: usize,
     pub runs: usize,
-    /// Threads of the clients.
+    /// Client threads.
     pub threads: usize,
     pub clients: Option<usize>,
     pub seconds: Option<u64>,
     pub payload_bytes: Option<usize>,
     pub streams: Option<usize>,
-    /// How many attack at a time; empty: the scenario's own numbers.
+    /// Numbers of simultaneous attackers; empty: the scenario's own numbers.
     pub attackers: Vec<usize>,
-    /// The part of a case's name that selects cases; empty: all.
+    /// Selects the cases whose name contains this; empty: all cases.
     pub case: String,
-    /// As it was typed, without the folder of the other binary.
+    /// The command line as typed, without the folder of the other binary.
     pub shown: String,
 }
 
@@ -55,16 +55,17 @@ Options
   --help             this text
 ";
 
-/// Clients that one thread can hold: its table has 20,000 descriptors on the smallest machine that is planned for.
+/// Clients that one thread can hold. Each thread has its own descriptor table, which has 20,000 descriptors on the smallest
+/// supported machine.
 const CLIENTS_PER_THREAD: usize = 19_000;
 
 impl Options {
-    /// Reads the command line; tells what is wrong with it and ends the process if anything is.
+    /// Reads the command line. On a mistake it prints what is wrong and ends the process.
     pub fn read(
         arguments: impl Iterator<Item = String>,
         scenarios: &[Scenario],
     ) -> (&Scenario, Self) {
-        // Cargo adds `--bench`.
+        // Cargo adds `--bench`, which is no option of this tool.
         let words: Vec<String> = arguments.filter(|word| word != "--bench").collect();
         let parsed = Self::parse(&words).and_then(|options| match options {
             Some(options) => Ok(Some((options.scenario_of(scenarios)?, options))),
@@ -161,7 +162,7 @@ impl Options {
         Ok(())
     }
 
-    /// The servers to measure, each in its turn.
+    /// The servers to measure, in turns.
     pub fn targets(&self) -> Vec<Target> {
         let mut targets: Vec<Target> = self
             .drivers
@@ -172,17 +173,17 @@ impl Options {
         targets
     }
 
-    /// The CPUs that a server of this run leaves to the clients; none: anywhere.
+    /// The CPUs that the server leaves to the clients; empty: any CPU.
     pub fn client_cpus(&self) -> Vec<usize> {
         (self.cores..machine_cpus()).collect()
     }
 
-    /// Whether a case was selected.
+    /// Whether this case is selected.
     pub fn wants(&self, case: &str) -> bool {
         case.contains(&self.case)
     }
 
-    /// Threads for so many clients.
+    /// Threads needed for this many clients.
     pub fn threads_for(&self, clients: usize) -> usize {
         self.threads
             .max(clients.div_ceil(CLIENTS_PER_THREAD))
@@ -190,7 +191,7 @@ impl Options {
     }
 }
 
-/// The command line as it would be typed elsewhere: the folder of another binary is this machine's own.
+/// The command line as typed, but without the folder of the other binary, which exists only on this machine.
 fn shown(words: &[String]) -> String {
     let file_name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
     let mut previous = "";

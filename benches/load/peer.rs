@@ -19,9 +19,9 @@ use crate::tls::{self, Certificate};
 
 /// How long a server may take to answer its health check.
 const START_PATIENCE: Duration = Duration::from_secs(20);
-/// Memory that has not changed for longer than the default interval of pings stands still.
+/// Memory counts as settled when it has not changed for longer than the default ping interval.
 const SETTLED_AFTER: Duration = Duration::from_millis(3_500);
-/// How long memory may take to stand still.
+/// How long to wait until memory is settled.
 const SETTLE_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a server may take to end after SIGTERM.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
@@ -38,27 +38,28 @@ pub struct Peer {
     pub name: &'static str,
     pub address: SocketAddrV4,
     pub broadcast_address: SocketAddrV4,
-    /// All flags it was started with.
+    /// All flags with which it was started.
     pub flags: Vec<String>,
     /// From the start of the process to the first 200 of `/health`.
     pub started_in: Duration,
     tls: Option<Arc<ClientConfig>>,
-    /// What stands in front: its memory and CPU count as the server's.
+    /// A proxy in front; its memory and CPU count as the server's.
     proxy: Option<Nginx>,
     child: Child,
     log: PathBuf,
 }
 
 impl Peer {
-    /// Starts a server and waits until it is healthy. With a group, the kernel's memory for it is counted there.
+    /// Starts a server and waits until it is healthy. If a group is given, the kernel's memory for the server is counted
+    /// there.
     ///
     /// # Panics
-    /// When the server does not start: there is nothing to measure then.
+    /// When the server does not start, because then nothing can be measured.
     pub fn start(target: &Target, flags: &[String], group: Option<&KernelMemory>) -> Self {
         Self::start_with(target, flags, group, None)
     }
 
-    /// The same, with TLS on all its ports when a certificate is given.
+    /// The same; with a certificate, all ports of the server use TLS.
     pub fn start_with(
         target: &Target,
         flags: &[String],
@@ -71,7 +72,7 @@ impl Peer {
             format!("--port={}", address.port()),
             format!("--http_broadcast_port={}", broadcast_address.port()),
             "--metrics_http=/metrics".to_owned(),
-            // Another server may wait for Redis otherwise.
+            // Without this another server might wait for Redis.
             "--broadcast_adapter=http".to_owned(),
         ];
         all.extend(flags.iter().chain(&target.own_flags).cloned());
@@ -126,12 +127,12 @@ impl Peer {
         self.child.id()
     }
 
-    /// Puts a proxy in front; gives where clients find it.
+    /// Puts a proxy in front; returns the address for the clients.
     pub fn put_behind(&mut self, proxy: Nginx) -> SocketAddrV4 {
         self.proxy.insert(proxy).address
     }
 
-    /// User memory now.
+    /// Current user memory.
     pub fn memory(&self) -> Memory {
         let own = process::memory(self.pid());
         let proxy = self.proxy.as_ref().map_or(Memory::default(), Nginx::memory);
@@ -141,9 +142,9 @@ impl Peer {
         }
     }
 
-    /// User memory once it stands still.
+    /// User memory after it has settled.
     ///
-    /// An allocator gives memory back when it is next asked for some, so a whole round of pings must pass without a change.
+    /// An allocator may give memory back only at a later allocation, so a whole round of pings must pass without a change.
     pub fn settled_memory(&self) -> Memory {
         let begun = Instant::now();
         let (mut settled, mut since) = (self.memory(), begun);
@@ -171,7 +172,7 @@ impl Peer {
         fs::read_dir(format!("/proc/{}/task", self.pid())).map_or(0, Iterator::count)
     }
 
-    /// The sum of a counter over its labels; `None` when the server does not have it.
+    /// The sum of a counter over its labels; `None` when the server does not have this metric.
     pub fn metric(&self, name: &str) -> Option<f64> {
         let (_, page) = self.get("/metrics")?;
         let values = page.lines().filter_map(|line| {
@@ -184,7 +185,7 @@ impl Peer {
         values.reduce(|sum, value| sum + value)
     }
 
-    /// One GET; `None` when there is no whole answer.
+    /// Makes one GET request; `None` when no complete answer comes.
     fn get(&self, path: &str) -> Option<(u16, String)> {
         let socket = TcpStream::connect(self.address).ok()?;
         socket.set_read_timeout(Some(Duration::from_secs(5))).ok()?;
@@ -199,11 +200,11 @@ impl Peer {
 
     fn signal(&self, signal: Signal) {
         let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
-        // It may have ended by itself.
+        // The server may have ended already, so an error is ignored.
         let _ = kill_process(pid.expect("a process has a number"), signal);
     }
 
-    /// Ends it as `docker stop` does: SIGTERM, and SIGKILL when `patience` is over.
+    /// Stops it as `docker stop` does: SIGTERM, and SIGKILL after `patience`.
     pub fn stop(&mut self, patience: Duration) -> Stop {
         let begun = Instant::now();
         self.signal(Signal::TERM);
@@ -218,7 +219,7 @@ impl Peer {
         }
     }
 
-    /// What it has logged so far.
+    /// The log so far.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }

@@ -1,4 +1,4 @@
-//! What the kernel says about another process: its memory, its CPU, and what the kernel itself holds for it.
+//! What the kernel reports about another process: its memory, its CPU, and the kernel memory for it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -12,18 +12,18 @@ use rustix::process::{Signal, set_parent_process_death_signal};
 
 use crate::sys::{self, Cpu};
 
-/// How long a memory group may take to get empty.
+/// How long to wait until a memory group is empty.
 const REMOVE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// User memory of a process.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Memory {
-    /// Pages that no other process shares.
+    /// Memory that it shares with no other process.
     pub private_bytes: u64,
     pub rss_bytes: u64,
 }
 
-/// User memory of a process that runs.
+/// User memory of a running process.
 pub fn memory(pid: u32) -> Memory {
     let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).expect("the process runs");
     let bytes = |name: &str| {
@@ -39,17 +39,17 @@ pub fn memory(pid: u32) -> Memory {
     }
 }
 
-/// Resident memory of a process that runs.
+/// Resident memory of a running process.
 pub fn rss(pid: u32) -> u64 {
     status_bytes(pid, "VmRSS:")
 }
 
-/// The most that this was since [`reset_peak`], by the kernel's own count.
+/// The largest resident memory since [`reset_peak`], by the kernel's own count.
 pub fn peak_rss(pid: u32) -> u64 {
     status_bytes(pid, "VmHWM:")
 }
 
-/// Lets [`peak_rss`] begin anew.
+/// Makes [`peak_rss`] start again.
 pub fn reset_peak(pid: u32) {
     fs::write(format!("/proc/{pid}/clear_refs"), "5").expect("a process of ours");
 }
@@ -63,13 +63,14 @@ fn status_bytes(pid: u32, name: &str) -> u64 {
         * 1024
 }
 
-/// How long the threads of a process were ready to run and had to wait for a CPU. Much of it: somebody else is at work here,
-/// and rates and latencies say less about the process.
+/// How long the threads of a process were ready to run and had to wait for a CPU. A large value means that other processes
+/// use this machine, so rates and latencies are less reliable.
 pub fn waited(pid: u32) -> Duration {
     Duration::from_nanos(schedule_nanos(pid, 1))
 }
 
-/// CPU a process has used so far: the sum is exact to the nanosecond, its split is the kernel's sampling.
+/// CPU that a process has used so far. The sum is exact to the nanosecond; the split into user and system is sampled by the
+/// kernel.
 pub fn cpu(pid: u32) -> Cpu {
     let nanos = schedule_nanos(pid, 0);
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
@@ -92,9 +93,9 @@ fn schedule_nanos(pid: u32, field: usize) -> u64 {
     tasks.flatten().filter_map(|task| nanos(task.path())).sum()
 }
 
-/// Bytes in the kernel's slabs that no memory group is charged for: those of plain kmalloc, for everything on this machine.
+/// Bytes in those slabs of the kernel that are charged to no memory group: plain kmalloc, for everything on this machine.
 ///
-/// An armed receive keeps its state there, for example.
+/// For example, the state of an armed receive is there.
 pub fn uncharged_bytes() -> u64 {
     let text = fs::read_to_string("/proc/slabinfo").unwrap_or_default();
     let bytes = text.lines().filter_map(|line| {
@@ -112,7 +113,7 @@ pub fn uncharged_bytes() -> u64 {
     bytes.sum()
 }
 
-/// CPUs of this machine, whatever this program is pinned to later.
+/// CPUs of this machine. The first call must come before this program is pinned to some of them.
 pub fn machine_cpus() -> usize {
     static CPUS: LazyLock<usize> =
         LazyLock::new(|| std::thread::available_parallelism().map_or(1, usize::from));
@@ -121,7 +122,7 @@ pub fn machine_cpus() -> usize {
 
 /// The user and system ticks of a line of /proc/PID/stat.
 fn ticks(stat: &str) -> (u64, u64) {
-    // The second field is a name in brackets and may hold anything.
+    // The second field is a name in brackets that may contain any character, so parsing starts behind the last bracket.
     let behind_name = stat.rsplit(')').next().unwrap_or("");
     let field = |number: usize| {
         behind_name
@@ -132,13 +133,13 @@ fn ticks(stat: &str) -> (u64, u64) {
     (field(14).unwrap_or(0), field(15).unwrap_or(0))
 }
 
-/// Makes a child begin on its CPUs and in its memory group, and end with the thread that starts it.
+/// Starts a child on its CPUs and in its memory group, and makes it end with the thread that starts it.
 pub fn enter(command: &mut Command, cpus: Vec<usize>, group: Option<&KernelMemory>) {
     let members = group.map(KernelMemory::members);
     // SAFETY: between fork and exec the closure makes three system calls and touches no lock and no heap.
     unsafe {
         command.pre_exec(move || {
-            // A measurement that is interrupted leaves no server behind.
+            // So that an interrupted measurement leaves no server running.
             set_parent_process_death_signal(Some(Signal::TERM))?;
             if let Some(members) = &members {
                 (&*members).write_all(b"0")?;
@@ -155,7 +156,7 @@ pub struct KernelMemory {
 }
 
 impl KernelMemory {
-    /// Makes a group, where this machine lets us.
+    /// Creates a group, if this machine allows it.
     pub fn new() -> Option<Self> {
         let name = format!("ringcable-load-{}", std::process::id());
         [("/sys/fs/cgroup/memory", false), ("/sys/fs/cgroup", true)]
@@ -165,7 +166,7 @@ impl KernelMemory {
                 fs::create_dir(&folder).ok()?;
                 let group = Self { folder, version_2 };
                 if !version_2 {
-                    // Socket buffers are counted only where they are limited.
+                    // The kernel counts socket buffers only in groups with a limit on them.
                     let _ = fs::write(
                         group.folder.join("memory.kmem.tcp.limit_in_bytes"),
                         (1u64 << 50).to_string(),
@@ -175,7 +176,7 @@ impl KernelMemory {
             })
     }
 
-    /// The group that a parent has put this process into; it is the parent's to remove.
+    /// The group into which a parent has put this process; the parent removes it.
     #[cfg(feature = "experiments")]
     pub fn of_this_process() -> Option<Self> {
         let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
@@ -192,7 +193,7 @@ impl KernelMemory {
             .find(|group| group.read().is_some())
     }
 
-    /// Bytes of slabs, page tables, stacks and socket buffers now.
+    /// Current bytes of slabs, page tables, stacks and socket buffers.
     pub fn bytes(&self) -> u64 {
         self.read().unwrap_or(0)
     }
@@ -223,7 +224,7 @@ impl KernelMemory {
 
 impl Drop for KernelMemory {
     fn drop(&mut self) {
-        // The last tasks of a process may leave its group a moment after it was waited for.
+        // The last tasks of a process may leave its group a moment after `wait` has returned.
         let deadline = Instant::now() + REMOVE_PATIENCE;
         while fs::remove_dir(&self.folder).is_err() && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(10));

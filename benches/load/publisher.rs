@@ -1,6 +1,6 @@
-//! Publishes over HTTP as an app does: `POST /_broadcast` on connections that are kept alive.
+//! Publishes over HTTP as an app does: `POST /_broadcast` on keep-alive connections.
 //!
-//! [`Outlet`] is what fan-out scenarios drive: this publisher, or the bare loop of [`crate::limit`].
+//! Fan-out scenarios use an [`Outlet`]: this publisher, or the bare loop of [`crate::limit`].
 
 use std::fmt::Write as _;
 use std::io::{Read, Write};
@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 
 use crate::fleet::Mark;
 
-/// A server that does not answer for so long has lost the publication.
+/// After this time without an answer the publication counts as lost.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(30);
 
-/// Somewhere to publish.
+/// Something that publishes.
 pub trait Outlet {
-    /// Publishes these messages in this order; gives the time until they were taken.
+    /// Publishes these messages in this order; returns the time until they were accepted.
     fn publish(&mut self, marks: &[Mark]) -> Duration;
 }
 
@@ -27,14 +27,14 @@ pub fn stream_name(stream: u32) -> String {
 pub struct Publisher {
     address: SocketAddrV4,
     socket: Option<TcpStream>,
-    /// The request that is sent, built anew each time without a new allocation.
+    /// Buffer of the request, reused so that publishing allocates nothing.
     request: Vec<u8>,
     body: String,
     message: String,
 }
 
 impl Publisher {
-    /// Connects with the first publication: a server closes a connection that sends nothing for some seconds.
+    /// Connects only at the first publication, because a server closes a connection that sends nothing for some seconds.
     pub fn new(address: SocketAddrV4) -> Self {
         Self {
             address,
@@ -54,7 +54,7 @@ impl Publisher {
         for (at, mark) in marks.iter().enumerate() {
             self.message.clear();
             mark.write_message(&mut self.message);
-            // The message is a JSON string without escapes, so as text in JSON only its quotes need some.
+            // The message is a JSON string without escapes, so only its quotes must be escaped inside another JSON string.
             let text = self.message.trim_matches('"');
             let comma = if at > 0 { "," } else { "" };
             let _ = write!(
@@ -81,10 +81,10 @@ impl Publisher {
             .expect("the broadcast endpoint takes the request");
     }
 
-    /// Waits for the answer to the oldest request that has none.
+    /// Waits for the answer to the oldest unanswered request.
     ///
     /// # Panics
-    /// When it is not 201: what was published is not known then.
+    /// When the answer is not 201, because it is then unknown what was published.
     pub fn wait_taken(&mut self) {
         let socket = self.socket.as_mut().expect("a publication was sent");
         let mut answer = [0; 1024];

@@ -1,7 +1,7 @@
-//! Results: collects one sample per run, shows medians with their spread, keeps the raw samples as JSON.
+//! Results: collects one sample per run, shows medians with their spread, stores the raw samples as JSON.
 //!
-//! A figure is named by (server, case, metric). Scenarios call [`Report::sample`] once for each figure of each run and
-//! [`Report::finish`] at the end. `plot` and `tables` read the JSON back through [`Stored`].
+//! A figure is named by (server, case, metric). Scenarios call [`Report::sample`] once for each figure in each run, and
+//! [`Report::finish`] at the end. `plot` and `tables` read the JSON through [`Stored`].
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -25,7 +25,7 @@ pub struct Row {
 }
 
 impl Row {
-    /// The middle value; the mean of the two middle ones when their number is even.
+    /// The middle value; with an even number of values the mean of the two middle ones.
     pub fn median(&self) -> f64 {
         let mut sorted = self.values.clone();
         sorted.sort_by(f64::total_cmp);
@@ -48,7 +48,7 @@ impl Row {
             .fold(f64::NEG_INFINITY, f64::max)
     }
 
-    /// `median (min–max)`, or the value alone when there is no spread to show.
+    /// `median (min–max)`, or only the value when there is no spread.
     pub fn spread(&self) -> String {
         let median = number(self.median());
         let (min, max) = (number(self.min()), number(self.max()));
@@ -60,11 +60,11 @@ impl Row {
     }
 }
 
-/// The figures of one scenario, while it runs.
+/// The figures of a running scenario.
 pub struct Report {
     scenario: String,
     options: String,
-    /// As it was when the measurement began.
+    /// The host when the measurement began.
     host: Host,
     servers: Vec<(String, Vec<String>)>,
     /// Name and version of the other server.
@@ -73,7 +73,7 @@ pub struct Report {
 }
 
 impl Report {
-    /// `options_shown` is the command line of the scenario as somebody would type it again.
+    /// `options_shown` is the command line that repeats the measurement.
     pub fn new(scenario: &str, options_shown: impl Into<String>) -> Self {
         Self {
             scenario: scenario.to_owned(),
@@ -85,7 +85,7 @@ impl Report {
         }
     }
 
-    /// Notes which other server is measured: the name of its file, and what it says itself.
+    /// Stores which other server is measured: its file name and its own version text.
     pub fn name_peer(&mut self, binary: &Path) {
         let output = Command::new(binary).arg("--version").output();
         let said = output.map_or(String::new(), |output| {
@@ -96,14 +96,14 @@ impl Report {
         self.peer = Some(format!("{name} {version}").trim_end().to_owned());
     }
 
-    /// Notes the flags a server was started with. The first call for a name counts.
+    /// Stores the flags with which a server was started. Only the first call for a name counts.
     pub fn server(&mut self, server: &str, flags: &[String]) {
         if !self.servers.iter().any(|(name, _)| name == server) {
             self.servers.push((server.to_owned(), flags.to_vec()));
         }
     }
 
-    /// Adds the value of one run. Values that are not finite (a rate over no time) are not kept.
+    /// Adds the value of one run. Values that are not finite (such as a rate over no time) are dropped.
     pub fn sample(&mut self, server: &str, case: &str, metric: &str, unit: &str, value: f64) {
         if !value.is_finite() {
             return;
@@ -145,7 +145,7 @@ impl Report {
         }
     }
 
-    /// One block per case; servers are columns, so that what was measured side by side stands side by side.
+    /// One block per case, with servers as columns, so that figures measured together are next to each other.
     fn table(&self) -> String {
         let mut text = format!("\n{}: median (min–max)\n", self.scenario);
         for case in distinct(self.rows.iter().map(|row| &row.case)) {
@@ -215,7 +215,7 @@ pub struct Stored {
 }
 
 impl Stored {
-    /// Reads the result of a scenario; `None` when it was never run or the file is not ours.
+    /// Reads the result of a scenario; `None` when there is none or the file has another format.
     pub fn read(scenario: &str) -> Option<Self> {
         let text = fs::read_to_string(results_folder().join(format!("{scenario}.json"))).ok()?;
         let document: Value = serde_json::from_str(&text).ok()?;
@@ -247,12 +247,12 @@ impl Stored {
     }
 }
 
-/// The folder of the results; cargo starts benches in the root of the package.
+/// The folder of the results. Cargo starts benches in the root of the package.
 pub fn results_folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(RESULTS_FOLDER)
 }
 
-/// Texts in the order in which they came first.
+/// The distinct texts, in the order of their first occurrence.
 pub fn distinct<'a>(texts: impl Iterator<Item = &'a String>) -> Vec<&'a str> {
     let mut seen: Vec<&str> = Vec::new();
     for text in texts {
@@ -263,7 +263,7 @@ pub fn distinct<'a>(texts: impl Iterator<Item = &'a String>) -> Vec<&'a str> {
     seen
 }
 
-/// A number for people: three significant digits behind small ones, thousands separated in large ones.
+/// A number for readers: three significant digits for small numbers, separated thousands in large ones.
 pub fn number(value: f64) -> String {
     let size = value.abs();
     let decimals = match size {
@@ -290,7 +290,7 @@ pub fn number(value: f64) -> String {
     text
 }
 
-/// Columns padded to their widest cell.
+/// Pads each column to its widest cell.
 fn aligned(lines: &[Vec<String>]) -> String {
     let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
@@ -322,7 +322,7 @@ fn write_json(path: &Path, value: &Value) -> io::Result<()> {
     fs::write(path, format!("{value:#}\n"))
 }
 
-/// Where and on what something was measured.
+/// The machine and the commit of a measurement.
 struct Host {
     date: String,
     commit: String,
@@ -339,7 +339,8 @@ impl Host {
             .lines()
             .find(|line| line.starts_with("model name"))
             .and_then(|line| line.split_once(':'));
-        // Results and pages change with every measurement; they say nothing about what was measured.
+        // Results and pages change with every measurement and do not affect what was measured, so they do not count as
+        // changes.
         let changed = git(&[
             "status",
             "--porcelain",
@@ -363,7 +364,7 @@ impl Host {
     }
 }
 
-/// Output of git, empty outside of a repository.
+/// Output of git; empty outside a repository.
 fn git(arguments: &[&str]) -> String {
     let output = Command::new("git")
         .args(arguments)

@@ -1,5 +1,5 @@
-//! The few system calls that have no safe wrapper, each behind one. All other unsafe code of this program is in `limit` and
-//! `experiments`.
+//! The few system calls without a safe wrapper, each in its own function. All other unsafe code of this program is in
+//! `limit` and `experiments`.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::thread::{CpuSet, UnshareFlags, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 
-/// CPU time, split as the kernel splits it.
+/// CPU time, with the kernel's split.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Cpu {
     pub user: Duration,
@@ -21,7 +21,7 @@ impl Cpu {
         self.user + self.system
     }
 
-    /// What was used since `earlier`.
+    /// The time used since `earlier`.
     pub fn since(self, earlier: Self) -> Self {
         Self {
             user: self.user.saturating_sub(earlier.user),
@@ -43,9 +43,9 @@ pub fn monotonic_nanos() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// Gives the calling thread a descriptor table of its own: empty but for the standard streams and `kept`.
+/// Gives the calling thread its own descriptor table, which holds only the standard streams and `kept`.
 ///
-/// A process may open only so many files, but the limit holds for one table, not for one process.
+/// The limit on open files applies to one table and not to a whole process, so more threads can hold more sockets.
 pub fn own_descriptor_table(kept: RawFd) -> io::Result<()> {
     // SAFETY: the thread has just begun and owns no descriptor; what the table of the process held stays open there.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FILES)? };
@@ -82,7 +82,7 @@ pub fn thread_cpu() -> Cpu {
     }
 }
 
-/// Lets a bound socket take its port when it connects, so that ports are counted per destination.
+/// Lets a bound socket choose its port when it connects, so that ports are counted per destination.
 pub fn bind_address_no_port(socket: BorrowedFd<'_>) -> io::Result<()> {
     let on: libc::c_int = 1;
     // SAFETY: the descriptor is open for the whole call, the value is an int of the length that is given.
@@ -101,7 +101,7 @@ pub fn bind_address_no_port(socket: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Keeps the calling thread (or the calling process before it has threads) on these CPUs. No CPUs: anywhere.
+/// Pins the calling thread (or the calling process, before it has threads) to these CPUs; empty: any CPU.
 pub fn pin(cpus: &[usize]) -> io::Result<()> {
     if cpus.is_empty() {
         return Ok(());

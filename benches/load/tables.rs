@@ -1,8 +1,8 @@
-//! Renews the tables of the pages in `docs` from the files of the results.
+//! Updates the tables in the pages of `docs` from the result files.
 //!
-//! In a page a table stands between `<!-- results: NAME -->` and `<!-- end -->`; all that is between is replaced. The name
-//! is that of a scenario, `bars` for the summary, `short` for `beside` in a few rows, or a scenario and the beginning of its
-//! cases, whose table then has a row for each case.
+//! In a page a table stands between `<!-- results: NAME -->` and `<!-- end -->`; everything between them is replaced. The
+//! name is that of a scenario, `bars` for the summary, `short` for a few rows of `beside`, or a scenario and the beginning
+//! of its cases. In the last form the table has a row for each case.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -17,10 +17,10 @@ const BEGIN: &str = "<!-- results: ";
 const BEGIN_END: &str = " -->\n";
 const END: &str = "<!-- end -->";
 
-/// A file, or a folder whose files are all pages.
+/// A page, or a folder in which all files are pages.
 const PAGES: [&str; 3] = ["README.md", "docs/PERFORMANCE.md", "docs/performance"];
 
-/// A row of the short table: what, case, figure.
+/// The rows of the short table: label, case, figure.
 const SHORT: [(&str, &str, &str); 8] = [
     (
         "memory of an idle connection, 1 subscription",
@@ -60,7 +60,7 @@ const SHORT: [(&str, &str, &str); 8] = [
     ),
 ];
 
-/// Renews the pages in place.
+/// Updates the pages in place.
 pub fn renew_pages() {
     for page in pages().expect("the pages are in the repository") {
         renew_page(&page);
@@ -94,7 +94,7 @@ fn renew_page(path: &Path) {
     }
 }
 
-/// The page with what `table` gives between its marks. Places for which there is nothing stay as they are.
+/// The page with the output of `table` between its marks. Where `table` returns nothing, the text stays.
 fn renewed(page: &str, table: impl Fn(&str) -> Option<String>) -> String {
     let mut text = String::with_capacity(page.len());
     let mut rest = page;
@@ -134,7 +134,7 @@ fn table_of(name: &str) -> Option<String> {
     }
 }
 
-/// A row for each case that begins so and each server, which is named where there are several; a column for each figure.
+/// A row for each case that begins like this and each server (named if there are several); a column for each figure.
 pub fn by_case(rows: &[Row], begin: &str) -> String {
     let rows: Vec<(&str, &Row)> = rows
         .iter()
@@ -172,7 +172,7 @@ pub fn by_case(rows: &[Row], begin: &str) -> String {
     text
 }
 
-/// A few figures beside another server's, in one row each; nothing when no other was measured.
+/// A few figures next to another server's, one row each; `None` when no other server was measured.
 fn short(stored: &Stored) -> Option<String> {
     let rows = short_rows(stored);
     if rows.is_empty() {
@@ -188,7 +188,7 @@ fn short(stored: &Stored) -> Option<String> {
     Some(text + &command_and_machine(BESIDE, stored) + "Medians of the runs.\n\n")
 }
 
-/// What, ringcable's median, the other server's, and how they compare.
+/// Label, ringcable's median, the other server's median, and how they compare.
 fn short_rows(stored: &Stored) -> Vec<[String; 4]> {
     let row = |server: &str, case: &str, metric: &str| {
         stored
@@ -210,7 +210,7 @@ fn short_rows(stored: &Stored) -> Vec<[String; 4]> {
 
 fn shown(row: &Row) -> String {
     let unit = match row.unit.as_str() {
-        // The row's name says it.
+        // The row's label already says it.
         "1/s" => "",
         unit => unit,
     };
@@ -227,7 +227,7 @@ fn compared(ours: f64, theirs: f64) -> String {
     }
 }
 
-/// What was measured on what, and what the cells say.
+/// A line about the machine and the versions, and about the meaning of the cells.
 fn measured_on(scenario: &str, stored: &Stored) -> String {
     command_and_machine(scenario, stored) + "Median (min–max) of the runs.\n"
 }
@@ -259,7 +259,7 @@ fn command_and_machine(scenario: &str, stored: &Stored) -> String {
     )
 }
 
-/// What was measured on what, and one table that folds away: a row for each figure, a column for each server.
+/// A line about the measurement, and one table that folds away: a row for each figure, a column for each server.
 fn markdown(scenario: &str, stored: &Stored) -> String {
     let servers = distinct(stored.rows.iter().map(|row| &row.server));
     let mut text = measured_on(scenario, stored);

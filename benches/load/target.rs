@@ -22,7 +22,7 @@ impl Driver {
     }
 }
 
-/// What to start.
+/// A server to start.
 #[derive(Clone, Debug)]
 pub struct Target {
     /// The server's name in results.
@@ -57,7 +57,7 @@ impl Target {
             own_flags: Vec::new(),
             environment: vec![
                 ("GOMAXPROCS", cores.to_string()),
-                // Traffic stays on this machine.
+                // Keeps all traffic on this machine.
                 ("ANYCABLE_DISABLE_TELEMETRY", "true".to_owned()),
             ],
             cores,
@@ -69,18 +69,18 @@ impl Target {
         (0..self.cores.min(machine_cpus())).collect()
     }
 
-    /// The CPUs that are left for the clients; all of them when none is left.
+    /// The CPUs left for the clients; all CPUs when none is left.
     pub fn client_cpus(&self) -> Vec<usize> {
         (self.cores..machine_cpus()).collect()
     }
 }
 
-/// Flags for streams without an app: everybody may connect and subscribe to public streams.
+/// Flags for streams without an app: all clients may connect and subscribe to public streams.
 pub fn public_flags() -> Vec<String> {
     ["--public", "--norpc"].map(str::to_owned).into()
 }
 
-/// An address of this machine whose port is free now.
+/// An address of this machine with a port that is free now.
 pub fn free_address() -> SocketAddrV4 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
     let port = listener

@@ -1,5 +1,4 @@
-//! TLS between the clients and a server under measurement: a certificate, and rustls driven over sockets that somebody else
-//! waits for.
+//! TLS between the clients and a server under measurement: a certificate, and rustls on sockets that other code waits for.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -12,10 +11,10 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection, RootCertStore};
 use tempfile::TempDir;
 
-/// A certificate for servers, and clients that trust it.
+/// A server certificate, and a client configuration that trusts it.
 pub struct Certificate {
     folder: TempDir,
-    /// As browsers: TLS 1.3, AES-128 first. Every handshake is a full one, as that of somebody who comes for the first time.
+    /// As in browsers: TLS 1.3, AES-128 first. Every handshake is a full one, as on a first visit.
     pub client: Arc<ClientConfig>,
 }
 
@@ -43,12 +42,12 @@ impl Certificate {
         self.folder.path().join(name)
     }
 
-    /// Certificate and key.
+    /// Paths of the certificate and the key.
     pub fn files(&self) -> (PathBuf, PathBuf) {
         (self.path("cert.pem"), self.path("key.pem"))
     }
 
-    /// Flags of a server.
+    /// The flags with which a server uses them.
     pub fn flags(&self) -> Vec<String> {
         let (cert, key) = self.files();
         vec![
@@ -79,8 +78,7 @@ pub fn connection(config: &Arc<ClientConfig>) -> ClientConnection {
     ClientConnection::new(Arc::clone(config), name).expect("a configuration of ours")
 }
 
-/// Encrypts `plain` and appends what the connection has to send. Before the handshake is over, `plain` waits in the
-/// connection.
+/// Encrypts `plain` and appends the bytes to send. Until the handshake is complete, `plain` waits in the connection.
 pub fn seal(connection: &mut ClientConnection, plain: &[u8], records: &mut Vec<u8>) {
     connection
         .writer()
@@ -89,7 +87,7 @@ pub fn seal(connection: &mut ClientConnection, plain: &[u8], records: &mut Vec<u
     take_records(connection, records);
 }
 
-/// Takes `received`, appends what it says to `plain`, and what has to be answered to `records`. False: this is no TLS.
+/// Decrypts `received`, appends the text to `plain` and the bytes to send back to `records`. False: this is no TLS.
 pub fn open(
     connection: &mut ClientConnection,
     mut received: &[u8],
@@ -103,7 +101,7 @@ pub fn open(
         let Ok(state) = connection.process_new_packets() else {
             return false;
         };
-        // Taken at once: rustls reads no further while much waits.
+        // Read at once, because rustls takes no more input while much decrypted text waits.
         let start = plain.len();
         plain.resize(start + state.plaintext_bytes_to_read(), 0);
         if connection.reader().read_exact(&mut plain[start..]).is_err() {

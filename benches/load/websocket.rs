@@ -1,5 +1,5 @@
-//! One client that waits for its answers: WebSocket over TCP or TLS. For probes and for sessions that are opened one by one;
-//! the many of a fleet are in [`crate::fleet`].
+//! One blocking client: WebSocket over TCP or TLS. For probes and for sessions opened one by one; the many clients of a
+//! fleet are in [`crate::fleet`].
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddrV4, TcpStream};
@@ -16,7 +16,7 @@ use crate::tls;
 pub const OPCODE_TEXT: u8 = 0x1;
 pub const OPCODE_PING: u8 = 0x9;
 pub const OPCODE_PONG: u8 = 0xa;
-/// The bit of a frame's first byte that says: deflated.
+/// The bit in the first byte of a frame that marks it as deflated.
 pub const COMPRESSED: u8 = 0x40;
 const READ_BYTES: usize = 16 * 1024;
 
@@ -25,7 +25,7 @@ pub trait Stream: Read + Write + Send {}
 
 impl<T: Read + Write + Send> Stream for T {}
 
-/// Connects; waits at most `patience` for anything that is read later.
+/// Connects; later reads wait at most `patience`.
 pub fn dial(
     address: SocketAddrV4,
     tls: Option<&Arc<ClientConfig>>,
@@ -40,7 +40,7 @@ pub fn dial(
     })
 }
 
-/// The request of an upgrade. `lines` are more lines of it, each with its CRLF.
+/// The upgrade request. `lines` are additional header lines, each with its CRLF.
 pub fn upgrade_request(address: SocketAddrV4, target: &str, lines: &str) -> String {
     format!(
         "GET {target} HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -49,12 +49,12 @@ pub fn upgrade_request(address: SocketAddrV4, target: &str, lines: &str) -> Stri
     )
 }
 
-/// The text of a command that has an identifier and nothing else.
+/// The text of a command that has only an identifier.
 pub fn command(command: &str, identifier: &str) -> String {
     serde_json::json!({ "command": command, "identifier": identifier }).to_string()
 }
 
-/// As permessage-deflate wants it: raw, ended by a flush of which the last four bytes are left out.
+/// Deflates as permessage-deflate requires: raw, ended by a flush without its last four bytes.
 pub fn deflated(message: &[u8], level: Compression) -> Vec<u8> {
     let mut compressed = Vec::with_capacity(message.len() / 100 + 1_000);
     Compress::new(level, false)
@@ -68,7 +68,7 @@ pub fn deflated(message: &[u8], level: Compression) -> Vec<u8> {
 /// An upgraded connection.
 pub struct WebSocket<S> {
     stream: S,
-    /// What was read and not yet taken.
+    /// Bytes that were read but not used yet.
     buffer: Vec<u8>,
 }
 
@@ -76,7 +76,7 @@ impl<S: Read + Write> WebSocket<S> {
     /// Sends the request and waits for the 101.
     ///
     /// # Errors
-    /// Also when the answer is another one.
+    /// Also when the answer is not 101.
     pub fn open(mut stream: S, request: &str) -> io::Result<Self> {
         stream.write_all(request.as_bytes())?;
         let mut socket = Self {
@@ -117,7 +117,7 @@ impl<S: Read + Write> WebSocket<S> {
         self.stream.write_all(bytes)
     }
 
-    /// The next frame: its opcode and its payload. A read that times out takes nothing away: it can be asked again.
+    /// The next frame: its opcode and its payload. A timeout loses no bytes: the call can be repeated.
     pub fn frame(&mut self) -> io::Result<(u8, Vec<u8>)> {
         loop {
             if let Some((header_bytes, payload_bytes)) = frame_header(&self.buffer)
@@ -132,7 +132,7 @@ impl<S: Read + Write> WebSocket<S> {
         }
     }
 
-    /// Waits for a frame of this kind that holds this text.
+    /// Waits for a frame of this kind that contains this text.
     pub fn wait_for(&mut self, opcode: u8, text: &[u8]) -> io::Result<()> {
         loop {
             let (found, payload) = self.frame()?;
@@ -142,13 +142,13 @@ impl<S: Read + Write> WebSocket<S> {
         }
     }
 
-    /// Gives the stream back. What was read and not taken is lost.
+    /// Returns the stream. Bytes that were read but not used are lost.
     pub fn into_stream(self) -> S {
         self.stream
     }
 }
 
-/// Sends a request and waits for the whole answer; gives its status. The answer must name its length.
+/// Sends a request and waits for the whole answer; returns its status. The answer must have a `Content-Length`.
 pub fn exchange(stream: &mut dyn Stream, request: &[u8]) -> io::Result<u16> {
     stream.write_all(request)?;
     let (mut answer, mut chunk) = (Vec::new(), [0; 4096]);
@@ -163,7 +163,7 @@ pub fn exchange(stream: &mut dyn Stream, request: &[u8]) -> io::Result<u16> {
     }
 }
 
-/// The status of an answer once all of it is there.
+/// The status of the answer, once all of it is there.
 fn whole_answer(answer: &[u8]) -> io::Result<Option<u16>> {
     let Some(head_end) = memmem::find(answer, b"\r\n\r\n") else {
         return Ok(None);

@@ -1,8 +1,8 @@
 //! Instruction counts of the steps, by callgrind through gungraun.
 //!
-//! gungraun's runner starts this same program once for each step under valgrind, with a clean environment and without
-//! address space randomization, and counts from the start of [`count`] to its end. The program that wants the counts
-//! starts itself a second time, with [`COUNTING`] set, to speak to the runner and reads what that prints.
+//! gungraun's runner starts this program under valgrind once for each step, with a clean environment and without address
+//! space randomization, and counts from the start of [`count`] to its end. To get the counts, the program starts itself a
+//! second time with [`COUNTING`] set. That second process talks to the runner, and the first one reads its output.
 
 use std::fmt;
 use std::io;
@@ -12,23 +12,23 @@ use gungraun::prelude::*;
 
 use super::{STEPS, Step, prepare};
 
-/// Set in the process that speaks to the runner.
+/// Set in the process that talks to the runner.
 const COUNTING: &str = "RINGCABLE_MICRO_COUNTING";
-/// The argument by which the runner asks for one step.
+/// The argument with which the runner asks for one step.
 const RUN_ARGUMENT: &str = "--gungraun-run";
-/// No copying or filling by string instructions.
+/// Switches off copying and filling by string instructions.
 const GLIBC_TUNABLES: &str =
     "glibc.cpu.x86_rep_movsb_threshold=1073741824:glibc.cpu.x86_rep_stosb_threshold=1073741824";
-/// Calls counted for a step that needs no restoring.
+/// Counted calls of a step that needs no restoring.
 const CALLS: u32 = 20;
 
-/// Why there are no counts.
+/// Why the counts could not be had.
 #[derive(Debug)]
 pub enum CountError {
-    /// A program that has to be installed did not start.
+    /// A required program is not installed.
     Missing(&'static str),
     Io(io::Error),
-    /// The runner ended badly; this is what it printed.
+    /// The runner failed; this is its output.
     Runner(String),
     /// The runner's report has no count for this step.
     NoCount(&'static str),
@@ -50,7 +50,7 @@ impl fmt::Display for CountError {
     }
 }
 
-/// The runner refuses programs of any other version of the crate than its own.
+/// The runner accepts only programs that use its own version of the crate.
 fn runner_version() -> &'static str {
     include_str!("../../Cargo.toml")
         .lines()
@@ -66,7 +66,7 @@ pub fn is_counting_process() -> bool {
 /// Instructions of each step, per unit, in the order of [`STEPS`].
 pub fn measure() -> Result<Vec<f64>, CountError> {
     for program in ["valgrind", "gungraun-runner"] {
-        // Whatever it answers: it is there.
+        // The exit status does not matter: the program could be started.
         Command::new(program)
             .arg("--version")
             .output()
@@ -97,7 +97,7 @@ pub fn measure() -> Result<Vec<f64>, CountError> {
         .collect()
 }
 
-/// The report has one JSON object a line; the steps' ids are `step_0`, `step_1`, ….
+/// The report has one JSON object per line; the ids of the steps are `step_0`, `step_1`, ….
 fn instructions_of(report: &str, index: usize) -> Option<f64> {
     let id = format!("step_{index}");
     report
@@ -124,12 +124,12 @@ fn count(mut step: Step) -> Step {
 library_benchmark_group!(name = instructions, benchmarks = count);
 
 main!(
-    // A copy by `rep movsb` would count one instruction for each byte, and only on processors for which glibc chooses it.
+    // A copy by `rep movsb` would count as one instruction per byte, and glibc chooses it only on some processors.
     config = LibraryBenchmarkConfig::default().env("GLIBC_TUNABLES", GLIBC_TUNABLES);
     library_benchmark_groups = instructions
 );
 
-/// Speaks to the runner, or runs the step that the runner asks for.
+/// Talks to the runner, or runs the step that the runner asks for.
 pub fn run_counting_process() {
     main();
 }

@@ -1,4 +1,4 @@
-//! The instruction gate: the counts of this build against those in `benches/gates.toml`.
+//! The instruction gate: compares the counts of this build with those in `benches/gates.toml`.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -7,11 +7,11 @@ use std::process::ExitCode;
 use super::{STEPS, counts};
 
 const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/gates.toml");
-/// The table of the file that belongs to this gate.
+/// The table of this gate in the file.
 const TABLE: &str = "instructions";
-/// A count may grow to this multiple of the kept one.
+/// A count may be at most this multiple of the stored one.
 const GROWTH_MAX: f64 = 1.10;
-/// A count that fell below this multiple deserves to be kept.
+/// When a count is below this multiple of the stored one, the gate suggests to store it.
 const GAIN_WORTH_KEEPING: f64 = 0.90;
 
 const HOW_TO_RENEW: &str = "cargo bench --bench micro -- --renew";
@@ -34,7 +34,7 @@ pub fn check() -> ExitCode {
     }
 }
 
-/// Writes this build's counts into the file.
+/// Writes the counts of this build into the file.
 pub fn renew() -> ExitCode {
     let renewed = counts::measure()
         .map_err(|error| error.to_string())
@@ -56,7 +56,7 @@ fn fail(error: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Prints a line for each step; returns how many are not as they should be.
+/// Prints a line for each step; returns how many steps miss their limits.
 fn compare() -> Result<usize, String> {
     let mut kept = kept_counts(&read()?)?;
     let counts = counts::measure().map_err(|error| error.to_string())?;
@@ -108,7 +108,7 @@ fn kept_counts(file: &str) -> Result<BTreeMap<String, f64>, String> {
     }
 }
 
-/// The text of the file with this gate's table replaced; it ends at an empty line. Everything else stays.
+/// The text of the file with this gate's table replaced; the table ends at an empty line. The rest of the text stays.
 fn with_table(file: &str, counts: &[f64]) -> String {
     let header = format!("[{TABLE}]");
     let (before, table) = file.split_once(&header).unwrap_or((file, ""));

@@ -1,12 +1,12 @@
 //! Times and instruction counts of the steps on the data path: `cargo bench --bench micro [-- <part of a name>]`.
 //!
-//! Times on shared machines are noisy: compare those of one run only. Instruction counts (user space, by callgrind) hardly
-//! change from run to run, so they are kept in `benches/gates.toml` and guarded:
+//! Times on shared machines are noisy: compare only times of one run. Instruction counts (user space, by callgrind) hardly
+//! change from run to run, so they are stored in `benches/gates.toml` and checked:
 //!
 //! - `cargo bench --bench micro -- --gate` fails when a count has grown by more than a tenth;
 //! - `cargo bench --bench micro -- --renew` writes the counts of this build into that file.
 //!
-//! Counts need valgrind and `gungraun-runner`; without them the times are shown alone.
+//! Counts need valgrind and `gungraun-runner`; without these programs only the times are shown.
 
 mod counts;
 mod gate;
@@ -18,27 +18,27 @@ use std::time::{Duration, Instant};
 
 use mimalloc::MiMalloc;
 
-/// The server's own allocator: its instructions are part of a step.
+/// The server's own allocator, because its instructions are part of a step.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// How long one step is timed.
 const TIME_EACH: Duration = Duration::from_millis(500);
-/// Calls between two looks at the clock, for a step that needs no restoring.
+/// Calls between two readings of the clock, for a step that needs no restoring.
 const BATCH: u32 = 1000;
 
 /// One measured piece of work.
 pub struct Step {
     /// Does the work once.
     run: Box<dyn FnMut()>,
-    /// Brings back what a call has used up; not measured.
+    /// Restores what a call has used up; not measured.
     restore: Option<Box<dyn FnMut()>>,
-    /// How many equal things one call handles: figures are given for one of them.
+    /// How many equal things one call handles; figures are per thing.
     units: u32,
 }
 
 impl Step {
-    /// A step that can be called again at once.
+    /// A step that can be repeated without restoring anything.
     pub fn new(run: impl FnMut() + 'static) -> Self {
         Self {
             run: Box::new(run),
@@ -47,7 +47,7 @@ impl Step {
         }
     }
 
-    /// Figures are given per one of `units`.
+    /// Makes the figures be per one of `units`.
     pub fn per(self, units: u32) -> Self {
         Self { units, ..self }
     }
@@ -67,7 +67,7 @@ impl Step {
     }
 }
 
-/// The name that `benches/gates.toml` knows a step by, and how to set it up.
+/// The name of a step in `benches/gates.toml`, and the function that sets it up.
 type NamedStep = (&'static str, fn() -> Step);
 
 /// Every step.
@@ -111,7 +111,7 @@ const STEPS: &[NamedStep] = &[
     ("turn: ping command to pong reply, epoll", turns::ping_epoll),
 ];
 
-/// A step that has run once: what is set up lazily is there.
+/// A step that has run once, so that lazy setup is not measured.
 fn prepare(index: usize) -> Step {
     let mut step = STEPS[index].1();
     (step.run)();
@@ -124,7 +124,7 @@ fn main() -> ExitCode {
         counts::run_counting_process();
         return ExitCode::SUCCESS;
     }
-    // Cargo passes `--bench`.
+    // Cargo passes `--bench`, which is no step.
     let argument = std::env::args()
         .skip(1)
         .find(|argument| argument != "--bench");
@@ -138,7 +138,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Times and counts of the steps with `wanted` in their name.
+/// Prints times and counts of the steps with `wanted` in their name.
 fn show(wanted: &str) {
     let counts = match counts::measure() {
         Ok(counts) => Some(counts),

@@ -1,4 +1,4 @@
-//! The pure steps: bytes to values and back, the subscription table, the inbox. No sockets, no clock.
+//! The pure steps: bytes to values and back, the subscription table, the inbox. No sockets and no clock.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -47,7 +47,7 @@ pub fn build_frame() -> Step {
     })
 }
 
-/// What `MessageDecoder` asks of each text message.
+/// The UTF-8 check that `MessageDecoder` makes for each text message.
 pub fn check_utf8() -> Step {
     let text = "Grüße, 世界! ".repeat(53);
     Step::new(move || {
@@ -69,7 +69,8 @@ pub fn decode_frame() -> Step {
     })
 }
 
-/// A text frame as a client sends it, masked with zeroes so that it can be decoded again and again.
+/// A text frame as a client sends it. The mask is zero, so that unmasking in place changes nothing and the frame can be
+/// decoded again and again.
 fn masked_frame(payload_bytes: usize) -> Vec<u8> {
     let mut wire = frame::text_frame(&vec![b'x'; payload_bytes]);
     wire[1] |= 0x80;
@@ -108,7 +109,7 @@ fn decode_publication(text: &str) -> Step {
     })
 }
 
-/// The body that the app posts to have `text` delivered to the stream `room:1`.
+/// The body that the app posts to deliver `text` to the stream `room:1`.
 pub fn broadcast_body(text: &str) -> Vec<u8> {
     let body = json!({ "stream": "room:1", "data": json!(text).to_string() });
     body.to_string().into_bytes()
@@ -210,7 +211,7 @@ pub fn receivers() -> Step {
     })
 }
 
-/// Into the inbox and out of it, with the receiver awake.
+/// Puts a message into the inbox and takes it out, while the receiver is awake.
 pub fn hand_over() -> Step {
     let (mesh, mut inboxes) = ShardMesh::new(1);
     let inbox = inboxes.remove(0);

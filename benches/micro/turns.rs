@@ -1,6 +1,7 @@
 //! Whole turns of a shard's session table over real sockets: fan-out, and a command with its reply.
 //!
-//! The kernel's part of a delivery is in the times, not in the instruction counts: callgrind sees user space only.
+//! The kernel's part of a delivery is in the times but not in the instruction counts, because callgrind sees only user
+//! space.
 
 use std::cell::RefCell;
 use std::io::{Read, Write};
@@ -28,7 +29,7 @@ const BURST: usize = 16;
 /// How long an event may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// With a mask of zeroes.
+/// The frame has a mask of zeroes.
 const PING_COMMAND: &[u8] = b"\x81\x92\0\0\0\0{\"command\":\"ping\"}";
 
 pub fn fan_out_uring() -> Step {
@@ -83,7 +84,7 @@ fn ping(reactor: Reactor) -> Step {
     let shard = Rc::new(RefCell::new(Shard::new(reactor)));
     shard.borrow_mut().write(PING_COMMAND);
     let clients = Rc::clone(&shard);
-    // One turn, as long as the kernel delivers on the loopback device at once.
+    // This is one turn, because the kernel delivers on the loopback device at once.
     Step::new(move || shard.borrow_mut().serve(CLIENTS))
         .restored_by(move || {
             let mut clients = clients.borrow_mut();
@@ -100,7 +101,7 @@ fn publication(text: &str) -> Publication {
     }
 }
 
-/// The session table of one shard with clients that nobody has to authenticate.
+/// The session table of one shard, with clients that need no authentication.
 struct Shard {
     sessions: Sessions,
     metrics: Arc<Metrics>,
@@ -112,7 +113,7 @@ impl Shard {
     fn new(reactor: Reactor) -> Self {
         let metrics = Arc::new(Metrics::new(1));
         let now = Instant::now();
-        // Fixed seeds: the same collisions in every run.
+        // Fixed seeds give the same collisions in every run.
         let hasher = RandomState::with_seeds(1, 2, 3, 4);
         let config = Arc::new(config());
         let budget = ShardBudget::new(ProcessBudget::new(None, 1), Arc::clone(&metrics), 0);
@@ -157,9 +158,9 @@ impl Shard {
         self.clients.push(client);
     }
 
-    /// One turn, and those in which the shard goes on writing.
+    /// One turn, and the further turns in which the shard continues to write.
     fn turn<R>(&mut self, change: impl FnOnce(&mut Sessions) -> R) -> R {
-        // Nobody has to be asked, so there is nothing to perform.
+        // The clients need no authentication, so there are no actions to perform.
         let result = self.sessions.turn(self.now, change, drop);
         while self.sessions.has_unflushed() {
             self.sessions.turn(self.now, |_| (), drop);

@@ -1,7 +1,7 @@
-//! What the app answers: reads a call as it came over HTTP, writes the whole answer.
+//! The answers of the app: reads a call as it came over HTTP, writes the whole answer.
 //!
-//! [`stream_of`] is the one place that says which stream an identifier gets. No JSON parser: what servers send is compact
-//! and its order is part of the contract, and the app must stay cheap.
+//! Only [`stream_of`] decides which stream an identifier gets. There is no JSON parser, because the app must stay cheap:
+//! servers send compact JSON, and its order is part of the contract.
 
 use std::io::Write as _;
 
@@ -10,11 +10,12 @@ use memchr::memmem;
 
 use super::MOUNT;
 
-/// The stream that a subscription with this identifier (JSON text) gets; `None` for channels without one.
+/// The stream of a subscription with this identifier (JSON text); `None` for channels without a stream.
 ///
-/// Campfire's channels by their rules; of others a field `stream` names the stream, else the channel's own name does.
+/// Campfire's channels follow Campfire's rules. For others the field `stream` names the stream, or else the channel's name
+/// does.
 pub fn stream_of(identifier: &str, user: u64) -> Option<String> {
-    // A call carries the identifier escaped, a client does not: both are read alike.
+    // The identifier is escaped in a call and not escaped in a client's command; both are read the same way.
     let plain = identifier.replace('\\', "");
     let text = |key| field(&plain, key).unwrap_or("");
     let room = || global_id("Rooms::Closed", text("room_id"));
@@ -41,7 +42,7 @@ pub fn stream_of(identifier: &str, user: u64) -> Option<String> {
     }
 }
 
-/// The user that the app makes of a cookie: stable, and spread over 10,000 of them.
+/// The user for a cookie: always the same one, and spread over 10,000 users.
 pub fn user_of_cookie(cookie: &str) -> u64 {
     cookie.bytes().fold(0, |hash: u64, byte| {
         hash.wrapping_mul(31).wrapping_add(u64::from(byte))
@@ -56,7 +57,7 @@ pub fn connection_identifiers(user: u64) -> String {
     )
 }
 
-/// What a server asks, with the body where the answer depends on it.
+/// The kind of call, with the body where the answer depends on it.
 pub enum Call<'a> {
     Connect(&'a str),
     Command(&'a str),
@@ -65,7 +66,7 @@ pub enum Call<'a> {
     Check,
 }
 
-/// Whether a call has arrived.
+/// Whether a whole call has arrived.
 pub enum Parsed<'a> {
     Whole(Call<'a>),
     Part,
@@ -73,7 +74,7 @@ pub enum Parsed<'a> {
 }
 
 impl<'a> Call<'a> {
-    /// Reads one request with its body; nothing may follow it.
+    /// Reads one request with its body; no further bytes may follow it.
     pub fn parse(request: &'a [u8]) -> Parsed<'a> {
         let Some(head_end) = memmem::find(request, b"\r\n\r\n") else {
             return Parsed::Part;
@@ -138,7 +139,7 @@ fn connect_answer(body: &str) -> String {
 }
 
 fn command_answer(body: &str) -> String {
-    // Still escaped once, as it stands in the body; a transmission is text in text and wants it twice.
+    // Escaped once, as in the body. A transmission is JSON text inside JSON text, so it needs a second escape.
     let identifier = field(body, "identifier").unwrap_or("");
     let twice = escaped(identifier);
     match field(body, "command") {
@@ -183,8 +184,9 @@ pub fn global_id(class: &str, id: &str) -> String {
     BASE64_STANDARD_NO_PAD.encode(format!("gid://campfire/{class}/{id}"))
 }
 
-/// The value of the first field with this name, as it stands in the JSON: a string without its quotes and with its escapes,
-/// or a number. Enough for what servers send and the fleet subscribes to: their field names appear in no value before.
+/// The value of the first field with this name, as written in the JSON: a string without its quotes and with its escapes, or
+/// a number. Correct only for texts in which no earlier value contains the field's name, which holds for all servers and the
+/// fleet.
 fn field<'a>(json: &'a str, name: &str) -> Option<&'a str> {
     let quoted = memmem::find_iter(json.as_bytes(), name)
         .map(|at| at + name.len())
@@ -201,7 +203,7 @@ fn field<'a>(json: &'a str, name: &str) -> Option<&'a str> {
     Some(&text[..at])
 }
 
-/// Text as it stands inside a JSON string. The texts here have no control characters.
+/// The text as written inside a JSON string. These texts have no control characters.
 fn escaped(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len() + 16);
     for character in text.chars() {

@@ -1,4 +1,4 @@
-//! A client of the app with no server between: what the app alone can answer.
+//! A client that asks the app directly: how much the app alone can answer.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -9,15 +9,16 @@ use super::MOUNT;
 use super::epoll::{EVENT, EVENTS_MAX, Epoll};
 use crate::histogram::Histogram;
 
-/// What a bare client measured.
+/// The result of a bare client.
 pub struct Bare {
     pub calls: u64,
     pub elapsed: Duration,
-    /// Request to answer, in ns.
+    /// Time from request to answer, in ns.
     pub latency: Histogram,
 }
 
-/// Asks the app itself over `connections` keep-alive connections, one call at a time on each, for `time`. The call is a
+/// Calls the app directly over `connections` keep-alive connections, one call at a time on each, for `time`. The call is a
+/// perform as the server would send it.
 /// perform as the server would send it.
 pub fn bare_calls(address: SocketAddr, connections: usize, time: Duration) -> io::Result<Bare> {
     let request = bare_request(address);
@@ -40,7 +41,7 @@ pub fn bare_calls(address: SocketAddr, connections: usize, time: Duration) -> io
     while started.elapsed() < time {
         for event in epoll.wait(&mut events, Some(Duration::from_millis(100))) {
             let (socket, asked) = &mut sockets[event.u64 as usize];
-            // An answer is far smaller than a segment, so it arrives whole.
+            // An answer is far smaller than a segment, so it always arrives in one piece.
             if socket.read(&mut buffer)? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }

@@ -1,11 +1,11 @@
-//! epoll with a timeout in nanoseconds, which the standard wrappers round up to milliseconds.
+//! epoll with a timeout in nanoseconds; the standard wrappers round it up to milliseconds.
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 use std::{io, ptr};
 
 pub const EVENTS_MAX: usize = 256;
-/// An empty place for an event.
+/// An empty event for the buffer.
 pub const EVENT: libc::epoll_event = libc::epoll_event { events: 0, u64: 0 };
 
 /// epoll with a timeout in nanoseconds, level-triggered, for reading.
@@ -38,7 +38,7 @@ impl Epoll {
         }
     }
 
-    /// The events that came within `timeout` (`None`: without end). Interruptions count as no events.
+    /// The events that came within `timeout` (`None`: no limit). An interrupted call returns no events.
     pub fn wait<'e>(
         &self,
         events: &'e mut [libc::epoll_event],

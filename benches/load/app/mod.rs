@@ -1,8 +1,8 @@
-//! The app's side under load: answers Connect, Command and Disconnect calls over keep-alive HTTP, after a fixed delay.
+//! The app under load: answers Connect, Command and Disconnect calls over keep-alive HTTP, after a fixed delay.
 //!
-//! One thread with one epoll, so that its own cost stays small beside the server's; it counts that cost apart. It plays the
-//! channels of the Campfire room page (`answers`). [`bare_calls`] asks it directly, to know what it can answer when no
-//! server stands between.
+//! One thread with one epoll, so that its cost stays small compared with the server's; that cost is counted separately. It
+//! implements the channels of the Campfire room page (`answers`). [`bare_calls`] calls it directly, to measure what it can
+//! answer without a server.
 
 pub mod answers;
 mod bare;
@@ -23,14 +23,14 @@ use epoll::{EVENT, EVENTS_MAX, Epoll};
 
 pub use bare::bare_calls;
 
-/// Path below which the calls arrive.
+/// Path below which the server sends the calls.
 const MOUNT: &str = "/_anycable";
-/// A call is one segment as a rule; what is longer is collected.
+/// A call usually is one segment; longer ones are collected.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
-/// Token of the listener in epoll; connections count from zero.
+/// epoll token of the listener; connections are numbered from zero.
 const LISTENER: u64 = u64::MAX;
 
-/// What the app has seen. Written by its thread alone.
+/// Counters of the app. Written only by its thread.
 #[derive(Default)]
 pub struct Counts {
     connects: AtomicU64,
@@ -42,7 +42,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// All calls answered or being answered.
+    /// Calls that were or are being answered.
     pub fn calls(&self) -> u64 {
         self.connects.load(Relaxed) + self.commands.load(Relaxed) + self.disconnects()
     }
@@ -51,23 +51,23 @@ impl Counts {
         self.disconnects.load(Relaxed)
     }
 
-    /// Most calls that were in the app at one time.
+    /// Largest number of simultaneous calls.
     pub fn concurrent_max(&self) -> u64 {
         self.concurrent_max.load(Relaxed)
     }
 
-    /// TCP connections taken.
+    /// TCP connections accepted.
     pub fn accepted(&self) -> u64 {
         self.accepted.load(Relaxed)
     }
 
-    /// Requests that were not understood, and connections that broke in the middle of a call.
+    /// Requests that could not be read, and connections that broke during a call.
     pub fn errors(&self) -> u64 {
         self.errors.load(Relaxed)
     }
 }
 
-/// A running app; ends with its value.
+/// A running app; dropping it stops it.
 pub struct App {
     address: SocketAddr,
     counts: Arc<Counts>,
@@ -77,7 +77,7 @@ pub struct App {
 }
 
 impl App {
-    /// Starts an app that answers each call after `delay`, on these CPUs (none: anywhere).
+    /// Starts an app that answers each call after `delay`, on these CPUs (empty: any CPU).
     pub fn start(delay: Duration, cpus: Vec<usize>) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         listener.set_nonblocking(true)?;
@@ -114,7 +114,7 @@ impl App {
         self.address
     }
 
-    /// The flag that makes a server ask this app.
+    /// The flag that makes a server call this app.
     pub fn flag(&self) -> String {
         format!("--rpc_host=http://{}{MOUNT}", self.address)
     }
@@ -123,7 +123,7 @@ impl App {
         &self.counts
     }
 
-    /// Waits until the app was told (by Disconnect calls) that so many clients left; false when the time is over.
+    /// Waits until Disconnect calls for this many clients have come; false when the time is over.
     pub fn wait_told(&self, left: usize, patience: Duration) -> bool {
         let deadline = Instant::now() + patience;
         while self.counts.disconnects() < left as u64 {
@@ -151,7 +151,7 @@ impl App {
 impl Drop for App {
     fn drop(&mut self) {
         self.stopping.store(true, Relaxed);
-        // Any event ends the wait; a connection is one.
+        // Any event ends the wait, and a connection is one.
         let _ = TcpStream::connect(self.address);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
@@ -162,16 +162,16 @@ impl Drop for App {
 /// One connection from a server.
 struct Caller {
     socket: TcpStream,
-    /// The begin of a request that has not arrived whole.
+    /// The beginning of a request that is not complete yet.
     unfinished: Vec<u8>,
-    /// Answer that waits for its time. A caller asks one thing at a time.
+    /// The answer whose time has not come. A caller makes one call at a time.
     answer: Vec<u8>,
     asking: bool,
-    /// Tells an answer whether its caller is still the one that asked.
+    /// Shows whether the caller of an answer is still the one that made the call.
     generation: u32,
 }
 
-/// The thread's state.
+/// The state of the thread.
 struct Desk {
     epoll: Epoll,
     listener: TcpListener,
@@ -179,7 +179,7 @@ struct Desk {
     callers: Vec<Option<Caller>>,
     free: Vec<usize>,
     generation: u32,
-    /// All delays are equal, so the first in is the first due.
+    /// All delays are equal, so the order of arrival is the order of the answers.
     due: VecDeque<(Instant, usize, u32)>,
     buffer: Box<[u8]>,
     counts: Arc<Counts>,
@@ -308,7 +308,7 @@ impl Desk {
             return;
         };
         caller.asking = false;
-        // The caller waits for this answer alone, so its socket has room.
+        // The caller waits only for this answer, so its socket has room.
         if !matches!(caller.socket.write(&caller.answer), Ok(written) if written == caller.answer.len())
         {
             self.counts.errors.fetch_add(1, Relaxed);

@@ -1,4 +1,4 @@
-//! How connections are taken from a listener.
+//! How connections are accepted from a listener.
 
 use std::time::Duration;
 
@@ -19,9 +19,9 @@ const CONNECTIONS: usize = 4_000;
 
 #[derive(Clone, Copy)]
 enum Way {
-    /// One poll(2), then accept4(2) until nothing waits.
+    /// One poll(2), then accept4(2) until no connection waits.
     Loop,
-    /// One request that stays.
+    /// One request that stays active.
     Multishot { setup: Setup, direct: bool },
 }
 
@@ -114,7 +114,8 @@ impl<'a> Accepter<'a> {
                         .register_files_sparse(count as u32)
                         .expect("a ring takes as many files as a table");
                 }
-                // A direct descriptor is in no table that a new program could inherit, so the kernel refuses the flag.
+                // A direct descriptor is in no descriptor table that a new program could inherit, so the kernel refuses the
+                // flag.
                 let flags = libc::SOCK_NONBLOCK | if direct { 0 } else { libc::SOCK_CLOEXEC };
                 let accept = opcode::AcceptMulti::new(types::Fd(listener.as_raw_fd()))
                     .allocate_file_index(direct)

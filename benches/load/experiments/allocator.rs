@@ -1,8 +1,7 @@
 //! mimalloc with other options, and (as `--peer`) a ringcable that was built with the system's allocator.
 //!
-//! Takes a case of the scenario `storm` as it is: memory at rest, at the peak, after it, and when all have left, and what a
-//! connection costs. Each way to allocate stands as a server.
-//! `--case` selects among the ways.
+//! Runs a case of the scenario `storm` unchanged: memory at rest, at the peak, after it, and when all clients have left, and
+//! the cost of a connection. Each way to allocate is a server in the results. `--case` selects ways.
 
 use crate::options::Options;
 use crate::report::Report;
@@ -11,7 +10,7 @@ use crate::target::{Driver, Target};
 
 const CLIENTS: usize = 4_000;
 
-/// Names, and what the environment says to mimalloc.
+/// Names, and the environment variables for mimalloc.
 const WAYS: [(&str, &[(&str, &str)]); 8] = [
     ("as shipped", &[]),
     ("ALLOW_THP=1", &[("MIMALLOC_ALLOW_THP", "1")]),

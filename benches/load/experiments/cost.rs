@@ -1,4 +1,4 @@
-//! What an experiment counts: CPU of the thread that does the work, and the time that passed.
+//! What an experiment measures: CPU of the working thread, and elapsed time.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -8,23 +8,23 @@ use rustix::time::{ClockId, clock_gettime};
 use crate::report::Report;
 use crate::sys;
 
-/// The name under which experiments stand in results: there is no server.
+/// The server's name for experiments in results: there is no server.
 const SERVER: &str = "bare loop";
 
-/// CPU of the calling thread, exact: user and system together.
+/// CPU of the calling thread, exact; user and system together.
 fn thread_time() -> Duration {
     let now = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }
 
-/// How long the calling thread was ready to run and had to wait for its CPU: by this one sees whether the machine was quiet.
+/// How long the calling thread was ready to run and waited for its CPU. It shows whether the machine was quiet.
 pub fn waited() -> Duration {
     let text = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     let nanos = text.split_whitespace().nth(1);
     Duration::from_nanos(nanos.and_then(|word| word.parse().ok()).unwrap_or(0))
 }
 
-/// CPU and time, added up over what is counted and not over what lies between.
+/// CPU and time, summed over the counted parts only.
 #[derive(Clone, Copy, Default)]
 pub struct Cost {
     pub cpu: Duration,
@@ -32,7 +32,7 @@ pub struct Cost {
 }
 
 impl Cost {
-    /// Counts what `work` costs the calling thread.
+    /// Counts the cost of `work` for the calling thread.
     pub fn count<T>(&mut self, work: impl FnOnce() -> T) -> T {
         let (cpu, begun) = (thread_time(), Instant::now());
         let result = work();
@@ -41,18 +41,18 @@ impl Cost {
         result
     }
 
-    /// Microseconds of CPU for one of so many.
+    /// Microseconds of CPU per item.
     pub fn micros_each(&self, count: u64) -> f64 {
         self.cpu.as_secs_f64() * 1e6 / count as f64
     }
 
-    /// How many of them passed in a second.
+    /// Items per second.
     pub fn rate(&self, count: u64) -> f64 {
         count as f64 / self.elapsed.as_secs_f64()
     }
 }
 
-/// Runs on a thread of its own, kept on one CPU; gives what it gives.
+/// Runs on its own thread, pinned to one CPU; returns the result.
 pub fn on_cpu<T: Send>(cpu: usize, work: impl FnOnce() -> T + Send) -> T {
     std::thread::scope(|scope| {
         let thread = scope.spawn(move || {
@@ -63,7 +63,7 @@ pub fn on_cpu<T: Send>(cpu: usize, work: impl FnOnce() -> T + Send) -> T {
     })
 }
 
-/// Where the figures of one variant go.
+/// Takes the figures of one variant.
 pub struct Notes<'a> {
     pub report: &'a mut Report,
     pub case: String,

@@ -1,7 +1,7 @@
-//! Two threads that write: with one descriptor table between them, and each with its own.
+//! Two threads that write: with a shared descriptor table, and with one table each.
 //!
-//! A thread that has a table alone looks a descriptor up without counting a reference. Far ends are in the same thread and
-//! are read between the rounds, not counted; so nothing else wants the two CPUs.
+//! A thread that does not share its table looks a descriptor up without counting a reference. The far ends are in the same
+//! thread and are read between the rounds without being counted, so no other thread needs the two CPUs.
 
 use std::sync::Barrier;
 use std::time::Duration;
@@ -17,14 +17,14 @@ use crate::sys;
 
 const SOCKETS: usize = 500;
 const MESSAGE: [u8; 200] = [b'x'; 200];
-/// Messages that each far end holds before it is read; far below its receive buffer.
+/// Messages that each far end holds before it is read; far less than its receive buffer.
 const ROUNDS: usize = 20;
 const THREADS: usize = 2;
 
 #[derive(Clone, Copy)]
 enum Call {
     Write,
-    /// As little as a system call on a descriptor can do: nearly all of it is the look-up.
+    /// The cheapest system call on a descriptor: nearly all of it is the look-up.
     Flags,
 }
 
@@ -42,7 +42,7 @@ pub fn run(bench: &mut Bench) {
 
 fn measure(call: Call, own: bool, sockets: usize, time: Duration) -> f64 {
     let barrier = Barrier::new(THREADS);
-    // A table of one's own keeps one descriptor; this one means nothing.
+    // Making a separate table needs one descriptor to keep; this one has no other use.
     let kept = eventfd(0, EventfdFlags::empty()).expect("an eventfd");
     let nanos = std::thread::scope(|scope| {
         let threads: Vec<_> = (0..THREADS)
@@ -65,12 +65,12 @@ fn measure(call: Call, own: bool, sockets: usize, time: Duration) -> f64 {
     nanos / THREADS as f64
 }
 
-/// Nanoseconds of CPU for one call.
+/// Nanoseconds of CPU per call.
 fn work(call: Call, sockets: usize, time: Duration, barrier: &Barrier) -> f64 {
     let pairs = pairs(sockets);
     let (mut cost, mut calls) = (Cost::default(), 0u64);
     let mut buffer = vec![0; MESSAGE.len() * ROUNDS];
-    // Both are there, so that a shared table is shared all the time.
+    // Both threads start at once, so that a shared table is shared all the time.
     barrier.wait();
     while cost.elapsed < time {
         cost.count(|| {
@@ -101,7 +101,7 @@ fn work(call: Call, sockets: usize, time: Duration, barrier: &Barrier) -> f64 {
     cost.micros_each(calls) * 1e3
 }
 
-/// Connected sockets, both ends here.
+/// Connected sockets; both ends are in this process.
 fn pairs(count: usize) -> Vec<(OwnedFd, OwnedFd)> {
     let listener = listen(None);
     let address = address_of(&listener).into();

@@ -1,6 +1,6 @@
-//! The far ends of an experiment: one thread with its own CPU and its own descriptor table, whose cost is not counted.
+//! The far ends of an experiment: one thread with its own CPU and descriptor table, whose cost is not counted.
 //!
-//! The near ends are what is measured; they belong to the thread that asks. Orders go one way, a word of completion back.
+//! The near ends are measured; they belong to the calling thread. Orders go to the thread, and it answers when each is done.
 
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, RawFd};
@@ -20,22 +20,22 @@ use crate::limit::finish;
 use crate::sys;
 
 const BACKLOG: i32 = 65_535;
-/// Connections that wait to be accepted; below the smallest accept queue that is usual (4,096).
+/// Connections that wait to be accepted; fewer than the smallest usual accept queue (4,096).
 pub const CHUNK: usize = 1_000;
 const READ_BYTES: usize = 256 * 1024;
 const WAKE_KEY: u64 = u64::MAX;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// First of the source addresses; 127.32.0.0 and on.
+/// The first source address; the range starts at 127.32.0.0.
 const SOURCES_FROM: u32 = 0x7F20_0000;
 
 enum Order {
-    /// Opens sockets, from so many source addresses in turn.
+    /// Opens sockets, from this many source addresses in turn.
     Connect {
         address: SocketAddrV4,
         count: usize,
         sources: u32,
     },
-    /// Reads everything that comes, from now on.
+    /// Reads everything that comes from now on.
     Read,
     /// Writes this to every socket.
     Write(Box<[u8]>),
@@ -52,7 +52,7 @@ pub struct Far {
 }
 
 impl Far {
-    /// Starts the thread, without a socket. No CPUs: anywhere.
+    /// Starts the thread, without sockets. Empty `cpus`: any CPU.
     pub fn start(cpus: &[usize]) -> Self {
         let (orders, inbox) = channel();
         let (done, answers) = channel();
@@ -70,7 +70,7 @@ impl Far {
             read_bytes,
             thread: Some(thread),
         };
-        // Until the thread has a table of its own, what is opened here would be closed there.
+        // Sockets opened here before the thread has its own table would be closed in that table.
         far.wait();
         far
     }
@@ -82,14 +82,14 @@ impl Far {
         rustix::io::write(&self.wake, &1u64.to_ne_bytes()).expect("an eventfd takes a count");
     }
 
-    /// Waits until the last order is carried out.
+    /// Waits until the last order is done.
     pub fn wait(&self) {
         self.answers
             .recv_timeout(PATIENCE)
             .expect("the far ends do as they are told");
     }
 
-    /// Begins to connect; [`Far::wait`] waits for the end.
+    /// Starts to connect; [`Far::wait`] waits for the end.
     pub fn connect(&self, address: SocketAddrV4, count: usize, sources: u32) {
         self.order(Order::Connect {
             address,
@@ -98,7 +98,7 @@ impl Far {
         });
     }
 
-    /// Connects and accepts; gives the near ends.
+    /// Connects and accepts; returns the near ends.
     pub fn open(&self, listener: &Socket, count: usize) -> Vec<OwnedFd> {
         let mut near = Vec::with_capacity(count);
         while near.len() < count {
@@ -115,23 +115,23 @@ impl Far {
         near
     }
 
-    /// Reads everything that comes, from now on.
+    /// Reads everything that comes from now on.
     pub fn read(&self) {
         self.order(Order::Read);
         self.wait();
     }
 
-    /// Begins to write this to every socket; [`Far::wait`] waits for the end.
+    /// Starts to write this to every socket; [`Far::wait`] waits for the end.
     pub fn write(&self, bytes: &[u8]) {
         self.order(Order::Write(bytes.into()));
     }
 
-    /// Bytes that were read so far.
+    /// Bytes read so far.
     pub fn read_bytes(&self) -> u64 {
         self.read_bytes.load(SeqCst)
     }
 
-    /// Waits until so many bytes were read in all.
+    /// Waits until this many bytes were read in total.
     pub fn wait_read(&self, bytes: u64) {
         let deadline = Instant::now() + PATIENCE;
         while self.read_bytes() < bytes {
@@ -164,7 +164,7 @@ pub fn listen(reuse_port: Option<u16>) -> Socket {
     socket
 }
 
-/// Where a listener listens.
+/// The address of a listener.
 pub fn address_of(listener: &Socket) -> SocketAddrV4 {
     let address = listener
         .local_addr()
@@ -172,7 +172,7 @@ pub fn address_of(listener: &Socket) -> SocketAddrV4 {
     address.as_socket_ipv4().expect("an IPv4 address")
 }
 
-/// The thread's own side.
+/// The data of the thread.
 struct Ends {
     epoll: OwnedFd,
     wake: OwnedFd,
@@ -243,7 +243,7 @@ impl Ends {
         }
     }
 
-    /// Carries out all orders; false at the last one.
+    /// Carries out all orders; false after the last one.
     fn obey(&mut self) -> bool {
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
         while let Ok(order) = self.inbox.try_recv() {

@@ -1,4 +1,4 @@
-//! What it saves to keep each identifier once: bytes of all sessions, and what a subscription costs to make.
+//! What is saved by storing each identifier only once: bytes of all sessions, and the cost of making a subscription.
 
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -45,7 +45,7 @@ pub fn run(bench: &mut Bench) {
     }
 }
 
-/// Keeps the identifiers of all sessions.
+/// Stores the identifiers of all sessions.
 type Keep = fn(&[Vec<String>]) -> Kept;
 
 struct Kept {
@@ -53,7 +53,7 @@ struct Kept {
     cost: Cost,
 }
 
-/// Keeps what `keep` makes of all sessions; counts it.
+/// Calls `keep` and counts the cost.
 fn count<T>(keep: impl FnOnce() -> T) -> Kept {
     let before = allocated_bytes();
     let mut cost = Cost::default();
@@ -73,7 +73,7 @@ fn texts(sessions: &[Vec<String>]) -> Kept {
     count(|| sessions.iter().map(keep).collect::<Box<[_]>>())
 }
 
-/// All texts that are in use; the place of a text is its handle.
+/// All texts in use; the position of a text is its handle.
 #[derive(Default)]
 struct Interner {
     places: HashMap<Rc<str>, u32>,
@@ -122,7 +122,7 @@ fn handles(sessions: &[Vec<String>]) -> Kept {
     })
 }
 
-/// What this program has allocated, by the system allocator's own count.
+/// The bytes allocated by this program, according to the system allocator.
 fn allocated_bytes() -> usize {
     // SAFETY: the call has no preconditions; it locks what it reads.
     let figures = unsafe { libc::mallinfo2() };

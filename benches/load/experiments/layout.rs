@@ -1,5 +1,5 @@
-//! What a fan-out reads of a session: 16 bytes in an array of their own, or the same fields inside a larger slab entry, side
-//! by side or not.
+//! The data of a session that a fan-out reads: 16 bytes in a separate array, or the same fields inside a larger slab entry,
+//! next to each other or not.
 
 use std::hint::black_box;
 
@@ -13,10 +13,10 @@ use super::{Bench, FAR_CPU, Setting};
 const SOCKETS: usize = 2_000;
 const MESSAGE: [u8; 200] = [b'x'; 200];
 const SESSIONS: [u32; 2] = [15_000, 150_000];
-/// Loops over all sessions that only look; they are short.
+/// Loops over all sessions that only read; they are short.
 const LOOKS: usize = 20;
 
-/// What a delivery needs to know.
+/// The data that a delivery needs.
 #[derive(Clone, Copy)]
 struct Hot {
     socket: u32,
@@ -25,7 +25,7 @@ struct Hot {
     outbox: u32,
 }
 
-/// A slab entry of 120 bytes: the fields of a delivery are at both ends, as they are when nobody arranges them.
+/// A slab entry of 120 bytes, with the fields of a delivery at both ends, as in a struct whose order nobody has chosen.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Apart {
@@ -36,7 +36,7 @@ struct Apart {
     outbox: u32,
 }
 
-/// The same entry, with the fields of a delivery side by side.
+/// The same entry, with the fields of a delivery next to each other.
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Together {
@@ -123,11 +123,11 @@ impl Apart {
     }
 }
 
-/// Session and generation, as a hub names its subscribers.
+/// Session and generation, which is how a hub names its subscribers.
 fn order(count: u32, shuffled: bool) -> Vec<(u32, u32)> {
     let mut order: Vec<_> = (0..count).map(|number| (number, 1)).collect();
     if shuffled {
-        // Xorshift: the same order in every run.
+        // Xorshift gives the same order in every run.
         let mut state = 0x9E37_79B9_7F4A_7C15_u64;
         for at in (1..order.len()).rev() {
             state ^= state << 13;
@@ -139,7 +139,7 @@ fn order(count: u32, shuffled: bool) -> Vec<(u32, u32)> {
     order
 }
 
-/// Nanoseconds for each session: checks that it lives, takes messages and owes nothing; then sends, or does not.
+/// Nanoseconds per session: checks that it is alive, accepts messages and has no unsent ones; then sends or does not send.
 fn measure<S>(
     setting: &Setting,
     sessions: &[S],
@@ -168,7 +168,7 @@ fn measure<S>(
     far.read();
     let mut sent = 0;
     while cost.elapsed < setting.time {
-        // As many sessions at a time as there are sockets, so that no socket has two messages to hold.
+        // As many sessions at a time as there are sockets, so that a socket gets only one message.
         for part in order.chunks(sockets.len()) {
             cost.count(|| {
                 let mut next = 0;

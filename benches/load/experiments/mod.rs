@@ -1,8 +1,8 @@
-//! Questions that are settled by measurement, each with all its answers: a bare loop for every variant, no server.
+//! Questions that were answered by measuring, each with all its variants: a bare loop for every variant, no server.
 //!
-//! Variants take turns, run after run, so that a slow minute of the machine hits all of them. The far ends are a thread on
-//! another CPU with its own descriptor table ([`far`]); what is counted is the CPU of the thread that does the work
-//! ([`cost`]). `--case WORD` selects by question or variant, `--clients N` makes it smaller.
+//! Variants run in turns, again and again, so that a slow minute of the machine affects all of them. The far ends are a
+//! thread on another CPU with its own descriptor table ([`far`]); only the CPU of the working thread is counted ([`cost`]).
+//! `--case WORD` selects questions or variants, `--clients N` makes the experiment smaller.
 //! `docs/performance/experiments.md` has the answers.
 
 mod accepting;
@@ -29,14 +29,14 @@ use crate::report::Report;
 
 use cost::{Notes, on_cpu, waited};
 
-/// The CPU of what is measured.
+/// The CPU of the measured thread.
 const NEAR_CPU: usize = 0;
 /// The CPUs of the far ends.
 const FAR_CPU: &[usize] = &[1];
-/// How long one variant works in one run, unless `--seconds` says otherwise.
+/// How long one variant works in one run, unless `--seconds` is given.
 const TIME: Duration = Duration::from_secs(2);
 
-/// The hidden scenario that does the work.
+/// The hidden scenario that runs the experiments.
 const CHILD: &str = "experiments-child";
 
 const QUESTIONS: &[fn(&mut Bench)] = &[
@@ -52,7 +52,7 @@ const QUESTIONS: &[fn(&mut Bench)] = &[
     sealing::run,
 ];
 
-/// Starts this program again inside a memory group, so that the kernel's memory for it can be told apart.
+/// Starts this program again inside a memory group, so that the kernel's memory for it can be counted separately.
 pub fn run(options: &Options) {
     let group = KernelMemory::new();
     let program = std::env::current_exe().expect("this program has a path");
@@ -69,7 +69,7 @@ pub fn run(options: &Options) {
     assert!(status.success(), "the experiments end early");
 }
 
-/// Puts all questions, `--runs` times.
+/// Runs all experiments `--runs` times.
 pub fn run_child(options: &Options) {
     assert!(
         process::machine_cpus() > 1,
@@ -91,17 +91,17 @@ pub fn run_child(options: &Options) {
     bench.report.finish();
 }
 
-/// What the experiments share.
+/// The data that all experiments share.
 pub struct Bench<'a> {
     options: &'a Options,
     report: Report,
-    /// The group that this process runs in.
+    /// The memory group of this process.
     group: Option<KernelMemory>,
     time: Duration,
 }
 
 impl Bench<'_> {
-    /// Runs one variant, unless it was not selected, on the CPU of what is measured.
+    /// Runs one variant on the CPU of the measured thread, unless it is not selected.
     fn measure(&mut self, case: &str, variant: impl FnOnce(&Setting, &mut Notes) + Send) {
         if !self.options.wants(case) {
             return;
@@ -125,7 +125,7 @@ impl Bench<'_> {
     }
 }
 
-/// What a variant may know.
+/// The data that a variant may use.
 pub struct Setting<'a> {
     clients: Option<usize>,
     group: Option<&'a KernelMemory>,
@@ -133,12 +133,12 @@ pub struct Setting<'a> {
 }
 
 impl Setting<'_> {
-    /// So many sockets, unless the command line says otherwise.
+    /// The number of sockets, unless the command line gives another one.
     fn count(&self, usual: usize) -> usize {
         self.clients.unwrap_or(usual)
     }
 
-    /// Bytes that the kernel charges to this process; NaN, which no report keeps, where there is no group.
+    /// Bytes that the kernel charges to this process. Without a group NaN, which reports drop.
     fn kernel_bytes(&self) -> f64 {
         self.group.map_or(f64::NAN, |group| group.bytes() as f64)
     }

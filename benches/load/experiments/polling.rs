@@ -1,6 +1,6 @@
-//! Busy polling: before it sleeps, the thread looks at its queue again for a bounded time.
+//! Busy polling: before it sleeps, the thread checks its queue again for a limited time.
 //!
-//! The far end never sleeps, so that only the near end's waking is in the round trip. SO_BUSY_POLL is not tried: it polls
+//! The far end never sleeps, so that only the near end's wake-up is in the round trip. SO_BUSY_POLL is not tried: it polls
 //! the queue of a network card, and loopback has none.
 
 use std::net::{TcpListener, TcpStream};
@@ -16,7 +16,7 @@ use crate::histogram::Histogram;
 use crate::sys;
 
 const MESSAGE: [u8; 64] = [b'x'; 64];
-/// Time between an answer and the next message; the first is "at once".
+/// Time between an answer and the next message; the first value means no pause.
 const PAUSES: [Duration; 4] = [
     Duration::ZERO,
     Duration::from_micros(30),
@@ -40,7 +40,7 @@ pub fn run(bench: &mut Bench) {
     }
 }
 
-/// The cost of echoing, and the round trips in nanoseconds.
+/// The CPU cost of echoing, and the round trips in nanoseconds.
 fn measure(look: Duration, pause: Duration, time: Duration) -> (Cost, Histogram) {
     let listener = TcpListener::bind(("127.0.0.1", 0)).expect("a port is free");
     let address = listener
@@ -59,7 +59,7 @@ fn measure(look: Duration, pause: Duration, time: Duration) -> (Cost, Histogram)
     (cost, far.join().expect("the far end does not panic"))
 }
 
-/// Asks and waits for answers without sleeping.
+/// Sends messages and waits for the answers without sleeping.
 fn ask(socket: &TcpStream, pause: Duration, time: Duration) -> Histogram {
     let mut trips = Histogram::default();
     let begun = Instant::now();
@@ -79,7 +79,7 @@ fn ask(socket: &TcpStream, pause: Duration, time: Duration) -> Histogram {
     trips
 }
 
-/// Answers until the far end leaves.
+/// Answers until the far end closes.
 fn echo(socket: &TcpStream, look: Duration) {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).expect("an epoll");
     let key = epoll::EventData::new_u64(0);

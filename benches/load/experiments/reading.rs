@@ -1,7 +1,7 @@
-//! How small messages are read from many sockets, and what a socket costs the kernel while it waits for one.
+//! How small messages are read from many sockets, and what the kernel needs for a socket that waits for one.
 //!
-//! Each variant is measured in two lights: the thread sleeps in another system call until all messages are there (a ring
-//! that is not deferred interrupts that sleep for each of them), and the thread waits for them, one by one.
+//! Each variant is measured in two situations: the thread sleeps in another system call until all messages are there (a ring
+//! that is not deferred interrupts that sleep for each message), and the thread waits for them one by one.
 
 use std::collections::VecDeque;
 
@@ -27,7 +27,7 @@ enum Way {
         edge: bool,
     },
     Poll(Setup, Sleep),
-    /// Multishot receive into buffers that the kernel picks.
+    /// Multishot receive into buffers that the kernel chooses.
     Buffers(Setup, Sleep),
     /// Multishot poll and a receive through the ring, both on direct descriptors.
     Direct,
@@ -139,7 +139,7 @@ fn measure(setting: &Setting, way: Way) -> Measured {
 
 trait Reader {
     fn arm(&mut self, sockets: &[OwnedFd]);
-    /// Sleeps until something is there, reads what is, gives the number of bytes.
+    /// Sleeps until data is there, reads it, returns the number of bytes.
     fn turn(&mut self, sockets: &[OwnedFd]) -> usize;
 }
 
@@ -233,7 +233,7 @@ impl Reader for PollReader {
 }
 
 struct BufferReader {
-    /// Goes before the buffers do.
+    /// Dropped before the buffers.
     ring: Option<Ring>,
     buffers: Buffers,
 }
@@ -269,7 +269,7 @@ impl Reader for BufferReader {
             }
         }
         self.buffers.publish();
-        // The kernel ends a receive for which there was no buffer.
+        // The kernel ends a multishot receive when there is no buffer.
         for at in again {
             Self::arm_one(ring, &sockets[at as usize], at);
         }
@@ -285,10 +285,10 @@ impl Drop for BufferReader {
 
 const DIRECT_RECEIVES: usize = 512;
 const DIRECT_BYTES: usize = 4096;
-/// In the user data of a receive, whose low bits are the number of its buffer; without it, a poll of a socket.
+/// Marks the user data of a receive, whose low bits are the number of its buffer; without the mark it is a poll of a socket.
 const RECEIVE: u64 = 1 << 63;
 
-/// A direct descriptor cannot be read by recv(2), so each readiness costs a second request.
+/// recv(2) cannot read a direct descriptor, so each readiness costs a second request.
 struct DirectReader {
     ring: Option<Ring>,
     memory: Box<[u8]>,

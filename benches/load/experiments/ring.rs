@@ -1,4 +1,4 @@
-//! Rings as experiments want them: set up in each way, with direct descriptors, with buffers that the kernel picks.
+//! Rings for experiments: with each kind of setup, with direct descriptors, with buffers that the kernel chooses.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::os::fd::{AsRawFd, RawFd};
@@ -9,18 +9,18 @@ use io_uring::{IoUring, squeue};
 use rustix::event::{EventfdFlags, PollFd, PollFlags, eventfd, poll};
 use rustix::fd::{BorrowedFd, OwnedFd};
 
-/// Entries that are handed over at once.
+/// Entries that are submitted at once.
 pub const BATCH: usize = 1024;
 const COMPLETIONS: u32 = 16 * 1024;
 
-/// When the kernel runs the part of a request that belongs to the thread.
+/// When the kernel runs the part of a request that must run in the thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setup {
-    /// At once: the thread is interrupted for it.
+    /// At once: it interrupts the thread.
     Plain,
-    /// At the thread's next system call.
+    /// At the next system call of the thread.
     Cooperative,
-    /// When the thread asks this ring.
+    /// When the thread waits on this ring.
     Deferred,
 }
 
@@ -36,14 +36,14 @@ impl Setup {
     }
 }
 
-/// How a thread sleeps until its ring has something.
+/// How a thread sleeps until its ring has completions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sleep {
-    /// poll(2) on the descriptor of the ring, as a runtime does that watches it.
+    /// poll(2) on the descriptor of the ring, as a runtime does.
     OnDescriptor,
     /// poll(2) on an eventfd that the ring signals.
     OnEventfd,
-    /// In the ring itself.
+    /// In a wait on the ring itself.
     Inside,
 }
 
@@ -80,7 +80,7 @@ impl Ring {
         }
     }
 
-    /// Makes the sockets known under their place in the slice.
+    /// Registers the sockets; a socket's number is its position in the slice.
     pub fn register(&self, sockets: &[OwnedFd]) {
         let numbers: Vec<RawFd> = sockets.iter().map(AsRawFd::as_raw_fd).collect();
         let submitter = self.uring.submitter();
@@ -90,7 +90,7 @@ impl Ring {
     }
 
     /// # Safety
-    /// What the entry refers to must live until its completion is seen, or until the ring is gone.
+    /// The memory that the entry refers to must live until its completion is seen, or until the ring is gone.
     pub unsafe fn push(&mut self, entry: &squeue::Entry) {
         if self.uring.submission().is_full() {
             self.uring.submit().expect("the kernel takes a batch");
@@ -99,7 +99,7 @@ impl Ring {
         unsafe { self.uring.submission().push(entry) }.expect("there is room after a submit");
     }
 
-    /// Hands over what was pushed and lets the kernel put completions into the queue, without waiting.
+    /// Submits what was pushed and lets the kernel put completions into the queue, without waiting.
     pub fn flush(&mut self) {
         const GET_EVENTS: u32 = 1; // IORING_ENTER_GETEVENTS
         let queued = self.uring.submission().len() as u32;
@@ -109,7 +109,7 @@ impl Ring {
             .expect("the kernel takes a batch");
     }
 
-    /// Hands over what was pushed and sleeps until there are completions.
+    /// Submits what was pushed and sleeps until there are completions.
     pub fn wait(&mut self) {
         if self.sleep != Sleep::Inside && !self.uring.submission().is_empty() {
             self.flush();
@@ -134,7 +134,7 @@ impl Ring {
     }
 }
 
-/// Buffers of one size that the kernel picks from when bytes have come.
+/// Buffers of one size; the kernel chooses one when bytes have come.
 pub struct Buffers {
     entries: *mut BufRingEntry,
     memory: Box<[u8]>,
@@ -181,7 +181,7 @@ impl Buffers {
         buffers
     }
 
-    /// Gives a buffer back; the kernel sees it after [`Buffers::publish`].
+    /// Returns a buffer; the kernel sees it after [`Buffers::publish`].
     pub fn give(&mut self, buffer: u16) {
         let at = usize::from(self.tail % Self::COUNT);
         let address = &raw mut self.memory[usize::from(buffer) * Self::BYTES];

@@ -1,4 +1,4 @@
-//! What a TLS record costs to encrypt when the tables of its key are kept, and when they are made for it.
+//! What it costs to encrypt a TLS record when the tables of its key are stored, and when they are made for each record.
 
 use std::hint::black_box;
 
@@ -10,9 +10,9 @@ use super::cost::Cost;
 use super::{Bench, Setting};
 
 const PAYLOADS: [usize; 2] = [200, 16_000];
-/// Records between two looks at the clock.
+/// Records between two readings of the clock.
 const RECORDS: u64 = 100;
-/// One key after the other, so that kept ones do not lie in the nearest cache all the time.
+/// Keys are used in turn, so that stored tables are not always in the nearest cache.
 const KEYS: usize = 5_000;
 
 pub fn run(bench: &mut Bench) {

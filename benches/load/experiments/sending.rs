@@ -1,4 +1,5 @@
-//! How the same bytes get into many sockets: one call each, gathered, or batches through a ring set up in several ways.
+//! How the same bytes are written to many sockets: one call each, gathered, or in batches through a ring with several
+//! setups.
 
 use std::io::IoSlice;
 use std::time::Duration;
@@ -18,7 +19,7 @@ const SMALL_BYTES: usize = 200;
 const LARGE_BYTES: usize = 21_000;
 const FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
 
-/// The crate's trait for both kinds of descriptor is private, hence a macro.
+/// A macro, because the crate's trait for both kinds of descriptor is private.
 macro_rules! send_entry {
     ($target:expr, $bytes:expr, $sends:expr) => {{
         let (start, length) = ($bytes.as_ptr(), $bytes.len() as u32);
@@ -27,7 +28,7 @@ macro_rules! send_entry {
                 .flags(FLAGS)
                 .build()
         } else {
-            // Without WAITALL a short send would count as a success and be skipped.
+            // Without WAITALL a partial send would count as success and would make no completion.
             let all = if $sends.skip_success {
                 libc::MSG_WAITALL
             } else {
@@ -44,9 +45,9 @@ macro_rules! send_entry {
 #[derive(Clone, Copy)]
 struct RingSends {
     setup: Setup,
-    /// Sockets by their place in the ring's table, not by descriptor.
+    /// Sockets by their position in the ring's table instead of their descriptor.
     direct: bool,
-    /// Sends that took everything make no completion.
+    /// Complete sends make no completion.
     skip_success: bool,
     zero_copy: bool,
 }
@@ -128,7 +129,7 @@ fn measure(sockets: usize, way: Way, bytes: usize, time: Duration) -> (Cost, u64
     let text = vec![b'x'; bytes * frames];
     let mut writer = Writer::new(way, &sockets, bytes);
     let (mut cost, mut messages, mut sent) = (Cost::default(), 0, 0);
-    // The first round is not counted: it finds cold sockets.
+    // The first round is not counted, because the sockets are not in the caches yet.
     writer.write(&sockets, &text);
     sent += (sockets.len() * text.len()) as u64;
     far.wait_read(sent);
@@ -226,7 +227,7 @@ fn send_batch(
         // SAFETY: the sockets and the bytes outlive the batch, which is waited for below.
         unsafe { ring.push(&entry) };
     }
-    // A send that may not wait is done when it was handed over; only the notices of zero copies come later.
+    // A send that may not wait is complete when it was submitted; only the notices of zero-copy sends come later.
     let mut missing = batch.len() * if sends.zero_copy { 2 } else { 1 };
     if sends.skip_success {
         ring.flush();

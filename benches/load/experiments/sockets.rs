@@ -1,4 +1,4 @@
-//! Options that bound what the kernel queues for one socket: what fast readers lose by them, what a stalled one costs.
+//! Options that limit what the kernel queues for one socket: what fast readers lose, and what a stalled one costs.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::{Bench, FAR_CPU, Setting};
 const FAST_READERS: usize = 500;
 const STALLED_READERS: usize = 50;
 const MESSAGE_BYTES: usize = 21_000;
-/// Messages that are queued for each fast reader before the writer waits for them.
+/// Messages that are queued for each fast reader before the writer waits.
 const WINDOW: usize = 8;
 
 #[derive(Clone, Copy)]
@@ -103,7 +103,8 @@ struct Fast {
     writes: f64,
 }
 
-/// A window of messages for everybody, as a server writes it: what a socket does not take waits until it is writable.
+/// Writes a window of messages to all readers as a server does: what a socket does not take waits until the socket is
+/// writable.
 fn fast_readers(count: usize, options: Options, time: Duration) -> Fast {
     let far = Far::start(FAR_CPU);
     let sockets = open(&far, count, options);
@@ -153,14 +154,14 @@ struct Stalled {
     kernel: f64,
 }
 
-/// Writes to readers that never read until nothing is taken any more; figures for one of them.
+/// Writes to readers that never read until no socket takes more; the figures are per reader.
 fn stalled_reader(setting: &Setting, options: Options) -> Stalled {
     let far = Far::start(FAR_CPU);
     let sockets = open(&far, STALLED_READERS, options);
     let before = setting.kernel_bytes();
     let bytes = vec![b'x'; MESSAGE_BYTES];
     let mut taken = 0;
-    // The queue of the far end takes from ours for a moment longer than a write lasts.
+    // After a write the far end's queue still takes bytes from the send queue for a moment.
     for _ in 0..20 {
         for socket in &sockets {
             while let Ok(written) = rustix::io::write(socket, &bytes) {
@@ -178,7 +179,7 @@ fn stalled_reader(setting: &Setting, options: Options) -> Stalled {
     }
 }
 
-/// Memory that the kernel has charged to the send queue of a socket.
+/// Memory that the kernel has charged to a socket's send queue.
 fn send_queue_bytes(socket: &OwnedFd) -> u64 {
     const FIELDS: usize = 9; // SK_MEMINFO_VARS
     const QUEUED: usize = 5; // SK_MEMINFO_WMEM_QUEUED

@@ -1,4 +1,4 @@
-//! How the kernel spreads connections over two listeners of one port.
+//! How the kernel distributes connections over two listeners of one port.
 
 use std::net::SocketAddrV4;
 
@@ -11,12 +11,12 @@ use super::far::{CHUNK, Far, address_of, listen};
 const CONNECTIONS: usize = 10_000;
 const LISTENERS: usize = 2;
 
-/// Who gets a connection.
+/// The rule that chooses the listener.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Rule {
-    /// The kernel's hash over addresses and ports.
+    /// The kernel's hash of addresses and ports.
     Hash,
-    /// The CPU on which the first packet came.
+    /// The CPU on which the first packet arrived.
     Cpu,
     Random,
 }
@@ -49,7 +49,7 @@ pub fn run(bench: &mut Bench) {
     }
 }
 
-/// How many each listener got.
+/// Connections that each listener got.
 fn measure(rule: Rule, sources: u32, cpus: &[usize], count: usize) -> [usize; LISTENERS] {
     let first = listen(Some(0));
     let address: SocketAddrV4 = address_of(&first);
@@ -79,7 +79,7 @@ fn measure(rule: Rule, sources: u32, cpus: &[usize], count: usize) -> [usize; LI
     taken
 }
 
-/// A program of the classic packet filter that gives the number of a listener.
+/// Attaches a classic packet filter program that returns the number of a listener.
 fn attach(listener: &Socket, rule: Rule) {
     let field = match rule {
         Rule::Cpu => libc::SKF_AD_CPU,

@@ -1,44 +1,44 @@
-//! One client at rest in 64 bytes: its socket and how far it has read. Bytes in, events out; the worker does the rest.
+//! One idle client in 64 bytes: its socket and how far it has read. Bytes in, events out; the worker does everything else.
 
 use rustix::fd::OwnedFd;
 
 use super::message::{Mark, Message};
 
-/// Bytes of a payload that must be there before it is understood: an identifier and a mark fit into it.
+/// Bytes of a payload needed to understand it: an identifier and a mark fit into them.
 pub const HEAD_BYTES_MAX: usize = 1024;
-/// The longest header that a server writes: no mask.
+/// The longest frame header that a server writes, which has no mask.
 const HEADER_BYTES_MAX: usize = 10;
-/// The longest answer to the upgrade that is taken.
+/// The longest accepted answer to the upgrade.
 const RESPONSE_BYTES_MAX: usize = 4096;
-/// Most bytes that a client keeps while it waits for more.
+/// Most bytes that a client stores while it waits for more.
 pub const KEPT_BYTES_MAX: usize = RESPONSE_BYTES_MAX;
 
 const _: () = assert!(HEAD_BYTES_MAX + HEADER_BYTES_MAX <= KEPT_BYTES_MAX);
 const _: () = assert!(size_of::<Client>() <= 64);
 
-/// Where a client is on its way.
+/// How far a client has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
-    /// The connection is being made.
+    /// The connection is being established.
     Connecting,
-    /// The upgrade was asked for.
+    /// The upgrade request was sent.
     Upgrading,
     /// The answer was 101; the welcome has not come.
     Upgraded,
-    /// Not all subscriptions are confirmed.
+    /// Some subscriptions are not confirmed yet.
     Subscribing,
-    /// All that was asked for is there.
+    /// Everything it asked for is confirmed.
     Ready,
 }
 
-/// What a client read, for its worker to count and to act on.
+/// What a client has read. The worker counts it and acts on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     Upgraded,
     /// An answer that is not 101, or no HTTP at all.
     Refused,
     Said(Message),
-    /// A whole delivery has come, of which [`Event::Said`] was told when it began.
+    /// The end of a delivery whose beginning was reported as [`Event::Said`].
     Delivered {
         published_nanos: u64,
         payload_bytes: u32,
@@ -50,13 +50,13 @@ pub enum Event {
     },
 }
 
-/// What a sequence number says about what came before.
+/// What a sequence number says about the earlier ones.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     Next,
-    /// So many are missing in between.
+    /// This many numbers are missing before it.
     Gap(u32),
-    /// A missing one came late.
+    /// A missing number came late.
     Late,
     Duplicate,
 }
@@ -65,30 +65,30 @@ pub enum Order {
 pub struct Client {
     pub socket: OwnedFd,
     pub index: u32,
-    /// When its connection was asked for, since the start of the fleet.
+    /// When its connection was started, since the start of the fleet.
     pub opened_micros: u32,
-    /// Answers to its subscribes that have not come.
+    /// Subscribes without an answer.
     pub awaited: u16,
     pub phase: Phase,
     pub stalled: bool,
     /// A disconnect message has come.
     pub told: bool,
-    /// The next sequence; `None` until the first delivery where the client joins a running stream.
+    /// The next sequence number; `None` before the first delivery when the client joins a running stream.
     next: u32,
     joined: bool,
-    /// Rest of the payload, which nobody looks at.
+    /// Rest of the payload, which is skipped.
     skipped_bytes: u32,
     payload_bytes: u32,
-    /// Publication time of the delivery that is being skipped through; 0 when it is none.
+    /// Publication time of the delivery that is being skipped; 0 when it is none.
     published_nanos: u64,
-    /// Which of the last 64 sequences came, the newest in the lowest bit.
+    /// Which of the last 64 sequence numbers came; the newest is the lowest bit.
     seen: u64,
-    /// Bytes that do not make a head yet.
+    /// Bytes that are no complete head yet.
     kept: Option<Box<[u8]>>,
 }
 
 impl Client {
-    /// `joins_late`: the stream already runs, its first sequence is not known.
+    /// `joins_late`: the stream is already running, so its first sequence number is unknown.
     pub fn new(
         socket: OwnedFd,
         index: u32,
@@ -114,12 +114,12 @@ impl Client {
         }
     }
 
-    /// Takes the bytes that an earlier read left over: they belong in front of what comes now.
+    /// Takes the bytes that an earlier read left over; the new bytes must follow them.
     pub fn take_kept(&mut self) -> Option<Box<[u8]>> {
         self.kept.take()
     }
 
-    /// Reads on. `input` begins with what [`Client::take_kept`] gave.
+    /// Reads input that begins with the bytes from [`Client::take_kept`].
     pub fn read(&mut self, mut input: &[u8], tell: &mut impl FnMut(&mut Self, Event)) {
         if matches!(self.phase, Phase::Connecting | Phase::Upgrading) {
             match response_bytes(input) {
@@ -139,7 +139,7 @@ impl Client {
         }
     }
 
-    /// Reads one frame, or a piece of one; gives what is behind it. `None`: more bytes, please.
+    /// Reads one frame or a part of one; returns the bytes behind it. `None`: more bytes are needed.
     fn read_frame<'a>(
         &mut self,
         input: &'a [u8],
@@ -193,7 +193,7 @@ impl Client {
         }
     }
 
-    /// Notes a sequence number and says what it means.
+    /// Stores a sequence number and says what it means.
     pub fn order(&mut self, mark: Mark) -> Order {
         if !self.joined {
             self.joined = true;
@@ -219,10 +219,10 @@ impl Client {
     }
 }
 
-/// The server does not switch protocols.
+/// The server did not switch protocols.
 struct NotSwitching;
 
-/// Bytes of the whole answer to an upgrade, once all of it is there.
+/// Length of the whole answer to an upgrade, once all of it is there.
 fn response_bytes(input: &[u8]) -> Result<Option<usize>, NotSwitching> {
     const SWITCHING: &[u8] = b"HTTP/1.1 101";
     let compared = input.len().min(SWITCHING.len());
@@ -236,7 +236,7 @@ fn response_bytes(input: &[u8]) -> Result<Option<usize>, NotSwitching> {
     }
 }
 
-/// Bytes of the header and of the payload behind it. `None`: more bytes, please.
+/// Length of the header and of the payload behind it. `None`: more bytes are needed.
 pub fn header(input: &[u8]) -> Option<(usize, usize)> {
     match input.get(1)? & 0x7f {
         126 => {

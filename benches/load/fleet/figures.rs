@@ -1,4 +1,4 @@
-//! What a fleet counted, per worker and merged; and the progress that scenarios wait for.
+//! The counts of a fleet, per worker and merged; and the progress for which scenarios wait.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Condvar, Mutex};
@@ -7,31 +7,31 @@ use std::time::{Duration, Instant};
 use crate::histogram::Histogram;
 use crate::sys::Cpu;
 
-/// Counted since the last look.
+/// Counts since the last report.
 #[derive(Clone, Default)]
 pub struct Figures {
-    /// Connections that failed, or upgrades that were answered with anything but 101.
+    /// Connections that failed, and upgrades whose answer was not 101.
     pub refused: u64,
     pub rejected: u64,
     /// Connections that the server closed.
     pub closed: u64,
-    /// When disconnect messages came, in microseconds since the fleet began.
+    /// Times of the disconnect messages, in microseconds since the fleet began.
     pub told_micros: Vec<u64>,
-    /// Clients that got a disconnect message and then a close frame with 1001.
+    /// Clients that got a disconnect message and then a close frame with code 1001.
     pub sent_away: u64,
     pub pings: u64,
-    /// Whole deliveries with a mark, and their bytes with the frame's payload.
+    /// Whole deliveries with a mark, and their bytes with the payload of the frame.
     pub deliveries: u64,
     pub delivered_bytes: u64,
-    /// Sequences that did not come (so far), came twice, or came late.
+    /// Sequence numbers that have not come, came twice, or came late.
     pub lost: u64,
     pub duplicates: u64,
     pub reordered: u64,
-    /// Deliveries of a stream that the client does not listen to.
+    /// Deliveries of a stream to which the client is not subscribed.
     pub misdirected: u64,
-    /// Deliveries without a mark, or with a length that is not the mark's.
+    /// Deliveries without a mark, or whose length differs from the mark's.
     pub unmarked: u64,
-    /// Messages that no client knows.
+    /// Messages of an unknown type.
     pub unknown: u64,
     /// Microseconds from the connect to the 101, to the welcome, to the last confirmation.
     pub upgrade: Histogram,
@@ -66,23 +66,23 @@ impl Figures {
         self.cpu += other.cpu;
     }
 
-    /// Everything that no server may do to a client: 0 when all is well.
+    /// Everything that a correct server never does to a client: 0 when all is well.
     pub fn faults(&self) -> u64 {
         self.lost + self.duplicates + self.misdirected + self.unmarked + self.unknown
     }
 }
 
-/// What is waited for, shared by all workers. Workers add once per look at their sockets.
+/// The state for which scenarios wait, shared by all workers. A worker adds to it once per turn.
 #[derive(Default)]
 pub struct Progress {
-    /// Sockets that are open, or being opened.
+    /// Sockets that are open or being opened.
     pub open: AtomicU64,
     /// Clients with all their confirmations.
     pub ready: AtomicU64,
     pub delivered: AtomicU64,
     pub refused: AtomicU64,
     pub pings: AtomicU64,
-    /// Nobody waits for deliveries below this, so nobody is woken for them.
+    /// No scenario waits for fewer deliveries than this, so below it a worker wakes none.
     goal: AtomicU64,
     lock: Mutex<()>,
     changed: Condvar,
@@ -102,13 +102,13 @@ impl Progress {
         }
     }
 
-    /// Wakes who waits; for changes other than deliveries.
+    /// Wakes the waiting scenario, after a change that is no delivery.
     pub fn wake(&self) {
         let _held = self.lock.lock().expect("no holder panics");
         self.changed.notify_all();
     }
 
-    /// Waits until so many deliveries have come since the fleet began; false when the time is over.
+    /// Waits until this many deliveries have come since the fleet began; false when the time is over.
     pub fn wait_delivered(&self, count: u64, patience: Duration) -> bool {
         if self.delivered.load(SeqCst) >= count {
             return true;
@@ -119,7 +119,7 @@ impl Progress {
         reached
     }
 
-    /// Waits until `reached`; false when the time is over.
+    /// Waits until `reached` is true; false when the time is over.
     pub fn wait(&self, patience: Duration, reached: impl Fn() -> bool) -> bool {
         let deadline = Instant::now() + patience;
         let mut held = self.lock.lock().expect("no holder panics");

@@ -1,4 +1,4 @@
-//! What a client's worker makes of what it reads: counts it, answers it, and moves the client on.
+//! What a worker does with the events of a client: counts them, answers them, and changes the client's state.
 
 use std::time::Instant;
 
@@ -12,10 +12,10 @@ use super::worker::Turn;
 use super::{Figures, Plan};
 use crate::tls;
 
-/// The close code of a server that goes.
+/// The close code of a server that shuts down.
 const GOING_AWAY: u16 = 1001;
 
-/// What a worker does with the events of one client, borrowed apart from the client itself.
+/// The data that a worker needs for the events of one client, borrowed apart from the client itself.
 pub struct Listener<'a> {
     pub plan: &'a Plan,
     pub started: Instant,
@@ -23,14 +23,14 @@ pub struct Listener<'a> {
     pub figures: &'a mut Figures,
     pub turn: &'a mut Turn,
     pub unfinished: &'a mut usize,
-    /// The client speaks TLS.
+    /// Present when the client uses TLS.
     pub tls: Option<&'a mut ClientConnection>,
-    /// The client must go.
+    /// The client must be removed.
     pub lost: bool,
 }
 
 impl Listener<'_> {
-    /// Takes what the client has just read.
+    /// Handles what the client has just read.
     pub fn on(&mut self, client: &mut Client, event: Event) {
         match event {
             Event::Upgraded => self.on_upgraded(client),
@@ -153,7 +153,8 @@ impl Listener<'_> {
     }
 }
 
-/// Sends a few bytes to a socket that has room for them, in records where there is TLS; false when the connection is gone.
+/// Sends a few bytes to a socket that has room for them, encrypted if the client uses TLS; false when the connection is
+/// gone.
 pub fn send(client: &Client, tls: Option<&mut ClientConnection>, bytes: &[u8]) -> bool {
     let Some(connection) = tls else {
         return send_raw(client, bytes);
@@ -163,7 +164,7 @@ pub fn send(client: &Client, tls: Option<&mut ClientConnection>, bytes: &[u8]) -
     send_raw(client, &records)
 }
 
-/// Sends bytes as they are.
+/// Sends bytes without encryption.
 pub fn send_raw(client: &Client, bytes: &[u8]) -> bool {
     if bytes.is_empty() {
         return true;

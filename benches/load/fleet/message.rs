@@ -1,4 +1,4 @@
-//! What a measured message looks like, for the publisher that writes it and the clients that check it.
+//! The form of a measured message, for the publisher that writes it and the clients that check it.
 //!
 //! The app's data is a JSON string that starts with a mark of fixed width: stream, sequence in the stream, time of
 //! publication, length. Servers pass it on unchanged, behind the identifier.
@@ -14,10 +14,10 @@ const MARK_BYTES: usize = 1 + 8 + 8 + 16 + 8;
 /// The shortest message that can carry a mark.
 const MESSAGE_BYTES_MIN: usize = MARK_BYTES + 1;
 
-/// What every delivery begins with; the identifier as a JSON string follows.
+/// The beginning of every delivery; the identifier as a JSON string follows.
 const DELIVERY_PREFIX: &[u8] = br#"{"identifier":""#;
 
-/// Ends the identifier. Quotes inside of it are escaped, so this cannot be a part of it.
+/// Ends the identifier. It cannot occur inside of it, because quotes are escaped there.
 static BEHIND_IDENTIFIER: LazyLock<Finder> = LazyLock::new(|| Finder::new(br#"","message":"#));
 static CONFIRMATION: LazyLock<Finder> = LazyLock::new(|| Finder::new(b"confirm_subscription"));
 static REJECTION: LazyLock<Finder> = LazyLock::new(|| Finder::new(b"reject_subscription"));
@@ -28,14 +28,14 @@ pub struct Mark {
     pub stream: u32,
     /// Counts the messages of the stream from 0.
     pub sequence: u32,
-    /// When it was published, CLOCK_MONOTONIC.
+    /// Time of publication, CLOCK_MONOTONIC.
     pub nanos: u64,
     /// Bytes of the whole message, with its quotes.
     pub bytes: u32,
 }
 
 impl Mark {
-    /// The message: a JSON string of exactly `bytes` bytes. Its tail is like HTML, which has no escapes here.
+    /// The message: a JSON string of exactly `bytes` bytes. Its tail looks like HTML but contains nothing to escape.
     pub fn write_message(self, text: &mut String) {
         assert!(
             self.bytes as usize >= MESSAGE_BYTES_MIN,
@@ -76,7 +76,7 @@ fn hex(digits: &[u8]) -> Option<u64> {
     })
 }
 
-/// What a server said, as far as a measuring client cares.
+/// What a server sent, as far as a measuring client needs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Message {
     Welcome,
@@ -85,20 +85,20 @@ pub enum Message {
     Rejection,
     Disconnect,
     Delivery(Mark),
-    /// A delivery of somebody else, such as the app: no mark, or not the length that it should have.
+    /// A delivery from another publisher, such as the app: it has no mark, or a wrong length.
     Unmarked,
     Unknown,
 }
 
 impl Message {
-    /// Understands a payload of `payload_bytes` by its first bytes.
+    /// Classifies a payload of `payload_bytes` by its first bytes.
     pub fn read(head: &[u8], payload_bytes: usize) -> Self {
         if head.starts_with(DELIVERY_PREFIX) {
             return match BEHIND_IDENTIFIER.find(head) {
                 Some(at) => {
                     Self::delivery(head, at + BEHIND_IDENTIFIER.needle().len(), payload_bytes)
                 }
-                // Rails puts the identifier in front of the type.
+                // Rails writes the identifier before the type.
                 None => Self::answer(head),
             };
         }
@@ -113,7 +113,7 @@ impl Message {
 
     fn delivery(head: &[u8], message_at: usize, payload_bytes: usize) -> Self {
         match Mark::read(&head[message_at..]) {
-            // The closing brace is all that follows the message.
+            // Only the closing brace may follow the message.
             Some(mark) if message_at + mark.bytes as usize + 1 == payload_bytes => {
                 Self::Delivery(mark)
             }

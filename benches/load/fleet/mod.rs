@@ -1,8 +1,7 @@
-//! Very many clients in a few threads. Scenarios say who the clients are ([`Clients`]), open and close them, and take
-//! figures.
+//! Very many clients in a few threads. Scenarios define the clients ([`Clients`]), open and close them, and read figures.
 //!
-//! A worker thread has its own descriptor table, so the limit on open files holds for a worker and not for the fleet.
-//! Between scenarios and workers go commands one way and figures the other; what is waited for is in [`Progress`].
+//! Each worker thread has its own descriptor table, so the limit on open files applies to a worker and not to the fleet.
+//! Scenarios send commands to the workers and get figures back; the state for which they wait is in [`Progress`].
 
 mod client;
 mod figures;
@@ -26,50 +25,51 @@ pub use client::{client_frame, header as frame_header};
 pub use figures::{Figures, Progress};
 pub use message::Mark;
 
-/// Clients that share a source address. Their ports last even when many of them have just been closed.
+/// Clients that share a source address. So few that its ports suffice even when many of them have just been closed.
 const CLIENTS_PER_ADDRESS: u32 = 5_000;
 
-/// Clients of one worker that are between connect and last confirmation, unless a plan says otherwise.
+/// Clients of one worker that are between connect and last confirmation, unless the plan says otherwise.
 pub const UNFINISHED_MAX: usize = 500;
 
-/// Who the clients are, by their number. A client keeps none of this; it is asked for when needed.
+/// The properties of the clients, by their number. A client stores none of them; the worker asks when it needs them.
 pub trait Clients: Send + Sync {
     /// Path and query of the upgrade.
     fn target(&self, _index: u32) -> String {
         "/cable".to_owned()
     }
 
-    /// More lines of the request, each with its CRLF.
+    /// Additional header lines of the request, each with its CRLF.
     fn header_lines(&self, _index: u32) -> String {
         String::new()
     }
 
-    /// What it subscribes to. The order is the order of the commands.
+    /// The identifiers to subscribe to, in the order of the commands.
     fn identifiers(&self, index: u32) -> Vec<String>;
 
-    /// The number of the one stream whose marks are checked for it; `None`: marks of any stream, order not checked.
+    /// The number of the one stream whose marks are checked; `None`: marks of any stream are accepted and their order is not
+    /// checked.
     fn stream(&self, _index: u32) -> Option<u32> {
         None
     }
 }
 
-/// How a fleet behaves.
+/// The behaviour of a fleet.
 #[derive(Clone)]
 pub struct Plan {
     pub address: SocketAddrV4,
     pub clients: Arc<dyn Clients>,
     pub threads: usize,
-    /// CPUs for the workers; empty: anywhere.
+    /// CPUs for the workers; empty: any CPU.
     pub cpus: Vec<usize>,
-    /// Connections of one worker that may be unfinished at a time.
+    /// Largest number of unfinished connections of one worker.
     pub unfinished_max: usize,
-    /// Subscribes go out behind the upgrade, not behind the welcome.
+    /// Subscribe commands follow the upgrade at once and do not wait for the welcome.
     pub pipelined: bool,
-    /// A client comes back this long after its connection is lost or refused.
+    /// A client reconnects this long after its connection is lost or refused.
     pub reconnect_after: Option<Duration>,
-    /// Clients join streams that already run, so their first sequence is not known.
+    /// Clients join streams that are already running, so their first sequence number is unknown.
     pub joins_late: bool,
-    /// Clients speak TLS.
+    /// Clients use TLS.
     pub tls: Option<Arc<ClientConfig>>,
 }
 
@@ -90,18 +90,18 @@ impl Plan {
 }
 
 enum Command {
-    /// Opens so many more clients, at most so many per second.
+    /// Opens this many more clients, at most so many per second.
     Connect {
         count: usize,
         per_second: f64,
     },
-    /// Closes so many clients, each worker in the order of its table, round and round.
+    /// Closes this many clients; each worker goes through its table in order, again and again.
     Leave {
         count: usize,
     },
-    /// Stops reading, for good, in every client that is ready.
+    /// Stops reading for ever in every client that is ready.
     Stall,
-    /// Hands over what was counted.
+    /// Sends the counts back.
     Report(Sender<Figures>),
     Stop,
 }
@@ -130,7 +130,7 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Starts the workers, without a client.
+    /// Starts the workers, without clients.
     pub fn start(plan: &Plan) -> Self {
         let progress = Arc::new(Progress::new());
         let started = Instant::now();
@@ -162,17 +162,17 @@ impl Fleet {
         }
     }
 
-    /// Opens `count` more clients, as fast as the bound on unfinished ones allows.
+    /// Opens `count` more clients, as fast as the limit on unfinished ones allows.
     pub fn connect(&mut self, count: usize) {
         self.connect_paced(count, f64::INFINITY);
     }
 
-    /// Opens `count` more clients, `per_second` of them in a second. Does not wait for them.
+    /// Opens `count` more clients, `per_second` of them per second. Does not wait for them.
     pub fn connect_paced(&mut self, count: usize, per_second: f64) {
         let workers = self.handles.len();
         self.progress.open.fetch_add(count as u64, SeqCst);
         for (worker, handle) in self.handles.iter().enumerate() {
-            // Clients are numbered in turns, so worker w of W has w, w + W, w + 2 W …
+            // Clients are numbered in turns: of W workers, worker w has the clients w, w + W, w + 2 W …
             let of_worker = |clients: usize| (clients + workers - 1 - worker) / workers;
             let count = of_worker(self.opened + count) - of_worker(self.opened);
             handle.send(Command::Connect {
@@ -192,19 +192,19 @@ impl Fleet {
         }
     }
 
-    /// Lets no client read any more. Their sockets are watched for their end only.
+    /// Makes all clients stop reading. After that only the end of their sockets is noticed.
     pub fn stall(&self) {
         for handle in &self.handles {
             handle.send(Command::Stall);
         }
-        // The answer to the next command says that this one was obeyed.
+        // The answer to the next command shows that this command was carried out.
         self.take_figures();
     }
 
-    /// Opens `count` clients and waits until all of them are ready; gives the time it took.
+    /// Opens `count` clients and waits until all of them are ready; returns the time it took.
     ///
     /// # Panics
-    /// When not all of them are ready in time: nothing after that would mean anything.
+    /// When not all of them are ready in time, because further results would have no meaning.
     pub fn connect_all(&mut self, count: usize, patience: Duration) -> Duration {
         let begun = Instant::now();
         let wanted = self.ready() + count as u64;
@@ -219,7 +219,7 @@ impl Fleet {
         begun.elapsed()
     }
 
-    /// Closes all clients and waits until that is done here.
+    /// Closes all clients and waits until their sockets are closed on this side.
     pub fn leave_all(&self) {
         self.leave(usize::MAX / 2);
         assert!(
@@ -228,7 +228,7 @@ impl Fleet {
         );
     }
 
-    /// Waits until no socket is open any more; false when the time is over.
+    /// Waits until no socket is open; false when the time is over.
     pub fn wait_closed(&self, patience: Duration) -> bool {
         let done = || self.progress.open.load(SeqCst) == 0;
         self.progress.wait(patience, done)
@@ -239,12 +239,12 @@ impl Fleet {
         self.started.elapsed().as_micros() as u64
     }
 
-    /// Waits until so many clients are ready; false when the time is over.
+    /// Waits until this many clients are ready; false when the time is over.
     pub fn wait_ready(&self, count: u64, patience: Duration) -> bool {
         self.progress.wait(patience, || self.ready() >= count)
     }
 
-    /// Waits until so many deliveries have come since the start; false when the time is over.
+    /// Waits until this many deliveries have come since the start; false when the time is over.
     pub fn wait_delivered(&self, count: u64, patience: Duration) -> bool {
         self.progress.wait_delivered(count, patience)
     }
@@ -259,7 +259,7 @@ impl Fleet {
         self.progress.delivered.load(SeqCst)
     }
 
-    /// What was counted since the last call.
+    /// The counts since the last call.
     pub fn take_figures(&self) -> Figures {
         let (reply, figures): (Sender<Figures>, Receiver<Figures>) = channel();
         for handle in &self.handles {
@@ -276,7 +276,7 @@ impl Fleet {
 impl Drop for Fleet {
     fn drop(&mut self) {
         for handle in &mut self.handles {
-            // A worker that died has told why.
+            // A worker that panicked has already printed why.
             let _ = handle.commands.send(Command::Stop);
             let _ = rustix::io::write(&*handle.wake, &1u64.to_ne_bytes());
             if let Some(thread) = handle.thread.take() {
@@ -286,7 +286,7 @@ impl Drop for Fleet {
     }
 }
 
-/// Where the clients of an address connect from: 127.1.0.1, 127.1.0.2 and so on.
+/// The source addresses of the clients: 127.1.0.1, 127.1.0.2 and so on.
 fn source_address(index: u32) -> Ipv4Addr {
     let number = 1 + index / CLIENTS_PER_ADDRESS;
     let [_, high, middle, low] = number.to_be_bytes();

@@ -1,4 +1,4 @@
-//! One thread of clients: its epoll, its one buffer, its table. Reads once per event and never waits for a client.
+//! One thread of clients with its own epoll, buffer and table. Reads once per event and never waits for a client.
 
 use std::collections::VecDeque;
 use std::net::SocketAddrV4;
@@ -23,9 +23,9 @@ use crate::tls;
 
 /// Bytes of one read.
 const READ_BYTES: usize = 256 * 1024;
-/// Events of one look at the sockets. Small, so that a time of reading is near the time of its event.
+/// Events of one turn. Few, so that a read happens soon after its event.
 const EVENTS_MAX: usize = 256;
-/// Connections that are begun between two looks at the sockets.
+/// Connections that are started in one turn.
 const CONNECTS_PER_TURN: usize = 64;
 /// The epoll key of the command queue; no slot is that high.
 const WAKE_KEY: u64 = u64::MAX;
@@ -34,13 +34,13 @@ pub struct Setup {
     pub plan: Plan,
     pub number: u32,
     pub inbox: Receiver<Command>,
-    /// The descriptor of the eventfd that says: look into the inbox.
+    /// The eventfd that wakes the worker for its inbox.
     pub wake: RawFd,
     pub progress: Arc<Progress>,
     pub started: Instant,
 }
 
-/// Runs until it is told to stop.
+/// Runs until the worker is told to stop.
 pub fn run(setup: Setup) {
     sys::own_descriptor_table(setup.wake).expect("a thread may have a descriptor table of its own");
     sys::pin(&setup.plan.cpus).expect("the CPUs exist");
@@ -69,7 +69,7 @@ pub fn run(setup: Setup) {
     worker.serve();
 }
 
-/// What changed during one look at the sockets; added to the shared progress at its end.
+/// Changes during one turn; added to the shared progress at its end.
 #[derive(Default)]
 pub struct Turn {
     pub delivered: u64,
@@ -84,27 +84,27 @@ struct Worker {
     epoll: OwnedFd,
     wake: OwnedFd,
     clients: Slab<Client>,
-    /// What clients that speak TLS need for it, by slot.
+    /// TLS state of the clients that use TLS, by slot.
     tls: Vec<Option<Box<ClientConnection>>>,
-    /// Numbers of clients that want to connect, and when they may.
+    /// Numbers of clients that want to connect, and the earliest time for it.
     to_open: VecDeque<(u32, Instant)>,
     next_index: u32,
-    /// Connects per second, counted from when it was set.
+    /// Connects per second, counted from the time at which it was set.
     pace: f64,
     paced_from: Instant,
     paced: u64,
     unfinished: usize,
-    /// Where in the table the last leaver was.
+    /// The place in the table of the client that left last.
     cursor: usize,
     figures: Figures,
-    /// CPU used when figures were last taken.
+    /// CPU time when figures were last taken.
     cpu: Cpu,
     turn: Turn,
 }
 
 impl Worker {
     fn serve(mut self) {
-        // What a client kept goes in front of the bytes that are read.
+        // The bytes that a client stored go in front of the bytes that are read.
         let mut buffer = vec![0; KEPT_BYTES_MAX + READ_BYTES];
         let mut events: Vec<epoll::Event> = Vec::with_capacity(EVENTS_MAX);
         loop {
@@ -135,7 +135,7 @@ impl Worker {
         }
     }
 
-    /// How long the sockets may be silent before something is due.
+    /// How long to wait for sockets until something else is due.
     fn timeout(&self) -> Option<Timespec> {
         let (_, due) = self.to_open.front()?;
         if self.unfinished >= self.setup.plan.unfinished_max {
@@ -149,7 +149,7 @@ impl Worker {
         })
     }
 
-    /// How long the pace asks to wait before the next connect.
+    /// How long to wait before the next connect.
     fn pause(&self, now: Instant) -> Duration {
         if self.pace.is_infinite() {
             return Duration::ZERO;
@@ -158,7 +158,7 @@ impl Worker {
         due.saturating_duration_since(now)
     }
 
-    /// Obeys what is in the inbox; false when it was told to stop.
+    /// Carries out the commands in the inbox; false when one says to stop.
     fn obey(&mut self) -> bool {
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
         while let Ok(command) = self.setup.inbox.try_recv() {
@@ -212,7 +212,7 @@ impl Worker {
         let mut figures = std::mem::take(&mut self.figures);
         figures.cpu = cpu.since(self.cpu);
         self.cpu = cpu;
-        // Who asked may have stopped listening.
+        // The scenario may no longer wait for the answer.
         let _ = reply.send(figures);
     }
 
@@ -229,7 +229,7 @@ impl Worker {
             self.to_open.pop_front();
             self.paced += 1;
             if let Err(error) = self.open(index) {
-                // Descriptors or ports ran out: a mistake of the scenario, not of the server.
+                // Descriptors or ports ran out: a mistake in the scenario, not in the server.
                 assert!(
                     error == Errno::CONNREFUSED,
                     "client {index} cannot connect: {error}"
@@ -281,7 +281,7 @@ impl Worker {
             return self.ask_upgrade(slot);
         }
         if client.stalled {
-            // It is watched for its end only.
+            // For a stalled client only the end of the socket is watched.
             return self.lose(slot);
         }
         self.read(slot, buffer);
@@ -331,7 +331,7 @@ impl Worker {
                 if plain.is_empty() {
                     return;
                 }
-                // Shorter than the records that carried it.
+                // The plain text is shorter than the records, so it fits where they were.
                 buffer[KEPT_BYTES_MAX..KEPT_BYTES_MAX + plain.len()].copy_from_slice(&plain);
                 plain.len()
             }
@@ -362,7 +362,7 @@ impl Worker {
         }
     }
 
-    /// The server ended it, or never took it.
+    /// The server ended the connection, or refused it.
     fn lose(&mut self, slot: usize) {
         let client = self.clients.remove(slot);
         self.forget(&client);
@@ -387,7 +387,7 @@ impl Worker {
         }
     }
 
-    /// Takes a client that is gone from the table out of the counts.
+    /// Subtracts a client that has left the table from the counts.
     fn forget(&mut self, client: &Client) {
         if client.phase == Phase::Ready {
             self.turn.ready -= 1;

@@ -1,4 +1,4 @@
-//! The child: threads that accept, answer 101 and a welcome, hold the sockets, and write what they are ordered to.
+//! The child process: its threads accept, answer with 101 and a welcome, hold the sockets, and write what the parent orders.
 
 use std::io::{IoSlice, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
@@ -82,7 +82,7 @@ fn listen(address: SocketAddrV4) -> TcpListener {
     socket.into()
 }
 
-/// Told once for each change, so that a socket that ended is not told for ever.
+/// Edge-triggered, so that a socket that has ended is reported only once.
 const ONCE: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ET);
 
 /// One thread of the child.
@@ -92,9 +92,9 @@ struct Holder {
     hold: Hold,
     epoll: OwnedFd,
     ring: Ring,
-    /// By descriptor: sockets whose request has not come.
+    /// By descriptor: sockets whose request has not come yet.
     asking: Vec<Option<OwnedFd>>,
-    /// By stream: the sockets that were answered.
+    /// By stream: sockets whose request was answered.
     streams: Vec<Vec<OwnedFd>>,
 }
 
@@ -162,7 +162,7 @@ impl Holder {
         }
     }
 
-    /// Answers a request; it comes in one piece over loopback. Afterwards a readable socket is one that has ended.
+    /// Answers a request, which comes in one piece over loopback. If the socket becomes readable later, it has ended.
     fn answer(&mut self, descriptor: usize) {
         let Some(socket) = self.asking[descriptor].take() else {
             return;
@@ -207,7 +207,7 @@ impl Holder {
     }
 }
 
-/// One write(2) per socket, or one writev(2) when there are several frames. What a socket does not take waits for the end.
+/// Makes one write(2) per socket, or one writev(2) for several frames. What a socket does not take is written at the end.
 fn write_all(sockets: &[OwnedFd], order: &Order) {
     let frames: Vec<IoSlice> = order
         .frames
@@ -230,7 +230,7 @@ fn write_all(sockets: &[OwnedFd], order: &Order) {
     }
 }
 
-/// Writes the rest, waiting for room. A socket that has ended is left alone.
+/// Writes the rest and waits for room. A socket that has ended is skipped.
 pub fn finish(socket: &OwnedFd, mut rest: &[u8]) {
     while !rest.is_empty() {
         let _ = poll(&mut [PollFd::new(socket, PollFlags::OUT)], None);

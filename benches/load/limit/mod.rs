@@ -1,5 +1,5 @@
-//! What this kernel allows with no server logic at all: a child process that accepts the same clients and writes the same
-//! frames. The child knows no protocol beyond a fixed 101; it writes the bytes that it is given to the sockets it is told.
+//! What this kernel allows without any server logic: a child process accepts the same clients and writes the same frames.
+//! The child knows no protocol except a fixed 101 answer; it writes given bytes to given sockets.
 
 mod child;
 mod ring;
@@ -20,10 +20,10 @@ use crate::publisher::{Outlet, stream_name};
 pub use child::finish;
 pub use child::run as run_child;
 
-/// How the child holds a socket on which nothing happens.
+/// How the child holds an idle socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Hold {
-    /// Registered nowhere.
+    /// Registered with nothing.
     Bare,
     Epoll,
     /// A poll through io_uring, for one event.
@@ -58,7 +58,7 @@ impl Hold {
 pub enum Method {
     /// write(2), or writev(2) for several frames at once.
     Write,
-    /// Batches of SEND through io_uring.
+    /// Batches of SEND requests through io_uring.
     Ring,
 }
 
@@ -76,7 +76,7 @@ impl Method {
 struct Order {
     method: Method,
     stream: u32,
-    /// Frames, each of the same length, in one piece.
+    /// Length of each frame; all frames are of the same length, one behind the other.
     frame_bytes: u32,
     frames: Vec<u8>,
 }
@@ -115,16 +115,16 @@ impl Order {
     }
 }
 
-/// The running child, as its parent sees it. Dropping it ends it.
+/// The running child, seen from its parent. Dropping it ends the child.
 pub struct Limit {
     pub address: SocketAddrV4,
     child: Child,
-    /// One per thread of the child.
+    /// One control connection per thread of the child.
     controls: Vec<TcpStream>,
 }
 
 impl Limit {
-    /// Starts the child with so many pinned threads.
+    /// Starts the child with this many pinned threads.
     pub fn start(threads: usize, hold: Hold, group: Option<&KernelMemory>) -> Self {
         let program = std::env::current_exe().expect("this program has a path");
         let mut command = Command::new(program);
@@ -162,7 +162,7 @@ impl Limit {
         self.child.id()
     }
 
-    /// Writes frames to all sockets of a stream; gives the time until all of them are written.
+    /// Writes frames to all sockets of a stream; returns the time until all of them are written.
     pub fn write(
         &mut self,
         method: Method,
@@ -197,7 +197,7 @@ impl Drop for Limit {
     }
 }
 
-/// The clients of a scenario, as the child takes them: it is told the stream and knows no commands.
+/// The clients of a scenario in a form for the child: the path names the stream, and there are no commands.
 pub struct Bare(pub Arc<dyn Clients>);
 
 impl Clients for Bare {
@@ -218,7 +218,7 @@ impl Clients for Bare {
 pub struct LimitOutlet<'a> {
     pub limit: &'a mut Limit,
     pub method: Method,
-    /// All messages of one call go out in one gathered write, not in one write each.
+    /// All messages of one call go out in one gathered write instead of one write each.
     pub gathered: bool,
 }
 

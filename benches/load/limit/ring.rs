@@ -1,4 +1,4 @@
-//! The child's io_uring: armed polls and receives that never fire, and batches of sends.
+//! The io_uring of the child: armed polls and receives that never complete, and batches of sends.
 
 use std::os::fd::AsRawFd;
 
@@ -7,15 +7,15 @@ use rustix::fd::OwnedFd;
 
 use super::child::finish;
 
-/// Sends that are handed to the kernel at once.
+/// Sends that are submitted at once.
 const BATCH: usize = 1024;
-/// Bytes into which an armed receive would go.
+/// Size of the buffer for armed receives.
 const RECEIVE_BYTES: usize = 4096;
 
-/// A ring of one thread. Nothing that was armed ever completes: clients are silent, and leave after the child.
+/// The ring of one thread. Armed requests never complete, because clients send nothing and leave after the child.
 pub struct Ring {
     ring: IoUring,
-    /// Where every armed receive points to; lives as long as the ring.
+    /// The buffer of every armed receive; lives as long as the ring.
     received: Box<[u8; RECEIVE_BYTES]>,
 }
 
@@ -23,7 +23,7 @@ impl Ring {
     pub fn new() -> Self {
         let mut builder = IoUring::builder();
         builder.setup_single_issuer().setup_defer_taskrun();
-        // Kernels before 6.1 do not have these.
+        // Kernels before 6.1 do not have these options.
         let ring = builder
             .build(BATCH as u32)
             .or_else(|_| IoUring::new(BATCH as u32));

@@ -1,4 +1,4 @@
-//! Pictures of the results for the pages of `docs/performance`, drawn from the files in `benches/results`.
+//! Charts of the results for the pages of `docs/performance`, made from the files in `benches/results`.
 
 mod svg;
 
@@ -8,7 +8,7 @@ use std::{fs, io};
 use crate::report::{Stored, distinct, results_folder};
 use svg::{Chart, Series};
 
-/// Draws what there are results for, into `docs/images`.
+/// Draws all charts for which there are results, into `docs/images`.
 pub fn draw_all() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/images");
     let charts = [
@@ -27,10 +27,10 @@ pub fn draw_all() {
     }
 }
 
-/// The first part of the time, in which a server still grows into its work, is not part of the fitted line.
+/// The first part of the time is not in the fitted line, because the server's memory still grows to its working size.
 pub const WARM_UP_SHARE: f64 = 0.1;
 
-/// The slope of the line through the points that has the least squares, and its value at x = 0.
+/// The slope of the least-squares line through the points, and its value at x = 0.
 pub fn fitted_line(points: &[(f64, f64)]) -> (f64, f64) {
     let count = points.len().max(1) as f64;
     let x_mean = points.iter().map(|point| point.0).sum::<f64>() / count;
@@ -119,7 +119,7 @@ fn by_number(stored: &Stored, metric: &str, noun: &str, name: &str) -> Vec<Serie
         .collect()
 }
 
-/// From the samples of each second: `seconds,server,private_bytes,…`.
+/// The chart of the samples of each second: `seconds,server,private_bytes,…`.
 fn churn_memory() -> Option<Chart> {
     let text = fs::read_to_string(results_folder().join("churn.csv")).ok()?;
     let samples: Vec<(String, f64, f64)> = text

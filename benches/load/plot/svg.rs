@@ -1,4 +1,4 @@
-//! A line chart as SVG text, without dependencies. Follows the reader's light or dark scheme.
+//! A line chart as SVG text, without dependencies. Uses the reader's light or dark scheme.
 
 use std::fmt::Write as _;
 
@@ -6,17 +6,17 @@ use crate::report::number;
 
 const WIDTH: f64 = 760.0;
 const HEIGHT: f64 = 440.0;
-/// The plot area within the picture.
+/// The edges of the plot area in the chart.
 const LEFT: f64 = 82.0;
 const RIGHT: f64 = WIDTH - 36.0;
 const TOP: f64 = 92.0;
 const BOTTOM: f64 = HEIGHT - 58.0;
-/// More points than this are a line without dots.
+/// With more points than this, a line has no dots.
 const DOTS_MAX: usize = 24;
 const TICKS: f64 = 6.0;
 
-/// Colours that stay apart for most eyes, in both schemes; beyond that each series has its own dash. Classes, not variables:
-/// some programs that show SVG know no variables.
+/// Colours that most people can tell apart, in both schemes; in addition each series has its own dash. Classes instead of
+/// variables, because some programs that show SVG do not support variables.
 const STYLE: &str = "\
 text{font:13px system-ui,-apple-system,'Segoe UI',sans-serif;fill:#59636e}
 .ground{fill:#fff}.title{font-size:16px;font-weight:600;fill:#1f2328}.label{fill:#1f2328}
@@ -48,10 +48,10 @@ pub struct Chart {
     /// Axis labels, with the unit.
     pub x_label: String,
     pub y_label: String,
-    /// For x that spans powers of ten; x is then above 0.
+    /// For x values over several powers of ten; x must be above 0.
     pub log_x: bool,
     pub series: Vec<Series>,
-    /// Horizontal lines to compare with, such as a bar.
+    /// Horizontal lines for comparison, such as a bar.
     pub marks: Vec<(f64, String)>,
 }
 
@@ -157,7 +157,7 @@ impl Chart {
         }
     }
 
-    /// Names in one row below the title.
+    /// The names of the series in one row below the title.
     fn draw_legend(&self, svg: &mut String) {
         let (mut left, y) = (LEFT, 48.0);
         for (index, series) in self.series.iter().enumerate() {
@@ -177,13 +177,13 @@ impl Chart {
 }
 
 enum Axis {
-    /// From 0 to the value.
+    /// From 0 to this value.
     Linear(f64),
-    /// From and to the natural logarithms.
+    /// The natural logarithms of both ends.
     Log(f64, f64),
 }
 
-/// Maps values to places in the picture.
+/// Maps values to positions in the chart.
 struct Frame {
     x: Axis,
     y_max: f64,

@@ -1,6 +1,6 @@
-//! What most readers ask first, beside another server: `--peer PATH` names its binary. Each figure is a case of another
-//! scenario, shortened to what is shown, so that all of them are measured in turns within minutes. Without `--peer` it
-//! measures ringcable alone.
+//! The figures that most readers want first, next to another server's: `--peer PATH` names its binary. Each figure is a case
+//! of another scenario, shortened to what is shown, so that all are measured in turns within minutes. Without `--peer` only
+//! ringcable is measured.
 
 use crate::names::BESIDE;
 use crate::names::case::{BUSY_CALLS, ONE_CHANNEL, ONE_STREAM, STORM_FAST_APP};
@@ -10,7 +10,7 @@ use crate::report::Report;
 use super::{fanout, idle, rpc, storm};
 
 pub fn run(options: &Options) {
-    // The rows of the short table say how many clients there are.
+    // The rows of the short table state the number of clients, so it is fixed here.
     let options = &Options {
         clients: None,
         ..options.clone()

@@ -1,4 +1,4 @@
-//! Publishers outrun the sockets: how many deliveries per second then, and how many messages go into one write.
+//! Publishers are faster than the sockets: deliveries per second, and messages per write.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Connections of the case with many publishers.
 const PUBLISHERS: usize = 16;
-/// Publications ahead of the slowest receiver: more than any socket has room for would end as slow clients.
+/// Publications ahead of the slowest receiver. With more than a socket can take, receivers would be dropped as slow clients.
 const AHEAD_MAX: usize = 256;
 /// Messages of one batch.
 const BATCH: usize = 64;
@@ -29,7 +29,7 @@ const BATCH: usize = 64;
 const CASE_PUBLISHERS: &str = "16 publishers";
 const CASE_BATCHES: &str = "batches of 64";
 
-/// Several connections that publish at the same time, one message each.
+/// Several connections that publish one message each at the same time.
 struct Crowd(Vec<Publisher>);
 
 impl Outlet for Crowd {
@@ -57,7 +57,7 @@ pub fn run(options: &Options) {
     report.finish();
 }
 
-/// Measures the bare loop, also gathered; gives its deliveries per second with one write(2) for each message.
+/// Measures the bare loop, also gathered; returns its deliveries per second with one write(2) per message.
 fn measure_limit(options: &Options, report: &mut Report) -> f64 {
     let clients = options.clients.unwrap_or(CLIENTS);
     let mut limit = Limit::start(options.cores, Hold::Bare, None);

@@ -1,8 +1,8 @@
-//! Clients come and go, hour after hour: memory must be flat. Each connects, subscribes through the app, hears the stream,
-//! and leaves.
+//! Clients connect and leave for hours: memory must stay constant. Each connects, subscribes through the app, receives from
+//! the stream, and leaves.
 //!
-//! One run, since it is long. Every second is a line of `benches/results/churn.csv`; the plot shows them with the fitted
-//! slope.
+//! Only one run, because it is long. Every second is a line of `benches/results/churn.csv`; the plot shows the lines with
+//! the fitted slope.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -24,9 +24,9 @@ use crate::target::Target;
 
 const CLIENTS_PER_SECOND: f64 = 500.0;
 const SECONDS: u64 = 1800;
-/// Clients that are there at a time: each stays for 0.4 s.
+/// Clients at a time: each stays for 0.4 s.
 const POPULATION: usize = 200;
-/// A message is published, and the oldest clients leave, this often: a client hears two or three messages.
+/// The interval at which a message is published and the oldest clients leave: a client receives two or three messages.
 const BEAT: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(30);
 const MESSAGE_BYTES: u32 = 200;
@@ -70,7 +70,7 @@ fn measure(options: &Options, target: &Target, report: &mut Report) -> Vec<Sampl
     let time = Duration::from_secs(options.seconds.unwrap_or(SECONDS));
     let app = App::start(Duration::ZERO, target.client_cpus()).expect("the app starts");
     let group = KernelMemory::new();
-    // As many Disconnect calls per second as clients leave, or their queue would be what grows.
+    // As many Disconnect calls per second as clients leave, because otherwise their queue would grow.
     let flags = [
         app.flag(),
         "--disconnect_rate=1000".to_owned(),

@@ -1,5 +1,5 @@
-//! The server is stopped as `docker stop` does it, with SIGKILL after 10 s: whether every client gets its message and its
-//! close frame, how the notices are spread, how long it takes, and how many Disconnect calls reach the app.
+//! The server is stopped as by `docker stop`, with SIGKILL after 10 s: does every client get its message and its close
+//! frame, how are the messages spread over time, how long does it take, and how many Disconnect calls reach the app?
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,13 +17,13 @@ const SLOW_DRAIN_SECONDS: u64 = 5;
 /// The default of `docker stop`.
 const KILL_AFTER: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(120);
-/// Notices are counted in pieces of time of this length.
+/// Disconnect messages are counted per interval of this length.
 const PIECE_MICROS: u64 = 100_000;
 
 struct Case {
     name: String,
     delay: Duration,
-    /// Flags that another server need not know.
+    /// Flags that another server may not know.
     own_flags: Vec<String>,
 }
 
@@ -68,7 +68,7 @@ pub fn run(options: &Options) {
 fn measure(options: &Options, target: &Target, case: &Case, report: &mut Report) {
     let clients = options.clients.unwrap_or(CLIENTS);
     let app = App::start(case.delay, target.client_cpus()).expect("the app starts");
-    // A machine that is busy elsewhere shall lose no client before the measurement begins.
+    // Long time limits, so that a busy machine loses no client before the measurement begins.
     let patient = ["--rpc_request_timeout=30000", "--rpc_command_timeout=30000"];
     let mut flags = vec![app.flag()];
     flags.extend(patient.map(str::to_owned));
@@ -117,13 +117,13 @@ fn measure(options: &Options, target: &Target, case: &Case, report: &mut Report)
     }
 }
 
-/// Most notices in one piece of time. `told` is sorted.
+/// Most disconnect messages in one interval. `told` is sorted.
 fn busiest(told: &[u64]) -> usize {
     let pieces = told.chunk_by(|one, other| one / PIECE_MICROS == other / PIECE_MICROS);
     pieces.map(<[u64]>::len).max().unwrap_or(0)
 }
 
-/// The number in "disconnect calls: 9998 finished, 2 lost".
+/// The second number in "disconnect calls: 9998 finished, 2 lost".
 fn lost_by_log(log: &str) -> Option<f64> {
     let line = log
         .lines()

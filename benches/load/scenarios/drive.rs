@@ -1,4 +1,5 @@
-//! Drives an outlet against a fleet: closed loop or fixed rate, with everything counted that the receivers see.
+//! Publishes through an outlet to a fleet, in a closed loop or at a fixed rate, and counts everything that the receivers
+//! see.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -10,38 +11,38 @@ use crate::publisher::Outlet;
 use crate::report::Report;
 use crate::sys::{Cpu, monotonic_nanos};
 
-/// Publishing before the clock starts: send buffers and tables grow to their size.
+/// Time of publishing before the measurement, in which send buffers and tables grow to their size.
 const WARM_UP: Duration = Duration::from_millis(400);
-/// A delivery that has not come by then is lost.
+/// A delivery that has not come by then counts as lost.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Publishes to streams in turns and keeps their sequences.
+/// Publishes to all streams in turns and counts their sequence numbers.
 pub struct Drive<'a> {
     fleet: &'a Fleet,
     payload_bytes: usize,
-    /// By stream: the next sequence, and how many clients listen.
+    /// By stream: the next sequence number, and how many clients are subscribed.
     sequences: Vec<u32>,
     subscribers: Vec<u64>,
     next_stream: usize,
-    /// Deliveries of this fleet once everything that was published has come.
+    /// Deliveries to this fleet when all publications have arrived.
     expected: u64,
 }
 
-/// What one drive gave.
+/// The result of one drive.
 pub struct Outcome {
     pub elapsed: Duration,
-    /// Deliveries that never came.
+    /// Deliveries that did not come.
     pub missing: u64,
-    /// Nanoseconds from handing a publication over to its answer.
+    /// Nanoseconds from sending a publication to its answer.
     pub publish: Histogram,
-    /// CPU of the server, and how long its threads were ready and had none.
+    /// CPU of the server, and how long its threads were ready without a CPU.
     pub cpu: Cpu,
     waited: Duration,
     pub figures: Figures,
 }
 
 impl<'a> Drive<'a> {
-    /// Clients are spread over the streams by their number: client `i` listens to stream `i % streams`.
+    /// Clients are spread over the streams by their number: client `i` is subscribed to stream `i % streams`.
     pub fn new(fleet: &'a Fleet, clients: usize, streams: usize) -> Self {
         let subscribers =
             (0..streams).map(|stream| ((clients + streams - 1 - stream) / streams) as u64);
@@ -55,12 +56,12 @@ impl<'a> Drive<'a> {
         }
     }
 
-    /// Bytes of the messages from now on.
+    /// Sets the size of later messages.
     pub fn set_payload(&mut self, bytes: usize) {
         self.payload_bytes = bytes;
     }
 
-    /// Publishes `batch` messages at a time, never more than `window` batches ahead of the receivers.
+    /// Publishes `batch` messages at a time, and is never more than `window` batches ahead of the receivers.
     pub fn closed_loop(
         &mut self,
         outlet: &mut dyn Outlet,
@@ -97,7 +98,8 @@ impl<'a> Drive<'a> {
         publish
     }
 
-    /// Publishes one message at a time, so many per second, however the receivers do. Latency counts from when it was due.
+    /// Publishes one message at a time at a fixed rate, however fast the receivers are. Latency counts from the time when
+    /// the message was due.
     pub fn fixed_rate(
         &mut self,
         outlet: &mut dyn Outlet,
@@ -119,14 +121,14 @@ impl<'a> Drive<'a> {
         })
     }
 
-    /// Publishes one message and waits until all have it; false when that takes too long.
+    /// Publishes one message and waits until all receivers have it; false when that takes too long.
     pub fn publish_one(&mut self, outlet: &mut dyn Outlet, nanos: u64) -> bool {
         let marks = self.marks(1, nanos);
         outlet.publish(&marks);
         self.fleet.wait_delivered(self.expected, PATIENCE)
     }
 
-    /// Begins when nothing is under way, and ends when everything has come.
+    /// Begins when no delivery is on its way, and ends when all deliveries have come.
     fn measured(&mut self, server: u32, publish: impl FnOnce(&mut Self) -> Histogram) -> Outcome {
         self.fleet.wait_delivered(self.expected, PATIENCE);
         self.fleet.take_figures();
@@ -170,12 +172,13 @@ impl Outcome {
         self.figures.deliveries as f64 / self.elapsed.as_secs_f64()
     }
 
-    /// Microseconds of the server's CPU.
+    /// Microseconds of the server's CPU per delivery.
     pub fn cpu_per_delivery(&self) -> f64 {
         self.cpu.total().as_secs_f64() * 1e6 / self.figures.deliveries as f64
     }
 
-    /// Puts every figure into the report. `ordered`: one publisher, so the order of deliveries is known.
+    /// Puts every figure into the report. `ordered`: there is one publisher, so the order of deliveries is known and
+    /// checked.
     pub fn tell(&self, report: &mut Report, server: &str, case: &str, ordered: bool) {
         let figures = &self.figures;
         let mut say =

@@ -1,6 +1,6 @@
-//! One publication, many receivers: deliveries per second, latency and CPU, beside what the kernel allows.
+//! One publication, many receivers: deliveries per second, latency and CPU, compared with what the kernel allows.
 //!
-//! Each case of each run measures the bare loop first, then each server, with the same clients, frames and windows.
+//! In each run, each case measures first the bare loop and then each server, with the same clients, frames and windows.
 
 use std::net::SocketAddrV4;
 use std::sync::Arc;
@@ -22,13 +22,13 @@ const STREAMS: usize = 1_000;
 const SECONDS: u64 = 5;
 const SMALL_BYTES: usize = 200;
 const LARGE_BYTES: usize = 21_000;
-/// Deliveries per second of the cases with a fixed rate: about half of what one core can do.
+/// Deliveries per second of the fixed-rate cases: about half of what one core can do.
 const FIXED_RATE: f64 = 40_000.0;
-/// Where the curve of deliveries against subscribers is measured.
+/// The numbers of subscribers for the curve of deliveries.
 const CURVE: [usize; 5] = [100, 1_000, 3_000, 10_000, 15_000];
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Clients that are spread over public streams, one each.
+/// Clients that are spread over public streams, with one stream each.
 pub struct Spread {
     pub streams: usize,
 }
@@ -46,9 +46,9 @@ impl Clients for Spread {
 /// How a case publishes.
 #[derive(Clone, Copy)]
 enum Pace {
-    /// So many batches ahead of the receivers, so many messages in a batch.
+    /// `window` batches ahead of the receivers, `batch` messages in a batch.
     Closed { window: usize, batch: usize },
-    /// Deliveries per second.
+    /// This many deliveries per second.
     Fixed(f64),
 }
 
@@ -153,8 +153,8 @@ fn cases(options: &Options) -> Vec<Case> {
     cases
 }
 
-/// Measures cases with the same clients. All servers are there at once, idle but for one, so that what is compared is
-/// measured within seconds: the speed of a machine changes.
+/// Measures cases with the same clients. All servers run at the same time and all but one are idle, so that compared figures
+/// are measured within seconds of each other: the speed of a machine changes over time.
 fn measure(options: &Options, group: &[Case], report: &mut Report) {
     let mut limit = Limit::start(options.cores, Hold::Bare, None);
     let pid = limit.pid();
@@ -170,7 +170,7 @@ fn measure(options: &Options, group: &[Case], report: &mut Report) {
         .iter()
         .map(|target| {
             let mut flags = public_flags();
-            // Pings would be among the deliveries' CPU.
+            // So that pings do not count in the CPU of the deliveries.
             flags.push("--ping_interval=3600".to_owned());
             let peer = Peer::start(target, &flags, None);
             report.server(target.name, &peer.flags);
@@ -194,7 +194,7 @@ fn measure(options: &Options, group: &[Case], report: &mut Report) {
             outcome
         });
         for (peer, drive) in &mut driven {
-            // A server may close a connection on which nothing comes.
+            // A new connection, because a server may close one that is idle.
             let mut publisher = Publisher::new(peer.broadcast_address);
             let outcome = pace(drive, case, &mut publisher, options, peer.pid());
             outcome.tell(report, peer.name, &case.name, true);

@@ -1,7 +1,7 @@
-//! The memory gate: bytes per connection against what is written down in `benches/gates.toml`. Fails when they grow.
+//! The memory gate: compares bytes per connection with the values in `benches/gates.toml`. Fails when they grow.
 //!
-//! Small and gentle, so that it can run everywhere and says the same each time: clients come a few at a time, so that
-//! nothing is left over of a rush, and the value is the slope through several points.
+//! Small, so that it runs on every machine and gives the same result each time: clients connect a few at a time, so that no
+//! memory of a rush is left, and the value is the slope through several points.
 
 use std::process::exit;
 use std::sync::Arc;
@@ -19,18 +19,18 @@ use crate::scenarios::profiles::{OneChannel, OneStream, RoomPage};
 use crate::target::{Driver, Target, public_flags};
 
 const CLIENTS: usize = 2_000;
-/// Steps in which they come; memory is read after each.
+/// The clients connect in this many steps; memory is read after each.
 const PARTS: usize = 4;
 const WARM_UP: usize = 200;
 const CORES: usize = 1;
-/// Per second, the most that servers take.
+/// Disconnect calls per second, the most that servers allow.
 const DISCONNECT_RATE: u32 = 1_000;
-/// Clients that are on their way in at a time.
+/// Clients that are connecting at a time.
 const UNFINISHED_MAX: usize = 4;
 const PATIENCE: Duration = Duration::from_secs(60);
-/// How long a server gets to finish what it does after the last client came or went.
+/// Pause after the last client connected or left, so that the server can finish its work.
 const REST: Duration = Duration::from_millis(300);
-/// Small pages, given back at once: what counts here is what the server holds, not what the allocator keeps for later.
+/// Small pages that are given back at once, because the gate counts what the server holds and not what the allocator keeps.
 const ALLOCATOR: [(&str, &str); 2] = [("MIMALLOC_ALLOW_THP", "0"), ("MIMALLOC_PURGE_DELAY", "0")];
 const TRIES_MAX: usize = 3;
 const LOOKS: usize = 3;
@@ -82,7 +82,8 @@ pub fn run(options: &Options) {
         target
             .environment
             .extend(ALLOCATOR.map(|(name, value)| (name, value.to_owned())));
-        // What disturbs only ever adds, so the least of a few tries is nearest to the truth. Growth is in all of them.
+        // Disturbances only add memory, so the smallest of a few tries is nearest to the truth. Real growth shows in all of
+        // them.
         let tries = (0..TRIES_MAX).map(|_| bytes_per_connection(&gate.profile, &target));
         let mut measured = f64::INFINITY;
         for tried in tries {
@@ -101,7 +102,7 @@ pub fn run(options: &Options) {
     }
 }
 
-/// Says what was measured; false when it is too much.
+/// Prints the result; returns false when it is too large.
 fn judge(gate: &Gate, measured: f64) -> bool {
     let verdict = match measured {
         _ if measured > gate.most() => "TOO MUCH",
@@ -149,7 +150,7 @@ fn bytes_per_connection(profile: &str, target: &Target) -> f64 {
     middle_slope(&points)
 }
 
-/// The median of the slopes between all pairs of points: one point that is off does not move it.
+/// The median of the slopes between all pairs of points, which a single outlier does not change.
 fn middle_slope(points: &[(f64, f64)]) -> f64 {
     let pairs = points
         .iter()
@@ -165,7 +166,7 @@ fn middle_slope(points: &[(f64, f64)]) -> f64 {
     .median()
 }
 
-/// Private memory: the median of several looks.
+/// Private memory: the median of several readings.
 fn steady_bytes(peer: &Peer) -> f64 {
     thread::sleep(REST);
     let look = |_| {

@@ -1,5 +1,5 @@
-//! Connections that do nothing: what each costs, how fast they come, what pings cost, and what comes back when they go; and
-//! what TLS adds to that.
+//! Idle connections: what each costs, how fast they connect, what pings cost, and how much memory is freed when they leave;
+//! and what TLS adds to that.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,18 +24,19 @@ use super::fanout::Spread;
 use super::profiles::{OneChannel, OneStream, RoomPage, cookie};
 
 const CLIENTS: usize = 15_000;
-/// With TLS each client holds a few kilobytes as well.
+/// Fewer with TLS, because each client here then needs a few kilobytes as well.
 const TLS_CLIENTS: usize = 5_000;
-/// Three pings of each client.
+/// Enough for three pings of each client.
 const SECONDS: u64 = 9;
-/// Clients that come and go before the baseline, so that it holds what a server allocates once.
+/// Clients that connect and leave before the baseline, so that the baseline includes what a server allocates once.
 const WARM_UP: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(300);
-/// A client that is refused tries again: a server that is slow to connect so many may give up a call to the app.
+/// A refused client tries again: a server that connects many clients slowly may give up a call to the app.
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
-/// Disconnect calls per second, the most that ringcable takes: who left is held until the app has been told.
+/// Disconnect calls per second, the most that ringcable allows: a server keeps data of a client that left until the app is
+/// told.
 const DISCONNECT_RATE: usize = 1_000;
-/// The bare loop of pings: so many writes of a part of all clients in a ping interval.
+/// The bare loop of pings makes this many writes per ping interval, each to one part of the clients.
 const PING_PARTS: usize = 30;
 const PING_INTERVAL: Duration = Duration::from_secs(3);
 /// Characters of a session id.
@@ -44,17 +45,17 @@ const SID_BYTES: usize = 21;
 struct Case {
     name: &'static str,
     clients: Arc<dyn Clients>,
-    /// Whether the app is asked, which makes a server keep what it must tell the app again.
+    /// Whether the app is asked, which makes a server store texts that it must send to the app again.
     app: bool,
     tls: Tls,
 }
 
-/// Who ends it.
+/// What terminates TLS.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Tls {
     Nobody,
     Server,
-    /// nginx, with this program.
+    /// nginx, with this path of the program.
     Proxy(&'static str),
 }
 
@@ -82,7 +83,7 @@ pub fn run(options: &Options) {
     run_cases("idle", options, options.clients.unwrap_or(CLIENTS), &cases);
 }
 
-/// What TLS adds: the same clients without it and with it, in turns.
+/// What TLS adds: the same clients without and with it, in turns.
 pub fn run_tls(options: &Options) {
     let public = || Case::new("1 public subscription", Arc::new(OneStream), false);
     let mut cases = vec![
@@ -106,11 +107,11 @@ fn one_channel() -> Case {
     Case::new(case::ONE_CHANNEL, Arc::new(OneChannel), true)
 }
 
-/// One run of the case that `beside` shows, without pings and leaving.
+/// One run of the case that `beside` shows, without the pings and the leaving.
 pub fn measure_one_channel(options: &Options, target: &Target, report: &mut Report) {
     let clients = options.clients.unwrap_or(CLIENTS);
     let mut held = hold(options, clients, target, &one_channel(), None, report);
-    // Telling the app of so many leavers takes long and is not measured.
+    // Telling the app of all leavers takes long and is not measured, so the server is killed.
     held.peer.stop(Duration::ZERO);
 }
 
@@ -147,17 +148,17 @@ fn run_cases(scenario: &str, options: &Options, clients: usize, cases: &[Case]) 
     report.finish();
 }
 
-/// What bare sockets cost, measured in the same run.
+/// The cost of bare sockets, measured in the same run.
 struct Floor {
-    /// The kernel's bytes that no group is charged for, of one end of a connection: what each of our clients costs.
+    /// Kernel bytes outside all groups, for one end of a connection: each of our clients costs this.
     client_uncharged_bytes: f64,
-    /// CPU to write one ping, by a loop that does nothing else.
+    /// CPU to write one ping, in a loop that does nothing else.
     ping_micros: f64,
 }
 
 impl Floor {
     fn measure(options: &Options, clients: usize) -> Self {
-        // Both ends are held in the same way, so each is half of what they cost together.
+        // Both ends are held in the same way, so each end is half of the sum.
         let mut limit = Limit::start(options.cores, Hold::Epoll, None);
         let spread = Arc::new(Bare(Arc::new(Spread {
             streams: PING_PARTS,
@@ -190,7 +191,8 @@ impl Floor {
             );
         }
         let used = process::cpu(limit.pid()).since(cpu);
-        // Who has not read its ping yet will: a report comes behind what is in the sockets.
+        // The report is answered after everything that is already in the sockets, so it includes pings that were not read
+        // yet.
         let pings = fleet.take_figures().pings;
         drop(limit);
         Self {
@@ -200,17 +202,17 @@ impl Floor {
     }
 }
 
-/// A server with clients that do nothing. Fields are dropped in this order.
+/// A server with idle clients. Fields are dropped in this order.
 struct Held {
     fleet: Fleet,
     peer: Peer,
     group: Option<KernelMemory>,
     app: Option<App>,
-    /// Memory before they came.
+    /// Memory before the clients came.
     base: Bytes,
 }
 
-/// Starts a server, has the clients come, and tells what they cost.
+/// Starts a server, connects the clients, and reports their cost.
 fn hold(
     options: &Options,
     clients: usize,
@@ -272,7 +274,7 @@ fn hold(
     }
 }
 
-/// Clients have come and gone.
+/// A fleet whose clients have connected and left once.
 fn warmed_up(plan: &Plan, app: Option<&App>) -> Fleet {
     let mut fleet = Fleet::start(plan);
     fleet.connect_all(WARM_UP, PATIENCE);
@@ -283,7 +285,7 @@ fn warmed_up(plan: &Plan, app: Option<&App>) -> Fleet {
     fleet
 }
 
-/// Connects half of the clients, looks, then the other half, and looks again.
+/// Connects half of the clients and reads the memory, then does the same with the other half.
 fn connect_halves(
     say: &mut impl FnMut(&str, &str, f64),
     fleet: &mut Fleet,
@@ -356,13 +358,13 @@ fn measure(
     }
 }
 
-/// Memory of a server: its own, and what the kernel holds for it where that can be counted.
+/// Memory of a server: its own, and the kernel's memory for it where that can be counted.
 #[derive(Clone, Copy)]
 struct Bytes {
     user: u64,
     rss: u64,
     kernel: Option<u64>,
-    /// What the kernel holds beside that, for everything on this machine.
+    /// The other kernel memory, for everything on this machine.
     uncharged: u64,
 }
 
@@ -383,7 +385,7 @@ impl Bytes {
     }
 }
 
-/// Gives the user bytes per connection.
+/// Reports memory; returns the user bytes per connection.
 fn tell_memory(
     say: &mut impl FnMut(&str, &str, f64),
     clients: usize,
@@ -418,8 +420,8 @@ fn tell_memory(
     user
 }
 
-/// Bytes of text that a server cannot forget, because the app wants to hear them again with every call: the session's id,
-/// who it is, url and headers, and the identifiers that nobody else has. `first` clients came and went before.
+/// Bytes of text that a server must keep, because every call sends them to the app again: the sid, the connection
+/// identifiers, url and headers, and the identifiers that no other client has. `first` clients connected and left before.
 fn texts_per_client(who: &dyn Clients, first: usize, clients: usize, peer: &Peer) -> f64 {
     let mut identifiers: HashMap<String, u32> = HashMap::new();
     let mut bytes = 0;
@@ -465,7 +467,7 @@ fn tell_setup(say: &mut impl FnMut(&str, &str, f64), figures: &Figures) {
     );
 }
 
-/// CPU while nothing happens but the pings.
+/// Reports the CPU while nothing happens except pings.
 fn tell_pings(
     say: &mut impl FnMut(&str, &str, f64),
     options: &Options,

@@ -1,4 +1,4 @@
-//! What this kernel allows with no server logic: frames per second into so many sockets, and bytes per idle socket.
+//! What this kernel allows without server logic: frames per second into many sockets, and bytes per idle socket.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ const CLIENTS: usize = 15_000;
 const SECONDS: u64 = 5;
 const SMALL_BYTES: usize = 200;
 const LARGE_BYTES: usize = 21_000;
-/// Sockets that are open before the count begins, so that it does not hold what a process costs once.
+/// Sockets that are opened before the count begins, so that the count leaves out the one-time costs of a process.
 const WARM_UP: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(120);
 const SERVER: &str = "limit";
@@ -35,7 +35,7 @@ pub fn run(options: &Options) {
     report.finish();
 }
 
-/// A way of writing that is measured.
+/// A way of writing.
 struct Way {
     name: String,
     method: Method,
@@ -106,7 +106,7 @@ fn write_frames(options: &Options, threads: usize, report: &mut Report) {
 #[derive(Clone, Copy)]
 struct Held {
     charged: f64,
-    /// In slabs that no group is charged for, with the client's end.
+    /// In slabs outside all groups, with the client's end.
     uncharged: f64,
 }
 
@@ -127,7 +127,7 @@ fn hold_all(options: &Options, run: usize, report: &mut Report) {
     if wanted.is_empty() {
         return;
     }
-    // A client is held by epoll too, so its end is half of that.
+    // A client is held by epoll too, so its end is half of this result.
     let Some(epoll) = hold(Hold::Epoll) else {
         return eprintln!("no memory group can be made here: bytes per socket are not measured");
     };
@@ -163,7 +163,7 @@ fn hold_sockets(options: &Options, hold: Hold) -> Option<Held> {
     let before = (group.bytes(), process::uncharged_bytes());
     fleet.connect_all(clients - WARM_UP, PATIENCE);
     let after = (group.bytes(), process::uncharged_bytes());
-    // The child goes first: it takes no notice of sockets that end.
+    // The child ends first: it does not notice sockets that are closed.
     drop(limit);
     let each =
         |before: u64, after: u64| (after as f64 - before as f64) / (clients - WARM_UP) as f64;

@@ -1,4 +1,4 @@
-//! Who the clients are: the load script of Campfire, its room page, and plain public streams.
+//! The kinds of clients: Campfire's load script, its room page, and plain public streams.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -10,12 +10,12 @@ use crate::fleet::Clients;
 
 /// The secret of the tokens of [`TokenBearers`], for `--jwt_secret`.
 pub const JWT_SECRET: &str = "a secret of nobody";
-/// Rooms over which the clients of [`RoomPage`] are spread.
+/// Rooms that the clients of [`RoomPage`] are spread over.
 const ROOMS: u32 = 200;
 /// Bytes of the cookie of a signed-in user.
 const COOKIE_BYTES: usize = 400;
 
-/// One subscription through the app, the same for everybody, to the publisher's first stream.
+/// One subscription through the app, the same for all clients, to the publisher's first stream.
 pub struct OneChannel;
 
 impl Clients for OneChannel {
@@ -32,7 +32,7 @@ impl Clients for OneChannel {
     }
 }
 
-/// Campfire's load script: six subscriptions, three of them to the same Turbo streams for everybody.
+/// Campfire's load script: six subscriptions, three of them to Turbo streams that all clients share.
 pub struct LoadScript;
 
 impl Clients for LoadScript {
@@ -42,7 +42,7 @@ impl Clients for LoadScript {
 
     fn identifiers(&self, _index: u32) -> Vec<String> {
         let room = global_id("Rooms::Closed", "1");
-        // The script writes a space behind the comma.
+        // The script writes a space after the comma.
         let turbo = |name: &str| turbo_identifier(name, ", ");
         vec![
             r#"{"channel":"PresenceChannel", "room_id":1}"#.to_owned(),
@@ -55,7 +55,8 @@ impl Clients for LoadScript {
     }
 }
 
-/// Campfire's room page: 14 subscriptions, of which some are the user's own, some the room's, some everybody's.
+/// Campfire's room page: 14 subscriptions, of which some belong to the user, some to the room, and some are the same for
+/// all.
 pub struct RoomPage;
 
 impl Clients for RoomPage {
@@ -90,7 +91,7 @@ impl Clients for RoomPage {
     }
 }
 
-/// Signed in by a token, six public streams each, nothing of it through the app.
+/// Authenticated by a token, with six public streams each; nothing goes through the app.
 pub struct TokenBearers;
 
 impl Clients for TokenBearers {
@@ -105,7 +106,7 @@ impl Clients for TokenBearers {
     }
 }
 
-/// One public stream for everybody.
+/// One public stream for all clients.
 pub struct OneStream;
 
 impl Clients for OneStream {
@@ -118,7 +119,7 @@ impl Clients for OneStream {
     }
 }
 
-/// The cookie of a client: as long as that of a signed-in user, and its own.
+/// The cookie of a client: as long as that of a signed-in user, and different for each client.
 pub fn cookie(index: u32) -> String {
     let mut cookie = format!("session_token=eyJfcmFpbHMiOnsibWVzc2FnZSI6{index:08x}");
     while cookie.len() < COOKIE_BYTES {
@@ -132,7 +133,7 @@ fn cookie_line(index: u32) -> String {
     format!("Origin: http://localhost\r\nCookie: {}\r\n", cookie(index))
 }
 
-/// As long as a signed name of Turbo; nobody checks the signature here.
+/// As long as a signed name of Turbo; the signature is not checked here.
 fn turbo_identifier(name: &str, comma: &str) -> String {
     let name = BASE64_STANDARD.encode(format!("\"{name}\""));
     let signature = "5f1c".repeat(16);
@@ -141,7 +142,7 @@ fn turbo_identifier(name: &str, comma: &str) -> String {
     )
 }
 
-/// A token (HS256) that is good for an hour.
+/// A token (HS256) that is valid for an hour.
 fn token(index: u32) -> String {
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)

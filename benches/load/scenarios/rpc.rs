@@ -1,4 +1,4 @@
-//! Performs through the app: how many per second, what one costs the server, and what the server adds to the app's time.
+//! Performs through the app: how many per second, what one costs the server, and how much time the server adds to the app's.
 
 mod performers;
 
@@ -15,9 +15,9 @@ use crate::target::Target;
 use performers::Performers;
 
 const SECONDS: u64 = 5;
-/// The default of `--rpc_concurrency`: so many clients never wait for each other.
+/// The default of `--rpc_concurrency`: this many clients never wait for each other.
 const CONCURRENCY: usize = 28;
-/// Enough to keep all calls busy all the time.
+/// Enough clients to use all calls all the time.
 const CLIENTS: usize = 500;
 const WARM_UP: Duration = Duration::from_millis(500);
 
@@ -58,7 +58,7 @@ pub fn run(options: &Options) {
     report.finish();
 }
 
-/// The app alone, then each server, within one case and run.
+/// Within one case and run: first the app alone, then each server.
 fn measure(options: &Options, case: &Case, report: &mut Report) {
     let time = Duration::from_secs(options.seconds.unwrap_or(SECONDS));
     let app = App::start(case.delay, Vec::new()).expect("the app starts");
@@ -92,7 +92,7 @@ fn measure(options: &Options, case: &Case, report: &mut Report) {
             let last = |server| Some(*report.row(server, &name, &metric)?.values.last()?);
             Some(last(target.name)? - last("app alone")?)
         };
-        // With more clients than calls at a time the wait for a free call is not the server's.
+        // With more clients than calls, the latency includes waiting for a free call, which is not the server's time.
         if case.clients == CONCURRENCY
             && let (Some(half), Some(most)) = (added(50.0), added(99.0))
         {
@@ -102,7 +102,7 @@ fn measure(options: &Options, case: &Case, report: &mut Report) {
     }
 }
 
-/// One run of the case with a slow app and calls that are always busy.
+/// One run of the case with a slow app and all calls in use.
 pub fn measure_busy_calls(options: &Options, target: &Target, report: &mut Report) {
     let time = Duration::from_secs(options.seconds.unwrap_or(SECONDS));
     measure_server(target, &BUSY_CALLS, time, report);
@@ -112,7 +112,7 @@ fn measure_server(target: &Target, case: &Case, time: Duration, report: &mut Rep
     let app = App::start(case.delay, target.client_cpus()).expect("the app starts");
     let peer = Peer::start(target, &[app.flag()], None);
     report.server(target.name, &peer.flags);
-    // A thread of its own, since a pinned one stays pinned.
+    // Its own thread, because a pinned thread stays pinned.
     thread::scope(|scope| {
         scope.spawn(|| {
             sys::pin(&target.client_cpus()).expect("the CPUs exist");

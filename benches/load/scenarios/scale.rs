@@ -1,7 +1,7 @@
 //! Growth: memory per connection from 1,000 to 100,000 of them, and CPU per delivery with 1, 2 and 4 cores.
 //!
-//! A process may open 20,000 files on the smallest machine that is planned for, so beyond that there are several servers
-//! side by side.
+//! On the smallest supported machine a process may open 20,000 files, so for more connections several servers run side by
+//! side.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,19 +18,20 @@ use crate::scenarios::profiles::OneStream;
 use crate::target::{Target, public_flags};
 
 const SIZES: [usize; 7] = [1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000];
-/// The size with which the largest is compared.
+/// The size that the largest one is compared with.
 const COMPARED_SIZE: usize = 10_000;
 const CONNECTIONS_PER_SERVER: usize = 18_000;
 const CORES: [usize; 3] = [1, 2, 4];
-/// Listeners of the one stream with which cores are compared.
+/// Subscribers of the one stream that is used to compare numbers of cores.
 const LISTENERS: usize = 5_000;
 const SECONDS: u64 = 5;
 const MESSAGE_BYTES: usize = 200;
-/// Publications that are under way at a time.
+/// Publications on their way at a time.
 const WINDOW: usize = 8;
 const WARM_UP: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(180);
-/// How fast clients come to one server: a rush would leave memory behind that is not theirs.
+/// The rate at which clients connect to one server. Slow, because a rush would leave memory behind that does not belong to
+/// the clients.
 const ARRIVALS_PER_SECOND: f64 = 4_000.0;
 
 pub fn run(options: &Options) {
@@ -154,7 +155,7 @@ fn measure_cores(options: &Options, target: &Target, case: &str, report: &mut Re
     outcome.tell(report, target.name, case, true);
 }
 
-/// The ratios that say whether growth costs anything, from the medians of all runs.
+/// The ratios that show whether growth costs anything, from the medians of all runs.
 fn compare(options: &Options, report: &mut Report) {
     let (cpu, memory) = ("server CPU per delivery", "user memory per connection");
     for target in options.targets() {

@@ -1,6 +1,6 @@
-//! Readers that stopped reading, among many that read: what they cost the others, the server and the kernel.
+//! Clients that have stopped reading among many that read: what they cost the others, the server and the kernel.
 //!
-//! The same fast clients are measured twice in a run: alone, and while the stalled ones are there.
+//! The same fast clients are measured twice in a run: alone, and together with the stalled ones.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -39,11 +39,11 @@ pub fn run(options: &Options) {
     report.finish();
 }
 
-/// What was seen while messages went out.
+/// Measured while messages were sent.
 #[derive(Default)]
 struct Seen {
     latency: Histogram,
-    /// Memory and clients after each publication, when all fast clients had everything.
+    /// Memory and clients after each publication, when all fast clients had received it.
     looks: Vec<Look>,
     lost: u64,
 }
@@ -52,7 +52,7 @@ struct Look {
     after: Duration,
     user_bytes: u64,
     kernel_bytes: u64,
-    /// Clients that the server says it has.
+    /// Number of clients according to the server.
     clients: f64,
 }
 
@@ -103,7 +103,7 @@ fn measure(options: &Options, target: &Target, report: &mut Report) {
         )
     };
     let time = Duration::from_secs(options.seconds.unwrap_or(SECONDS));
-    // Buffers grow to their size before anything counts, those of the clients that will stall too.
+    // Lets buffers grow to their size before the measurement, also those of the clients that will stall.
     publish(WARM_UP);
     let alone = publish(time);
     stalled.stall();
@@ -178,7 +178,7 @@ fn tell(
     }
 }
 
-/// Publishes at the fixed rate and looks around whenever the fast clients have everything.
+/// Publishes at the fixed rate, and takes readings whenever the fast clients have received everything.
 fn publish_for(
     time: Duration,
     fleet: &Fleet,

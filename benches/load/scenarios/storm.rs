@@ -1,6 +1,6 @@
-//! Everyone reconnects at once: how long until all are subscribed again, what it costs, and whether the memory comes back.
+//! All clients reconnect at once: how long until all are subscribed again, what does it cost, and is the memory freed?
 //!
-//! The clients are there first, then all of them go and come back in the same moment, to the same server.
+//! First the clients connect, then all of them leave and reconnect to the same server in the same moment.
 
 use std::sync::Arc;
 use std::thread;
@@ -19,25 +19,25 @@ use crate::target::Target;
 
 const CASE_JWT: &str = "tokens, 6 public streams";
 
-/// Clients that come and go before anything is measured.
+/// Clients that connect and leave before the measurement.
 const WARM_UP: usize = 200;
 const PATIENCE: Duration = Duration::from_secs(180);
-/// A client of Rails gives a connection up when it has heard nothing for so long.
+/// A Rails client treats a connection as lost when it has received nothing for this long.
 const STALE_AFTER: Duration = Duration::from_secs(6);
-/// A client that is refused tries again.
+/// A refused client tries again after this time.
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 const BARE_CONNECTIONS: usize = 28;
 const BARE_TIME: Duration = Duration::from_secs(2);
-/// How long a server gets to give memory back before it is read.
+/// Time for a server to give memory back before it is read.
 const REST: Duration = Duration::from_secs(10);
-/// How fast the clients come where there is no storm.
+/// The rate at which the clients connect before the storm.
 const ARRIVALS_PER_SECOND: f64 = 750.0;
 
 struct Case {
     name: &'static str,
     clients: usize,
     profile: Arc<dyn Clients>,
-    /// Delay of the app; `None`: there is no app.
+    /// Delay of the app; `None`: no app.
     delay: Option<Duration>,
 }
 
@@ -77,13 +77,13 @@ pub fn run(options: &Options) {
     report.finish();
 }
 
-/// One run of the case in which the server is what takes time.
+/// One run of the case in which the server itself needs most of the time.
 #[cfg(feature = "experiments")]
 pub fn measure_fast_app(options: &Options, target: &Target, report: &mut Report) {
     measure(options, target, &fast_app(options), None, report);
 }
 
-/// One run of the case that `beside` shows: the storm alone, without looks at memory that has rested.
+/// One run of the case that `beside` shows: only the storm, without readings of settled memory.
 pub fn measure_return(options: &Options, target: &Target, report: &mut Report) {
     let case = fast_app(options);
     let mut stage = Stage::set(options, target, &case);
@@ -107,7 +107,7 @@ fn fast_app(options: &Options) -> Case {
     }
 }
 
-/// What the app answers per second when nothing stands between, on as many connections as the server uses.
+/// Answers per second of the app without a server, on as many connections as the server uses.
 fn app_alone(case: &Case, delay: Duration, report: &mut Report) -> f64 {
     let app = App::start(delay, Vec::new()).expect("the app starts");
     let bare = bare_calls(app.address(), BARE_CONNECTIONS, BARE_TIME).expect("the app answers");
@@ -127,7 +127,7 @@ fn measure(
     report.server(target.name, &stage.peer.flags);
     let start = stage.peer.settled_memory();
 
-    // No storm yet: they come one by one, so this is what so many clients cost.
+    // Before the storm they connect one by one, so this is the normal cost of these clients.
     stage.fleet.connect_paced(case.clients, ARRIVALS_PER_SECOND);
     assert!(
         stage.fleet.wait_ready(case.clients as u64, PATIENCE),
@@ -175,7 +175,7 @@ fn measure(
     tell_memory(&mut say, &[start, before, peak, after, end]);
 }
 
-/// A server, its app if there is one, and clients that have not come yet. Fields are dropped in this order.
+/// A server, its app if there is one, and clients that have not connected yet. Fields are dropped in this order.
 struct Stage {
     fleet: Fleet,
     peer: Peer,
@@ -208,7 +208,7 @@ impl Stage {
         self.app.as_ref().map_or(0, |app| app.counts().calls())
     }
 
-    /// All leave, and all come again at once.
+    /// All clients leave and reconnect at once.
     fn storm(&mut self, clients: usize) -> Storm {
         let (calls, cpu, waited) = (
             self.calls(),
@@ -230,9 +230,9 @@ impl Stage {
 struct Storm {
     elapsed: Duration,
     cpu: Cpu,
-    /// How long the server's threads were ready and had no CPU.
+    /// How long the server's threads were ready without a CPU.
     waited: Duration,
-    /// Calls that the app got meanwhile.
+    /// Calls that the app got during the storm.
     called: u64,
     figures: Figures,
 }
@@ -253,8 +253,8 @@ impl Storm {
     }
 }
 
-/// The Disconnect calls of those who left are made one after another; at the default of 100 per second nobody could wait for
-/// them.
+/// The flags of the server. The Disconnect calls of the clients that left are made one after another; at the default of 100
+/// per second that would take too long.
 fn flags(app: Option<&App>) -> Vec<String> {
     match app {
         Some(app) => vec![app.flag(), "--disconnect_rate=1000".to_owned()],
@@ -266,7 +266,7 @@ fn flags(app: Option<&App>) -> Vec<String> {
     }
 }
 
-/// Waits until the server has told the app that so many clients left. Without an app nobody is told.
+/// Waits until the server has told the app that this many clients left. Without an app there is nothing to wait for.
 fn wait_told(app: Option<&App>, left: usize) {
     if app.is_some_and(|app| !app.wait_told(left, PATIENCE)) {
         eprintln!("the app was not told of all {left} leavers after {PATIENCE:?}");
@@ -308,7 +308,7 @@ fn tell_clients(say: &mut impl FnMut(&str, &str, f64), figures: &Figures) {
     );
 }
 
-/// At the start, before the storm, at its end, some time after it, and some time after all left.
+/// Memory at the start, before the storm, at its end, some time after it, and some time after all clients have left.
 fn tell_memory(
     say: &mut impl FnMut(&str, &str, f64),
     [start, before, peak, after, end]: &[Memory; 5],

@@ -1,4 +1,4 @@
-//! Greedy clients: they get in, offer bytes until no more are taken, and stay.
+//! Greedy clients: they connect, send bytes until the server reads no more, and stay.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -13,38 +13,38 @@ use crate::fleet::frame_header;
 use crate::peer::Peer;
 use crate::websocket::{OPCODE_TEXT, WebSocket, dial, exchange, upgrade_request};
 
-/// For one client to get in, or one publication to be taken.
+/// Time limit for one client to connect, and for one publication to be accepted.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// When nothing has moved for so long, the server takes no more.
+/// When nothing has moved for this long, the server reads no more.
 const QUIET: Duration = Duration::from_secs(1);
-/// Whoever still sends then does so for ever.
+/// A client that can still send then could send for ever.
 const OFFER_MAX: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_millis(1);
-/// What slow readers read, and how often.
+/// How much slow readers read at a time, and how often.
 const SLOW_BYTES: usize = 6 * 1024;
 const SLOW_EVERY: Duration = Duration::from_millis(500);
 const READ_BYTES: usize = 256 * 1024;
-/// Confirmations and rejections repeat a long identifier, also when they are compressed; nothing else is so long.
+/// Confirmations and rejections repeat a long identifier, even when they are compressed; no other answer is this long.
 const ANSWER_BYTES_MIN: usize = 1_000;
 
-/// One client that wants much.
+/// One client that makes the server hold much.
 pub struct Greedy {
-    /// `None`: it was not let in, or has left.
+    /// `None`: the server refused it, or it has left.
     socket: Option<TcpStream>,
     offer: Offer,
     pub sent_bytes: u64,
-    /// The piece that is being sent, and how much of it was.
+    /// The piece that is being sent, and how much of it has been sent.
     piece: usize,
     piece_sent: usize,
-    /// Answers so far, and what has come of a frame.
+    /// Answers so far, and the bytes of an incomplete frame.
     answers: usize,
     heard: Vec<u8>,
-    /// When a slow reader reads next.
+    /// When a slow reader reads again.
     reads_at: Instant,
 }
 
 impl Greedy {
-    /// Lets all clients of a way in. Who is refused is there all the same, without a connection.
+    /// Connects all clients of a way. A refused client stays in the list without a connection.
     pub fn enter_all(peer: &Peer, way: &Way) -> Vec<Self> {
         (0..way.clients)
             .map(|number| {
@@ -64,7 +64,7 @@ impl Greedy {
             .collect()
     }
 
-    /// Whether the server has not ended the connection.
+    /// Whether the server has kept the connection open.
     pub fn is_open(&self) -> bool {
         let Some(socket) = &self.socket else {
             return false;
@@ -78,7 +78,7 @@ impl Greedy {
         poll(&mut polled, Some(&now)).expect("a socket can be polled") == 0
     }
 
-    /// Sends what is taken now; whether that was anything.
+    /// Sends what the socket takes now; returns whether it took anything.
     fn send(&mut self) -> bool {
         let Some(socket) = &mut self.socket else {
             return false;
@@ -106,7 +106,7 @@ impl Greedy {
         }
     }
 
-    /// Reads what is there, as this client does; whether that was anything.
+    /// Reads what is there, in this client's way; returns whether that was anything.
     fn read(&mut self, buffer: &mut [u8]) -> bool {
         let Some(socket) = &mut self.socket else {
             return false;
@@ -147,7 +147,7 @@ impl Greedy {
     }
 }
 
-/// All clients offer what they have until none of it is taken any more, and then stay for `hold`.
+/// All clients send until the server reads no more, and then stay for `hold`.
 pub fn offer(clients: &mut [Greedy], hold: Duration) {
     let mut buffer = vec![0; READ_BYTES];
     let begun = Instant::now();
@@ -175,7 +175,7 @@ pub fn offer(clients: &mut [Greedy], hold: Duration) {
     }
 }
 
-/// Publishes to the stream of greedy subscriptions, so many times so many bytes.
+/// Publishes to the stream of greedy subscriptions, `times` messages of `bytes` bytes.
 pub fn publish(peer: &Peer, times: usize, bytes: usize) {
     let publish = || -> io::Result<()> {
         let mut stream = dial(peer.broadcast_address, None, PATIENCE)?;

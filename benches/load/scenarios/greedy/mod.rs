@@ -1,7 +1,7 @@
-//! What one client can make the server hold: memory per connection for each way of taking much of it, at the peak and later.
+//! What one client can make the server hold: memory per connection for each way of doing so, at the peak and later.
 //!
-//! A client offers bytes until the server takes no more, then stays. Peaks are the kernel's own high-water mark, so none is
-//! missed. Where the server has a budget for a session (`--session_bytes_max`), twice that is the bar.
+//! A client sends bytes until the server reads no more, then stays. Peaks are the kernel's own high-water mark, so none is
+//! missed. Where the server has a limit per session (`--session_bytes_max`), the bar is twice that limit.
 
 mod client;
 mod ways;
@@ -21,11 +21,11 @@ use crate::target::{Target, public_flags};
 use client::{Greedy, offer};
 use ways::{After, WAYS, Way};
 
-/// How long clients stay when the server takes no more. Shorter than the time that a head may take.
+/// How long clients stay after the server reads no more. Shorter than the time limit of a request head.
 const HOLD: Duration = Duration::from_secs(2);
-/// After what happens then.
+/// Pause after what happens next.
 const REST: Duration = Duration::from_millis(1_500);
-/// An app that does not answer while anything is measured.
+/// The app does not answer while anything is measured.
 const HANGS: Duration = Duration::from_secs(600);
 
 pub fn run(options: &Options) {
@@ -35,7 +35,7 @@ pub fn run(options: &Options) {
             for target in options.targets() {
                 let (run, of, server) = (run + 1, options.runs, target.name);
                 eprintln!("greedy: run {run} of {of}, {}, {server}", way.name);
-                // A thread of its own, since a pinned one stays pinned.
+                // Its own thread, because a pinned thread stays pinned.
                 thread::scope(|scope| {
                     scope.spawn(|| {
                         sys::pin(&target.client_cpus()).expect("the CPUs exist");
@@ -98,7 +98,7 @@ fn measure(target: &Target, way: &Way, report: &mut Report) {
     }
 }
 
-/// What took more than twice the budget of a session.
+/// Prints the ways that took more than twice the limit of a session.
 fn tell_missed(report: &Report, options: &Options) {
     println!();
     for target in options.targets() {
@@ -124,7 +124,7 @@ fn tell_missed(report: &Report, options: &Options) {
     }
 }
 
-/// Bytes that a session may hold, by the server's own word.
+/// Bytes that a session may hold, according to the server.
 fn session_budget(target: &Target) -> Option<f64> {
     let output = Command::new(&target.binary).arg("--print-config").output();
     let text = String::from_utf8(output.ok()?.stdout).ok()?;

@@ -1,4 +1,4 @@
-//! The ways in which one client takes much.
+//! The ways in which one client can make the server hold much memory.
 
 use std::net::SocketAddrV4;
 
@@ -8,36 +8,36 @@ use serde_json::json;
 use crate::fleet::client_frame;
 use crate::websocket::{COMPRESSED, OPCODE_PING, OPCODE_TEXT, command, deflated, upgrade_request};
 
-/// What greedy subscriptions listen to.
+/// The stream of the greedy subscriptions.
 pub const STREAM: &str = "much";
-/// The default of `--max_message_size`, less what stands around an identifier.
+/// The default of `--max_message_size`, less the text around an identifier.
 const IDENTIFIER_BYTES: usize = 65_000;
-/// The largest head that servers of this project have ever taken, less a little.
+/// A little less than the largest head that any server of this project has accepted.
 const HEAD_BYTES: usize = 1_000_000;
 const COOKIE_BYTES: usize = 900_000;
 const SMALL_COOKIE_BYTES: usize = 60_000;
 const FLOOD_BYTES: usize = 3_000_000;
 const EARLY_BYTES: usize = 940_000;
 const MIB: usize = 1024 * 1024;
-/// Fragments and bodies that are begun and not ended.
+/// Size of fragments and bodies that are begun and never finished.
 const UNFINISHED_BYTES: usize = 65_000;
 const SUBSCRIPTIONS: usize = 4_090;
 
-/// One way of taking much.
+/// One way of making the server hold much.
 pub struct Way {
     pub name: &'static str,
     pub clients: usize,
-    /// Clients are the app's; else everything is open.
+    /// True: clients are authenticated by the app. False: streams are public.
     pub app: bool,
     pub app_hangs: bool,
     pub flags: &'static [&'static str],
-    /// What the client with this number does, at this address.
+    /// What the client with this number does, with this server address.
     pub offer: fn(SocketAddrV4, usize) -> Offer,
-    /// What happens when that is over.
+    /// What happens afterwards.
     pub then: &'static [After],
 }
 
-/// What happens to clients that hold much.
+/// Something that happens to clients for which the server holds much.
 pub enum After {
     Publish { times: usize, bytes: usize },
     Leave,
@@ -55,21 +55,21 @@ impl After {
 /// What one client does.
 pub struct Offer {
     pub entry: Entry,
-    /// Sent as far as the server takes it.
+    /// Sent as far as the server reads them.
     pub pieces: Vec<Vec<u8>>,
     pub reading: Reading,
 }
 
-/// How a client gets in.
+/// How a client connects.
 pub enum Entry {
-    /// It connects to the port of clients, or to that of broadcasts.
+    /// It connects to the client port, or to the broadcast port.
     Clients,
     Broadcasts,
-    /// It has its welcome.
+    /// It has received its welcome.
     Session {
         compression: bool,
     },
-    /// The same, and is gone by a RST.
+    /// The same, and its connection ends with a RST.
     Reset {
         lines: String,
     },
@@ -79,17 +79,17 @@ pub enum Entry {
 pub enum Reading {
     Never,
     Slowly,
-    /// All of it, and each piece is sent when the one before has been confirmed or rejected: so it is never slow.
+    /// It reads everything, and sends each piece only after the previous one was confirmed or rejected. So it is never slow.
     Answers,
 }
 
 const SESSION: Entry = Entry::Session { compression: false };
 const COMPRESSING: Entry = Entry::Session { compression: true };
 const WITH_COMPRESSION: &[&str] = &["--enable_ws_compression"];
-/// So few that calls wait for all who left.
+/// So few that the calls for the clients that left must wait.
 const FEW_DISCONNECTS: &[&str] = &["--disconnect_rate=10"];
 
-/// A way without an app, from which the others differ.
+/// A way without an app; the others are variations of it.
 const fn way(name: &'static str, clients: usize, offer: fn(SocketAddrV4, usize) -> Offer) -> Way {
     Way {
         name,
@@ -248,7 +248,7 @@ fn answered(entry: Entry, pieces: Vec<Vec<u8>>) -> Offer {
     }
 }
 
-/// A request that lacks its last line, of about so many bytes.
+/// A request without its last line, of about this many bytes.
 fn unended_head(address: SocketAddrV4, bytes: usize) -> Vec<u8> {
     let padding = "a".repeat(bytes.saturating_sub(300));
     let mut head = upgrade_request(address, "/cable", &format!("X-Padding: {padding}\r\n"));
@@ -274,7 +274,7 @@ fn pings() -> Vec<u8> {
     frame.repeat(FLOOD_BYTES / frame.len())
 }
 
-/// An identifier of [`STREAM`], about so many bytes longer than it has to be.
+/// An identifier of [`STREAM`], about `bytes` longer than necessary.
 fn identifier(number: usize, bytes: usize) -> String {
     json!({
         "channel": "$pubsub", "stream_name": STREAM, "number": number, "padding": "a".repeat(bytes.saturating_sub(100))
@@ -315,7 +315,7 @@ fn compressed_frame(payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Subscribes that differ at their beginning: the rest of all of them is deflated once.
+/// Subscribe commands that differ only at their beginning, so that their common rest is deflated only once.
 fn compressed_subscribes(count: usize, identifier_bytes: usize) -> Vec<Vec<u8>> {
     const FLUSHED: [u8; 4] = [0, 0, 0xff, 0xff];
     let text = |number: usize, bytes: usize| command("subscribe", &identifier(number, bytes));

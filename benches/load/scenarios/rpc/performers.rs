@@ -1,4 +1,4 @@
-//! Clients that perform in a closed loop: each sends its next perform when the app's echo of the last one has come.
+//! Clients that perform in a closed loop: each sends its next perform when the app's echo of the last one has arrived.
 
 use std::io::{self, Read, Write};
 use std::net::{SocketAddrV4, TcpStream};
@@ -17,15 +17,15 @@ const PERFORM: &str = concat!(
     r#"{"command":"message","identifier":"{\"channel\":\"BenchChannel\"}","#,
     r#""data":"{\"action\":\"echo\"}"}"#
 );
-/// Ends the app's transmission; stands in no other message.
+/// The end of the app's transmission; it occurs in no other message.
 const ECHO: &[u8] = br#""message":"echo"}"#;
 const OPCODE_TEXT: u8 = 1;
-/// For one step of the setup, and for one echo.
+/// Time limit for one step of the setup, and for one echo.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 struct Performer {
     socket: TcpStream,
-    /// What came since its perform.
+    /// Bytes that came since its perform.
     heard: Vec<u8>,
     performed: Instant,
 }
@@ -37,18 +37,18 @@ pub struct Performers {
     perform: Vec<u8>,
 }
 
-/// What a closed loop measured.
+/// The result of a closed loop.
 pub struct Performed {
     pub performs: u64,
     pub elapsed: Duration,
-    /// Perform to echo, in ns.
+    /// Time from perform to echo, in ns.
     pub latency: Histogram,
     /// CPU of the clients.
     pub cpu: Cpu,
 }
 
 impl Performers {
-    /// Connects and subscribes `count` clients, all of them at once, so that the app's delay is not added up.
+    /// Connects and subscribes `count` clients, all at once, so that the app's delays do not add up.
     pub fn connect(address: SocketAddrV4, count: usize) -> io::Result<Self> {
         let hello = format!(
             "GET /cable HTTP/1.1\r\nHost: {address}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -75,7 +75,7 @@ impl Performers {
                 performed: Instant::now(),
             });
         }
-        // Not with the upgrade: some servers refuse whoever sends a frame before the 101.
+        // Not together with the upgrade: some servers refuse a client that sends a frame before the 101.
         for client in &mut performers.clients {
             client.hear_until(b"welcome")?;
             client.socket.write_all(&subscribe)?;
@@ -89,7 +89,7 @@ impl Performers {
         Ok(performers)
     }
 
-    /// Performs for `time`, then waits until every echo is there.
+    /// Performs for `time`, then waits until all echoes are there.
     pub fn run(&mut self, time: Duration) -> io::Result<Performed> {
         let started = Instant::now();
         let cpu = thread_cpu();
@@ -136,7 +136,7 @@ impl Performer {
         self.socket.write_all(frame)
     }
 
-    /// Reads what is there (or waits for it, once); whether `text` has come.
+    /// Reads what is there (or waits for it once); returns whether `text` has come.
     fn hear(&mut self, text: &[u8]) -> io::Result<bool> {
         let mut buffer = [0; 4096];
         match self.socket.read(&mut buffer)? {

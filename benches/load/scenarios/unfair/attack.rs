@@ -1,7 +1,7 @@
-//! Attackers at work: one thread that never lets their sockets run empty.
+//! The attackers: one thread that always keeps their sockets filled.
 //!
-//! The thread is nicer than the probes, with which it shares the CPUs that the server does not have: what the probes see is
-//! then the server's order and not the scheduler's.
+//! The thread has a lower priority than the probes, because both share the CPUs that the server does not have. So the probes
+//! see how the server orders its work, and not how the scheduler does.
 
 use std::collections::VecDeque;
 use std::io::{self, Read, Write};
@@ -21,26 +21,26 @@ use super::floods::{Entry, Part};
 use crate::websocket::{OPCODE_TEXT, WebSocket, command, upgrade_request};
 use crate::{sys, tls};
 
-/// How much nicer than the probes.
+/// Niceness of the attackers, relative to the probes.
 pub const NICENESS: i32 = 10;
-/// Who was thrown out is back after this.
+/// An attacker whose connection was ended reconnects after this time.
 const BACK_AFTER: Duration = Duration::from_millis(100);
-/// For one attacker to get in.
+/// How long one attacker may take to connect.
 const PATIENCE: Duration = Duration::from_secs(30);
 const READ_BYTES: usize = 256 * 1024;
-/// Reads and writes of one attacker before the next one's turn.
+/// Reads and writes of one attacker before it is the next one's turn.
 const TRIES_PER_TURN: usize = 4;
-/// Encrypted records that wait for the socket.
+/// Encrypted records that may wait for the socket.
 const RECORDS_AHEAD: usize = 2_000;
 const EVENTS_MAX: usize = 128;
-/// How long an end of the attack may go unnoticed.
+/// How often the thread checks whether the attack is over.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// What the attackers did so far.
+/// What the attackers have done so far.
 #[derive(Default)]
 pub struct Tally {
     sent_bytes: AtomicU64,
-    /// In thousandths, since what is sent ends anywhere in a message.
+    /// In thousandths of a message, because a write may end anywhere in a message.
     millimessages: AtomicU64,
     thrown_out: AtomicU64,
 }
@@ -63,7 +63,7 @@ impl Done {
     }
 }
 
-/// A running attack; ends with its value.
+/// A running attack; dropping it stops it.
 pub struct Attack {
     tally: Arc<Tally>,
     stopping: Arc<AtomicBool>,
@@ -71,10 +71,10 @@ pub struct Attack {
 }
 
 impl Attack {
-    /// Lets all attackers in, then begins.
+    /// Connects all attackers, then begins.
     ///
     /// # Panics
-    /// When the server does not let them in: there is nothing to measure then.
+    /// When the server does not accept them, because then nothing can be measured.
     pub fn start(scene: &Scene, parts: Vec<Part>) -> Self {
         let (tally, stopping) = (Arc::<Tally>::default(), Arc::<AtomicBool>::default());
         let (ready, wait) = mpsc::channel();
@@ -88,7 +88,7 @@ impl Attack {
                 crowd.turn();
             }
         });
-        // An error says that the thread has ended; it has told why.
+        // An error means that the thread has ended; it has already printed why.
         wait.recv().expect("the attack begins");
         Self {
             tally,
@@ -120,18 +120,18 @@ struct Attacker {
     socket: Option<TcpStream>,
     /// Present with [`Entry::OneByteRecords`].
     tls: Option<Box<ClientConnection>>,
-    /// Records that the socket has not taken.
+    /// Records that the socket has not taken yet.
     records: Vec<u8>,
-    /// What goes first after a comeback.
+    /// The bytes to send first after a reconnect.
     hello: Vec<u8>,
-    /// Where in the block to go on.
+    /// The position in the block.
     offset: usize,
 }
 
 struct Crowd {
     scene: Scene,
     attackers: Vec<Attacker>,
-    /// Who was thrown out, and when to come back.
+    /// Attackers without a connection, and when each reconnects.
     outside: VecDeque<(Instant, usize)>,
     epoll: OwnedFd,
     events: Vec<epoll::Event>,
@@ -165,7 +165,7 @@ impl Crowd {
         Ok(crowd)
     }
 
-    /// Watches a socket from now on.
+    /// Adds a socket to the watched ones.
     fn take_in(&mut self, index: usize, socket: TcpStream) -> io::Result<()> {
         socket.set_nonblocking(true)?;
         let key = epoll::EventData::new_u64(index as u64);
@@ -198,7 +198,7 @@ impl Crowd {
         self.come_back();
     }
 
-    /// An error says that the connection has ended.
+    /// An error means that the connection has ended.
     fn serve(&mut self, index: usize, flags: epoll::EventFlags) -> io::Result<()> {
         let attacker = &mut self.attackers[index];
         if flags.contains(epoll::EventFlags::IN) {
@@ -232,7 +232,7 @@ impl Crowd {
         self.outside.push_back((Instant::now() + BACK_AFTER, index));
     }
 
-    /// Everybody comes back but those with TLS, whose handshake would keep the others waiting.
+    /// Attackers with TLS do not reconnect, because their handshake would delay the others.
     fn come_back(&mut self) {
         while let Some((due, index)) = self.outside.front().copied() {
             if due > Instant::now() {
@@ -245,7 +245,7 @@ impl Crowd {
             let hello = hello(&self.scene, &self.attackers[index].part.entry);
             self.attackers[index].hello = hello;
             self.attackers[index].offset = 0;
-            // The kernel takes connections, so this does not wait for the server.
+            // The kernel accepts the connection, so this does not wait for the server.
             let socket = TcpStream::connect(self.attackers[index].part.entry.address(&self.scene));
             if socket
                 .and_then(|socket| self.take_in(index, socket))
@@ -261,12 +261,12 @@ impl Crowd {
 #[derive(Default)]
 struct Sent {
     bytes: u64,
-    /// How far it came in its block.
+    /// The part of its block that it has sent.
     of_block: u64,
 }
 
 impl Attacker {
-    /// The events to be told of.
+    /// The events to watch for.
     fn wants(&self) -> epoll::EventFlags {
         let mut flags = epoll::EventFlags::RDHUP;
         let sends = !self.hello.is_empty() || !self.part.block.is_empty();
@@ -347,7 +347,7 @@ impl Entry {
     }
 }
 
-/// Connects, and waits until the session is all that it should be.
+/// Connects, and waits until the session and its subscriptions are complete.
 fn enter(scene: &Scene, entry: &Entry) -> io::Result<(TcpStream, Option<Box<ClientConnection>>)> {
     let socket = TcpStream::connect(entry.address(scene))?;
     socket.set_read_timeout(Some(PATIENCE))?;
@@ -373,7 +373,7 @@ fn enter(scene: &Scene, entry: &Entry) -> io::Result<(TcpStream, Option<Box<Clie
     }
 }
 
-/// Everything that has to come before the block, without waiting for an answer.
+/// Everything that must come before the block, without waiting for answers.
 fn hello(scene: &Scene, entry: &Entry) -> Vec<u8> {
     match entry {
         Entry::Session { identifiers, .. } => {

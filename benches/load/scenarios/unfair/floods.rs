@@ -1,4 +1,4 @@
-//! What attackers send: one entry for each kind of flood.
+//! The data that attackers send: one entry for each kind of flood.
 
 use std::io::Write as _;
 use std::sync::Arc;
@@ -11,26 +11,26 @@ use serde_json::json;
 use crate::fleet::client_frame;
 use crate::websocket::{COMPRESSED, OPCODE_PING, OPCODE_PONG, OPCODE_TEXT, command, deflated};
 
-/// What a flood is made of is repeated up to this, so that one write carries much.
+/// The unit of a flood is repeated up to this size, so that one write carries many units.
 const BLOCK_BYTES: usize = 64 * 1024;
-/// The default of `--max_message_size`, less a little.
+/// A little less than the default of `--max_message_size`.
 const MESSAGE_BYTES: usize = 65_000;
-/// Most that servers of this project have ever inflated, less a little.
+/// A little less than the most that any server of this project has inflated.
 const BOMB_BYTES: usize = 16 * 1024 * 1024 - 1_000;
 /// Fragments of one byte that make a message.
 const FRAGMENTS: usize = 60_000;
-/// Identifiers of all attackers that one publication is delivered for, with one attacker and with many.
+/// Identifiers of all attackers together that one publication is delivered for, with one attacker and with many.
 const IDENTIFIERS: usize = 4_000;
 const IDENTIFIERS_OF_MANY: usize = 400;
-/// Bytes of a huge publication, to one attacker and to many.
+/// Bytes of a huge publication, with one attacker and with many.
 const HUGE_BYTES: usize = 16 * 1024 * 1024;
 const HUGE_BYTES_TO_MANY: usize = 1024 * 1024;
-/// Clients that hear the whispers and send nothing.
+/// Clients that receive the whispers and send nothing.
 const WHISPER_LISTENERS: usize = 4;
 const STREAMS_SECRET: &str = "a secret of nobody";
 const FIN: u8 = 0x80;
 
-/// What a server must offer for a flood.
+/// The features that a server must have for a flood.
 #[derive(Clone, Copy, Default)]
 pub struct Needs {
     pub app: bool,
@@ -39,7 +39,7 @@ pub struct Needs {
 }
 
 impl Needs {
-    /// Flags beside those for open streams.
+    /// Flags in addition to those for public streams.
     pub fn flags(self) -> Vec<String> {
         let mut flags = vec![format!("--streams_secret={STREAMS_SECRET}")];
         if self.compression {
@@ -53,7 +53,7 @@ impl Needs {
 pub struct Flood {
     pub name: &'static str,
     pub needs: Needs,
-    /// The connections of so many attackers.
+    /// The connections of this many attackers.
     pub parts: fn(usize) -> Vec<Part>,
 }
 
@@ -61,27 +61,27 @@ pub struct Flood {
 #[derive(Clone)]
 pub struct Part {
     pub entry: Entry,
-    /// Sent again and again, from its start to its end; empty: nothing is sent.
+    /// Sent again and again, always as a whole; empty: nothing is sent.
     pub block: Arc<[u8]>,
-    /// Messages, requests or records in the block.
+    /// Number of messages, requests or records in the block.
     pub messages: usize,
-    /// What the server sends is read and thrown away; else it is left where it is.
+    /// True: what the server sends is read and discarded. False: it is never read.
     pub reads: bool,
 }
 
 /// How a connection begins.
 #[derive(Clone)]
 pub enum Entry {
-    /// A session with these subscriptions.
+    /// It becomes a session with these subscriptions.
     Session {
         identifiers: Vec<String>,
         compression: bool,
     },
-    /// The same, over TLS; what follows goes out in records of one byte each.
+    /// The same over TLS; after that each record has one byte of text.
     OneByteRecords,
-    /// Requests to the port of clients.
+    /// It sends requests to the client port.
     Requests,
-    /// Requests to the port of broadcasts.
+    /// It sends requests to the broadcast port.
     Broadcasts,
 }
 
@@ -149,7 +149,7 @@ fn text(text: &str) -> Vec<u8> {
     frame(OPCODE_TEXT, text.as_bytes())
 }
 
-/// An identifier of a public stream; different numbers make different identifiers of the same stream.
+/// An identifier of a public stream. Different numbers give different identifiers of the same stream.
 pub fn public_identifier(stream: &str, number: usize) -> String {
     json!({ "channel": "$pubsub", "stream_name": stream, "number": number }).to_string()
 }
@@ -166,7 +166,7 @@ fn signed_identifier(stream: &str) -> String {
     json!({ "channel": "$pubsub", "signed_stream_name": format!("{name}--{digest}") }).to_string()
 }
 
-/// A part that sends `unit`, which is `messages` messages, over and over.
+/// A part that sends `unit`, which holds `messages` messages, again and again.
 fn part(entry: Entry, unit: &[u8], messages: usize, reads: bool) -> Part {
     let times = BLOCK_BYTES.div_ceil(unit.len().max(1));
     let times = if unit.is_empty() { 0 } else { times };
@@ -202,7 +202,7 @@ fn performs(count: usize) -> Vec<Part> {
     )
 }
 
-/// Subscribes and unsubscribes in turns.
+/// Subscribes and unsubscribes in alternation.
 fn come_and_go(count: usize, identifier: &str) -> Vec<Part> {
     let pair = [
         text(&command("subscribe", identifier)),
@@ -224,8 +224,8 @@ fn whispers(count: usize) -> Vec<Part> {
     parts
 }
 
-/// Messages that are small on the wire. What they say is a sign of life with much in it: it is read whole, and means
-/// nothing.
+/// Messages that are small on the wire and large when inflated. Each is a pong command with a long text: the server reads it
+/// whole and does nothing else.
 fn compressed(count: usize, bytes: usize) -> Vec<Part> {
     let message = command("pong", &"a".repeat(bytes));
     let entry = Entry::Session {
@@ -240,7 +240,7 @@ fn compressed(count: usize, bytes: usize) -> Vec<Part> {
     vec![part(entry, &frame, 1, true); count]
 }
 
-/// One message after the other, each in many frames.
+/// One message after another, each in many frames.
 fn fragments(count: usize) -> Vec<Part> {
     let padding = "a".repeat(FRAGMENTS - command("pong", "").len());
     let message = command("pong", &padding);
@@ -255,7 +255,7 @@ fn fragments(count: usize) -> Vec<Part> {
     vec![part(session(&[]), &unit, message.len(), true); count]
 }
 
-/// All attackers listen to one stream by many identifiers, and one connection publishes to it.
+/// All attackers subscribe to one stream with many identifiers, and one connection publishes to it.
 fn publications(count: usize) -> Vec<Part> {
     let each = if count == 1 {
         IDENTIFIERS
@@ -270,14 +270,14 @@ fn publications(count: usize) -> Vec<Part> {
     parts
 }
 
-/// All attackers listen to one stream, and one connection publishes megabytes to it.
+/// All attackers subscribe to one stream, and one connection publishes megabytes to it.
 fn huge_publications(count: usize) -> Vec<Part> {
     let bytes = if count == 1 {
         HUGE_BYTES
     } else {
         HUGE_BYTES_TO_MANY
     };
-    // Half of it are characters that have to be escaped, as in JSON inside of JSON.
+    // Every second character must be escaped, as in JSON inside of JSON.
     let data = json!({ "text": "\"a".repeat(bytes / 4) }).to_string();
     let mut parts = sessions(count, &[public_identifier("huge", 0)], b"", true);
     parts.push(publisher("huge", &data));
@@ -297,7 +297,7 @@ fn publisher(stream: &str, data: &str) -> Part {
     part(Entry::Broadcasts, &request, 1, true)
 }
 
-/// The bytes are those of pongs.
+/// The bytes are those of pong frames.
 fn one_byte_records(count: usize) -> Vec<Part> {
     let pong = frame(OPCODE_PONG, b"");
     let records = pong.len();

@@ -1,5 +1,5 @@
-//! The fairness gate: a few floods for a moment, against bars so wide that a busy machine meets them and a server that
-//! serves one client at a time does not.
+//! The fairness gate: a few short floods. The limits are so wide that a server on a busy machine meets them, and a server
+//! that serves one client at a time does not.
 
 use std::fs;
 use std::process::exit;
@@ -17,11 +17,11 @@ const CORES: usize = 1;
 const ATTACKERS: usize = 1;
 const WARM_UP: Duration = Duration::from_millis(500);
 const TIME: Duration = Duration::from_secs(2);
-/// What disturbs only ever adds. A server that is unfair is so each time.
+/// Disturbances only make figures worse. An unfair server fails every try, a disturbed one does not.
 const TRIES_MAX: usize = 3;
 const DRIVERS: [Driver; 2] = [Driver::IoUring, Driver::Epoll];
 
-/// The part of `benches/gates.toml` that is looked at here.
+/// The part of `benches/gates.toml` for this gate.
 #[derive(Deserialize)]
 struct Gates {
     fairness: Fairness,
@@ -91,7 +91,7 @@ fn is_fair(name: &str, driver: Driver, bars: &[Most]) -> bool {
     unreachable!("the tries have an end")
 }
 
-/// The names of the bars that were missed, with what they ask.
+/// The names of the missed limits, with their values.
 fn missed(measured: &Measured, bars: &[Most]) -> Vec<String> {
     bars.iter()
         .filter(|bar| value(measured, &bar.figure) > bar.value)

@@ -1,8 +1,9 @@
-//! One client, or a hundred, that send flat out: what the others on the same shard still get.
+//! One client, or a hundred, that send as fast as they can: what the others on the same shard still get.
 //!
-//! The server has one shard on the first CPU; attackers, probes and app share the others. Attackers are nicer than probes
-//! and never let their sockets run empty (`attack`), so the server always has more to do than it can. Probes ask at fixed
-//! times (`probes`). How late the probes themselves were is measured with them. A bar that is missed is said at the end.
+//! The server has one shard on the first CPU; attackers, probes and app share the other CPUs. Attackers have a lower
+//! priority than probes and always keep their sockets filled (`attack`), so the server always has more to do than it can.
+//! Probes ask at fixed times (`probes`); how late the probes themselves are is measured too. Missed bars are listed at the
+//! end.
 
 mod attack;
 mod floods;
@@ -34,20 +35,20 @@ pub use gate::run as run_gate;
 const SECONDS: u64 = 5;
 const ATTACKERS: [usize; 2] = [1, 100];
 const WARM_UP: Duration = Duration::from_secs(1);
-/// The app is as nice as half of the attackers' niceness: it is no probe, and attackers must not starve it.
+/// Half of the attackers' niceness: the app is no probe, but the attackers must not starve it.
 const APP_NICENESS: i32 = attack::NICENESS / 2;
 
-/// Where the server is and how one talks to it.
+/// The server's addresses, and how to talk to it.
 #[derive(Clone)]
 pub struct Scene {
     pub address: SocketAddrV4,
     pub broadcast_address: SocketAddrV4,
     pub tls: Option<Arc<ClientConfig>>,
-    /// CPUs for everything but the server; empty: anywhere.
+    /// CPUs for everything except the server; empty: any CPU.
     pub cpus: Vec<usize>,
 }
 
-/// A figure that has a bar: its name, and what it may be at most with one attacker and with more.
+/// A figure with a bar: its name, and its largest allowed value with one attacker and with more.
 struct Bar {
     metric: &'static str,
     one: f64,
@@ -71,7 +72,7 @@ const BARS: [Bar; 7] = [
     bar(FAILURES, 0.0, 0.0),
 ];
 
-/// The name of cases with so many attackers, which is also the beginning of their rows in tables.
+/// The name of cases with this many attackers, which is also the beginning of their rows in tables.
 pub fn group(attackers: usize) -> String {
     match attackers {
         1 => "1 attacker".to_owned(),
@@ -79,7 +80,7 @@ pub fn group(attackers: usize) -> String {
     }
 }
 
-/// The case of the largest value of each figure over all floods.
+/// The case that holds the largest value of each figure over all floods.
 const WORST: &str = "the worst of all";
 
 pub fn run(options: &Options) {
@@ -118,16 +119,16 @@ pub fn run(options: &Options) {
     report.finish();
 }
 
-/// What one flood did to one server.
+/// The effect of one flood on one server.
 struct Measured {
     seen: Seen,
-    /// In the window.
+    /// Counts of the time window.
     attack: Done,
     seconds: f64,
-    /// CPU of the server, and how long it was ready and had none, of the time.
+    /// CPU of the server, and how long it waited for a CPU, as shares of the time.
     cpu: f64,
     waited: f64,
-    /// Most resident memory above that before the attack.
+    /// Largest growth of the resident memory since before the attack.
     grown_bytes: u64,
 }
 
@@ -176,7 +177,7 @@ fn measure(
     }
 }
 
-/// The app's thread is as nice as the one that starts it.
+/// The app's thread inherits the niceness of the thread that starts it.
 fn start_app(target: &Target) -> App {
     let cpus = target.client_cpus();
     let start = move || {
@@ -201,7 +202,7 @@ fn flags(needs: Needs, app: Option<&App>) -> Vec<String> {
 }
 
 impl Measured {
-    /// Every figure by its name, with its unit.
+    /// Every figure with its name and its unit.
     fn figures(&self) -> Vec<(&'static str, &'static str, f64)> {
         let percentile = |figure, percent| self.seen.of(figure).percentile(percent) as f64 / 1e6;
         let most = |figure| self.seen.of(figure).max() as f64 / 1e6;
@@ -244,7 +245,7 @@ impl Measured {
     }
 }
 
-/// For the summary of all bars: the largest median of each figure, of each server.
+/// Reports for the summary of all bars: the largest median of each figure, for each server.
 fn tell_worst(report: &mut Report, options: &Options, attackers: usize) {
     let begin = format!("{}: ", group(attackers));
     for target in options.targets() {
@@ -263,7 +264,7 @@ fn tell_worst(report: &mut Report, options: &Options, attackers: usize) {
     }
 }
 
-/// Which bars were missed: a line for each case and server.
+/// Prints the missed bars: a line for each case and server.
 fn tell_missed(report: &Report, counts: &[usize]) {
     println!();
     for count in counts {
@@ -282,7 +283,7 @@ fn tell_missed(report: &Report, counts: &[usize]) {
     }
 }
 
-/// The figure with its bar, when that is missed.
+/// The figure and its bar, if the bar is missed.
 fn missed(row: &Row, attackers: usize) -> Option<String> {
     let bar = BARS.iter().find(|bar| bar.metric == row.metric)?;
     let most = if attackers == 1 { bar.one } else { bar.many };

@@ -1,8 +1,8 @@
-//! What healthy clients see while others attack: each probe asks again and again at fixed times.
+//! What healthy clients see while others attack: each probe repeats its question at fixed times.
 //!
-//! Questions whose time comes while an answer is waited for are not asked, but counted as if they had been, and had been
-//! answered together with that one: so a server that stands still for a second is seen by every question of that second and
-//! not by one alone.
+//! While a probe waits for an answer, further questions come due and are not sent. They are counted as if they had been sent
+//! and answered together with that one. So if a server stops for a second, all questions of that second show it and not only
+//! one.
 
 use std::io;
 use std::sync::Arc;
@@ -21,33 +21,33 @@ use crate::websocket::{
     upgrade_request,
 };
 
-/// Longer than any flood: what was not answered then never will be.
+/// Longer than any flood: an answer that has not come by then will never come.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Clients whose WebSocket pings are timed, and those whose Action Cable pings are.
+/// Clients whose WebSocket pings are timed, and also the number of those whose Action Cable pings are timed.
 const PINGERS: usize = 4;
 const WATCHERS: usize = 3;
-/// What the watchers ask for with `pi=1`.
+/// The ping interval of the watchers, requested with `pi=1`.
 const WATCHED_INTERVAL: Duration = Duration::from_secs(1);
-/// Between the watchers' arrivals, so that they are not told in one turn.
+/// Time between the watchers' connects, so that the server does not ping them all in one turn.
 const STAGGER: Duration = Duration::from_millis(150);
 const STREAM: &str = "healthy";
 
-/// What is timed.
+/// The thing that is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Figure {
     /// WebSocket ping to pong.
     Ping,
-    /// Subscribe to its confirmation.
+    /// From a subscribe to its confirmation.
     Subscribe,
-    /// `GET /health` on a connection that is kept, and on a new one.
+    /// `GET /health` on a keep-alive connection, and on a new one.
     Health,
     FreshHealth,
-    /// A publication to its 201, and to its delivery.
+    /// From a publication to its 201, and to its delivery.
     Taken,
     Delivered,
     /// From the connect to the welcome.
     Welcome,
-    /// Nothing: how late the probes themselves are.
+    /// Measures no answer but how late the probes themselves are.
     Nothing,
 }
 
@@ -64,30 +64,30 @@ pub const FIGURES: [Figure; 8] = [
 
 type Session = WebSocket<Box<dyn Stream>>;
 
-/// One question and the wait for its answers, of which `tell` hears as they come.
+/// Sends one question and waits for its answers; calls `tell` for each of them.
 type Ask = Box<dyn FnMut(&mut dyn FnMut(Figure)) -> io::Result<()> + Send>;
 
 struct Probe {
     interval: Duration,
-    /// What `ask` tells of.
+    /// The figures that `ask` reports.
     figures: &'static [Figure],
     ask: Ask,
 }
 
-/// Clients that are in before the attack begins.
+/// Clients that are connected before the attack begins.
 pub struct Probes {
     scene: Scene,
     probes: Vec<Probe>,
     watchers: Vec<Watcher>,
 }
 
-/// What the probes saw.
+/// The results of the probes.
 pub struct Seen {
     /// In nanoseconds, in the order of [`FIGURES`].
     times: Vec<Histogram>,
     /// Probes that lost their connection or got a wrong answer.
     pub failures: usize,
-    /// Of Action Cable pings: the largest distance from their time.
+    /// The largest deviation of an Action Cable ping from its time.
     pub ping_deviation: Duration,
 }
 
@@ -98,10 +98,10 @@ impl Seen {
 }
 
 impl Probes {
-    /// Opens all connections that probes keep.
+    /// Opens all connections that probes use.
     ///
     /// # Panics
-    /// When the server does not let them in: there is nothing to measure then.
+    /// When the server does not accept them, because then nothing can be measured.
     pub fn connect(scene: &Scene) -> Self {
         use Figure::{Delivered, FreshHealth, Health, Nothing, Ping, Subscribe, Taken, Welcome};
         let ready = || -> io::Result<(Vec<Probe>, Vec<Watcher>)> {
@@ -131,7 +131,7 @@ impl Probes {
         }
     }
 
-    /// Asks for `time`, does what `at_the_end` says, then waits until everything that was asked is answered.
+    /// Asks for `time`, calls `at_the_end`, then waits until all questions are answered.
     pub fn measure(self, time: Duration, at_the_end: impl FnOnce()) -> Seen {
         let mut seen = Seen {
             times: vec![Histogram::default(); FIGURES.len()],
@@ -175,7 +175,8 @@ struct Paced {
     failed: bool,
 }
 
-/// Asks at its times between `begun` and `end`. A probe that fails asks no more; its last question counts as answered then.
+/// Asks at fixed times between `begun` and `end`. A probe that fails stops; its last question counts as answered at the time
+/// of the failure.
 fn pace(mut probe: Probe, begun: Instant, end: Instant) -> Paced {
     let mut paced = Paced {
         times: vec![Histogram::default(); FIGURES.len()],
@@ -203,7 +204,7 @@ fn pace(mut probe: Probe, begun: Instant, end: Instant) -> Paced {
     paced
 }
 
-/// Records a time, and those of the questions that were due meanwhile.
+/// Records a time, and the times of the questions that came due during it.
 fn record_with_omitted(times: &mut Histogram, mut waited: Duration, interval: Duration) {
     times.record(waited.as_nanos() as u64);
     while waited > interval {
@@ -285,7 +286,7 @@ fn fresh_health(scene: &Scene) -> Ask {
     })
 }
 
-/// Publishes to a subscriber of its own. The delivery is looked for when the 201 is there, so it counts as at least as late.
+/// Publishes to its own subscriber. The delivery is read only after the 201, so its time is never below that of the 201.
 fn broadcast(scene: &Scene) -> io::Result<Ask> {
     let mut session = welcomed(scene, "/cable")?;
     let identifier = public_identifier(STREAM, 0);
@@ -330,7 +331,7 @@ fn expect(status: u16, wanted: u16) -> io::Result<()> {
     }
 }
 
-/// Notes when the Action Cable pings of one client come.
+/// Records when the Action Cable pings of one client come.
 struct Watcher {
     stopping: Arc<AtomicBool>,
     thread: JoinHandle<Noted>,
@@ -357,16 +358,16 @@ impl Watcher {
     }
 }
 
-/// What a watcher noted.
+/// The records of a watcher.
 #[derive(Default)]
 struct Noted {
-    /// When pings came, and when the watcher failed.
+    /// The times of the pings, and the time when the watcher failed.
     moments: Vec<Instant>,
     failed: bool,
 }
 
 impl Noted {
-    /// The largest distance of a ping from its time, of those since `begun`.
+    /// The largest deviation of a ping from its time, among the pings since `begun`.
     fn deviation(&self, begun: Instant) -> Duration {
         let pairs = self.moments.windows(2).filter(|pair| pair[1] > begun);
         let deviation = |pair: &[Instant]| (pair[1] - pair[0]).abs_diff(WATCHED_INTERVAL);
@@ -374,7 +375,7 @@ impl Noted {
     }
 }
 
-/// Until the first ping after the stop: that one says how long nothing had come.
+/// Runs until the first ping after the stop, because that ping ends the last gap.
 fn note_pings(mut session: Session, stopping: &AtomicBool) -> Noted {
     let mut noted = Noted::default();
     loop {
