@@ -54,10 +54,7 @@ const SEVERAL_MEANINGS: &[(&str, &str)] = &[
         "Finding",
         "check: about the host; rpc: about the app at the start",
     ),
-    (
-        "Kind",
-        "config: of options; metrics: of counters; protocol: of JSON",
-    ),
+    ("Kind", "config: of options; protocol: of JSON"),
     ("Permit", "mesh: for a socket; rpc: for a call"),
     (
         "Place",

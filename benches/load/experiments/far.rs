@@ -237,14 +237,14 @@ impl Ends {
                 }
             }
             self.read_bytes.fetch_add(bytes, SeqCst);
-            if told && !self.obey() {
+            if told && !self.carry_out() {
                 return;
             }
         }
     }
 
     /// Carries out all orders; false after the last one.
-    fn obey(&mut self) -> bool {
+    fn carry_out(&mut self) -> bool {
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
         while let Ok(order) = self.inbox.try_recv() {
             match order {

@@ -127,7 +127,7 @@ impl Worker {
                     self.on_event(key as usize, event.flags, &mut buffer);
                 }
             }
-            if told && !self.obey() {
+            if told && !self.carry_out() {
                 return;
             }
             self.open_some();
@@ -159,7 +159,7 @@ impl Worker {
     }
 
     /// Carries out the commands in the inbox; false when one says to stop.
-    fn obey(&mut self) -> bool {
+    fn carry_out(&mut self) -> bool {
         let _ = rustix::io::read(&self.wake, &mut [0; 8]);
         while let Ok(command) = self.setup.inbox.try_recv() {
             match command {

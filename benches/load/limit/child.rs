@@ -134,7 +134,7 @@ impl Holder {
                 match event.data.u64() {
                     LISTENER_KEY => self.accept_some(),
                     CONTROL_KEY => match Order::read(&mut self.control) {
-                        Ok(order) => self.obey(&order),
+                        Ok(order) => self.carry_out(&order),
                         Err(_) => return,
                     },
                     descriptor => self.answer(descriptor as usize),
@@ -196,7 +196,7 @@ impl Holder {
         }
     }
 
-    fn obey(&mut self, order: &Order) {
+    fn carry_out(&mut self, order: &Order) {
         if let Some(sockets) = self.streams.get(order.stream as usize) {
             match order.method {
                 Method::Write => write_all(sockets, order),
