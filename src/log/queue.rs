@@ -159,6 +159,7 @@ impl Queue {
     fn take(&self, batch: &mut Vec<u8>) {
         let mut state = self.lock();
         if !state.hurried {
+            // Once and not in a loop: a wake-up without a cause only makes this pause shorter.
             let (guard, _) = self
                 .filled
                 .wait_timeout(state, GATHER_TIME)

@@ -65,6 +65,8 @@ fn close_sessions(server: &Server, deadline: Instant) {
     server.tell(0, ControlMessage::HurryDisconnects { parallel });
     match slowly_until {
         None => {
+            // This order keeps the promise of a 201: a publication that is in the inboxes before `publications_end` is set
+            // stands there before the order to close. A later one is refused.
             server.tell_all(ControlMessage::StopAccepting);
             finish_publications(server, deadline);
             server.publications_end.set();

@@ -44,7 +44,7 @@ pub fn listen(
     Ok(by_shard)
 }
 
-/// With more open sockets than this in the process, the listener stops accepting.
+/// The listener accepts only while the process has fewer sockets than this.
 fn files_for(features: Features, open_files: OpenFiles) -> usize {
     let files = match (open_files.max, features.main) {
         (0, _) => u64::MAX,
