@@ -87,6 +87,10 @@ const STEPS: &[NamedStep] = &[
         steps::encode_delivery_200,
     ),
     (
+        "delivery: encode 1 kB for one identifier",
+        steps::encode_delivery_1k,
+    ),
+    (
         "delivery: encode 21 kB for one identifier",
         steps::encode_delivery_21k,
     ),

@@ -10,6 +10,7 @@ use ringcable::protocol::reply::{self, Reply};
 use ringcable::protocol::rpc::{self, RpcRequest};
 use ringcable::protocol::state::State;
 use ringcable::shard::message::{PublishMessage, ShardMesh};
+use ringcable::shard::outbox::frame::Frame;
 use ringcable::wire::websocket::frame::{self, FrameRules};
 use ringcable::wire::websocket::message::{MessageDecoder, MessageLimits, Scratch};
 use serde_json::json;
@@ -133,12 +134,18 @@ pub fn encode_delivery_21k() -> Step {
     encode_delivery(&text_of_21k())
 }
 
+pub fn encode_delivery_1k() -> Step {
+    encode_delivery(&"a".repeat(1000))
+}
+
+/// From the message of a publication to the frame that its receivers share.
 fn encode_delivery(text: &str) -> Step {
     let message = encode_message(json!(text).to_string());
+    let mut beginning = Vec::new();
     Step::new(move || {
-        let mut text = Vec::with_capacity(IDENTIFIER.len() + message.len() + 64);
-        reply::data_message(IDENTIFIER, black_box(&message), None, &mut text);
-        black_box(frame::text_frame(&text));
+        beginning.clear();
+        reply::begin_data_message(IDENTIFIER, None, &mut beginning);
+        black_box(Frame::delivery(&beginning, black_box(&message)));
     })
 }
 

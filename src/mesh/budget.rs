@@ -23,6 +23,10 @@ const LEASE_BYTES_MIN: usize = 4 << 10;
 /// Leases into which the share of a shard is divided: what the shards hold unused is a small part of the whole.
 const LEASES_PER_SHARD: usize = 64;
 
+/// Small requests may hold this part of the bound beyond it. When sessions have used it up, the app can still publish, and
+/// a health check does not have the process restarted.
+const REQUESTS_PART: usize = 16;
+
 /// The bytes that all shards together may hold for clients and requests.
 #[derive(Debug)]
 pub struct ProcessBudget {
@@ -53,12 +57,18 @@ impl ProcessBudget {
         self.leased.load(Ordering::Relaxed)
     }
 
-    fn try_take(&self, bytes: usize) -> bool {
+    /// The bound for a small request.
+    fn bytes_max_of_requests(&self) -> usize {
+        self.bytes_max
+            .saturating_add(self.bytes_max / REQUESTS_PART)
+    }
+
+    fn try_take(&self, bytes: usize, bytes_max: usize) -> bool {
         self.leased
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |leased| {
                 leased
                     .checked_add(bytes)
-                    .filter(|&leased| leased <= self.bytes_max)
+                    .filter(|&leased| leased <= bytes_max)
             })
             .is_ok()
     }
@@ -110,7 +120,11 @@ impl ShardBudget {
     /// the work, and the refusal is counted and told here.
     #[must_use]
     pub fn try_charge(&self, bytes: usize) -> bool {
-        let charged = self.has_room(bytes);
+        self.try_charge_within(bytes, self.process.bytes_max)
+    }
+
+    fn try_charge_within(&self, bytes: usize, bytes_max: usize) -> bool {
+        let charged = self.has_room_within(bytes, bytes_max);
         if charged {
             self.set_used(self.used.get() + bytes);
         }
@@ -130,13 +144,12 @@ impl ShardBudget {
         if full {
             self.note_refusal(bytes);
         }
-        !full && self.has_room(bytes)
+        !full && self.has_room_within(bytes, self.process.bytes_max)
     }
 
-    /// True when `bytes` more could be charged now. A refusal is counted as by [`Self::try_charge`].
-    #[must_use]
-    pub fn has_room(&self, bytes: usize) -> bool {
-        let room = self.lease(bytes);
+    /// True when `bytes` more could be charged now. A refusal is counted.
+    fn has_room_within(&self, bytes: usize, bytes_max: usize) -> bool {
+        let room = self.lease(bytes, bytes_max);
         if !room {
             self.note_refusal(bytes);
         }
@@ -145,7 +158,7 @@ impl ShardBudget {
 
     /// Charges what cannot be refused any more. It is small, or it replaces something.
     pub fn charge(&self, bytes: usize) {
-        if !self.lease(bytes) {
+        if !self.lease(bytes, self.process.bytes_max) {
             let missing = (self.used.get() + bytes).saturating_sub(self.leased.get());
             self.process.take(missing);
             self.leased.set(self.leased.get() + missing);
@@ -174,6 +187,15 @@ impl ShardBudget {
         })
     }
 
+    /// As [`Self::hold`], for a request that holds little: it may use a part of the memory that is kept for such requests.
+    pub fn hold_for_request(self: &Rc<Self>, bytes: usize) -> Option<Charge> {
+        self.try_charge_within(bytes, self.process.bytes_max_of_requests())
+            .then(|| Charge {
+                budget: Rc::clone(self),
+                bytes,
+            })
+    }
+
     /// As [`Self::charge`]; what is charged is released with the guard.
     pub fn hold_anyway(self: &Rc<Self>, bytes: usize) -> Charge {
         self.charge(bytes);
@@ -183,8 +205,8 @@ impl ShardBudget {
         }
     }
 
-    /// Makes sure that `bytes` more are leased. False: the process has no more.
-    fn lease(&self, bytes: usize) -> bool {
+    /// Makes sure that `bytes` more are leased. False: the process would lease more than `bytes_max`.
+    fn lease(&self, bytes: usize, bytes_max: usize) -> bool {
         let Some(wanted) = self.used.get().checked_add(bytes) else {
             return false;
         };
@@ -195,7 +217,7 @@ impl ShardBudget {
         let chunks = missing.checked_next_multiple_of(self.process.lease_bytes);
         // Near the bound there may be room for these bytes and for no chunk.
         for wish in [chunks.unwrap_or(missing), missing] {
-            if self.process.try_take(wish) {
+            if self.process.try_take(wish, bytes_max) {
                 self.leased.set(self.leased.get() + wish);
                 return true;
             }
@@ -247,7 +269,17 @@ impl Charge {
     /// Charges `bytes` more. False: refused, and nothing has changed.
     #[must_use]
     pub fn grow(&mut self, bytes: usize) -> bool {
-        let grown = self.budget.try_charge(bytes);
+        self.grow_within(bytes, self.budget.process.bytes_max)
+    }
+
+    /// As [`Self::grow`], for a request that holds little; see [`ShardBudget::hold_for_request`].
+    #[must_use]
+    pub fn grow_for_request(&mut self, bytes: usize) -> bool {
+        self.grow_within(bytes, self.budget.process.bytes_max_of_requests())
+    }
+
+    fn grow_within(&mut self, bytes: usize, bytes_max: usize) -> bool {
+        let grown = self.budget.try_charge_within(bytes, bytes_max);
         if grown {
             self.bytes += bytes;
         }
@@ -277,6 +309,19 @@ mod tests {
 
     fn shard(process: &Arc<ProcessBudget>) -> Rc<ShardBudget> {
         ShardBudget::new(Arc::clone(process), Arc::new(Metrics::new(1)), 0)
+    }
+
+    #[test]
+    fn small_requests_have_room_when_everybody_else_has_none() {
+        let process = ProcessBudget::new(Some(160_000), 1);
+        let budget = shard(&process);
+        assert!(budget.try_charge(160_000));
+        assert!(budget.hold(1).is_none() && budget.is_full());
+        let mut request = budget.hold_for_request(9_000).expect("kept for requests");
+        assert!(request.grow_for_request(1_000));
+        assert!(!request.grow_for_request(1) && !request.grow(1));
+        drop(request);
+        assert!(budget.hold_for_request(10_000).is_some());
     }
 
     #[test]

@@ -12,7 +12,8 @@ mod long_work;
 /// Public because the benches use it too.
 pub mod message;
 mod notices;
-mod outbox;
+/// Public because the benches measure it.
+pub mod outbox;
 mod publisher;
 mod reclaim;
 mod run;

@@ -19,6 +19,8 @@ pub(super) const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const HEAD_BUFFER_BYTES: usize = 2048;
 /// Buffer space made for one read at most.
 pub(super) const READ_BYTES_MAX: usize = 64 << 10;
+/// A request that holds no more may use the memory that is kept for requests.
+const SMALL_REQUEST_BYTES_MAX: usize = 64 << 10;
 /// Larger heads are counted together, see [`LargeHeads`](crate::shard::http::listener::LargeHeads).
 const LARGE_HEAD_BYTES: usize = 4 * HEAD_BUFFER_BYTES;
 
@@ -118,17 +120,23 @@ impl Client {
         Ok(true)
     }
 
-    /// Charges the memory of the request until it is over. Returns false when the process has none left.
+    /// Charges the memory of the request until it is over. Returns false when the process has none left. A small request may
+    /// use the memory that is kept for small requests.
     pub(super) fn has_memory(&mut self, bytes: usize) -> bool {
-        match &mut self.held {
-            Some(held) => {
-                let more = bytes.saturating_sub(held.bytes());
-                more == 0 || held.grow(more)
-            }
-            None => {
-                self.held = self.shard.budget.hold(bytes);
-                self.held.is_some()
-            }
+        let is_small = bytes <= SMALL_REQUEST_BYTES_MAX;
+        let Some(held) = &mut self.held else {
+            let budget = &self.shard.budget;
+            self.held = match is_small {
+                true => budget.hold_for_request(bytes),
+                false => budget.hold(bytes),
+            };
+            return self.held.is_some();
+        };
+        let more = bytes.saturating_sub(held.bytes());
+        match is_small {
+            _ if more == 0 => true,
+            true => held.grow_for_request(more),
+            false => held.grow(more),
         }
     }
 
