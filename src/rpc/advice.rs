@@ -1,7 +1,7 @@
-//! What an operator reads about calls that fail for a reason outside of the call: what happened, and what to change.
+//! The log text about calls that fail because of the setup or the state of the app: what happened, and what to change.
 //!
-//! Pure. Failures of one call alone (an exception of the app, a body that is too large) get no advice: the session's own
-//! record and the app's log say it all.
+//! Pure. An error that concerns one call only (an exception of the app, a body that is too large) gets no such text: the
+//! record of the session and the app's log say enough.
 
 use std::io;
 
@@ -9,28 +9,28 @@ use rustls::{CertificateError, Error as RustlsError};
 
 use super::error::{RpcError, TlsFailure, TransportError};
 
-/// What is wrong between this server and the app. Each kind has a rate of its own in the log.
+/// What is wrong between this server and the app. The log limits the lines of each kind by a rate of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
-    /// No HTTP answer, for whatever reason.
+    /// No HTTP answer, for any reason.
     Unreachable,
     Timeout,
     /// 401: the tokens differ.
     Unauthorized,
-    /// Another status that says that the call came to the wrong place, or to nobody.
+    /// Another status that says that the call came to the wrong place, or that no app is there.
     WrongPlace,
     Tls,
-    /// This server had not the means: descriptors, ports, memory.
+    /// This server lacked a resource: descriptors, ports, memory.
     Shortage,
 }
 
 /// How many kinds of [`Trouble`] there are.
 pub const TROUBLES: usize = Trouble::Shortage as usize + 1;
 
-/// Where the token comes from that is sent with every call.
+/// Where the token that is sent with every call comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TokenSource {
-    /// None is sent.
+    /// No token is sent.
     Absent,
     /// Derived from `--secret`.
     Secret,
@@ -44,11 +44,11 @@ pub struct Diagnosis {
     pub trouble: Trouble,
     /// What happened and what to do.
     pub text: String,
-    /// It may pass by itself: an app that is still starting looks like this.
+    /// The failure may end without any change: an app that is still starting looks like this.
     pub may_pass: bool,
 }
 
-/// What to say about `error` of a call to `url`; `None` when there is nothing to set right.
+/// The text about `error` of a call to `url`; `None` when the operator cannot change anything.
 pub fn diagnose(error: &RpcError, url: &str, token: TokenSource) -> Option<Diagnosis> {
     if let RpcError::Unreachable { cause, .. } = error
         && let Some(shortage) = cause.shortage()
@@ -85,7 +85,7 @@ pub fn diagnose(error: &RpcError, url: &str, token: TokenSource) -> Option<Diagn
     })
 }
 
-/// What to say about an answer that is not 200.
+/// The text about an answer that is not 200.
 pub fn of_status(status: u16, url: &str, token: TokenSource) -> Option<Diagnosis> {
     let (trouble, advice, may_pass) = match status {
         401 => (Trouble::Unauthorized, secrets_differ(token), false),
@@ -135,7 +135,7 @@ fn secrets_differ(token: TokenSource) -> &'static str {
     }
 }
 
-/// The advice, and whether it may pass by itself.
+/// The advice, and whether the failure may end without any change.
 fn unreachable(cause: &TransportError) -> (&'static str, bool) {
     let cause = match cause {
         TransportError::Resolve { .. } => {
@@ -227,7 +227,7 @@ mod tests {
         }
     }
 
-    /// `words` stand in the advice.
+    /// `words` must occur in the text.
     fn check(error: &RpcError, trouble: Trouble, words: &str, may_pass: bool) {
         let diagnosis = diagnose(error, URL, TokenSource::Secret).expect("advice");
         assert!(diagnosis.text.contains(words), "{}", diagnosis.text);

@@ -1,7 +1,7 @@
-//! The circuit breaker: stops calling an app that does not answer, and finds out when it is back.
+//! The circuit breaker: stops calls to an app that does not answer, and finds out when it answers again.
 //!
-//! Pure: time is an argument. Shared by all shards, so one lock guards a few integers. The client asks before every attempt
-//! and reports what became of it; it also logs the changes.
+//! Pure: time is an argument. All shards share it, so one lock guards a few integers. The client asks before every attempt
+//! and reports the outcome. It also logs the changes.
 //!
 //! Source: `contract/rpc.md` §7.
 
@@ -12,7 +12,7 @@ use std::{
 
 /// Length of one counting window while closed.
 const WINDOW: Duration = Duration::from_secs(10);
-/// Requests in a window below which it never opens.
+/// With fewer requests in a window it never opens.
 const WINDOW_REQUESTS_MIN: u32 = 10;
 /// Share of failed requests that opens it, in percent.
 const FAILURES_PERCENT_MIN: u32 = 80;
@@ -21,14 +21,14 @@ const OPEN_FOR: Duration = Duration::from_secs(5);
 /// Requests let through while half-open; as many successes in a row close it.
 const HALF_OPEN_REQUESTS_MAX: u32 = 5;
 
-/// A circuit breaker. Every [`Admission`] must come back through [`Breaker::succeeded`], [`Breaker::failed`] or
+/// A circuit breaker. Each [`Admission`] must be reported by [`Breaker::succeeded`], [`Breaker::failed`] or
 /// [`Breaker::abandoned`].
 #[derive(Debug)]
 pub struct Breaker {
     counts: Mutex<Counts>,
 }
 
-/// The right to make one request; remembers the period in which it was given.
+/// The right to make one request, and the period in which it was given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use = "an admission must be reported back"]
 pub struct Admission {
@@ -39,7 +39,7 @@ pub struct Admission {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BreakerRefusal;
 
-/// How it stands, for the metrics.
+/// The state of the breaker, for the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BreakerStatus {
     /// Requests are refused now.
@@ -60,7 +60,7 @@ pub enum BreakerChange {
 #[derive(Debug)]
 struct Counts {
     state: State,
-    /// Grows with every new window and every change of state: reports from an older period do not count.
+    /// Grows with every new window and every change of state: reports from an older period are ignored.
     generation: u64,
     requests: u32,
     failures: u32,
@@ -97,7 +97,7 @@ impl Breaker {
     /// Asks for one request.
     ///
     /// # Errors
-    /// [`BreakerRefusal`] while open, and while half-open when the test requests are given out.
+    /// [`BreakerRefusal`] while open; also while half-open when all test requests are under way.
     pub fn admit(&self, now: Instant) -> Result<Admission, BreakerRefusal> {
         let mut counts = self.lock();
         counts.advance(now);
@@ -114,7 +114,7 @@ impl Breaker {
         })
     }
 
-    /// An HTTP response came, whatever its status.
+    /// An HTTP response came, with any status.
     pub fn succeeded(&self, admission: Admission, now: Instant) -> Option<BreakerChange> {
         let mut counts = self.lock();
         counts.advance(now);
@@ -131,7 +131,7 @@ impl Breaker {
         Some(BreakerChange::Closed)
     }
 
-    /// No HTTP response came, or not in time.
+    /// No HTTP response came in time.
     pub fn failed(&self, admission: Admission, now: Instant) -> Option<BreakerChange> {
         let mut counts = self.lock();
         counts.advance(now);
@@ -148,8 +148,8 @@ impl Breaker {
         Some(BreakerChange::Opened)
     }
 
-    /// The request was given up for a reason that says nothing about the app. Without this a test request whose session
-    /// went away would leave the breaker half-open for ever.
+    /// The request was given up for a reason that says nothing about the app. Without this call, a test request of a session
+    /// that ended would leave the breaker half-open for ever.
     pub fn abandoned(&self, admission: Admission) {
         let mut counts = self.lock();
         if counts.generation == admission.generation {
@@ -157,7 +157,7 @@ impl Breaker {
         }
     }
 
-    /// How it stands at `now`.
+    /// The state at `now`.
     pub fn status(&self, now: Instant) -> BreakerStatus {
         let mut counts = self.lock();
         counts.advance(now);
@@ -168,13 +168,13 @@ impl Breaker {
     }
 
     fn lock(&self) -> MutexGuard<'_, Counts> {
-        // Plain integers cannot be left half-written, so a poisoned lock is still good.
+        // The values are plain integers: a panic cannot leave them half-written, so a poisoned lock is still usable.
         self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Counts {
-    /// Lets the time pass: windows end, an open breaker becomes half-open.
+    /// Applies the time that has passed: windows end, an open breaker becomes half-open.
     fn advance(&mut self, now: Instant) {
         match self.state {
             State::Closed { window_ends } if window_ends < now => {

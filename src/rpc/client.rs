@@ -1,6 +1,6 @@
-//! A call from start to end: a slot, attempts with the breaker asked before each, back-off between them, one result.
+//! A call from start to end: one slot, attempts that the breaker must admit, pauses between them, one result.
 //!
-//! May not look into bodies. Called by `shard` with what `protocol` wrote.
+//! This file does not look into bodies. `shard` calls it with the bodies that `protocol` has written.
 //!
 //! Source: `contract/rpc.md` §5 and §7.
 
@@ -42,12 +42,12 @@ use crate::{
 
 /// Pause before the second attempt; doubled before each further one.
 const RETRY_DELAY: Duration = Duration::from_millis(100);
-/// Longest pause, reached only when the command limit is switched off.
+/// Longest pause, reached only when there is no command limit.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(60);
-/// Longest time for the check at the start; less where calls have less.
+/// Longest time for the check at the start; it has less time if calls have a shorter limit.
 const PROBE_TIMEOUT_MAX: Duration = Duration::from_secs(10);
 
-/// What all shards have in common.
+/// What all shards share.
 pub struct RpcShared {
     target: RpcTarget,
     limiter: Arc<Limiter>,
@@ -118,7 +118,7 @@ impl RpcShared {
         self.limiter.running()
     }
 
-    /// How the circuit breaker stands.
+    /// The state of the circuit breaker.
     pub fn breaker_status(&self) -> BreakerStatus {
         self.breaker.status(Instant::now())
     }
@@ -133,25 +133,25 @@ impl RpcShared {
 pub struct RpcClient {
     shared: Arc<RpcShared>,
     metrics: Arc<Metrics>,
-    /// Whose counters are used.
+    /// The shard whose counters are used.
     shard: usize,
     timeouts: Rc<Timeouts>,
     pool: Rc<Pool>,
 }
 
-/// The connection that an attempt has sent its request on, as far as it came.
+/// The connection on which an attempt has sent its request; `None` before that.
 type InUse = Cell<Option<(Age, SocketAddr)>>;
 
-/// Why one attempt brought no body.
+/// Why an attempt has no body to return.
 enum AttemptError {
-    /// May be tried again.
+    /// The call may try again.
     Transport(TransportError),
-    /// The call ends here.
+    /// The call ends with this error.
     Final(RpcError),
 }
 
 impl RpcClient {
-    /// A client without connections; they are made as calls come. It counts in the block of its shard.
+    /// A client without connections; calls open them. It counts in the metrics of its shard.
     pub fn new(
         shared: Arc<RpcShared>,
         metrics: Arc<Metrics>,
@@ -181,16 +181,16 @@ impl RpcClient {
 
     /// Posts `body` to `<base>/<method>` and returns the body of the 200.
     ///
-    /// Waits for a slot for as long as it takes, first come, first served over all shards. Then the command limit runs:
-    /// attempts that got no HTTP answer are repeated within it. The body is made when the call has its slot: what waits
-    /// holds none. `times` begins where the call was asked for, and is complete when it has come to its end.
+    /// Waits for a slot without a time limit, first come, first served over all shards. Then the command limit begins:
+    /// within it, attempts that got no HTTP answer are repeated. `body` is called only when the call has its slot, so a
+    /// waiting call holds no body. `times` begins when the call was asked for, and is complete when the call has ended.
     ///
     /// # Errors
-    /// [`RpcError`]; what `body` gives in place of a body.
+    /// [`RpcError`]; also the error that `body` returns.
     ///
     /// # Cancel safety
-    /// Dropping the future is how a call is cancelled: it gives the slot back, closes the connection if a request was on its
-    /// way, and counts as canceled.
+    /// Dropping the future cancels the call: the slot is given back, the connection is closed if a request was under way,
+    /// and the call counts as canceled.
     pub async fn call_timed(
         &self,
         method: Method,
@@ -211,7 +211,7 @@ impl RpcClient {
             Ok(body) => {
                 let request = self.shared.target.request(method, sid, &body);
                 drop(body);
-                // In a box of its own: a call that waits for its slot is small.
+                // The future of the attempts is large, so it is boxed: a call that waits for its slot stays small.
                 Box::pin(self.attempts(method, request, started, times)).await
             }
         };
@@ -227,8 +227,8 @@ impl RpcClient {
         result
     }
 
-    /// Asks the app once whether calls can work, and logs what it finds. One request on a connection of its own, outside of
-    /// the limiter and the breaker: it keeps no client waiting, and no client's call fails because of it.
+    /// Asks the app once whether calls can work, and logs the result. This is one request on a connection of its own,
+    /// outside of the limiter and the breaker: it delays no client's call and makes none fail.
     pub async fn check(&self) {
         let result = self.probe().await;
         let url = self.shared.display_url(Method::Connect);
@@ -316,7 +316,7 @@ impl RpcClient {
         }
     }
 
-    /// An attempt failed because of this server: the breaker does not hear of it, the operator does.
+    /// An attempt failed because of this server. The breaker must not count that, but the operator must see it.
     fn note_shortage(&self, cause: &TransportError) {
         self.counters().rpc_shortages_total.add(1);
         let Some(admitted) = self.shared.health.shortage(Instant::now()) else {
@@ -356,7 +356,7 @@ impl RpcClient {
                 Err(AttemptError::Transport(cause)) => cause,
             };
             self.counters().rpc_retries_total.add(1);
-            // What this server lacks may be there in a moment, whatever the number of the attempt.
+            // The resource that this server lacks may be free again soon, so the pause does not grow with the attempts.
             let delay = match cause.shortage() {
                 Some(_) => RETRY_DELAY,
                 None => retry_delay(attempts),
@@ -425,7 +425,8 @@ impl RpcClient {
         }))
     }
 
-    /// What an attempt says about everything that is kept: connections of its age, and the addresses of the name.
+    /// Passes on what the outcome of an attempt says about the connections of the same age and about the addresses of the
+    /// name.
     fn learn(
         &self,
         outcome: Option<&Result<Response, ExchangeError>>,
@@ -456,8 +457,8 @@ impl RpcClient {
         }
     }
 
-    /// One exchange, on a warm connection if there is one. A warm one that turns out closed is nobody's fault: the app may
-    /// close an idle connection at any time, so the request is sent again on a new one without counting as a retry.
+    /// One exchange, on an idle connection if there is one. The app may close an idle connection at any time. If it has, the
+    /// request is sent again on a new connection, and that does not count as a retry.
     async fn exchange(
         &self,
         request: &[u8],
@@ -482,13 +483,13 @@ impl RpcClient {
                 result => return result,
             }
         }
-        // Rare, and large.
+        // Connecting is rare and its future is large, so it is boxed.
         let connection = Box::pin(self.open(deadline)).await?;
         use_it(connection).await
     }
 
-    /// Connects to the first address that answers. While there are more, an address gets its share of the time left, so that
-    /// one black hole does not hide the others.
+    /// Connects to the first address that answers. While more addresses are left, each attempt gets only a share of the
+    /// time, so that an address that never answers does not use up the time of the others.
     async fn open(&self, deadline: Option<Instant>) -> Result<Connection, ExchangeError> {
         let shared = &self.shared;
         let age = shared.kept.age();
@@ -541,7 +542,7 @@ impl RpcClient {
             .map_err(unresolved)
     }
 
-    /// `None`: the time ran out.
+    /// `None`: the time limit has passed.
     async fn within<T>(
         &self,
         limit: Option<Duration>,
@@ -553,7 +554,7 @@ impl RpcClient {
         }
     }
 
-    /// Sleeps before the next attempt. False: the deadline came first, there is none.
+    /// Sleeps before the next attempt. False: the deadline comes first, so there is no next attempt.
     async fn back_off(&self, delay: Duration, deadline: Option<Instant>) -> bool {
         let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
         let pause = left.map_or(delay, |left| left.min(delay));
@@ -569,12 +570,12 @@ impl RpcClient {
     }
 }
 
-/// Zero stands for no limit in the configuration.
+/// 0 in the configuration means no limit.
 fn limit(configured: Duration) -> Option<Duration> {
     (!configured.is_zero()).then_some(configured)
 }
 
-/// The pause after so many attempts.
+/// The pause after this number of attempts.
 fn retry_delay(attempts: u32) -> Duration {
     let doublings = attempts.saturating_sub(1).min(16);
     (RETRY_DELAY * (1 << doublings)).min(RETRY_DELAY_MAX)

@@ -1,6 +1,6 @@
 //! One connection to the app, plain or TLS, and one exchange of request and response on it.
 //!
-//! The only file of `rpc` that moves bytes, together with [`super::tls`]. Called by [`super::client`].
+//! Together with [`super::tls`], this is the only file of `rpc` that reads and writes sockets. Called by [`super::client`].
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -14,9 +14,9 @@ use super::{
 };
 use crate::net::TcpSocket;
 
-/// Bytes asked for in one read. Nearly every answer fits.
+/// Bytes asked for in one read. Nearly every answer fits into them.
 const READ_BYTES: usize = 4 << 10;
-/// Finds an app that vanished without a word when all time limits are switched off.
+/// Finds an app that vanished without closing its connections, also when all time limits are switched off.
 const KEEPALIVE: Duration = Duration::from_secs(15);
 
 /// A connected socket between two exchanges.
@@ -31,21 +31,21 @@ enum Stream {
     Tls(Box<TlsStream>),
 }
 
-/// Why an exchange gave no response.
+/// Why an exchange has no response.
 #[derive(Debug)]
 pub(super) enum ExchangeError {
-    /// The connection broke and not one byte of a response had come.
+    /// The connection broke before any byte of a response had come.
     NothingReceived(TransportError),
-    /// No whole response head came.
+    /// The connection broke, or something else than HTTP came, before a response head was complete.
     Transport(TransportError),
-    /// A response came that cannot be used.
+    /// A response came, but it cannot be used.
     Bad(BadResponse),
     /// The TLS session broke.
     Tls(TlsFailure),
 }
 
 impl Connection {
-    /// Connects, and shakes hands when `tls` says so.
+    /// Connects, and does the TLS handshake if `tls` is given.
     pub async fn open(
         address: SocketAddr,
         age: Age,
@@ -76,12 +76,12 @@ impl Connection {
     /// Sends `request` and reads the response.
     ///
     /// # Cancel safety
-    /// Not cancel safe: after a drop the connection is in the middle of an exchange. It is closed with the future that
-    /// owns it.
+    /// Not cancel safe: after a drop the connection is in the middle of an exchange. The future owns the connection, so the
+    /// drop closes it too.
     pub async fn exchange(&mut self, request: &[u8]) -> Result<Response, ExchangeError> {
         let mut decoder = ResponseDecoder::new();
         let mut buffer = Vec::new();
-        // An app that answers early and closes (401, 413) makes the write fail with its answer ready to be read.
+        // An app that answers early and closes (401, 413) makes the write fail while its answer can be read.
         let unsent = self.write_all(request).await.err();
         loop {
             buffer.clear();
@@ -115,7 +115,8 @@ impl Connection {
         }
     }
 
-    /// Open, and nothing to read: no end of the connection and no bytes that nobody asked for. Costs one system call.
+    /// True when the connection is open and there is nothing to read: neither its end nor bytes that were not asked for.
+    /// Costs one system call.
     pub fn is_quiet(&self) -> bool {
         let tcp = match &self.stream {
             Stream::Plain(tcp) => tcp,
@@ -146,7 +147,7 @@ impl Connection {
     }
 }
 
-/// The error of the write says more than the error of the read that came after it.
+/// The error of the write, if there is one: it says more than the error of the read after it.
 fn first_cause(unsent: Option<TlsError>, read: io::Error) -> io::Error {
     match unsent {
         Some(TlsError::Io(write)) => write,

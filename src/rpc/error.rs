@@ -1,4 +1,4 @@
-//! Why a call to the app failed, and why the client could not start. Read by people: every text says what was tried.
+//! Why a call to the app failed, and why the client could not start. Operators read these texts: each says what was tried.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -30,7 +30,7 @@ pub enum RpcError {
     Timeout {
         /// The request URL.
         url: String,
-        /// Time the last attempt was given.
+        /// Time that the last attempt had.
         limit: Duration,
     },
     /// The app answered with something else than 200. Redirects are not followed.
@@ -47,18 +47,18 @@ pub enum RpcError {
         /// What was wrong with it.
         cause: BadResponse,
     },
-    /// Status 200 with a whole body that is no answer to a call.
+    /// Status 200 with a complete body that is not an answer to a call.
     #[error(transparent)]
     Unreadable(#[from] RpcDecodeError),
-    /// Too many calls failed lately: nothing was sent.
+    /// Too many calls failed lately, so nothing was sent.
     #[error("circuit breaker is open: nothing is sent to the app until it had time to recover")]
     BreakerOpen,
-    /// The memory for clients and requests is used up: nothing was sent.
+    /// The memory for clients and requests is used up, so nothing was sent.
     #[error(
         "the call is not made, the memory for clients and requests is used up (--memory_bytes_max)"
     )]
     NoMemory,
-    /// The session ended while its call waited or ran. Made by the caller that dropped the call, never by the client.
+    /// The session ended while its call waited or ran. The caller that dropped the call makes this error, never the client.
     #[error("the session ended before its call")]
     Canceled,
     /// The TLS session could not be set up or broke. Not retried.
@@ -71,7 +71,7 @@ pub enum RpcError {
     },
 }
 
-/// To the millisecond, and without it where there is none.
+/// In seconds, rounded to a millisecond.
 fn seconds(limit: Duration) -> f64 {
     (limit.as_secs_f64() * 1000.0).round() / 1000.0
 }
@@ -83,7 +83,7 @@ fn attempts_made(attempts: u32) -> String {
     }
 }
 
-/// Tells the operator where to look for the answers that mean a wrong setting; [`super::advice`] says more, once for many
+/// For statuses that mean a wrong setting: where the operator should look. [`super::advice`] says more, in one line for many
 /// calls.
 fn status_hint(status: u16) -> &'static str {
     match status {
@@ -120,7 +120,7 @@ pub enum TransportError {
 }
 
 impl TransportError {
-    /// This server or its machine had not the means for the attempt: it says nothing about the app.
+    /// What this server or its machine lacked for the attempt. Such an error says nothing about the app.
     pub fn shortage(&self) -> Option<Shortage> {
         match self {
             Self::Resolve { cause, .. } | Self::Broken(cause) => Shortage::of(cause),
@@ -130,7 +130,7 @@ impl TransportError {
     }
 }
 
-/// The last address that was tried, and why it failed.
+/// The last address that was tried, and why connecting to it failed.
 #[derive(Debug, Error)]
 #[error("{address}: {cause}")]
 pub struct ConnectFailure {
@@ -143,7 +143,7 @@ pub struct ConnectFailure {
 /// What is wrong with an answer of status 200.
 #[derive(Debug, Error)]
 pub enum BadResponse {
-    /// The body, before or after unpacking, is larger than [`RPC_RESPONSE_BYTES_MAX`].
+    /// The body is larger than [`RPC_RESPONSE_BYTES_MAX`], before or after decompression.
     #[error("body larger than {RPC_RESPONSE_BYTES_MAX} bytes")]
     TooLarge,
     /// The connection ended before the body did.
@@ -155,16 +155,16 @@ pub enum BadResponse {
     /// A chunk does not start with its size or does not end with CRLF.
     #[error("malformed chunk")]
     BadChunk,
-    /// `Content-Encoding: gzip`, but the body is not.
+    /// `Content-Encoding: gzip`, but the body is not gzip.
     #[error("body is not valid gzip: {0}")]
     BadGzip(io::Error),
-    /// An encoding that was not asked for.
+    /// A content encoding that the request did not ask for.
     #[error("body has a content encoding that was not asked for, only gzip was")]
     UnknownEncoding,
 }
 
 impl BadResponse {
-    /// The answer did not come to its end: the connection or whoever is behind it is broken.
+    /// The answer was not complete: the connection or the app behind it is broken.
     pub fn is_cut(&self) -> bool {
         matches!(self, Self::Truncated { .. } | Self::BadChunk)
     }
@@ -173,7 +173,7 @@ impl BadResponse {
 /// What went wrong in TLS.
 #[derive(Debug, Error)]
 pub enum TlsFailure {
-    /// The protocol or a certificate.
+    /// A protocol error, or a certificate that is not trusted.
     #[error(transparent)]
     Protocol(#[from] rustls::Error),
 }

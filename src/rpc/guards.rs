@@ -1,4 +1,5 @@
-//! What a call has to give back, however it ends: dropped half-way, it is canceled and nobody is left waiting.
+//! Guards that undo what a call has taken, also when its future is dropped before the end: the counts, and its admission by
+//! the breaker.
 
 use std::time::Instant;
 
@@ -8,7 +9,8 @@ use super::{
 };
 use crate::metrics::ShardMetrics;
 
-/// One request as the breaker sees it. Dropped without an outcome, it never happened.
+/// One attempt that the breaker has admitted. If it is dropped without an outcome, the breaker counts neither success nor
+/// failure.
 pub(super) struct Trial<'a> {
     breaker: &'a Breaker,
     admission: Option<Admission>,
@@ -44,7 +46,7 @@ impl Drop for Trial<'_> {
     }
 }
 
-/// The lines of the reference, once per change.
+/// Logs the lines of the reference, one for each change.
 fn log_change(change: Option<BreakerChange>) {
     match change {
         Some(BreakerChange::Opened) => {
@@ -57,7 +59,7 @@ fn log_change(change: Option<BreakerChange>) {
     }
 }
 
-/// Counts a call as waiting for as long as it lives.
+/// Counts a call as waiting as long as this value lives.
 pub(super) struct Pending<'a>(&'a ShardMetrics);
 
 impl<'a> Pending<'a> {
@@ -73,7 +75,7 @@ impl Drop for Pending<'_> {
     }
 }
 
-/// Counts a call as canceled unless it comes to its end.
+/// Counts a call as canceled unless the call has ended before the drop.
 pub(super) struct Unfinished<'a>(&'a ShardMetrics);
 
 impl<'a> Unfinished<'a> {

@@ -1,5 +1,5 @@
-//! What the log says about calls in general: a line when they begin to fail, one now and then while they do, one when they
-//! work again. One per process. Pure but for its lock: time is an argument.
+//! What the log says about calls in general: one line when they begin to fail, a few while they fail, and one when they work
+//! again. One instance per process. Pure except for its lock: time is an argument.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::advice::{TROUBLES, Trouble};
 use crate::log::{Admitted, Sparse};
 
-/// How the calls go.
+/// Whether calls fail now, and which lines the log got about it.
 #[derive(Debug, Default)]
 pub struct Health {
     troubled: AtomicBool,
@@ -22,48 +22,48 @@ struct State {
     failed_calls: u64,
 }
 
-/// The end of a trouble.
+/// The end of a series of failures.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Recovery {
-    /// Calls that failed meanwhile; none when only the check at the start did.
+    /// Calls that failed since it began; 0 when only the check at the start failed.
     pub failed_calls: u64,
     pub lasted: Duration,
 }
 
 impl Health {
-    /// The check at the start has failed; it is always logged.
+    /// Call this when the check at the start has failed. The caller always logs that.
     pub fn check_failed(&self, trouble: Trouble, now: Instant) {
         let mut state = self.lock();
-        // A client's call that fails in the next seconds would say the same again.
+        // A client's call that fails in the next seconds would repeat what the check has said.
         let _logged_by_the_caller = state.rates[trouble as usize].admit(now);
         self.begin(&mut state, now);
     }
 
-    /// A call has failed. `Some`: it is to be logged.
+    /// A call has failed. `Some`: the caller must log it.
     pub fn call_failed(&self, trouble: Trouble, now: Instant) -> Option<Admitted> {
         let mut state = self.lock();
         let admitted = state.rates[trouble as usize].admit(now);
         if admitted.is_some() {
             self.begin(&mut state, now);
         }
-        // Counts only what ends with a line: calls that fail now and then are in the metrics.
+        // Only a series of failures that ends with a line is counted here. The metrics count calls that fail now and then.
         if state.since.is_some() {
             state.failed_calls = state.failed_calls.saturating_add(1);
         }
         admitted
     }
 
-    /// An attempt has failed for want of something here; its call goes on. `Some`: it is to be logged.
+    /// An attempt failed because this server lacks a resource; its call goes on. `Some`: the caller must log it.
     pub fn shortage(&self, now: Instant) -> Option<Admitted> {
         self.lock().rates[Trouble::Shortage as usize].admit(now)
     }
 
-    /// A line about trouble was written and none about its end. Every call that succeeds looks at this alone.
+    /// True when the log has a line about a failure and none about its end. A successful call reads only this.
     pub fn is_troubled(&self) -> bool {
         self.troubled.load(Ordering::Relaxed)
     }
 
-    /// A call has succeeded. `Some`: the first one after trouble, to be logged.
+    /// A call has succeeded. `Some`: it is the first one after a failure, and the caller must log it.
     pub fn call_succeeded(&self, now: Instant) -> Option<Recovery> {
         let mut state = self.lock();
         self.troubled.store(false, Ordering::Relaxed);
@@ -80,7 +80,7 @@ impl Health {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        // Plain values cannot be left half-written, so a poisoned lock is still good.
+        // The values are plain: a panic cannot leave them half-written, so a poisoned lock is still usable.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

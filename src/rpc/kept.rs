@@ -1,11 +1,12 @@
-//! Which of the connections that are kept between calls may be used, for all shards together.
+//! Which idle connections to the app may be used, for all shards together.
 //!
-//! An app that is lost without a word (a frozen process, a node that is gone, a name that points elsewhere now) takes all
-//! kept connections with it at once, and nothing tells. So connections have an *age*: all of one age are lost together.
-//! When a call fails on one, all that are as old or older are closed. While one is asked and nothing answers, the others of
-//! its age are left alone: calls open new connections, of the next age, until an answer shows that the old ones are good.
+//! If the app vanishes without closing its connections (a frozen process, a lost node, a name that points elsewhere now),
+//! all idle connections are dead at once, and the kernel does not report it. So each connection has an *age*, and all
+//! connections of one age are treated alike. When a call fails on a connection, all connections of the same age or older are
+//! closed. While a call on an idle connection waits too long for an answer, the other calls leave the idle connections alone
+//! and open new connections, of the next age, until an answer shows that the old ones still work.
 //!
-//! Pure: time is an argument. One lock, held for a few comparisons, taken twice per call.
+//! Pure: time is an argument. One lock, held for a few comparisons; each call takes it twice.
 
 use std::{
     sync::{
@@ -15,44 +16,44 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Which connections were opened at about the same time; grows.
+/// A number for connections that were opened at about the same time. It grows.
 pub(super) type Age = u64;
 
-/// How long kept connections are used while one of them is asked and nothing has answered since.
+/// How long other calls use idle connections while one call waits on such a connection and no answer has come since.
 const PATIENCE: Duration = Duration::from_millis(200);
-/// When nothing has answered for so long before, one call alone tries a kept connection.
+/// If no answer has come for this long, only one call tries an idle connection.
 const QUIET: Duration = Duration::from_secs(1);
-/// Kept connections over all shards: two for each call that may run, and one per shard beside.
+/// Idle connections over all shards: two for each call that may run, and one more for each shard.
 const KEPT_PER_SLOT: usize = 2;
 
-/// What all shards know about kept connections.
+/// What all shards know about idle connections.
 #[derive(Debug)]
 pub(super) struct Kept {
     state: Mutex<State>,
-    /// How many more may be kept.
+    /// How many more connections may be kept.
     places: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    /// Of connections that are opened now.
+    /// Of the connections that are opened now.
     age: Age,
-    /// Younger ones and this may be used.
+    /// Connections of this age or younger may be used.
     usable_from: Age,
-    /// Older ones are lost.
+    /// Connections of a lower age are lost.
     lost_before: Age,
-    /// When a kept connection was asked for the first time since the last answer.
+    /// When an idle connection was used for the first time since the last answer.
     asked_at: Option<Instant>,
     answered_at: Option<Instant>,
 }
 
-/// What to do with a kept connection.
+/// What to do with an idle connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
     Use,
-    /// Nobody knows whether the app is there: open a new one.
+    /// It is not known whether the app still answers on it: open a new one.
     Leave,
-    /// It is as good as closed.
+    /// It is lost: close it.
     Close,
 }
 
@@ -61,7 +62,7 @@ pub(super) enum Verdict {
 pub(super) struct Place(Arc<Kept>);
 
 impl Kept {
-    /// For so many calls at a time. Shards are added as they start.
+    /// `slots`: calls that may run at a time. Shards are added when they start.
     pub fn new(slots: usize) -> Arc<Kept> {
         Arc::new(Kept {
             state: Mutex::default(),
@@ -69,7 +70,7 @@ impl Kept {
         })
     }
 
-    /// One more shard keeps connections.
+    /// Adds the room of one more shard.
     pub fn add_shard(&self) {
         self.places.fetch_add(1, Ordering::Relaxed);
     }
@@ -79,28 +80,28 @@ impl Kept {
         self.lock().age
     }
 
-    /// Asks for the use of a kept connection. What is used must come back through [`Self::answered`] or [`Self::failed`],
-    /// unless its call is given up.
+    /// Asks whether an idle connection may be used. A used connection must be reported by [`Self::answered`] or
+    /// [`Self::failed`], unless its call is cancelled.
     pub fn judge(&self, age: Age, now: Instant) -> Verdict {
         self.lock().judge(age, now)
     }
 
-    /// An app has answered on a connection of this age.
+    /// The app has answered on a connection of this age.
     pub fn answered(&self, age: Age, now: Instant) {
         self.lock().answered(age, now);
     }
 
-    /// A call on a connection of this age has failed: no answer in time, or it broke.
+    /// A call on a connection of this age has failed: no answer came in time, or the connection broke.
     pub fn failed(&self, age: Age) {
         self.lock().failed(age);
     }
 
-    /// Whether connections of this age are to be closed.
+    /// Whether connections of this age must be closed.
     pub fn is_lost(&self, age: Age) -> bool {
         age < self.lock().lost_before
     }
 
-    /// A place for one more kept connection, if there is one.
+    /// The right to keep one more connection; `None` when all are taken.
     pub fn place(self: &Arc<Self>) -> Option<Place> {
         let taken = self
             .places
@@ -111,12 +112,12 @@ impl Kept {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Plain values cannot be left half-written, so a poisoned lock is still good.
+        // The values are plain: a panic cannot leave them half-written, so a poisoned lock is still usable.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The most connections that are kept over all shards.
+/// The most idle connections over all shards.
 pub fn kept_max(slots: usize, shards: usize) -> usize {
     slots.saturating_mul(KEPT_PER_SLOT).saturating_add(shards)
 }
@@ -142,7 +143,7 @@ impl State {
         if now.saturating_duration_since(asked_at) < self.patience(asked_at) {
             return Verdict::Use;
         }
-        // What is opened from now on can be told from what is in doubt.
+        // Connections that are opened from now on get the next age, so that they can be told from the doubtful ones.
         self.age += 1;
         self.usable_from = self.age;
         self.asked_at = None;
@@ -157,7 +158,8 @@ impl State {
     }
 
     fn answered(&mut self, age: Age, now: Instant) {
-        // A late answer on a connection that was given up saves none of the others: they are closed by now, or will be.
+        // A late answer on a connection that was given up does not save the others of its age: they are closed already, or
+        // will be.
         if age < self.lost_before {
             return;
         }
@@ -228,7 +230,7 @@ mod tests {
         assert_eq!(scene.judge(3010, 0), Close);
         assert_eq!(scene.state.age, 1);
         assert_eq!(scene.judge(3010, 1), Use);
-        // Others that were under way fail later, and take nothing younger along.
+        // Other calls that were under way fail later. That must not close younger connections.
         scene.state.failed(0);
         assert_eq!((scene.judge(3011, 1), scene.state.age), (Use, 1));
     }
@@ -241,10 +243,10 @@ mod tests {
         assert_eq!(scene.judge(209, 0), Use);
         assert_eq!(scene.judge(210, 0), Leave);
         assert_eq!((scene.judge(211, 0), scene.state.age), (Leave, 1));
-        // The new ones answer: the old ones are not better known for that.
+        // The new connections answer: that says nothing about the old ones.
         scene.answered(220, 1);
         assert_eq!((scene.judge(230, 0), scene.judge(230, 1)), (Leave, Use));
-        // It was only slow.
+        // The app was only slow.
         scene.answered(600, 0);
         assert_eq!((scene.judge(610, 0), scene.judge(610, 1)), (Use, Use));
     }

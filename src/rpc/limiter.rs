@@ -1,9 +1,9 @@
-//! The concurrency limit over all shards: who may call the app now, and who is next.
+//! The concurrency limit over all shards: which calls to the app may run, and which is next.
 //!
-//! Exact and work-conserving: a slot that is given back goes straight to the next waiter, whatever shard it is on, so no
-//! newcomer can take it in between and no slot is idle while somebody waits. First come, first served within a class; live
-//! calls go before disconnect calls, which in turn cannot starve. One lock guards it all; it is held for a few map
-//! operations, never while a waker runs.
+//! The limit is exact, and no slot is idle while a call waits: a slot that is given back goes straight to the next waiter,
+//! on whatever shard it is, so no new call can take it in between. Within a class the order is first come, first served.
+//! Live calls go before disconnect calls, but cannot starve them. One lock guards the state. It is held for a few map
+//! operations, and never while a waker runs.
 //!
 //! Source: `contract/rpc.md` §7; the classes are ours.
 
@@ -35,16 +35,16 @@ pub struct Permit {
     priority: Priority,
 }
 
-/// A place in the queue; resolves to the slot.
+/// A place in the queue; the future resolves to the slot.
 ///
 /// # Cancel safety
-/// Dropping it leaves the queue; a slot that was already granted goes to the next waiter.
+/// Dropping it leaves the queue; a slot that it was already granted goes to the next waiter.
 #[derive(Debug)]
 #[must_use = "futures do nothing unless polled"]
 pub struct Waiting {
     limiter: Arc<Limiter>,
     priority: Priority,
-    /// `None` once the slot was handed out as a [`Permit`].
+    /// `None` after the slot was handed out as a [`Permit`].
     ticket: Option<u64>,
 }
 
@@ -56,7 +56,7 @@ impl Limiter {
         })
     }
 
-    /// Takes a slot if one is free. Nobody is overtaken: a free slot means an empty queue.
+    /// Takes a slot if one is free. It overtakes no waiter: while a slot is free the queue is empty.
     pub fn try_acquire(self: &Arc<Self>, priority: Priority) -> Option<Permit> {
         let taken = self.lock().try_take(priority);
         taken.then(|| Permit {
@@ -65,7 +65,7 @@ impl Limiter {
         })
     }
 
-    /// Joins the queue at its end. The place is taken now, not at the first poll.
+    /// Joins the queue at its end. The place is taken by this call, not by the first poll.
     pub fn wait(self: &Arc<Self>, priority: Priority) -> Waiting {
         let ticket = self.lock().join(priority, Instant::now());
         Waiting {
@@ -80,17 +80,17 @@ impl Limiter {
         self.lock().running
     }
 
-    /// Gives a slot back and wakes whoever has it now.
+    /// Gives a slot back and wakes the waiter that has it now.
     fn release(&self, priority: Priority) {
         let next = self.lock().release(priority, Instant::now());
-        // Outside the lock: waking another shard takes locks of its own.
+        // Outside the lock, because waking another shard takes locks of its own.
         if let Some(waker) = next {
             waker.wake();
         }
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
-        // Nothing in the guarded code can panic half-way, so a poisoned lock is still good.
+        // Nothing that runs under the lock can panic half-way, so a poisoned lock is still usable.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -112,7 +112,8 @@ impl Future for Waiting {
             self.limiter
                 .lock()
                 .wait_with(ticket, self.priority, context.waker());
-        // A waker can own the last reference to a task, and dropping that task may come back to the limiter.
+        // A waker can own the last reference to a task, and dropping that task may call the limiter: so drop it outside the
+        // lock.
         drop(replaced);
         if waits {
             return Poll::Pending;
@@ -137,7 +138,7 @@ impl Drop for Waiting {
 
 /// The state behind the lock. Pure: time is an argument.
 ///
-/// A ticket is in `live` or `disconnect` for as long as it waits; being granted means being removed.
+/// A ticket is in `live` or `disconnect` while it waits; granting it a slot removes it.
 #[derive(Debug)]
 struct Queue {
     slots: usize,
@@ -146,7 +147,7 @@ struct Queue {
     next_ticket: u64,
     live: BTreeMap<u64, Option<Waker>>,
     disconnect: BTreeMap<u64, DisconnectWaiter>,
-    /// The last grant went to a disconnect call while live calls waited: the next one is theirs.
+    /// The last slot went to a disconnect call while live calls waited, so the next one goes to a live call.
     live_was_passed: bool,
 }
 
@@ -205,7 +206,7 @@ impl Queue {
         ticket
     }
 
-    /// Whether the ticket still waits, and the waker that `waker` took the place of.
+    /// Whether the ticket still waits, and the old waker that `waker` has replaced.
     fn wait_with(
         &mut self,
         ticket: u64,
@@ -226,7 +227,7 @@ impl Queue {
         }
     }
 
-    /// Leaves the queue. `None`: the ticket did not wait any more, its slot is the caller's to give back.
+    /// Leaves the queue. `None`: the ticket had a slot already, and the caller must give that slot back.
     fn leave(&mut self, ticket: u64, priority: Priority) -> Option<Option<Waker>> {
         match priority {
             Priority::Live => self.live.remove(&ticket),
@@ -256,8 +257,8 @@ impl Queue {
         }
     }
 
-    /// Whose turn it is. While live calls wait, disconnect calls get every other slot at most, only those that have waited
-    /// long, and never more than half of all.
+    /// The class that gets the next slot. While live calls wait, disconnect calls get a slot only if they have waited long,
+    /// get every other slot at most, and never more than half of all.
     fn next(&self, now: Instant) -> Option<Priority> {
         let oldest = self
             .disconnect
@@ -297,7 +298,7 @@ mod tests {
 
     use super::*;
 
-    /// A queue with every slot taken by a live call.
+    /// A queue in which live calls have taken all slots.
     fn full(slots: usize) -> Queue {
         let mut queue = Queue::new(slots);
         for _ in 0..slots {
@@ -306,7 +307,7 @@ mod tests {
         queue
     }
 
-    /// Joins the waiters (class, milliseconds), then frees slots one by one at `at` and compares who gets them.
+    /// Adds the waiters (class, milliseconds), then frees slots one by one at `at` and compares which waiters get them.
     fn check(slots: usize, joins: &[(Priority, u64)], at: u64, expected: &[usize]) {
         let start = Instant::now();
         let mut queue = full(slots);

@@ -1,9 +1,9 @@
-//! HTTP calls to the app: what a call costs, when it is made, and how often it is tried.
+//! HTTP calls to the app: the limit, the breaker, the attempts, and the connections.
 //!
-//! Owns the connections to the app and the rules around them. One [`RpcShared`] per process holds what all shards have in
-//! common (the concurrency limit, the circuit breaker, the address of the app); one [`RpcClient`] per shard holds that
-//! shard's warm connections. Bodies are opaque here: `protocol` writes and reads their JSON. Called by `shard::sessions`
-//! and by the disconnect queue; names nothing above itself.
+//! One [`RpcShared`] per process holds what all shards share (the concurrency limit, the circuit breaker, the address of the
+//! app). One [`RpcClient`] per shard holds the idle connections of that shard. This module does not look into bodies:
+//! `protocol` writes and reads their JSON. Called by `shard::sessions` and by the queue of disconnect calls. It names
+//! nothing above itself.
 //!
 //! Source: `contract/rpc.md` §1–§3, §5, §7.
 
@@ -42,12 +42,12 @@ pub enum Method {
     Disconnect,
 }
 
-/// Which calls go first when the app is busy.
+/// Which calls go first when all slots are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Priority {
     /// A client is waiting for the answer.
     Live,
-    /// Nobody is waiting for the answer: runs when no live call waits, or when it has waited long enough.
+    /// No client waits for the answer: the call runs when no live call waits, or when it has waited long enough.
     Disconnect,
 }
 
@@ -57,7 +57,7 @@ pub struct CallTimes {
     queued: Instant,
     waited: Cell<Option<Duration>>,
     ran: Cell<Option<Duration>>,
-    /// The request has been sent, or has begun to be.
+    /// The attempt has begun to send the request.
     sent: Cell<bool>,
 }
 
@@ -72,17 +72,17 @@ impl CallTimes {
         }
     }
 
-    /// A request begins to be sent.
+    /// An attempt begins to send its request.
     pub(crate) fn note_sent(&self) {
         self.sent.set(true);
     }
 
-    /// Whether the app may have got the request, in whatever attempt.
+    /// Whether the app may have got the request, in any attempt.
     pub fn is_sent(&self) -> bool {
         self.sent.get()
     }
 
-    /// How long it waited for its slot, and how long it ran; `None` for one that was cancelled or has not ended.
+    /// How long the call waited for its slot, and how long it ran; `None` if it was cancelled or has not ended.
     pub fn finished(&self) -> Option<(Duration, Duration)> {
         Some((self.waited.get()?, self.ran.get()?))
     }

@@ -1,8 +1,8 @@
-//! The warm connections of one shard.
+//! The idle connections of one shard.
 //!
-//! Last in, first out: under light load few connections do all the work and the others grow old and go. While there are idle
-//! ones, a task looks at them now and then: what the app has closed, what is too old, or what is lost with others of its
-//! age, is closed here too.
+//! Last in, first out: under light load a few connections do all the work, and the others become old and are closed. While
+//! there are idle connections, a task looks at them at intervals. It closes those that the app has closed, those that are
+//! too old, and those that are lost because a call on a connection of the same age has failed.
 
 use std::{
     cell::{Cell, RefCell},
@@ -16,9 +16,9 @@ use super::kept::{Kept, Place, Verdict};
 use crate::net::Timeouts;
 
 /// An idle connection older than this is not used again. Puma closes idle connections after 65 s, and a request sent at that
-/// very moment would be lost and repeated; ten seconds keep clear of it.
+/// moment would be lost and repeated. This leaves ten seconds of distance.
 const IDLE_MAX: Duration = Duration::from_secs(55);
-/// How often idle connections are looked at. It costs one system call for each.
+/// Interval between two looks at the idle connections. A look costs one system call for each.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Idle connections, oldest first.
@@ -27,7 +27,7 @@ pub(super) struct Pool {
     connections_max: usize,
     kept: Arc<Kept>,
     timeouts: Rc<Timeouts>,
-    /// The task that looks at idle connections is there.
+    /// The task that looks at idle connections runs.
     sweeping: Cell<bool>,
 }
 
@@ -49,12 +49,13 @@ impl Pool {
         })
     }
 
-    /// The connection used last, if it is still good: young, open, with nothing to read, and of an age that can be trusted.
+    /// The connection that was used last, if it can still be used: not too old, open, nothing to read, and of an age that
+    /// can be trusted.
     pub fn take(&self, now: Instant) -> Option<Connection> {
         let mut idle = self.idle.borrow_mut();
         while let Some(last) = idle.last() {
             if now.saturating_duration_since(last.since) > IDLE_MAX {
-                // All others are older still.
+                // All others have been idle longer.
                 idle.clear();
                 return None;
             }
@@ -89,7 +90,7 @@ impl Pool {
         }
     }
 
-    /// Closes what must not or cannot be used again. False: nothing is left.
+    /// Closes the connections that must not or cannot be used again. False: none is left.
     fn close_useless(&self, now: Instant) -> bool {
         let mut idle = self.idle.borrow_mut();
         idle.retain(|idle| {
@@ -102,7 +103,7 @@ impl Pool {
     }
 }
 
-/// Looks at the idle connections until there is none.
+/// Looks at the idle connections until none is left.
 async fn sweep(pool: Weak<Pool>, timeouts: Rc<Timeouts>) {
     loop {
         timeouts.sleep(SWEEP_INTERVAL).await;

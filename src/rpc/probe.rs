@@ -1,9 +1,9 @@
-//! The check of the app at the start: one call that no app acts on, and what its answer means. The reading is pure; the
-//! client makes the call.
+//! The check of the app at the start: one call that makes no app do anything, and what its answer means. This file is pure;
+//! the client makes the call.
 //!
-//! The call is a Connect with an empty body. The Rails side looks at the token, then at the path, and then says 422 "Empty
-//! request body" before it runs any code of the app: so one answer tells whether the app is there, whether the secrets are
-//! the same, and whether the path is right. Source: `contract/rpc.md` §9.
+//! The call is a Connect with an empty body. The Rails side looks at the token, then at the path, and then answers 422
+//! "Empty request body" before it runs any code of the app. So one answer tells whether the app is there, whether the
+//! secrets are equal, and whether the path is right. Source: `contract/rpc.md` §9.
 
 use super::advice::{Diagnosis, TokenSource, diagnose, of_status};
 use super::error::RpcError;
@@ -11,28 +11,28 @@ use super::error::RpcError;
 /// The sid of the check, for the app's log.
 pub const PROBE_SID: &str = "ringcable-check";
 
-/// What the Ruby side says to an empty Connect when everything is right.
+/// The status of the Ruby side for an empty Connect when all settings are right.
 const EMPTY_BODY: u16 = 422;
 
 /// What the check found.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Finding {
-    /// Everything is right.
+    /// All settings are right.
     Good(String),
     /// Something answers; only a client's call will show whether it understands RPC.
     Answers(String),
-    /// Calls will fail like this.
+    /// Calls will fail for this reason.
     Trouble(Diagnosis),
 }
 
-/// Reads the outcome of the check of `url`: the status of an answer, or why there is none.
+/// Interprets the outcome of the check of `url`: the status of an answer, or the error.
 pub fn judge(result: &Result<u16, RpcError>, url: &str, token: TokenSource) -> Finding {
     let status = match result {
         Ok(status) => *status,
         Err(error) => {
             return match diagnose(error, url, token) {
                 Some(diagnosis) => Finding::Trouble(diagnosis),
-                // An answer whose body cannot be used is one all the same.
+                // An answer with an unusable body is still an answer.
                 None => Finding::Answers(format!("{url} answers ({error})")),
             };
         }

@@ -1,8 +1,9 @@
-//! Finds the app's addresses without ever blocking a shard: lookups run on a thread of their own.
+//! Finds the app's addresses without blocking a shard: lookups run on a thread of their own.
 //!
-//! One per process. All shards that ask while a lookup runs get its answer. The answer is kept for a moment only, because
-//! a restarted container may come back under another address; connections are kept much longer, so lookups are rare. After
-//! a failed call the answer is not used again at all, and the address of that call is tried after the others for a while.
+//! One instance per process. All shards that ask while a lookup runs get its answer. The answer is kept for a short time
+//! only, because a restarted container may come back under another address. Connections are kept much longer, so lookups are
+//! rare. After a failed call the answer is not used again, and the address of that call is tried after the others for some
+//! time.
 
 use std::{
     future::Future,
@@ -24,7 +25,7 @@ use crate::os::limits::{self, Shortage};
 const ADDRESSES_KEPT_FOR: Duration = Duration::from_secs(1);
 /// How long an address at which a call failed is tried after the others.
 const SUSPECT_FOR: Duration = Duration::from_secs(30);
-/// Addresses under suspicion; beyond them the oldest is forgotten.
+/// Addresses at which calls failed, at most; one more replaces the oldest.
 const SUSPECTS_MAX: usize = 16;
 
 /// Asks for the addresses of a host and port. Blocks.
@@ -36,7 +37,7 @@ pub(super) struct Resolver {
     port: u16,
     ask: Ask,
     state: Mutex<State>,
-    /// There are suspects: without them an answer need not take the lock.
+    /// True when there are suspects. While it is false an answer need not take the lock.
     has_suspects: AtomicBool,
 }
 
@@ -44,11 +45,11 @@ pub(super) struct Resolver {
 struct State {
     /// Lookups that have ended.
     finished: u64,
-    /// The last one's outcome.
+    /// The outcome of the last lookup.
     outcome: Option<(Instant, Outcome)>,
     /// A call has failed since the last outcome.
     doubtful: bool,
-    /// Where calls have failed, and when; the newest is the last.
+    /// Addresses at which calls have failed, and when; the newest is the last.
     suspects: Vec<(SocketAddr, Instant)>,
     running: bool,
     waiting: Vec<Waker>,
@@ -56,7 +57,7 @@ struct State {
 
 type Outcome = Result<Arc<[SocketAddr]>, Failure>;
 
-/// `io::Error` is not `Clone`, and all who wait get the same answer.
+/// `io::Error` is not `Clone`, but several waiters get the same answer.
 #[derive(Debug, Clone)]
 enum Failure {
     Errno(i32),
@@ -87,20 +88,20 @@ fn ask_the_system(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     Ok((host, port).to_socket_addrs()?.collect())
 }
 
-/// Resolves to the addresses. Dropping it leaves the lookup to the others.
+/// Resolves to the addresses. Dropping it does not stop the lookup, which other calls may wait for.
 pub(super) struct Lookup {
     resolver: Arc<Resolver>,
-    /// The answer is good once this many lookups have ended.
+    /// The answer is there when this number of lookups have ended.
     finished_min: u64,
 }
 
 impl Resolver {
-    /// For a host that is a name, or for addresses that need no lookup.
+    /// For a host name, or for an address, which needs no lookup.
     pub fn new(host: &str, port: u16) -> Arc<Resolver> {
         Resolver::asking(host, port, Box::new(ask_the_system))
     }
 
-    /// The same with another way to look a name up.
+    /// As [`Self::new`], with another function that looks up names.
     pub fn asking(host: &str, port: u16, ask: Ask) -> Arc<Resolver> {
         Arc::new(Resolver {
             host: host.to_owned(),
@@ -111,7 +112,7 @@ impl Resolver {
         })
     }
 
-    /// The addresses if they are known at `now`.
+    /// The addresses if they are known and still valid at `now`.
     pub fn known(&self, now: Instant) -> Option<Arc<[SocketAddr]>> {
         let state = self.lock();
         match &state.outcome {
@@ -124,7 +125,7 @@ impl Resolver {
         }
     }
 
-    /// A call has failed, at `address` if it came that far: the name is looked up again before it is used again.
+    /// A call has failed, at `address` if it was known: the name must be looked up before the next use.
     pub fn note_failure(&self, address: Option<SocketAddr>, now: Instant) {
         let mut state = self.lock();
         state.doubtful = true;
@@ -149,7 +150,8 @@ impl Resolver {
             .store(!state.suspects.is_empty(), Ordering::Relaxed);
     }
 
-    /// The addresses in the order in which to try them: those where calls have failed lately are the last, the latest last.
+    /// The addresses in the order in which to try them: those at which calls have failed lately come last, the newest
+    /// failure at the end.
     pub fn ordered(&self, addresses: &[SocketAddr], now: Instant) -> Vec<SocketAddr> {
         let mut state = self.lock();
         let suspects = &mut state.suspects;
@@ -162,7 +164,7 @@ impl Resolver {
     /// Joins the running lookup or starts one.
     ///
     /// # Errors
-    /// When no thread can be started and nothing is known from before.
+    /// No thread can be started, and there is no older answer.
     pub fn lookup(self: &Arc<Self>) -> io::Result<Lookup> {
         let mut state = self.lock();
         let mut finished_min = state.finished + 1;
@@ -173,7 +175,7 @@ impl Resolver {
                 .spawn(move || resolver.run());
             match started {
                 Ok(_) => state.running = true,
-                // Without a thread, what was true before has to do.
+                // No thread can be started, so the older answer is used.
                 Err(_) if matches!(&state.outcome, Some((_, Ok(_)))) => {
                     finished_min = state.finished;
                 }
@@ -190,7 +192,7 @@ impl Resolver {
     fn run(&self) {
         let outcome = match (self.ask)(&self.host, self.port) {
             Ok(addresses) => Ok(addresses.into()),
-            // The C library may call it an unknown name when it could not open its files.
+            // The C library may report an unknown name when it could not open its files.
             Err(error) => Err(Failure::of(
                 &limits::shortage_of_descriptors().unwrap_or(error),
             )),
@@ -199,7 +201,7 @@ impl Resolver {
             let mut state = self.lock();
             state.finished += 1;
             state.running = false;
-            // What was true before is better than nothing when it is this server that could not ask.
+            // This server could not ask, so the older answer is better than none.
             let keeps_last = matches!(&outcome, Err(failure) if failure.is_shortage())
                 && matches!(&state.outcome, Some((_, Ok(_))));
             if !keeps_last {

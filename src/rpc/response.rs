@@ -1,8 +1,8 @@
-//! Reads one HTTP/1.x response out of bytes that come in pieces of any size.
+//! Reads one HTTP/1.x response from bytes that come in pieces of any size.
 //!
-//! Pure: no I/O, no clock. Called by [`super::connection`] with what it read. Only status 200 has a body worth keeping; the
-//! body of any other answer is read to its end if it is short, so that the connection stays usable. What heads and chunks
-//! mean is `wire`'s business.
+//! Pure: no I/O, no clock. [`super::connection`] passes it what it read. Only the body of a 200 is used. The body of any
+//! other answer is read to its end if it is short, so that the connection can be used again. `wire` knows the grammar of
+//! heads and chunks.
 //!
 //! Source: `contract/rpc.md` §2 and §5, RFC 9112 §6 and §7.
 
@@ -21,20 +21,20 @@ pub const RPC_RESPONSE_BYTES_MAX: usize = 16 << 20;
 pub const RPC_HEAD_BYTES_MAX: usize = 64 << 10;
 /// Header fields in one head.
 const HEADERS_MAX: usize = 128;
-/// Body bytes of a failed call that are read for the sake of the connection; a longer body closes it.
+/// Body bytes of a failed call that are read to keep the connection usable. With a longer body the connection is closed.
 const SKIPPED_BYTES_MAX: usize = 64 << 10;
-/// Length of a chunk-size line with its extensions.
+/// Bytes of a chunk-size line with its extensions.
 const CHUNK_LINE_BYTES_MAX: u32 = 4 << 10;
-/// Room made for a body before any of it came, whatever length was announced.
+/// Room that is allocated for a body before its first byte has come, whatever length was announced.
 const BODY_BYTES_RESERVED_MAX: usize = 64 << 10;
-/// How every answer begins: what begins otherwise is not waited for.
+/// The first bytes of every answer. An answer that begins otherwise is refused at once.
 const START: &[u8] = b"HTTP/1.";
 
 /// A whole response.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Response {
     pub status: u16,
-    /// Unpacked. Empty unless the status is 200.
+    /// Decompressed. Empty unless the status is 200.
     pub body: Vec<u8>,
     /// Another request may follow on the same connection.
     pub keep_alive: bool,
@@ -54,9 +54,9 @@ pub(crate) enum ResponseError {
 /// How a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum End {
-    /// The app closed it in good order.
+    /// The app closed it in an orderly way.
     Closed,
-    /// It was reset, or its TLS session has no end: more could have come.
+    /// It was reset, or its TLS session ended without a close_notify: the body may be cut off.
     Broken,
 }
 
@@ -70,7 +70,7 @@ pub(crate) struct ResponseDecoder {
     /// Of the heads that are parsed.
     head_bytes: usize,
     status: u16,
-    /// As received. Of an answer that is not 200 it is dropped in the end.
+    /// As received. Dropped at the end if the status is not 200.
     body: Vec<u8>,
     encoding: Encoding,
     keep_alive: bool,
@@ -106,7 +106,7 @@ impl ResponseDecoder {
         }
     }
 
-    /// True once any byte came.
+    /// True after the first byte.
     pub fn started(&self) -> bool {
         self.head_bytes > 0 || !self.head.is_empty()
     }
@@ -114,7 +114,7 @@ impl ResponseDecoder {
     /// Takes the next piece. `Ok(true)`: the response is complete.
     pub fn push(&mut self, bytes: &[u8]) -> Result<bool, ResponseError> {
         match self.feed(bytes) {
-            // The status already says that the call failed: the connection is all that is lost.
+            // The status already says that the call failed, so only the connection is lost.
             Err(ResponseError::Bad(_)) if self.status != 200 => {
                 self.phase = Phase::Done;
                 self.keep_alive = false;
@@ -129,7 +129,7 @@ impl ResponseDecoder {
         matches!(self.phase, Phase::Head)
     }
 
-    /// The connection has ended. `Ok`: that completed the response.
+    /// The connection has ended. `Ok`: the response is complete now.
     pub fn end(&mut self, end: End) -> Result<(), ResponseError> {
         self.keep_alive = false;
         match (&self.phase, end) {
@@ -146,7 +146,7 @@ impl ResponseDecoder {
         Ok(())
     }
 
-    /// The complete response, unpacked.
+    /// The complete response, decompressed.
     pub fn finish(self) -> Result<Response, BadResponse> {
         debug_assert!(self.is_done(), "only a complete response is taken");
         let body = match self.encoding {
@@ -174,7 +174,7 @@ impl ResponseDecoder {
         Ok(())
     }
 
-    /// Takes what comes next from the start of `bytes`, which holds something; returns how many.
+    /// Takes bytes from the start of `bytes`, which is not empty; returns how many.
     fn take(&mut self, bytes: &[u8]) -> Result<usize, ResponseError> {
         let (taken, is_whole) = match &mut self.phase {
             Phase::Head => return self.take_head(bytes),
@@ -185,14 +185,14 @@ impl ResponseDecoder {
                 *left -= taken as u64;
                 (taken, *left == 0)
             }
-            // What has come is held against the limit below, as in every other body.
+            // No limit here: the limit on all bodies is checked below.
             Phase::Chunked(decoder) => decoder.decode(bytes, &mut self.body, usize::MAX)?,
             Phase::UntilClose => {
                 self.body.extend_from_slice(bytes);
                 (bytes.len(), false)
             }
             Phase::Done => {
-                // Nobody asked for this: what comes next on this connection could not be trusted.
+                // These bytes answer no request, so what follows on this connection cannot be trusted.
                 self.keep_alive = false;
                 return Ok(bytes.len());
             }
@@ -233,7 +233,7 @@ impl ResponseDecoder {
 
     fn start_body(&mut self, head: &ResponseHead) -> Result<(), ResponseError> {
         let framing = head.body_framing()?;
-        // Nobody knows who is right where two headers say how the body ends.
+        // Both headers say how the body ends, and the app and a proxy may disagree about which one counts.
         let is_ambiguous = framing == ResponseBodyFraming::Chunked
             && head.header_values("content-length").next().is_some();
         self.status = head.status();
@@ -249,7 +249,7 @@ impl ResponseDecoder {
                 line_bytes_max: CHUNK_LINE_BYTES_MAX,
                 trailer_bytes_max: self.head_bytes_left() as u32,
             })),
-            // Waiting for the end of a body that nobody reads would only hold the slot.
+            // This body is not used, and waiting for its end would only keep the slot busy.
             ResponseBodyFraming::UntilClose if self.status != 200 => Phase::Done,
             ResponseBodyFraming::UntilClose => Phase::UntilClose,
         };
@@ -277,7 +277,7 @@ impl ResponseDecoder {
     }
 }
 
-/// 101 is final: nobody asked for another protocol, so it is a wrong answer like any other.
+/// 101 is final: this client never asks for another protocol, so 101 is a wrong answer like any other.
 fn is_final(status: u16) -> bool {
     !(100..200).contains(&status) || status == 101
 }
@@ -313,7 +313,7 @@ fn encoding(head: &ResponseHead) -> Encoding {
     }
 }
 
-/// Unpacks gzip, but never more than the limit: a few packed bytes can stand for gigabytes.
+/// Decompresses gzip, up to the limit: a few compressed bytes can stand for gigabytes.
 fn unpack(packed: &[u8]) -> Result<Vec<u8>, BadResponse> {
     let mut body = Vec::new();
     let limit = RPC_RESPONSE_BYTES_MAX as u64 + 1;

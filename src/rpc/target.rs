@@ -1,4 +1,4 @@
-//! Where the app is: the configured URL, taken apart once, and the request heads made from it.
+//! Where the app is: the parsed URL of the configuration, and the request heads made from it.
 //!
 //! Pure. The URL is the only place that may hold credentials; [`RpcTarget::display_url`] leaves them out.
 //!
@@ -12,14 +12,14 @@ use thiserror::Error;
 use super::Method;
 use crate::wire::percent;
 
-/// What the query of the check says, so that it can be told from a client in the app's log.
+/// The query of the check at the start: it tells the check from a client's call in the app's log.
 const CHECK_QUERY: &str = "ringcable=start-check";
 
 const METHODS: [Method; 3] = [Method::Connect, Method::Command, Method::Disconnect];
 
-/// The app's address and everything of a request that is the same for every call.
+/// The app's address, and all parts of a request that are the same for every call.
 ///
-/// Not `Debug`: it holds the secret.
+/// Not `Debug`, because it holds the secret.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RpcTarget {
     /// True for `https`.
@@ -32,9 +32,9 @@ pub struct RpcTarget {
     base: String,
     /// Per [`Method`]: request line and headers up to the value of `Content-Length`.
     heads: [String; 3],
-    /// The same of the check at the start.
+    /// The same for the check at the start.
     check_head: String,
-    /// From the end of `Content-Length` to the value of `X-Anycable-Meta-Sid`.
+    /// What stands between the value of `Content-Length` and the value of `X-Anycable-Meta-Sid`.
     middle: String,
 }
 
@@ -50,7 +50,7 @@ pub enum UrlError {
     /// Nothing between the slashes.
     #[error("has no host")]
     NoHost,
-    /// Characters that no host name has, or a bracket without its partner.
+    /// Characters that no host name has, or an unmatched bracket.
     #[error("invalid host {0:?}")]
     Host(String),
     /// Not a number from 1 to 65535.
@@ -62,8 +62,8 @@ pub enum UrlError {
 }
 
 impl RpcTarget {
-    /// Takes the base URL apart and renders the heads. `token` is sent as `Bearer`; without one, credentials in the URL are
-    /// sent as `Basic`.
+    /// Parses the base URL and writes the heads. `token` is sent as `Bearer`; without one, credentials in the URL are sent
+    /// as `Basic`.
     ///
     /// # Errors
     /// [`UrlError`] when `url` is not an absolute `http` or `https` URL.
@@ -117,15 +117,15 @@ impl RpcTarget {
         })
     }
 
-    /// The whole request: head and body in one buffer, to be written at once.
+    /// The whole request: head and body in one buffer, so that one write sends it.
     ///
-    /// Characters of `sid` that cannot be in a header are left out.
+    /// Characters of `sid` that a header must not contain are left out.
     pub fn request(&self, method: Method, sid: &str, body: &[u8]) -> Vec<u8> {
         self.with_head(&self.heads[method as usize], sid, body)
     }
 
-    /// The request of the check at the start: a Connect without a body, which the query names in the app's log. The Ruby
-    /// side looks at the path alone. Source: `contract/rpc.md` §1, §9.
+    /// The request of the check at the start: a Connect without a body. Its query shows what it is in the app's log. The
+    /// Ruby side looks only at the path. Source: `contract/rpc.md` §1, §9.
     pub fn check_request(&self, sid: &str) -> Vec<u8> {
         self.with_head(&self.check_head, sid, b"")
     }
@@ -147,7 +147,7 @@ impl RpcTarget {
         format!("{}/{}", self.base, method.path_segment())
     }
 
-    /// The address, when the host is one and needs no lookup.
+    /// The address if the host is an IP address, which needs no lookup.
     pub fn ip(&self) -> Option<IpAddr> {
         self.host.parse().ok()
     }
@@ -164,7 +164,7 @@ impl Method {
     }
 }
 
-/// The URL as configured, without what may be secret in it. For URLs that cannot be parsed.
+/// The configured URL without the parts that may be secret. For URLs that cannot be parsed.
 pub fn without_secrets(url: &str) -> String {
     let end = url.find(['?', '#']).unwrap_or(url.len());
     let start = url.find("://").map_or(0, |at| at + 3);
@@ -246,7 +246,7 @@ fn clean_path(path: &str) -> Result<String, UrlError> {
         .fold(String::new(), |path, segment| path + "/" + segment))
 }
 
-/// Percent-encodes what may not stand in a request target; what is encoded already stays.
+/// Percent-encodes the characters that a request target must not contain; existing escapes stay.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
     for byte in text.bytes() {

@@ -1,6 +1,6 @@
-//! TLS to the app: which roots are trusted, and a rustls session driven over a socket.
+//! TLS to the app: which roots are trusted, and a rustls session on a socket.
 //!
-//! rustls does no I/O itself: it turns plain bytes into records and back. [`TlsStream`] moves the records.
+//! rustls does no I/O: it turns plain bytes into records and back. [`TlsStream`] reads and writes the records.
 
 use std::{
     io::{self, Read, Write},
@@ -17,13 +17,13 @@ use rustls::{
 use super::error::StartError;
 use crate::{config::RpcTlsConfig, net::TcpSocket};
 
-/// Bytes read from the socket at a time: one record of the largest size and its header.
+/// Bytes read from the socket at a time: the largest record with its header.
 const RECORD_BYTES_MAX: usize = (16 << 10) + 256;
 
 /// Why a TLS connection could not be used.
 #[derive(Debug)]
 pub(super) enum TlsError {
-    /// The socket failed: a transport error like any other.
+    /// The socket failed: this is a transport error.
     Io(io::Error),
     /// The two sides do not agree, or a certificate is not trusted.
     Protocol(Error),
@@ -76,7 +76,7 @@ fn roots(root_ca: &str) -> Result<RootCertStore, StartError> {
         })?;
         read.as_slice()
     };
-    // Blocks that are no certificate are passed over: bundles often come with comments and keys.
+    // Blocks that are not a certificate are skipped: bundles often contain comments and keys.
     store.add_parsable_certificates(CertificateDer::pem_slice_iter(pem).filter_map(Result::ok));
     if store.is_empty() {
         Err(StartError::RootCaEmpty)
@@ -89,16 +89,16 @@ fn roots(root_ca: &str) -> Result<RootCertStore, StartError> {
 pub(super) struct TlsStream {
     tcp: TcpSocket,
     session: ClientConnection,
-    /// For records on their way in and out.
+    /// For records, incoming or outgoing.
     buffer: Vec<u8>,
-    /// Unpacked and not yet asked for; at most what one read from the socket brought.
+    /// Decrypted bytes that were not asked for yet: at most those of one read from the socket.
     plain: Vec<u8>,
-    /// The app said that it sends no more.
+    /// The app has announced the end of its data.
     closed: bool,
 }
 
 impl TlsStream {
-    /// Shakes hands on a connected socket.
+    /// Does the handshake on a connected socket.
     pub async fn connect(
         tcp: TcpSocket,
         config: Arc<ClientConfig>,
@@ -129,7 +129,7 @@ impl TlsStream {
     pub async fn write_all(&mut self, bytes: &[u8]) -> Result<(), TlsError> {
         let mut rest = bytes;
         while !rest.is_empty() {
-            // rustls takes no more than its own buffer limit at a time.
+            // rustls takes at most as much as its buffer limit at a time.
             let taken = self.session.writer().write(rest)?;
             rest = &rest[taken..];
             self.flush().await?;
@@ -137,13 +137,13 @@ impl TlsStream {
         Ok(())
     }
 
-    /// Appends plain bytes to `output`; 0 is the end of the connection, announced as TLS asks for.
+    /// Appends plain bytes to `output`; 0 is the end of the connection, announced by close_notify.
     pub async fn read(&mut self, output: &mut Vec<u8>) -> Result<usize, TlsError> {
         while self.plain.is_empty() {
             if self.closed {
                 return Ok(0);
             }
-            // rustls may owe an answer, for example to a key update.
+            // rustls may have to answer, for example to a key update.
             self.flush().await?;
             if self.fill().await? == 0 {
                 return Err(TlsError::Io(io::ErrorKind::UnexpectedEof.into()));
@@ -166,7 +166,7 @@ impl TlsStream {
         Ok(())
     }
 
-    /// Reads from the socket once and lets rustls work on it. 0 is the end of the connection.
+    /// Reads from the socket once and passes the bytes to rustls. 0 is the end of the connection.
     async fn fill(&mut self) -> Result<usize, TlsError> {
         self.buffer.clear();
         let count = self.tcp.read(&mut self.buffer, RECORD_BYTES_MAX).await?;
@@ -174,7 +174,8 @@ impl TlsStream {
         let processed = self.process(&records);
         self.buffer = records;
         if let Err(TlsError::Protocol(_)) = &processed {
-            // The alert that tells the app why. The connection is lost already, so a failure to send it changes nothing.
+            // This sends the alert that tells the app the reason. The connection is lost already, so a failed write changes
+            // nothing.
             self.flush().await.ok();
         }
         processed.map(|()| count)
@@ -188,7 +189,7 @@ impl TlsStream {
                 .process_new_packets()
                 .map_err(TlsError::Protocol)?;
             self.closed |= state.peer_has_closed();
-            // Taken out at once: with one record waiting inside, rustls refuses the next.
+            // The plain bytes are taken out at once: while decrypted bytes wait inside, rustls refuses more records.
             let start = self.plain.len();
             self.plain
                 .resize(start + state.plaintext_bytes_to_read(), 0);
@@ -198,7 +199,7 @@ impl TlsStream {
     }
 }
 
-/// `rpc_tls_verify=false`: any certificate will do, but the other side must still hold its key.
+/// `rpc_tls_verify=false`: every certificate is accepted, but the other side must still prove that it has the key.
 #[derive(Debug)]
 struct Unverified(Arc<CryptoProvider>);
 

@@ -10,7 +10,8 @@ use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 use super::*;
 use crate::config::RpcTlsConfig;
 
-/// Two addresses with one port: at the first the kernel accepts and nobody ever answers, at the second an app does.
+/// Two addresses with the same port. At the first the kernel accepts connections and nothing answers; at the second an app
+/// answers.
 fn frozen_and_good() -> ([SocketAddr; 2], TcpListener) {
     loop {
         let frozen = TcpListener::bind((Ipv4Addr::new(127, 0, 0, 2), 0)).expect("a free port");
@@ -22,7 +23,7 @@ fn frozen_and_good() -> ([SocketAddr; 2], TcpListener) {
             for stream in good.incoming() {
                 let mut stream = stream.expect("accepted");
                 thread::spawn(move || {
-                    // Ends with the client's connection.
+                    // The loop ends when the client closes.
                     while stream.read(&mut [0; 4096]).is_ok_and(|bytes| bytes > 0) {
                         let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
                         stream.write_all(answer).expect("open");
@@ -35,7 +36,7 @@ fn frozen_and_good() -> ([SocketAddr; 2], TcpListener) {
     }
 }
 
-/// The outcomes of `calls` calls to a name that stands for `names`, which is changed after the first one.
+/// The outcomes of `calls` calls to a name that first resolves to `names`, and after the first call to `later`.
 async fn outcomes(names: Vec<SocketAddr>, later: Vec<SocketAddr>, calls: usize) -> Vec<bool> {
     let config = RpcConfig {
         endpoint: RpcEndpoint::Http(format!("http://web:{}", names[0].port())),

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// Feeds `input` in pieces of `size` bytes, then the end of the connection if the response asks for more.
+/// Feeds `input` in pieces of `size` bytes, then the end of the connection if the response is not complete without it.
 fn decode(input: &[u8], size: usize) -> Result<Response, String> {
     let mut decoder = ResponseDecoder::new();
     for piece in input.chunks(size) {
@@ -19,7 +19,7 @@ fn decode(input: &[u8], size: usize) -> Result<Response, String> {
     decoder.finish().map_err(|error| format!("{error:?}"))
 }
 
-/// The same answer must come out however the bytes are cut. `Err` is the start of the debug text.
+/// The result must not depend on the pieces. `Err` is the start of the debug text.
 fn check(input: impl AsRef<[u8]>, expected: Result<(u16, &str, bool), &str>) {
     let input = input.as_ref();
     for size in [1, 2, 3, 7, 64, usize::MAX] {
