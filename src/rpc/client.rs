@@ -18,13 +18,13 @@ use rustls::{ClientConfig, pki_types::ServerName};
 
 use super::{
     CallTimes, Method, Priority,
-    advice::{TokenSource, Trouble, diagnose},
     breaker::{Breaker, BreakerStatus},
     connection::{Connection, ExchangeError},
+    diagnosis::{TokenSource, Trouble, diagnose},
     error::{ConnectFailure, RpcError, StartError, TlsFailure, TransportError},
-    guards::{Pending, Trial, Unfinished},
+    guards::{AdmittedAttempt, Pending, Unfinished},
     health::Health,
-    kept::{Age, Kept},
+    idle::{Age, IdlePolicy},
     limiter::{Limiter, Permit},
     pool::Pool,
     probe::{Finding, PROBE_SID, judge},
@@ -55,7 +55,7 @@ pub struct RpcShared {
     health: Health,
     token_source: TokenSource,
     resolver: Arc<Resolver>,
-    kept: Arc<Kept>,
+    idle: Arc<IdlePolicy>,
     tls: Option<(Arc<ClientConfig>, ServerName<'static>)>,
     concurrency: usize,
     /// `None` = no limit.
@@ -99,7 +99,7 @@ impl RpcShared {
                 (Some(_), false) => TokenSource::Own,
             },
             resolver: Resolver::new(&target.host, target.port),
-            kept: Kept::new(config.concurrency.max(1)),
+            idle: IdlePolicy::new(config.concurrency.max(1)),
             tls,
             concurrency: config.concurrency.max(1),
             request_timeout: limit(config.request_timeout),
@@ -158,9 +158,9 @@ impl RpcClient {
         shard: usize,
         timeouts: Rc<Timeouts>,
     ) -> Rc<RpcClient> {
-        shared.kept.add_shard();
-        let kept = Arc::clone(&shared.kept);
-        let pool = Pool::new(shared.concurrency, kept, Rc::clone(&timeouts));
+        shared.idle.add_shard();
+        let policy = Arc::clone(&shared.idle);
+        let pool = Pool::new(shared.concurrency, policy, Rc::clone(&timeouts));
         Rc::new(RpcClient {
             shared,
             metrics,
@@ -382,7 +382,8 @@ impl RpcClient {
         let now = Instant::now();
         let left = deadline.map(|deadline| deadline.saturating_duration_since(now));
         let limit = self.shared.request_timeout.into_iter().chain(left).min();
-        let trial = Trial::start(&self.shared.breaker, now).map_err(AttemptError::Final)?;
+        let attempt =
+            AdmittedAttempt::start(&self.shared.breaker, now).map_err(AttemptError::Final)?;
         let in_use = InUse::default();
         let exchange = pin!(self.exchange(request, limit.map(|limit| now + limit), &in_use, times));
         let outcome = self.within(limit, exchange).await;
@@ -391,7 +392,7 @@ impl RpcClient {
         let url = || self.shared.display_url(method);
         Err(AttemptError::Final(match outcome {
             Some(Ok(response)) => {
-                trial.succeeded();
+                attempt.succeeded();
                 if response.status == 200 {
                     return Ok(response.body);
                 }
@@ -400,22 +401,22 @@ impl RpcClient {
                 }
             }
             Some(Err(ExchangeError::Bad(cause))) => {
-                trial.succeeded();
+                attempt.succeeded();
                 RpcError::BadResponse { url: url(), cause }
             }
             Some(Err(ExchangeError::NothingReceived(cause) | ExchangeError::Transport(cause))) => {
                 match cause.shortage() {
                     Some(_) => self.note_shortage(&cause),
-                    None => trial.failed(),
+                    None => attempt.failed(),
                 }
                 return Err(AttemptError::Transport(cause));
             }
             Some(Err(ExchangeError::Tls(cause))) => {
-                trial.failed();
+                attempt.failed();
                 RpcError::Tls { url: url(), cause }
             }
             None => {
-                trial.failed();
+                attempt.failed();
                 self.counters().rpc_timeout_total.add(1);
                 RpcError::Timeout {
                     url: url(),
@@ -446,11 +447,11 @@ impl RpcClient {
         };
         match in_use {
             Some((age, address)) if answered => {
-                shared.kept.answered(age, now);
+                shared.idle.answered(age, now);
                 shared.resolver.note_answer(address);
             }
             Some((age, address)) => {
-                shared.kept.failed(age);
+                shared.idle.failed(age);
                 shared.resolver.note_failure(Some(address), now);
             }
             None => shared.resolver.note_failure(None, now),
@@ -492,7 +493,7 @@ impl RpcClient {
     /// time, so that an address that never answers does not use up the time of the others.
     async fn open(&self, deadline: Option<Instant>) -> Result<Connection, ExchangeError> {
         let shared = &self.shared;
-        let age = shared.kept.age();
+        let age = shared.idle.age();
         let addresses = self.addresses().await?;
         let addresses = shared.resolver.ordered(&addresses, Instant::now());
         let mut failure = None;

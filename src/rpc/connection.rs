@@ -8,7 +8,7 @@ use rustls::{ClientConfig, pki_types::ServerName};
 
 use super::{
     error::{BadResponse, TlsFailure, TransportError},
-    kept::Age,
+    idle::Age,
     response::{End, Response, ResponseDecoder, ResponseError},
     tls::{TlsError, TlsStream},
 };

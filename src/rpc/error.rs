@@ -83,8 +83,8 @@ fn attempts_made(attempts: u32) -> String {
     }
 }
 
-/// For statuses that mean a wrong setting: where the operator should look. [`super::advice`] says more, in one line for many
-/// calls.
+/// For statuses that mean a wrong setting: where the operator should look. [`super::diagnosis`] says more, in one line for
+/// many calls.
 fn status_hint(status: u16) -> &'static str {
     match status {
         300..=399 => " (redirects are not followed: check rpc_host)",

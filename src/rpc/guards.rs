@@ -11,15 +11,15 @@ use crate::metrics::ShardMetrics;
 
 /// One attempt that the breaker has admitted. If it is dropped without an outcome, the breaker counts neither success nor
 /// failure.
-pub(super) struct Trial<'a> {
+pub(super) struct AdmittedAttempt<'a> {
     breaker: &'a Breaker,
     admission: Option<Admission>,
 }
 
-impl<'a> Trial<'a> {
-    pub fn start(breaker: &'a Breaker, now: Instant) -> Result<Trial<'a>, RpcError> {
+impl<'a> AdmittedAttempt<'a> {
+    pub fn start(breaker: &'a Breaker, now: Instant) -> Result<AdmittedAttempt<'a>, RpcError> {
         let admission = breaker.admit(now).map_err(|_| RpcError::BreakerOpen)?;
-        Ok(Trial {
+        Ok(AdmittedAttempt {
             breaker,
             admission: Some(admission),
         })
@@ -38,7 +38,7 @@ impl<'a> Trial<'a> {
     }
 }
 
-impl Drop for Trial<'_> {
+impl Drop for AdmittedAttempt<'_> {
     fn drop(&mut self) {
         if let Some(admission) = self.admission.take() {
             self.breaker.abandoned(admission);

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::advice::{TROUBLES, Trouble};
+use super::diagnosis::{TROUBLES, Trouble};
 use crate::log::{Admitted, Sparse};
 
 /// Whether calls fail now, and which lines the log got about it.

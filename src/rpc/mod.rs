@@ -7,14 +7,14 @@
 //!
 //! Source: `contract/rpc.md` §1–§3, §5, §7.
 
-mod advice;
 mod breaker;
 mod client;
 mod connection;
+mod diagnosis;
 mod error;
 mod guards;
 mod health;
-mod kept;
+mod idle;
 mod limiter;
 mod pool;
 mod probe;
@@ -28,7 +28,7 @@ use std::time::{Duration, Instant};
 
 pub use client::{RpcClient, RpcShared};
 pub use error::{BadResponse, RpcError, StartError};
-pub(crate) use kept::kept_max;
+pub(crate) use idle::idle_connections_max;
 pub(crate) use target::without_secrets;
 
 /// What the app is asked. The lower-case name is the last segment of the request path.

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::connection::Connection;
-use super::kept::{Kept, Place, Verdict};
+use super::idle::{IdlePolicy, Place, Verdict};
 use crate::net::Timeouts;
 
 /// An idle connection older than this is not used again. Puma closes idle connections after 65 s, and a request sent at that
@@ -25,7 +25,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 pub(super) struct Pool {
     idle: RefCell<Vec<Idle>>,
     connections_max: usize,
-    kept: Arc<Kept>,
+    policy: Arc<IdlePolicy>,
     timeouts: Rc<Timeouts>,
     /// The task that looks at idle connections runs.
     sweeping: Cell<bool>,
@@ -39,11 +39,15 @@ struct Idle {
 
 impl Pool {
     /// Keeps at most `connections_max` idle connections, and no more than all shards may keep together.
-    pub fn new(connections_max: usize, kept: Arc<Kept>, timeouts: Rc<Timeouts>) -> Rc<Pool> {
+    pub fn new(
+        connections_max: usize,
+        policy: Arc<IdlePolicy>,
+        timeouts: Rc<Timeouts>,
+    ) -> Rc<Pool> {
         Rc::new(Pool {
             idle: RefCell::new(Vec::new()),
             connections_max,
-            kept,
+            policy,
             timeouts,
             sweeping: Cell::new(false),
         })
@@ -60,7 +64,7 @@ impl Pool {
                 return None;
             }
             let verdict = match last.connection.is_quiet() {
-                true => self.kept.judge(last.connection.age(), now),
+                true => self.policy.judge(last.connection.age(), now),
                 false => Verdict::Close,
             };
             match verdict {
@@ -76,8 +80,8 @@ impl Pool {
     pub fn put(self: &Rc<Self>, connection: Connection, now: Instant) {
         let mut idle = self.idle.borrow_mut();
         if idle.len() < self.connections_max
-            && !self.kept.is_lost(connection.age())
-            && let Some(place) = self.kept.place()
+            && !self.policy.is_lost(connection.age())
+            && let Some(place) = self.policy.place()
         {
             idle.push(Idle {
                 connection,
@@ -95,7 +99,7 @@ impl Pool {
         let mut idle = self.idle.borrow_mut();
         idle.retain(|idle| {
             now.saturating_duration_since(idle.since) <= IDLE_MAX
-                && !self.kept.is_lost(idle.connection.age())
+                && !self.policy.is_lost(idle.connection.age())
                 && idle.connection.is_quiet()
         });
         self.sweeping.set(!idle.is_empty());

@@ -5,7 +5,7 @@
 //! "Empty request body" before it runs any code of the app. So one answer tells whether the app is there, whether the
 //! secrets are equal, and whether the path is right. Source: `contract/rpc.md` §9.
 
-use super::advice::{Diagnosis, TokenSource, diagnose, of_status};
+use super::diagnosis::{Diagnosis, TokenSource, diagnose, of_status};
 use super::error::RpcError;
 
 /// The sid of the check, for the app's log.
@@ -55,7 +55,7 @@ pub fn judge(result: &Result<u16, RpcError>, url: &str, token: TokenSource) -> F
 
 #[cfg(test)]
 mod tests {
-    use super::super::advice::Trouble;
+    use super::super::diagnosis::Trouble;
     use super::super::error::{BadResponse, TransportError};
     use super::*;
 

@@ -44,7 +44,7 @@ impl Plan {
             None => rpc,
         };
         let calls = config.rpc.concurrency.max(1);
-        let calls_kept = rpc::kept_max(calls, shards);
+        let calls_kept = rpc::idle_connections_max(calls, shards);
         Ok(Self {
             shards,
             open_files: OpenFiles::share_out(open_files, shards, calls, calls_kept),

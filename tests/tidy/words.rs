@@ -58,7 +58,7 @@ const SEVERAL_MEANINGS: &[(&str, &str)] = &[
     ("Permit", "mesh: for a socket; rpc: for a call"),
     (
         "Place",
-        "rpc: of a kept connection; shard: of a session in the schedule",
+        "rpc: of an idle connection; shard: of a session in the schedule",
     ),
     ("Reader", "protocol: of JSON; shard: of a client's socket"),
     (
@@ -75,7 +75,7 @@ const SEVERAL_MEANINGS: &[(&str, &str)] = &[
     ("Token", "config: a bearer's; reactor: of a session"),
     (
         "Verdict",
-        "check: on a fact; console: on a request; rpc: on a kept connection",
+        "check: on a fact; console: on a request; rpc: on an idle connection",
     ),
 ];
 

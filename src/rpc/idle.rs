@@ -24,11 +24,11 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// If no answer has come for this long, only one call tries an idle connection.
 const QUIET: Duration = Duration::from_secs(1);
 /// Idle connections over all shards: two for each call that may run, and one more for each shard.
-const KEPT_PER_SLOT: usize = 2;
+const IDLE_CONNECTIONS_PER_SLOT: usize = 2;
 
 /// What all shards know about idle connections.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(super) struct IdlePolicy {
     state: Mutex<State>,
     /// How many more connections may be kept.
     places: AtomicUsize,
@@ -59,14 +59,14 @@ pub(super) enum Verdict {
 
 /// The right to keep one connection; dropping it gives the right back.
 #[derive(Debug)]
-pub(super) struct Place(Arc<Kept>);
+pub(super) struct Place(Arc<IdlePolicy>);
 
-impl Kept {
+impl IdlePolicy {
     /// `slots`: calls that may run at a time. Shards are added when they start.
-    pub fn new(slots: usize) -> Arc<Kept> {
-        Arc::new(Kept {
+    pub fn new(slots: usize) -> Arc<IdlePolicy> {
+        Arc::new(IdlePolicy {
             state: Mutex::default(),
-            places: AtomicUsize::new(kept_max(slots, 0)),
+            places: AtomicUsize::new(idle_connections_max(slots, 0)),
         })
     }
 
@@ -118,8 +118,10 @@ impl Kept {
 }
 
 /// The most idle connections over all shards.
-pub fn kept_max(slots: usize, shards: usize) -> usize {
-    slots.saturating_mul(KEPT_PER_SLOT).saturating_add(shards)
+pub fn idle_connections_max(slots: usize, shards: usize) -> usize {
+    slots
+        .saturating_mul(IDLE_CONNECTIONS_PER_SLOT)
+        .saturating_add(shards)
 }
 
 impl Drop for Place {
@@ -236,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn while_nothing_answers_calls_leave_the_kept_ones_alone() {
+    fn while_nothing_answers_calls_leave_the_idle_ones_alone() {
         let mut scene = Scene::new();
         scene.answered(0, 0);
         assert_eq!(scene.judge(10, 0), Use);
@@ -271,13 +273,13 @@ mod tests {
 
     #[test]
     fn places_run_out_and_come_back() {
-        let kept = Kept::new(1);
-        (0..2).for_each(|_| kept.add_shard());
-        let places: Vec<Place> = (0..kept_max(1, 2))
-            .map(|_| kept.place().expect("free"))
+        let policy = IdlePolicy::new(1);
+        (0..2).for_each(|_| policy.add_shard());
+        let places: Vec<Place> = (0..idle_connections_max(1, 2))
+            .map(|_| policy.place().expect("free"))
             .collect();
-        assert!(kept.place().is_none());
+        assert!(policy.place().is_none());
         drop(places);
-        assert!(kept.place().is_some());
+        assert!(policy.place().is_some());
     }
 }
