@@ -21,12 +21,12 @@ pub use self::yields::Yields;
 use crate::net::tls::{OPENING_BYTES, PLAIN_HTTP_ANSWER, ServerTls, TlsSession, is_plain_http};
 use crate::os::sockets;
 
-/// Ciphertext read at once: most heads, and the handshake's messages, come in one read.
+/// Ciphertext bytes per read: most heads, and the messages of the handshake, come in one read.
 const RECORD_READ_BYTES: usize = 4096;
-/// Bytes of a client that does not speak TLS that are thrown away, so that the answer is not overtaken by a reset.
+/// Bytes that are read and dropped from a client that does not speak TLS: without this a reset could overtake the answer.
 const REFUSED_BYTES_MAX: usize = 64 << 10;
 
-/// Which driver serves readiness, for monoio and the reactor alike.
+/// The driver that reports readiness, to monoio and to the reactor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Driver {
     IoUring,
@@ -43,7 +43,7 @@ impl Driver {
     }
 }
 
-/// A listening socket. Accepts in batches: one readiness, then plain accepts until none waits.
+/// A listening socket. Accepts in batches: one readiness, then accepts until no connection waits.
 pub struct Listener {
     listener: std::net::TcpListener,
     readiness: TcpListener,
@@ -62,7 +62,7 @@ impl Listener {
         })
     }
 
-    /// Waits until a connection waits.
+    /// Waits until a connection can be accepted.
     ///
     /// # Errors
     /// The driver's.
@@ -70,7 +70,7 @@ impl Listener {
         self.readiness.readable(false).await
     }
 
-    /// Takes one waiting connection, non-blocking and with its options set; `None` when there is none.
+    /// Accepts one waiting connection, non-blocking and with its options set; `None` when there is none.
     ///
     /// # Errors
     /// Those of accept4(2): EMFILE when out of descriptors, ECONNABORTED when the client has left already, …
@@ -83,20 +83,20 @@ impl Listener {
     }
 }
 
-/// A client socket in its HTTP phase, with or without TLS: what is read and written is HTTP either way.
+/// A client socket in its HTTP phase. With TLS or without, what is read and written here is HTTP.
 pub struct Socket {
     tcp: TcpSocket,
     tls: Option<Box<TlsLayer>>,
 }
 
-/// What a socket of the HTTP phase needs beside the TLS state.
+/// What TLS needs for a socket of the HTTP phase.
 struct TlsLayer {
     session: TlsSession,
     /// Decrypted and not read yet.
     plain: Vec<u8>,
-    /// Ciphertext on its way in or out.
+    /// Ciphertext, incoming or outgoing.
     records: Vec<u8>,
-    /// The client's very first bytes: TLS, or HTTP by mistake.
+    /// The client's first bytes, which show whether it speaks TLS, or HTTP by mistake.
     opening: Vec<u8>,
 }
 
@@ -105,7 +105,7 @@ struct TlsLayer {
 pub enum Received {
     /// Something to read.
     Bytes,
-    /// Only what TLS needs for itself: read again.
+    /// TLS used all of it: read again.
     Nothing,
     /// The client has closed.
     End,
@@ -138,18 +138,19 @@ impl Socket {
         })
     }
 
-    /// Appends what has arrived to `buffer`, waiting for the first byte. Room for `bytes` is made when there is something to
-    /// read.
+    /// Appends what has arrived to `buffer`; waits for the first byte. Room for `bytes` is allocated only when there is
+    /// something to read.
     ///
     /// # Errors
-    /// The kernel's, and `InvalidData` from a client that does not speak TLS where it should: it has been told then.
+    /// The kernel's, and `InvalidData` for a client that does not speak TLS where it should; that client has got an answer
+    /// then.
     ///
     /// # Cancel safety
-    /// With TLS, an answer that TLS owes may be cut off when the future is dropped. Drop it only to drop the socket too.
+    /// With TLS, a drop may cut off a record that TLS has to send. Drop the future only to drop the socket too.
     pub async fn read(&mut self, buffer: &mut Vec<u8>, bytes: usize) -> io::Result<Received> {
         match &mut self.tls {
             None => self.tcp.read(buffer, bytes).await.map(Received::of),
-            // Large, and only needed where there is TLS.
+            // This future is large and only needed with TLS, so it is boxed.
             Some(tls) => Box::pin(tls.read(&mut self.tcp, buffer)).await,
         }
     }
@@ -168,7 +169,7 @@ impl Socket {
         }
     }
 
-    /// Tells the client that nothing more comes. It may have closed already, which is as good.
+    /// Tells the client that nothing more comes. An error means that it has closed already, and is ignored.
     pub async fn finish_writing(&mut self) {
         if let Some(tls) = &mut self.tls {
             tls.session.close(&mut tls.records);
@@ -177,7 +178,7 @@ impl Socket {
         self.tcp.finish_writing();
     }
 
-    /// The end of the connection will be a reset: the client learns that it got no answer.
+    /// Makes the later close a reset: so the client learns that it got no answer.
     pub fn reset_on_close(&self) {
         self.tcp.reset_on_close();
     }
@@ -211,8 +212,8 @@ impl TlsLayer {
         }))
     }
 
-    /// Reads some records; the handshake happens in here. They may carry nothing to read, and a client can make a handshake
-    /// of tens of thousands: the caller decides when to go on.
+    /// Reads some records; this also does the handshake. The records may contain nothing to read, and a client can send tens
+    /// of thousands of them in one handshake, so the caller decides when to read again.
     async fn read(&mut self, tcp: &mut TcpSocket, buffer: &mut Vec<u8>) -> io::Result<Received> {
         let is_open = !self.session.peer_has_closed();
         if self.plain.is_empty() && is_open && self.fill(tcp).await? > 0 && self.plain.is_empty() {
@@ -223,7 +224,7 @@ impl TlsLayer {
         Ok(Received::of(bytes))
     }
 
-    /// One read from the kernel, and the answers that TLS owes for it. 0 = the client has closed.
+    /// One read from the kernel, and the records that TLS has to send because of it. 0 = the client has closed.
     async fn fill(&mut self, tcp: &mut TcpSocket) -> io::Result<usize> {
         let bytes = tcp.read(&mut self.records, RECORD_READ_BYTES).await?;
         let missing = OPENING_BYTES - self.opening.len();
@@ -236,7 +237,7 @@ impl TlsLayer {
             if is_plain_http(&self.opening) {
                 self.records = PLAIN_HTTP_ANSWER.to_vec();
             }
-            // The client may be gone; what it did wrong is the error in any case.
+            // The client may be gone. The error to report is what it did wrong, in any case.
             let _ = self.refuse(tcp).await;
             return Err(io::Error::new(io::ErrorKind::InvalidData, error));
         }
@@ -244,7 +245,8 @@ impl TlsLayer {
         Ok(bytes)
     }
 
-    /// Says the last word and waits until the client has closed: the reset of an early close could overtake it.
+    /// Sends the alert or the answer and waits until the client has closed. If the server closed first, a reset could
+    /// overtake it.
     async fn refuse(&mut self, tcp: &mut TcpSocket) -> io::Result<()> {
         self.write_records(tcp).await?;
         tcp.finish_writing();
@@ -278,8 +280,8 @@ impl ReactorWake {
     /// # Errors
     /// The driver's.
     pub fn new(wake_fd: OwnedFd) -> io::Result<Self> {
-        // monoio has no type for a bare descriptor. Only readiness is asked of this one, which every pollable descriptor
-        // has; it is never read or written, and it is closed like any other.
+        // monoio has no type for a bare descriptor. This one is only asked for readiness, which every pollable descriptor
+        // has. It is never read or written, and it is closed like any other.
         let stream = TcpStream::from_std(std::net::TcpStream::from(wake_fd))?;
         Ok(Self {
             stream: Rc::new(stream),
@@ -292,7 +294,7 @@ impl ReactorWake {
     /// The driver's.
     ///
     /// # Cancel safety
-    /// Takes nothing: dropping the future loses nothing.
+    /// Takes no events: dropping the future loses nothing.
     pub async fn ready(&self) -> io::Result<()> {
         self.stream.readable(false).await
     }

@@ -1,8 +1,8 @@
 //! One TCP connection as a task uses it: to a client in its HTTP phase, or to the app.
 //!
-//! Every operation is tried at once, without blocking; only what finds nothing to do waits for readiness. So what fits into
-//! the kernel's buffers, which is nearly everything, costs one system call on either driver, a socket that never waits is
-//! unknown to the driver, and one that waits holds no buffer.
+//! Every operation is first tried without blocking, and waits for readiness only when there is nothing to do. Nearly all
+//! data fits into the kernel's buffers, so an operation usually costs one system call on either driver. A socket that never
+//! waits is not registered with the driver, and one that waits holds no buffer.
 
 use std::io;
 use std::mem;
@@ -21,31 +21,32 @@ pub struct TcpSocket {
     held: Held,
 }
 
-/// Who knows the descriptor.
+/// Where the descriptor is registered.
 enum Held {
-    /// We alone.
+    /// Only here.
     Bare(std::net::TcpStream),
-    /// The driver too, which closes it.
+    /// With the driver too, which closes it.
     Watched(TcpStream),
-    /// Lost when the driver refused it.
+    /// Lost, because the driver refused it.
     Gone,
 }
 
 impl TcpSocket {
-    /// Takes over a connected socket that does not block.
+    /// Takes over a connected, non-blocking socket.
     pub fn new(stream: std::net::TcpStream) -> Self {
         Self {
             held: Held::Bare(stream),
         }
     }
 
-    /// Connects to `address`; data is sent without delay, and a far end that is silent for so long is looked for.
+    /// Connects to `address`, without delay for small packets. `keepalive`: after this time of silence the kernel probes the
+    /// far end.
     ///
     /// # Errors
     /// The kernel's.
     ///
     /// # Cancel safety
-    /// Dropping the future gives the connection up.
+    /// Dropping the future closes the connection.
     pub async fn connect(address: SocketAddr, keepalive: Duration) -> io::Result<Self> {
         let stream = TcpStream::connect_addr(address).await?;
         stream.set_nodelay(true)?;
@@ -55,8 +56,8 @@ impl TcpSocket {
         })
     }
 
-    /// Appends what has arrived to `buffer`, waiting for the first byte. Room for `bytes` is made when there is something to
-    /// read. 0 = the far end has closed.
+    /// Appends what has arrived to `buffer`; waits for the first byte. Room for `bytes` is allocated only when there is
+    /// something to read. 0 = the far end has closed.
     ///
     /// # Errors
     /// The kernel's.
@@ -72,16 +73,16 @@ impl TcpSocket {
                 result => return result,
             }
             if buffer.is_empty() {
-                // Who waits holds no buffer.
+                // A waiting task keeps no read buffer.
                 *buffer = Vec::new();
             }
             self.watched()?.readable(false).await?;
         }
     }
 
-    /// Appends what arrives to `buffer`, at most what fits into its spare capacity. For bytes that cannot be there yet: the
-    /// driver is asked to read at once, which saves a system call or two, but the buffer is its own meanwhile. Only for
-    /// sockets of [`Self::connect`]. 0 = the far end has closed.
+    /// Appends what arrives to `buffer`, at most its spare capacity. For bytes that cannot have arrived yet: the driver gets
+    /// the read at once, which saves a system call or two, but it owns the buffer meanwhile. Only for sockets of
+    /// [`Self::connect`]. 0 = the far end has closed.
     ///
     /// # Errors
     /// The kernel's.
@@ -104,7 +105,7 @@ impl TcpSocket {
     /// The kernel's.
     ///
     /// # Cancel safety
-    /// After a drop nobody knows how much was written.
+    /// After a drop it is not known how many bytes were written.
     pub async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             match sockets::send(&self.fd()?, bytes) {
@@ -120,27 +121,27 @@ impl TcpSocket {
         Ok(())
     }
 
-    /// Closes the sending side. The far end may have closed already, which is as good.
+    /// Closes the sending side. An error means that the far end has closed already, and is ignored.
     pub fn finish_writing(&self) {
         if let Ok(fd) = self.fd() {
             let _ = sockets::finish_writing(&fd);
         }
     }
 
-    /// Closing will reset the connection.
+    /// Makes the later close a reset.
     pub fn reset_on_close(&self) {
         if let Ok(fd) = self.fd() {
-            // A socket whose far end has reset it already is as good.
+            // An error means that the far end has reset it already.
             let _ = sockets::reset_on_close(&fd);
         }
     }
 
-    /// Open, and nothing to read: neither bytes nor the end of the connection. Costs one system call.
+    /// True when the connection is open and there is nothing to read, neither bytes nor its end. Costs one system call.
     pub fn is_quiet(&self) -> bool {
         self.fd().is_ok_and(|fd| sockets::is_quiet(&fd))
     }
 
-    /// Gives the socket up, non-blocking. Call when nothing waits for it.
+    /// Gives the socket away, non-blocking. Call it when no operation waits.
     ///
     /// # Errors
     /// When the driver refused the socket before.
@@ -160,7 +161,7 @@ impl TcpSocket {
         }
     }
 
-    /// Makes the driver know the socket.
+    /// Registers the socket with the driver.
     fn watched(&mut self) -> io::Result<&mut TcpStream> {
         if let Held::Bare(_) = self.held
             && let Held::Bare(stream) = mem::replace(&mut self.held, Held::Gone)

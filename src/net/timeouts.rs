@@ -1,7 +1,8 @@
-//! Time limits of a shard's waits: all of them together have one timer of the driver.
+//! Time limits for the waits of a shard: all of them share one timer of the driver.
 //!
-//! A timer of monoio costs 640 bytes for as long as it exists. Most work that has a limit ends long before it, often at
-//! once, so a limit costs nothing here until its work has to wait, and then one entry in a map. Called by `rpc` and `shard`.
+//! A timer of monoio costs 640 bytes as long as it exists. Most work with a limit ends long before the limit, often without
+//! any wait. So a limit costs nothing here until its work has to wait, and then it costs one entry in a map. Called by `rpc`
+//! and `shard`.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -11,7 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-/// The driver's timers count in milliseconds; a shorter sleep would be none.
+/// The driver's timers count in milliseconds, so a shorter sleep would not sleep at all.
 const SLEEP_MIN: Duration = Duration::from_millis(1);
 
 /// The time limits of one shard.
@@ -22,12 +23,12 @@ pub struct Timeouts {
 
 #[derive(Default)]
 struct State {
-    /// Who waits, by deadline. An entry is there until its deadline has passed or its work has ended.
+    /// The wakers of the waits, by deadline. An entry exists until its deadline has passed or its work has ended.
     waits: BTreeMap<Deadline, Waker>,
     last_number: u64,
-    /// When the timer goes off, `None` while nothing waits.
+    /// When the timer fires; `None` while nothing waits.
     timer_at: Option<Instant>,
-    /// Of the task that sleeps; taken when it has to look again.
+    /// The waker of the sleeping task; taken to make it look at the deadlines again.
     task: Option<Waker>,
 }
 
@@ -35,15 +36,15 @@ struct State {
 type Deadline = (Instant, u64);
 
 impl Timeouts {
-    /// Starts the task that lets the time pass. Call inside the shard's runtime.
+    /// Starts the task that wakes what has reached its deadline. Call inside the shard's runtime.
     pub fn start() -> Rc<Timeouts> {
         let timeouts = Rc::new(Timeouts::default());
         monoio::spawn(run(Rc::clone(&timeouts)));
         timeouts
     }
 
-    /// The result of `work`; `None` when `limit` has passed first. The time counts from the first wait, and `work` is asked
-    /// once more when it is over.
+    /// The result of `work`; `None` when `limit` has passed first. The time counts from the first wait. `work` is polled
+    /// once more when the time is over.
     ///
     /// # Cancel safety
     /// As safe as `work` is.
@@ -63,8 +64,8 @@ impl Timeouts {
         .await
     }
 
-    /// The same with a limit that is asked for at the first wait, and again when it has passed; `None` ends the wait. It is
-    /// a future of few bytes: every connection in its HTTP phase has one.
+    /// As [`Self::within`], but `limit` is a function: it is called at the first wait, and again each time its time has
+    /// passed; `None` ends the wait. The future is small, because every connection in its HTTP phase has one.
     ///
     /// # Cancel safety
     /// As safe as `work` is.
@@ -110,7 +111,7 @@ impl Timeouts {
         deadline
     }
 
-    /// Wakes whose time has come; says when the next one's comes.
+    /// Wakes the waits whose deadline has passed; returns the next deadline.
     fn expire(&self, now: Instant) -> Option<Instant> {
         let mut state = self.state.borrow_mut();
         while let Some(entry) = state.waits.first_entry()
@@ -123,7 +124,7 @@ impl Timeouts {
         next
     }
 
-    /// Waits until a deadline came that is earlier than the timer.
+    /// Waits until there is a deadline earlier than the timer.
     async fn changed(&self) {
         let mut asked = false;
         poll_fn(|context| {
@@ -156,7 +157,7 @@ async fn run(timeouts: Rc<Timeouts>) {
     }
 }
 
-/// One limit under way.
+/// One time limit of one piece of work.
 struct Wait<'a> {
     timeouts: &'a Timeouts,
     /// `None` until the first wait.
@@ -167,7 +168,7 @@ impl Wait<'_> {
     /// Ready when the time is over.
     fn poll(&mut self, limit: Duration, context: &mut Context<'_>) -> Poll<()> {
         let Some(deadline) = &self.deadline else {
-            // A limit beyond what the clock can say is none.
+            // A limit that the clock cannot represent is no limit.
             if let Some(at) = Instant::now().checked_add(limit) {
                 self.deadline = Some(self.timeouts.add(at, context.waker().clone()));
             }
@@ -187,7 +188,7 @@ impl Drop for Wait<'_> {
     fn drop(&mut self) {
         if let Some(deadline) = &self.deadline {
             let left = self.timeouts.state.borrow_mut().waits.remove(deadline);
-            // Outside the borrow: a waker may own the last reference to a task.
+            // Outside the borrow, because a waker may own the last reference to a task, whose drop may come back here.
             drop(left);
         }
     }

@@ -1,9 +1,10 @@
-//! How a task lets everything else of its shard run.
+//! How a task lets all other work of its shard run.
 //!
-//! A task that only wakes itself is run again before the driver is asked for anything: monoio parks when no task is ready.
-//! Completions, timers and with them accepts, requests and pings would wait until the task has nothing more to do, which a
-//! client can put off for ever. So a yield waits for a pass of the driver: one that does not sleep, because a pipe that the
-//! shard has just written to is ready at once. All tasks that yield share the pass.
+//! If a task only wakes itself, it is run again before the driver is asked for anything, because monoio parks only when no
+//! task is ready. Completions and timers, and with them accepts, requests and pings, would wait until the task has nothing
+//! more to do, and a client can delay that without end. So a yield waits for one pass of the driver. That pass does not
+//! sleep, because a pipe that the shard has just written to is ready at once. All tasks that yield at the same time share
+//! the pass.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -18,16 +19,16 @@ use monoio::net::TcpStream;
 /// The yields of one shard.
 #[derive(Default)]
 pub struct Yields {
-    /// Passes of the driver that have ended.
+    /// Number of driver passes that have ended.
     passes: Cell<u64>,
-    /// Who waits for the end of the next one.
+    /// The tasks that wait for the end of the next pass.
     waiting: RefCell<Vec<Waker>>,
-    /// Of the task that has the driver pass; taken when it has to begin.
+    /// The waker of the task that causes the passes; taken to start a pass.
     task: RefCell<Option<Waker>>,
 }
 
 impl Yields {
-    /// Starts the task that has the driver pass. Call inside the shard's runtime.
+    /// Starts the task that causes the passes. Call inside the shard's runtime.
     ///
     /// # Errors
     /// Those of pipe(2) and of the driver's registration.
@@ -38,8 +39,8 @@ impl Yields {
         Ok(yields)
     }
 
-    /// Returns after the other tasks that are ready had a turn and the driver has looked once, without sleeping, for what
-    /// the kernel and the clock have to say.
+    /// Returns after the other ready tasks have run and the driver has looked once, without sleeping, for events of the
+    /// kernel and for timers.
     pub async fn yield_now(&self) {
         let before = self.passes.get();
         let mut asked = false;
@@ -81,18 +82,18 @@ impl Yields {
 async fn run(yields: Rc<Yields>, mut pipe: Pipe) {
     loop {
         yields.wanted().await;
-        // A pipe of our own does not fail; if it did, a yield would be no more than a place at the end of the queue.
+        // A pipe of our own does not fail. If it did, a yield would only put the task at the end of the queue.
         let _ = pipe.pass().await;
         yields.pass_ended();
     }
 }
 
-/// A descriptor that is ready when we say so.
+/// A descriptor that becomes ready when we write to it.
 struct Pipe {
     reader: PipeReader,
     writer: PipeWriter,
-    /// The reading side once more, dressed as a socket: monoio has no type for a bare descriptor, and only readiness is
-    /// asked of it.
+    /// The reading side again, as a socket type: monoio has no type for a bare descriptor, and this one is only asked for
+    /// readiness.
     readiness: TcpStream,
 }
 
@@ -107,8 +108,8 @@ impl Pipe {
         })
     }
 
-    /// Waits for something that is there already. It is written after the wait has begun: epoll would take what it knows for
-    /// an answer and return without having looked.
+    /// Waits for a byte that it writes itself. It writes after the wait has begun: on epoll, monoio would otherwise answer
+    /// from the readiness that it remembers, without a pass of the driver.
     async fn pass(&mut self) -> io::Result<()> {
         let mut readable = pin!(self.readiness.readable(false));
         let mut written = None;
@@ -200,7 +201,7 @@ mod tests {
             for _ in 0..1000 {
                 yields.yield_now().await;
             }
-            // A sleep is a millisecond at least.
+            // A sleep takes at least one millisecond.
             assert!(started.elapsed() < Duration::from_millis(900));
         });
     }

@@ -1,4 +1,4 @@
-//! The certificate and its key: read from files at the start, and again when the operator asks for it.
+//! The certificate and its key: read from files at the start, and again when the operator orders it.
 
 use std::io;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -42,8 +42,8 @@ pub enum TlsFileError {
 #[derive(Debug)]
 pub struct ServerTls {
     files: TlsFiles,
-    /// Certificate and ticket keys are replaced as one: a client that resumes a session is shown no certificate, and would
-    /// go on with the old one.
+    /// Certificate and ticket keys are replaced together. A client that resumes a session is not shown the certificate, so
+    /// with the old ticket keys it would continue under the old certificate.
     current: RwLock<Loaded>,
 }
 
@@ -54,11 +54,11 @@ struct Loaded {
 }
 
 impl ServerTls {
-    /// Reads certificate and key. TLS 1.2 at least, HTTP/1.1 only; tickets are stateless, so that a storm of reconnects
-    /// resumes on any shard without a table.
+    /// Reads certificate and key. The configuration allows TLS 1.2 and newer, and HTTP/1.1 only. Tickets are stateless: when
+    /// many clients reconnect at once, any shard can resume their sessions without a table.
     ///
     /// # Errors
-    /// A file that cannot be read or holds something else, or a key of another certificate.
+    /// A file that cannot be read or contains something else, or a key that belongs to another certificate.
     ///
     /// Source: contract/websocket.md §1, contract/operations.md §11.
     pub fn load(files: &TlsFiles) -> Result<Self, TlsFileError> {
@@ -68,7 +68,7 @@ impl ServerTls {
         })
     }
 
-    /// Everything that is wrong with the files, each by itself.
+    /// All problems of the files, one entry each.
     pub fn problems(files: &TlsFiles) -> Vec<TlsFileError> {
         let each = [
             certificates(&files.cert_path).err(),
@@ -82,11 +82,11 @@ impl ServerTls {
         }
     }
 
-    /// Reads the files again. Who connects from now on gets what they hold; who is connected, or shakes hands right now,
-    /// keeps what it has.
+    /// Reads the files again. New connections use what the files contain now; existing connections and handshakes under way
+    /// keep what they have.
     ///
     /// # Errors
-    /// Those of [`Self::load`]; nothing has changed then.
+    /// Those of [`Self::load`]; then nothing has changed.
     pub fn reload(&self) -> Result<(), TlsFileError> {
         let loaded = Loaded::read(&self.files)?;
         *self.current.write().unwrap_or_else(PoisonError::into_inner) = loaded;
@@ -98,7 +98,7 @@ impl ServerTls {
         Arc::clone(&self.current().config)
     }
 
-    /// Of the certificate in use; `None` when it does not tell.
+    /// The dates of the certificate in use; `None` when they cannot be read.
     pub fn validity(&self) -> Option<Validity> {
         self.current().validity
     }

@@ -1,7 +1,7 @@
 //! TLS for clients: the certificate, one client's TLS state, and how a socket of the HTTP phase moves its records.
 //!
-//! rustls does no I/O: [`TlsSession`] turns ciphertext into bytes and back, whoever holds the socket moves the records.
-//! In the HTTP phase that is [`super::Socket`], afterwards the session table, which takes the state over.
+//! rustls does no I/O: [`TlsSession`] turns ciphertext into bytes and back, and the owner of the socket reads and writes the
+//! records. In the HTTP phase that is [`super::Socket`], afterwards the session table, which takes the TLS state over.
 
 mod certificate;
 mod suites;
@@ -16,25 +16,25 @@ use rustls::{InvalidMessage, ServerConfig};
 pub use self::certificate::{ServerTls, TlsFileError};
 pub use self::validity::{Standing, Validity};
 
-/// The most that is kept of a handshake message that has not come whole; a record is smaller. Source: rustls's own limit.
+/// Largest part of an incomplete handshake message that is kept; a record is smaller. Source: rustls's own limit.
 const UNFINISHED_BYTES_MAX: usize = 64 << 10;
 
 /// Answer to a client that speaks plain HTTP to a TLS port. Source: contract/websocket.md §1.
 pub const PLAIN_HTTP_ANSWER: &[u8] =
     b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
-/// Bytes that tell an HTTP request from a TLS record.
+/// First bytes that are needed to tell an HTTP request from a TLS record.
 pub const OPENING_BYTES: usize = 5;
 
-/// TLS state of one client. Holds no buffer at rest: input is decrypted where it was read to, only a record that has not
-/// come whole is kept. Whatever a call leaves for [`Self::take_output`] goes to the socket before anything newer.
+/// TLS state of one client. It holds no buffer while nothing happens: input is decrypted in the buffer it was read into, and
+/// only an incomplete record is kept. After each call, [`Self::take_output`] must be sent before anything newer.
 pub struct TlsSession {
     connection: UnbufferedServerConnection,
     /// The beginning of a record or of a handshake message.
     unfinished: Vec<u8>,
-    /// Records that TLS itself wants to send.
+    /// Records that TLS itself has to send.
     output: Vec<u8>,
     peer_closed: bool,
-    /// After an error or our close_notify: nothing can be said or understood any more.
+    /// True after an error or our close_notify: nothing more can be sent or decrypted.
     over: bool,
 }
 
@@ -51,11 +51,12 @@ impl TlsSession {
         })
     }
 
-    /// Takes bytes from the socket and appends what they say to `plain`, also when it fails. `records` are used up.
+    /// Takes bytes from the socket and appends what they contain to `plain`, also when it fails. `records` is empty
+    /// afterwards.
     ///
     /// # Errors
-    /// Bytes that are not TLS or were tampered with; an alert for the client is in the output then. What comes behind an
-    /// error is ignored.
+    /// Bytes that are not TLS or were changed on the way; the output has an alert for the client then. Later bytes are
+    /// ignored.
     pub fn decrypt(
         &mut self,
         records: &mut [u8],
@@ -83,7 +84,7 @@ impl TlsSession {
         Ok(())
     }
 
-    /// Works through `input` and returns how many bytes of it are done with.
+    /// Processes `input` and returns how many bytes of it are used up.
     fn process(&mut self, input: &mut [u8], plain: &mut Vec<u8>) -> Result<usize, rustls::Error> {
         let mut used = 0;
         loop {
@@ -111,7 +112,7 @@ impl TlsSession {
         }
     }
 
-    /// After an error: the alert that tells the client why.
+    /// After an error: makes the alert that tells the client the reason.
     fn encode_alert(&mut self, rest: &mut [u8]) {
         let status = self.connection.process_tls_records(rest);
         if let Ok(ConnectionState::EncodeTlsData(data)) = status.state {
@@ -119,12 +120,12 @@ impl TlsSession {
         }
     }
 
-    /// Appends the records that carry `plain` to `records`, behind output that waits. The handshake must be over.
+    /// Appends the records that carry `plain` to `records`, after the waiting output. The handshake must be complete.
     pub fn encrypt(&mut self, plain: &[u8], records: &mut Vec<u8>) {
         self.write(records, |traffic, room| traffic.encrypt(plain, room));
     }
 
-    /// Appends close_notify: nothing follows it.
+    /// Appends close_notify, the last record.
     pub fn close(&mut self, records: &mut Vec<u8>) {
         self.write(records, |traffic, room| traffic.queue_close_notify(room));
         self.over = true;
@@ -146,7 +147,7 @@ impl TlsSession {
                     append(records, |room| match encrypt(&mut traffic, room) {
                         Ok(bytes) => Ok(bytes),
                         Err(EncryptError::InsufficientSize(size)) => Err(size.required_size),
-                        // Keys are used up: the connection cannot say more.
+                        // The key has reached its limit: the connection cannot send more.
                         Err(EncryptError::EncryptExhausted) => Ok(0),
                     });
                     return;
@@ -154,13 +155,13 @@ impl TlsSession {
                 Ok(ConnectionState::EncodeTlsData(data)) => encode(data, records),
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 Ok(ConnectionState::PeerClosed) => self.peer_closed = true,
-                // The handshake is not over, or the connection is.
+                // The handshake is not complete, or the connection is over.
                 _ => return,
             }
         }
     }
 
-    /// Appends the records that TLS itself wants to send.
+    /// Appends the records that TLS itself has to send.
     pub fn take_output(&mut self, records: &mut Vec<u8>) {
         records.append(&mut self.output);
         self.output = Vec::new();
@@ -170,7 +171,7 @@ impl TlsSession {
         !self.output.is_empty()
     }
 
-    /// The client has said that nothing more comes.
+    /// The client has announced the end of its data.
     pub fn peer_has_closed(&self) -> bool {
         self.peer_closed
     }
@@ -184,11 +185,11 @@ fn encode(mut data: EncodeTlsData<'_, ServerConnectionData>, records: &mut Vec<u
     });
 }
 
-/// Appends what `write` gives. It is asked twice: `Err` says how much room it needs.
+/// Appends what `write` produces. `write` is called twice: its `Err` is the room that it needs.
 fn append(records: &mut Vec<u8>, mut write: impl FnMut(&mut [u8]) -> Result<usize, usize>) {
     let start = records.len();
     let mut needed = 0;
-    // rustls names the exact size, so the second time is the last.
+    // rustls returns the exact size, so the second call succeeds.
     for _ in 0..2 {
         records.resize(start + needed, 0);
         match write(&mut records[start..]) {
@@ -199,7 +200,7 @@ fn append(records: &mut Vec<u8>, mut write: impl FnMut(&mut [u8]) -> Result<usiz
     records.truncate(start);
 }
 
-/// True for the first bytes of an HTTP request: what a browser sends to `http://` on a TLS port.
+/// True for the first bytes of an HTTP request, which a browser sends for `http://` to a TLS port.
 pub fn is_plain_http(opening: &[u8]) -> bool {
     const METHODS: [&[u8; OPENING_BYTES]; 7] = [
         b"GET /", b"HEAD ", b"POST ", b"PUT /", b"OPTIO", b"PATCH", b"DELET",
@@ -257,7 +258,7 @@ mod tests {
         }
     }
 
-    /// Feeds `records` in pieces and returns what they say.
+    /// Feeds `records` in pieces and returns what they contain.
     fn feed(server: &mut TlsSession, records: &[u8], piece: usize) -> Vec<u8> {
         let mut plain = Vec::new();
         for part in records.chunks(piece) {

@@ -1,10 +1,10 @@
-//! Cipher suites of TLS 1.3 whose keys rest as keys.
+//! Cipher suites of TLS 1.3 that keep only the keys while a connection is idle.
 //!
-//! AES-GCM works with tables that are made from a key. rustls keeps them for the life of a connection, 560 bytes each way;
-//! ring makes them in a fraction of a microsecond. A connection here is idle most of its life, and every record it gets
-//! costs a system call of several microseconds: so 64 bytes are kept each way, and the tables are made for each record. All
-//! the rest of TLS is rustls's, and all the cryptography ring's, as before. TLS 1.2 is left as it is: few clients have
-//! nothing newer.
+//! AES-GCM needs tables that are made from a key. rustls keeps them as long as the connection, 560 bytes for each direction;
+//! ring makes them in a fraction of a microsecond. A connection of this server is idle most of the time, and each record
+//! costs a system call of several microseconds anyway. So 64 bytes are kept for each direction, and the tables are made for
+//! each record. rustls does all other parts of TLS, and ring does all cryptography, as before. TLS 1.2 is not changed,
+//! because few clients have nothing newer.
 
 use std::sync::LazyLock;
 
@@ -20,7 +20,7 @@ use rustls::{
     SupportedCipherSuite, Tls13CipherSuite,
 };
 
-/// What rustls has by itself, with the suites of TLS 1.3 replaced by these. The order is the same.
+/// The suites of rustls, with those of TLS 1.3 replaced by these. The order is the same.
 pub fn provider() -> CryptoProvider {
     CryptoProvider {
         cipher_suites: SUITES.clone(),
@@ -28,7 +28,7 @@ pub fn provider() -> CryptoProvider {
     }
 }
 
-/// Made once: rustls wants suites that live for ever.
+/// Made once, because rustls wants suites with a static lifetime.
 static SUITES: LazyLock<Vec<SupportedCipherSuite>> = LazyLock::new(|| {
     let suites = rustls_ring::default_provider().cipher_suites;
     suites.into_iter().map(resting).collect()
@@ -41,9 +41,9 @@ fn resting(suite: SupportedCipherSuite) -> SupportedCipherSuite {
     let aead_alg = match original.common.suite {
         CipherSuite::TLS13_AES_128_GCM_SHA256 => &AES_128_GCM,
         CipherSuite::TLS13_AES_256_GCM_SHA384 => &AES_256_GCM,
-        // It has no tables, but ring's keys are all of one size.
+        // ChaCha20 has no tables, but all keys of ring have the size of the largest.
         CipherSuite::TLS13_CHACHA20_POLY1305_SHA256 => &CHACHA20_POLY1305,
-        // A suite that is not known here works as rustls has it.
+        // A suite that is not known here stays as rustls has it.
         _ => return suite,
     };
     SupportedCipherSuite::Tls13(Box::leak(Box::new(Tls13CipherSuite {
@@ -77,7 +77,7 @@ impl Tls13AeadAlgorithm for RestingAead {
         self.0.key_len()
     }
 
-    /// Asked only by who wants to give keys away, to the kernel for example.
+    /// Called only to export keys, for example to the kernel.
     fn extract_keys(
         &self,
         _key: AeadKey,
@@ -101,13 +101,13 @@ impl RestingKey {
         Self { algorithm, key, iv }
     }
 
-    /// The key with its tables.
+    /// The key with its tables, for one record.
     fn awake(&self) -> Result<aead::LessSafeKey, ring::error::Unspecified> {
         aead::UnboundKey::new(self.algorithm, self.key.as_ref()).map(aead::LessSafeKey::new)
     }
 
     fn nonce(&self, sequence: u64) -> aead::Nonce {
-        // rustls counts records and closes the connection before the count begins anew.
+        // The nonce is unique: rustls counts the records and closes the connection before the counter wraps.
         aead::Nonce::assume_unique_for_key(Nonce::new(&self.iv, sequence).0)
     }
 }
@@ -129,7 +129,7 @@ impl MessageEncrypter for RestingKey {
                 key.seal_in_place_append_tag(self.nonce(sequence), additional, &mut payload)
             })
             .map_err(|_| Error::EncryptError)?;
-        // Records of TLS 1.3 call themselves TLS 1.2 application data, whatever is inside.
+        // Records of TLS 1.3 have the type and version of TLS 1.2 application data, whatever they contain.
         Ok(OutboundOpaqueMessage::new(
             ContentType::ApplicationData,
             ProtocolVersion::TLSv1_2,
@@ -138,7 +138,7 @@ impl MessageEncrypter for RestingKey {
     }
 
     fn encrypted_payload_len(&self, payload_len: usize) -> usize {
-        // The content type stands behind the payload.
+        // The content type follows the payload.
         payload_len + 1 + self.algorithm.tag_len()
     }
 }
@@ -173,7 +173,7 @@ mod tests {
     }
 
     fn keyed(algorithm: &dyn Tls13AeadAlgorithm) -> Vec<(AeadKey, Iv)> {
-        // Keys of 16 bytes cannot be made from outside rustls: those suites are tested by whole connections.
+        // Keys of 16 bytes cannot be made outside of rustls, so tests with whole connections cover those suites.
         let bytes = [7; 32];
         (0..2)
             .filter(|_| algorithm.key_len() == bytes.len())

@@ -1,4 +1,5 @@
-//! When a certificate is valid: as much of X.509 as it takes to read two dates. Pure; called by [`super::certificate`].
+//! When a certificate is valid: only as much of X.509 as is needed to read two dates. Pure; called by
+//! [`super::certificate`].
 
 use std::fmt;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -26,7 +27,7 @@ pub enum Standing {
 }
 
 impl Validity {
-    /// Reads the dates of a DER certificate; `None` when they do not stand where they should.
+    /// Reads the dates of a DER certificate; `None` when they are not where they should be.
     ///
     /// Source: RFC 5280 §4.1.
     pub fn read(certificate: &[u8]) -> Option<Self> {
@@ -46,7 +47,7 @@ impl Validity {
         })
     }
 
-    /// `notice`: how long before its end a certificate [`Standing::EndsSoon`].
+    /// `notice`: from this time before its end a certificate counts as [`Standing::EndsSoon`].
     pub fn standing(&self, now: SystemTime, notice: Duration) -> Standing {
         let now = now
             .duration_since(UNIX_EPOCH)
@@ -89,7 +90,7 @@ const ISSUER: u8 = SEQUENCE;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
-/// DER values one after the other.
+/// A sequence of DER values.
 struct Der<'a>(&'a [u8]);
 
 impl<'a> Der<'a> {
@@ -103,7 +104,7 @@ impl<'a> Der<'a> {
         let (&[tag, first], mut rest) = self.0.split_first_chunk()?;
         let length = match first {
             0..=0x7f => usize::from(first),
-            // So many bytes of length follow. Certificates of 4 GB are none.
+            // The number of length bytes that follow. More than four would mean a certificate above 4 GB, which is refused.
             0x81..=0x84 => {
                 let (bytes, behind) = rest.split_at_checked(usize::from(first & 0x7f))?;
                 rest = behind;
@@ -144,7 +145,7 @@ impl<'a> Der<'a> {
     }
 }
 
-/// A number of so many decimal digits, and what stands behind it.
+/// A number with this many decimal digits, and the rest of the text.
 fn number(text: &[u8], digits: usize) -> Option<(u16, &[u8])> {
     let (digits, rest) = text.split_at_checked(digits)?;
     let mut number = 0;
