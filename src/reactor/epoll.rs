@@ -1,4 +1,4 @@
-//! The reactor on epoll, edge-triggered: what runs where io_uring is refused.
+//! The reactor on epoll, edge-triggered: used where io_uring is refused.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
@@ -32,7 +32,8 @@ impl EpollReactor {
         self.control(libc::EPOLL_CTL_ADD, socket, READ_EVENTS, token)
     }
 
-    /// Edge-triggered, so "once" costs nothing: the event comes when the socket turns writable, or at once if it is.
+    /// Edge-triggered, so one event costs no extra call: it comes when the socket becomes writable, or at once if it is
+    /// writable.
     pub(super) fn watch_write(&mut self, socket: BorrowedFd<'_>, token: Token) -> io::Result<()> {
         let events = READ_EVENTS | libc::EPOLLOUT as u32;
         self.control(libc::EPOLL_CTL_MOD, socket, events, token)

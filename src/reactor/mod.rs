@@ -1,8 +1,8 @@
-//! Readiness of established sessions: which sockets have something to read or room to write.
+//! Readiness of established sessions: which sockets have something to read, and which have room to write.
 //!
 //! Two back ends with the same events: `uring` (multishot poll, one armed request per idle socket) and `epoll`
-//! (edge-triggered). Both are edge-like: a socket is reported when something new happened, so the reader reads until the
-//! kernel says it would block or the read was short. The shard owns the reactor; nobody else calls it.
+//! (edge-triggered). Both report a socket only when something new has happened, so the reader must read until the kernel
+//! would block or a read was short. The shard owns the reactor; nothing else calls it.
 
 mod epoll;
 mod sender;
@@ -15,36 +15,36 @@ pub use epoll::EpollReactor;
 pub use sender::Outgoing;
 pub use uring::{UringReactor, probe};
 
-/// Names one life of one slot of the session table; packed into the kernel's user data.
+/// Names one use of one slot of the session table; packed into the kernel's user data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Token {
     pub slot: u32,
-    /// Changes each time the slot is used again; only the low [`GENERATION_BITS`] bits are compared.
+    /// Changes each time the slot is used again. Only the low [`GENERATION_BITS`] bits are compared.
     pub generation: u32,
 }
 
-/// Bits of the generation that survive the trip through the kernel.
+/// Bits of the generation that fit into the kernel's user data.
 pub const GENERATION_BITS: u32 = 30;
 /// Mask of those bits.
 pub const GENERATION_MASK: u32 = (1 << GENERATION_BITS) - 1;
 
-/// What the kernel says about one socket. The generation may be stale: the caller checks it.
+/// What the kernel reports about one socket. The generation may be stale, so the caller must check it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Readiness {
     pub token: Token,
     pub readable: bool,
     pub writable: bool,
-    /// The far end has closed its side or the socket is broken: reading will reach the end.
+    /// The far end has closed its side, or the socket is broken: reading reaches the end.
     pub closed: bool,
 }
 
-/// Events taken out of the kernel in one harvest at most, so that one shard turn stays short.
+/// Events that one harvest takes from the kernel at most, so that one shard turn stays short.
 pub const HARVEST_EVENTS_MAX: usize = 1024;
 
-/// Counts of rare things, taken by the shard for its metrics.
+/// Counts of rare events; the shard adds them to its metrics.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct ReactorCounts {
-    /// Multishot polls that ended by themselves and were armed again.
+    /// Multishot polls that the kernel ended and that were armed again.
     pub rearms: u64,
     /// Times the completion queue had overflowed.
     pub overflows: u64,
@@ -73,7 +73,8 @@ impl Reactor {
         EpollReactor::new().map(Self::Epoll)
     }
 
-    /// A descriptor that is readable while events wait. Owned by the caller, independent of the reactor's own.
+    /// A descriptor that is readable while events wait. The caller owns it; it is independent of the reactor's own
+    /// descriptor.
     ///
     /// # Errors
     /// The error of dup(2).
@@ -87,7 +88,7 @@ impl Reactor {
     /// Starts to watch `socket` for input and hang-up. The socket must stay open until [`Self::remove`].
     ///
     /// # Errors
-    /// The kernel's refusal; the socket is not watched then.
+    /// The kernel's refusal; then the socket is not watched.
     pub fn add(&mut self, socket: BorrowedFd<'_>, token: Token) -> io::Result<()> {
         match self {
             Self::Uring(reactor) => reactor.add(socket, token),
@@ -106,8 +107,8 @@ impl Reactor {
         }
     }
 
-    /// Stops watching. Call before the socket is closed: an armed poll keeps the socket alive in the kernel.
-    /// `write_watched` says whether a [`Self::watch_write`] has not been answered yet.
+    /// Stops watching. Call it before the socket is closed, because an armed poll keeps the socket alive in the kernel.
+    /// `write_watched`: the event of a [`Self::watch_write`] has not come yet.
     pub fn remove(&mut self, socket: BorrowedFd<'_>, token: Token, write_watched: bool) {
         match self {
             Self::Uring(reactor) => reactor.remove(token, write_watched),
@@ -115,14 +116,14 @@ impl Reactor {
         }
     }
 
-    /// True when [`Self::send_all`] is there: many messages cost less that way than by send(2).
+    /// True when [`Self::send_all`] works: it sends many messages more cheaply than send(2).
     pub fn sends_in_bulk(&self) -> bool {
         matches!(self, Self::Uring(reactor) if reactor.sender().is_some())
     }
 
-    /// Sends each message as far as its socket takes it now. `results` gets, in the same order, the bytes taken or the
-    /// negative errno, as of send(2) with `MSG_DONTWAIT` and `MSG_NOSIGNAL`. Without [`Self::sends_in_bulk`] nothing is sent
-    /// and every result says `-ECANCELED`.
+    /// Sends of each message what its socket takes now. `results` gets, in the same order, the number of bytes taken or the
+    /// negative errno, as send(2) with `MSG_DONTWAIT` and `MSG_NOSIGNAL` would return. Where [`Self::sends_in_bulk`] is
+    /// false nothing is sent and every result is `-ECANCELED`.
     pub fn send_all(&mut self, messages: &[Outgoing<'_>], results: &mut Vec<i32>) {
         let sent = match self {
             Self::Uring(reactor) => reactor.send_all(messages, results),
@@ -133,17 +134,17 @@ impl Reactor {
         }
     }
 
-    /// Hands what was asked for since the last call to the kernel.
+    /// Hands the requests since the last call to the kernel.
     pub fn flush(&mut self) {
         if let Self::Uring(reactor) = self {
             reactor.flush();
         }
     }
 
-    /// Takes events that are there, without waiting; at most [`HARVEST_EVENTS_MAX`]. True: there may be more.
+    /// Takes the events that are there, at most [`HARVEST_EVENTS_MAX`], without waiting. True: there may be more.
     ///
     /// # Errors
-    /// A broken ring or epoll instance; not expected in a healthy process.
+    /// A broken ring or epoll instance. This should not happen in a healthy process.
     pub fn harvest(&mut self, events: &mut Vec<Readiness>) -> io::Result<bool> {
         match self {
             Self::Uring(reactor) => reactor.harvest(events),
@@ -151,7 +152,6 @@ impl Reactor {
         }
     }
 
-    /// Must be called for a readable event of io_uring whose poll ended; see [`ReactorCounts::rearms`].
     /// Returns what was counted since the last call.
     pub fn take_counts(&mut self) -> ReactorCounts {
         match self {
@@ -160,7 +160,7 @@ impl Reactor {
         }
     }
 
-    /// Multishot polls that ended by themselves: the caller arms those again whose session still lives.
+    /// The sockets whose multishot poll the kernel has ended: the caller must arm those again whose session still exists.
     pub fn take_ended(&mut self) -> Vec<Token> {
         match self {
             Self::Uring(reactor) => reactor.take_ended(),
@@ -193,7 +193,7 @@ mod tests {
         (ours, theirs)
     }
 
-    /// Harvests until `count` events came or a second has passed.
+    /// Harvests until `count` events have come or a second has passed.
     fn harvest(reactor: &mut Reactor, count: usize) -> Vec<Readiness> {
         let deadline = Instant::now() + Duration::from_secs(1);
         let mut all = Vec::new();
@@ -328,7 +328,7 @@ mod tests {
             reactor.flush();
             let wake = reactor.wake_fd().expect("dup");
             let writer = std::thread::spawn(move || {
-                // Long enough for the other thread to be asleep; the test also holds when it is not.
+                // Long enough for the other thread to fall asleep; the test also passes if it is awake.
                 std::thread::sleep(Duration::from_millis(50));
                 theirs.write_all(b"x").expect("write");
                 theirs

@@ -1,15 +1,15 @@
-//! Many small messages with few system calls: a ring of its own for sends that do not wait.
+//! Sends many small messages with few system calls: a ring of its own, for sends that do not wait.
 //!
-//! A send through the ring does not save much by itself. But while one call hands hundreds of messages over, nobody is woken
-//! in between, and the network stack takes them in bulk: over loopback a message costs less than half of what it costs by
-//! send(2). The ring is not the one of the polls: here every completion belongs to the call at hand.
+//! A single send through the ring saves little. But while one call hands over hundreds of messages, no receiver is woken in
+//! between, and the network stack handles them in bulk: over loopback a message costs less than half of a send(2). This ring
+//! is not the ring of the polls, so every completion here belongs to the current call.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use io_uring::{IoUring, opcode, types};
 
-/// Messages handed over with one call.
+/// Messages that one call hands over.
 const SENDS_PER_CALL_MAX: u32 = 256;
 
 /// One message for one socket.
@@ -18,7 +18,7 @@ pub struct Outgoing<'a> {
     pub bytes: &'a [u8],
 }
 
-/// What has no result yet; no send gives this.
+/// Marks a message without a result; no send returns this value.
 const NO_RESULT: i32 = i32::MIN;
 
 /// The ring for sends of one shard.
@@ -28,7 +28,7 @@ pub struct Sender {
 
 impl Sender {
     /// # Errors
-    /// The kernel's refusal; messages are then sent one by one.
+    /// The kernel's refusal; the messages are then sent one by one.
     pub fn new() -> io::Result<Self> {
         let ring = IoUring::builder()
             .setup_single_issuer()
@@ -41,11 +41,11 @@ impl Sender {
         Ok(Self { ring })
     }
 
-    /// Sends each message as far as its socket takes it now. `results` gets, in the same order, the bytes taken or the
-    /// negative errno, as of send(2) with `MSG_DONTWAIT` and `MSG_NOSIGNAL`.
+    /// Sends of each message what its socket takes now. `results` gets, in the same order, the number of bytes taken or the
+    /// negative errno, as send(2) with `MSG_DONTWAIT` and `MSG_NOSIGNAL` would return.
     ///
     /// # Errors
-    /// A broken ring. Messages without a result were not sent by then, and `results` says `-ECANCELED` for them.
+    /// A broken ring. Messages without a result were not sent then, and `results` has `-ECANCELED` for them.
     pub fn send_all(
         &mut self,
         messages: &[Outgoing<'_>],
@@ -76,10 +76,10 @@ impl Sender {
             .flags(libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
             .build()
             .user_data(index as u64);
-            // SAFETY: the bytes and the descriptor are borrowed for longer than this function runs, and it does not return
-            // before every request has completed, unless the ring is broken, in which case none is taken any more. That all
-            // complete while it waits rests on MSG_DONTWAIT: without it a full socket would keep its request, and with it
-            // the pointer, until its far end reads.
+            // SAFETY: the bytes and the descriptor are borrowed for longer than this function runs. The function returns
+            // only after every request has completed, or when the ring is broken, and a broken ring takes no more requests.
+            // MSG_DONTWAIT is needed for this: without it, the request to a full socket would stay in the kernel, with the
+            // pointer, until the far end reads.
             unsafe { self.ring.submission().push(&entry) }
                 .map_err(|_| io::Error::other("the queue of sends is full"))?;
         }

@@ -1,8 +1,8 @@
-//! The reactor on io_uring: one multishot poll per idle socket (256 bytes of kernel memory; an armed receive takes 864).
+//! The reactor on io_uring: one multishot poll per idle socket (256 bytes of kernel memory; an armed receive needs 864).
 //!
-//! The ring belongs to one thread (`SINGLE_ISSUER`) that is not interrupted for completions (`COOP_TASKRUN`). Not
-//! `DEFER_TASKRUN`: the kernel then wakes nobody who polls the ring's descriptor, and the shard would sleep through its
-//! events. Kernels before 6.0 refuse these flags; the ring is then built plain.
+//! The ring belongs to one thread (`SINGLE_ISSUER`), which completions do not interrupt (`COOP_TASKRUN`). `DEFER_TASKRUN` is
+//! not used: with it the kernel does not wake a thread that polls the ring's descriptor, so the shard would miss its events.
+//! Kernels before 6.0 refuse these flags; the ring is then made without them.
 
 use std::io;
 use std::mem;
@@ -13,30 +13,30 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use super::sender::{Outgoing, Sender};
 use super::{GENERATION_MASK, HARVEST_EVENTS_MAX, ReactorCounts, Readiness, Token};
 
-/// Requests that can wait to be handed to the kernel; a full queue is flushed at once.
+/// Requests that can wait in the queue; a full queue is handed to the kernel at once.
 const SUBMISSION_ENTRIES: u32 = 256;
-/// Completions that fit before the kernel has to keep them on a list of its own (`cq_overflows_total` counts that).
+/// Completions that fit into the ring. Further ones go to a list of the kernel (`cq_overflows_total` counts that).
 const COMPLETION_ENTRIES: u32 = 4096;
 
 const READ_EVENTS: u32 = (libc::POLLIN | libc::POLLRDHUP) as u32;
 const WRITE_EVENTS: u32 = libc::POLLOUT as u32;
 
-/// What a completion belongs to; the two top bits of the user data.
+/// What a completion belongs to, in the two top bits of the user data.
 const KIND_SHIFT: u32 = 62;
 const KIND_READ: u64 = 0;
 const KIND_WRITE: u64 = 1;
 const KIND_CANCEL: u64 = 2;
 
-/// One ring and what came out of it that is not readiness.
+/// One ring, its sender, and its results that are not readiness.
 pub struct UringReactor {
     ring: IoUring,
-    /// `None`: memory for one more ring was refused, or the ring has broken.
+    /// `None`: the kernel refused memory for one more ring, or the ring has broken.
     sender: Option<Sender>,
     ended: Vec<Token>,
     counts: ReactorCounts,
 }
 
-/// Tries a ring of the size that a shard will use, with a request that goes through the kernel and back.
+/// Makes a ring of the size that a shard uses, and sends one request through the kernel.
 ///
 /// # Errors
 /// The kernel's refusal: EPERM (seccomp, sysctl), ENOSYS (podman, emulation), ENOMEM (memlock).
@@ -67,7 +67,7 @@ impl UringReactor {
         Ok(reactor)
     }
 
-    /// A reactor that sends nothing.
+    /// A reactor that cannot send.
     fn without_sender() -> io::Result<Self> {
         let ring = IoUring::builder()
             .setup_cqsize(COMPLETION_ENTRIES)
@@ -105,8 +105,8 @@ impl UringReactor {
         unsafe { self.push(entry) }
     }
 
-    /// The poll keeps the file open, so the far end sees a close only after the removal was handed to the kernel: flush
-    /// soon. A removal is never ahead of its poll, the queue is in order.
+    /// The poll keeps the file open, so the far end sees a close only after the kernel has got the removal: flush soon. The
+    /// queue is in order, so a removal never comes before its poll.
     pub(super) fn remove(&mut self, token: Token, write_watched: bool) {
         let kinds: &[u64] = if write_watched {
             &[KIND_READ, KIND_WRITE]
@@ -118,7 +118,7 @@ impl UringReactor {
                 .build()
                 .user_data(KIND_CANCEL << KIND_SHIFT)
                 .flags(squeue::Flags::SKIP_SUCCESS);
-            // A refusal here means a broken ring, which the next harvest reports.
+            // A refusal here means a broken ring, and the next harvest reports that.
             // SAFETY: a removal refers to no memory.
             let _ = unsafe { self.push(entry) };
         }
@@ -135,7 +135,7 @@ impl UringReactor {
             .map_err(|_| io::Error::other("the submission queue is full"))
     }
 
-    /// EBUSY (completions have to be taken first) and EAGAIN are not failures: the entries stay queued.
+    /// EBUSY (completions must be taken first) and EAGAIN are not failures: the entries stay in the queue.
     fn submit(&mut self) -> io::Result<()> {
         match self.ring.submit() {
             Ok(_) => Ok(()),
@@ -148,7 +148,7 @@ impl UringReactor {
 
     pub(super) fn flush(&mut self) {
         if !self.ring.submission().is_empty() {
-            // A broken ring is reported by the next harvest, which makes the same call.
+            // The next harvest makes the same call and reports a broken ring.
             let _ = self.submit();
         }
     }
@@ -170,7 +170,7 @@ impl UringReactor {
         Ok(taken == HARVEST_EVENTS_MAX)
     }
 
-    /// Submits, and lets the kernel move completions that had overflowed into the ring.
+    /// Submits, and makes the kernel move overflowed completions into the ring.
     fn enter(&mut self) -> io::Result<()> {
         let to_submit = self.ring.submission().len() as u32;
         const GET_EVENTS: u32 = 1; // IORING_ENTER_GETEVENTS
@@ -193,7 +193,7 @@ impl UringReactor {
         self.sender.as_ref()
     }
 
-    /// False: nothing more can be sent in bulk, and `results` may be short.
+    /// False: nothing more can be sent in bulk, and `results` may be too short.
     pub(super) fn send_all(&mut self, messages: &[Outgoing<'_>], results: &mut Vec<i32>) -> bool {
         let Some(sender) = &mut self.sender else {
             results.clear();
@@ -217,7 +217,7 @@ impl UringReactor {
 
 impl AsFd for UringReactor {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the ring's descriptor is open as long as the ring, which the returned borrow keeps alive.
+        // SAFETY: the ring's descriptor is open as long as the ring exists, and the returned borrow keeps the ring alive.
         unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
     }
 }
@@ -239,7 +239,7 @@ fn readiness(entry: &cqueue::Entry, ended: &mut Vec<Token>) -> Option<Readiness>
     if kind == KIND_READ && !cqueue::more(entry.flags()) {
         ended.push(token);
     }
-    // A poll that failed is a socket to be read: the read says what is wrong with it.
+    // A failed poll counts as readable: the read then returns the socket's error.
     let bits = if entry.result() < 0 {
         libc::POLLERR
     } else {
