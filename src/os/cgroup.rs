@@ -1,9 +1,9 @@
-//! The control groups that this process is in: where a container's limits are written down.
+//! The control groups of this process, which hold the limits of a container.
 
 /// Directories of the process's cgroup for `controller` and of those above it, the innermost first: cgroup v2, v1, or both.
 ///
-/// `proc_self_cgroup` is the text of `/proc/self/cgroup`. A directory need not exist: inside a container the path may be
-/// that of the host, and the mount's root is the container's own group then.
+/// `proc_self_cgroup` is the text of `/proc/self/cgroup`. A directory may be missing: inside a container the path may be
+/// that of the host, and then the root of the mount is the container's own group.
 pub fn directories(proc_self_cgroup: &str, controller: &str) -> Vec<String> {
     let mut directories = Vec::new();
     for line in proc_self_cgroup.lines() {

@@ -1,4 +1,4 @@
-//! Which CPUs this process may use, pinning a thread to one of them, and how much time the threads have used.
+//! Which CPUs this process may use, how to pin a thread to one of them, and how much CPU time the threads have used.
 
 use std::fs;
 use std::io;
@@ -42,7 +42,7 @@ pub fn pin_current_thread(cpu: usize) -> io::Result<()> {
     }
 }
 
-/// Lets the other threads of this CPU go first: `niceness` is 0 for all others, 19 is the last.
+/// Lowers the priority of the calling thread: `niceness` is 0 for all other threads, and 19 is the lowest priority.
 ///
 /// # Errors
 /// The error of setpriority(2).
@@ -54,13 +54,13 @@ pub fn make_way(niceness: i32) -> io::Result<()> {
     }
 }
 
-/// The number of shards to start when `--cores` is not given: the allowed CPUs, cut to the CPU quota of the cgroup and of
-/// those above it (rounded down, at least 1) as container users expect.
+/// The number of shards without `--cores`: the allowed CPUs, limited by the CPU quota of the cgroup and of those above it
+/// (rounded down, at least 1), as container users expect.
 pub fn default_cores() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
 }
 
-/// CPU time, user and kernel, of each thread of this process whose name is `prefix` and a number. The kernel tells it in
+/// User and kernel CPU time of each thread of this process whose name is `prefix` and a number. The kernel reports it in
 /// hundredths of a second.
 pub fn times_of_threads(prefix: &str) -> Vec<(usize, Duration)> {
     let tasks = fs::read_dir("/proc/self/task")
@@ -69,7 +69,7 @@ pub fn times_of_threads(prefix: &str) -> Vec<(usize, Duration)> {
         .flatten();
     tasks
         .filter_map(|task| {
-            // A thread may end meanwhile.
+            // The thread may have ended since the directory was read.
             let stat = fs::read_to_string(task.path().join("stat")).ok()?;
             let (name, time) = parse_stat(&stat)?;
             Some((name.strip_prefix(prefix)?.parse().ok()?, time))

@@ -1,6 +1,6 @@
 //! What this host and this process's limits allow, read from `/proc` and the cgroup file system, for `--check`.
 //!
-//! Reads and does not judge: `check` does that. A file that cannot be read is `None`, not an error.
+//! This file only reads; `check` judges. A file that cannot be read gives `None`, not an error.
 
 use std::fs;
 
@@ -19,7 +19,7 @@ pub struct HostFacts {
     pub nr_open: Option<u64>,
     pub files: Option<SystemFiles>,
     pub memory_available_bytes: Option<u64>,
-    /// The memory limit of the cgroup; `None` without one, too.
+    /// The memory limit of the cgroup; also `None` when there is no limit.
     pub cgroup_memory_bytes: Option<u64>,
     /// Third value of `net.ipv4.tcp_mem`.
     pub tcp_pages_max: Option<u64>,
@@ -31,7 +31,7 @@ pub struct HostFacts {
     pub syn_queue_max: Option<u64>,
     /// Size of `net.ipv4.ip_local_port_range`.
     pub local_ports: Option<u64>,
-    /// `None` when connection tracking is not loaded, too.
+    /// Also `None` when connection tracking is not loaded.
     pub tracking: Option<Tracking>,
     /// RLIMIT_MEMLOCK in bytes.
     pub locked_memory: Option<Limit>,
@@ -46,7 +46,7 @@ pub struct HostFacts {
 pub struct SystemFiles {
     /// `fs.file-max`.
     pub max: u64,
-    /// In use now, by anybody.
+    /// Open now, in all processes.
     pub open: u64,
 }
 
@@ -55,12 +55,12 @@ pub struct SystemFiles {
 pub struct Tracking {
     /// `net.netfilter.nf_conntrack_max`.
     pub max: u64,
-    /// Entries now; 0 means that no rule asks for tracking.
+    /// Entries now; 0 means that no firewall rule uses tracking.
     pub count: u64,
 }
 
 impl HostFacts {
-    /// Reads them all.
+    /// Reads all of them.
     pub fn read() -> Self {
         Self {
             open_files: limits::open_files().ok(),

@@ -2,31 +2,31 @@
 
 use std::io;
 
-/// Descriptors that the server needs beside client sockets, at least: listeners, rings, RPC connections, log, DNS.
+/// Descriptors that the server needs at least in addition to client sockets: listeners, rings, RPC connections, log, DNS.
 pub const DESCRIPTORS_RESERVED: u64 = 128;
-/// Of each shard: its runtime, its rings, their wake-ups, its listeners twice.
+/// For each shard: its runtime, its rings, their wake-ups, its listeners twice.
 const DESCRIPTORS_PER_SHARD: u64 = 12;
-/// Of the process: standard streams, signals, lookups, StatsD, files that are read again.
+/// For the process: standard streams, signals, lookups, StatsD, files that are read again.
 const DESCRIPTORS_OF_PROCESS: u64 = 16;
-/// A very low limit is shared out by halves.
+/// If the limit is very low, at most one part in this number is reserved.
 const RESERVED_SHARE: u64 = 2;
 
-/// How the limit on open files is shared out.
+/// How the limit on open files is divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct OpenFiles {
     /// The limit; 0 = not known.
     pub max: u64,
-    /// Not for clients.
+    /// Descriptors that clients do not get.
     pub reserved: u64,
 }
 
 impl OpenFiles {
-    /// For so many shards, calls to the app at a time, and connections to it that are kept between calls.
-    pub fn share_out(max: u64, shards: usize, calls: usize, kept: usize) -> OpenFiles {
+    /// `calls`: calls to the app at a time. `idle`: connections to the app that are idle between calls.
+    pub fn share_out(max: u64, shards: usize, calls: usize, idle: usize) -> OpenFiles {
         let wanted = DESCRIPTORS_OF_PROCESS
             .saturating_add(DESCRIPTORS_PER_SHARD.saturating_mul(shards as u64))
             .saturating_add(calls as u64)
-            .saturating_add(kept as u64);
+            .saturating_add(idle as u64);
         let reserved = wanted.max(DESCRIPTORS_RESERVED).min(max / RESERVED_SHARE);
         OpenFiles { max, reserved }
     }
@@ -36,18 +36,18 @@ impl OpenFiles {
         self.max.saturating_sub(self.reserved)
     }
 
-    /// Descriptors for clients on listeners that serve no WebSockets: the app's broadcasts and Prometheus come through when
-    /// clients have used theirs up.
+    /// Descriptors for clients on listeners that serve no WebSockets. There are a few more of them, so that the app's
+    /// broadcasts and Prometheus still get through when WebSocket clients have used all of theirs.
     pub fn requests(&self) -> u64 {
         self.clients() + self.reserved / 8
     }
 }
 
-/// For messages about too low a limit on open files.
+/// For messages about a limit on open files that is too low.
 pub const HOW_TO_RAISE: &str = "raise it (LimitNOFILE= in systemd, --ulimit nofile= or ulimits: in Docker, ulimit -n in a shell, \
      /etc/security/limits.conf for logins)";
 
-/// A limit of this process; `u64::MAX` stands for none.
+/// A limit of this process; `u64::MAX` means no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limit {
     pub soft: u64,
@@ -72,7 +72,7 @@ pub fn locked_memory() -> io::Result<Limit> {
     read(|limit| unsafe { libc::getrlimit(libc::RLIMIT_MEMLOCK, limit) })
 }
 
-/// The soft limits on private memory and on address space, in bytes; a limit that cannot be read is none.
+/// The soft limits on private memory and on address space, in bytes. A limit that cannot be read counts as no limit.
 pub fn memory() -> [u64; 2] {
     // SAFETY: the pointer is to a live rlimit that the call fills.
     let data = read(|limit| unsafe { libc::getrlimit(libc::RLIMIT_DATA, limit) });
@@ -81,10 +81,10 @@ pub fn memory() -> [u64; 2] {
     [data, address_space].map(|limit| limit.map_or(u64::MAX, |limit| limit.soft))
 }
 
-/// Raises the soft limit on open files to the hard one and returns the limit then in force.
+/// Raises the soft limit on open files to the hard limit and returns the limit that is then in force.
 ///
 /// # Errors
-/// The error of getrlimit(2); a refused raise is not an error, the old soft limit is returned then.
+/// The error of getrlimit(2). A refused raise is not an error: then the old soft limit is returned.
 pub fn raise_open_files() -> io::Result<u64> {
     let limit = open_files()?;
     let raised = libc::rlimit {
@@ -98,7 +98,7 @@ pub fn raise_open_files() -> io::Result<u64> {
     Ok(limit.hard)
 }
 
-/// A closure, because the type of a resource's number differs between C libraries.
+/// Takes a closure, because the type of a resource's number differs between C libraries.
 fn read(fill: impl FnOnce(&mut libc::rlimit) -> libc::c_int) -> io::Result<Limit> {
     let mut limit = libc::rlimit {
         rlim_cur: 0,
@@ -113,7 +113,7 @@ fn read(fill: impl FnOnce(&mut libc::rlimit) -> libc::c_int) -> io::Result<Limit
     }
 }
 
-/// What this process or its machine has run out of. Never a fault of whoever is at the far end.
+/// What this process or its machine has run out of. It is never the fault of the far end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shortage {
     /// The limit on open files of this process.
@@ -144,7 +144,7 @@ impl Shortage {
         })
     }
 
-    /// What is short, and what to do.
+    /// What is missing, and what to do.
     pub fn advice(self) -> String {
         match self {
             Self::ProcessFiles => {
@@ -164,7 +164,8 @@ impl Shortage {
     }
 }
 
-/// The error that opening a file gives now for want of descriptors. Some libraries turn it into an error of their own.
+/// The error that opening a file gives now when no descriptor is left. Some libraries replace that error by one of their
+/// own.
 pub fn shortage_of_descriptors() -> Option<io::Error> {
     let error = std::fs::File::open("/dev/null").err()?;
     let files = [Shortage::ProcessFiles, Shortage::SystemFiles];
@@ -179,8 +180,8 @@ mod tests {
 
     #[test]
     fn the_reserve_grows_with_shards_and_calls() {
-        let check = |max, shards, calls, kept, expected| {
-            let files = OpenFiles::share_out(max, shards, calls, kept);
+        let check = |max, shards, calls, idle, expected| {
+            let files = OpenFiles::share_out(max, shards, calls, idle);
             assert_eq!(
                 (files.reserved, files.clients()),
                 expected,

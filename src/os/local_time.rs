@@ -1,6 +1,6 @@
 //! Local time from Unix time, for records and error lines.
 //!
-//! The zone is what `localtime(3)` would take (`TZ`, else `/etc/localtime`), read once; UTC when there is none.
+//! The zone is the one that `localtime(3)` would use (`TZ`, else `/etc/localtime`), read once; UTC when there is none.
 
 use std::sync::LazyLock;
 
@@ -28,7 +28,7 @@ static ZONE: LazyLock<TimeZone> = LazyLock::new(|| {
         .unwrap_or_else(|_| TimeZone::utc())
 });
 
-/// Reads the zone now, so that nobody has to wait for its file later.
+/// Reads the zone now, so that no later caller waits for its file.
 pub fn read_zone() {
     LazyLock::force(&ZONE);
 }
@@ -60,7 +60,7 @@ fn clock(unix_secs: i64, offset_secs: i32) -> LocalTime {
 
 /// Year, month and day of a day counted from 1970-01-01, in the Gregorian calendar.
 ///
-/// Counts in eras of 400 years from a March 1st, so that the leap day is the last day of a year.
+/// Counts in eras of 400 years that begin on a March 1st, so that the leap day is the last day of a year.
 fn date(unix_days: i64) -> (i64, u32, u32) {
     const ERA_DAYS: i64 = 146_097;
     let days = unix_days + 719_468;

@@ -1,24 +1,24 @@
-//! Memory and thread figures of this process, for the gauges, and the memory that it may take.
+//! Memory and thread figures of this process for the gauges, and the memory that it may use.
 
 use std::fs;
 
 use super::{cgroup, limits};
 
-/// A cgroup v1 without a limit reports the largest multiple of a page; nothing real is near it.
+/// A cgroup v1 without a limit reports the largest multiple of a page; no real limit is near it.
 const UNLIMITED_BYTES: u64 = 1 << 62;
 
-/// Keeps this process on pages of 4 KiB, also where the host would use huge ones by itself: with those every shard starts
-/// with megabytes that it does not need, and the memory of a storm is not given back while one small thing is left in each
-/// huge page. A kernel that does not know the call has no such pages.
+/// Makes this process use pages of 4 KiB, also where the host would use huge pages. With huge pages every shard starts with
+/// megabytes that it does not need, and after a storm a huge page is not given back while one small block in it is in use. A
+/// kernel that does not know this call has no huge pages.
 pub fn refuse_huge_pages() {
     // SAFETY: PR_SET_THP_DISABLE takes plain numbers and changes nothing but how later page faults of this process are
     // served.
     unsafe { libc::prctl(libc::PR_SET_THP_DISABLE, 1, 0, 0, 0) };
 }
 
-/// Lets the allocator look through the calling thread's heap: what has become free is marked by the first call and given to
-/// the kernel by one that comes at least a second later. A look at 250 MB takes about a millisecond, giving 400 MB back
-/// 70 ms. It is not forced: that would follow every list of freed blocks, 150 ms after a million of them.
+/// Makes the allocator look through the calling thread's heap. The first call marks free memory; a call that comes at least
+/// a second later gives it to the kernel. A look at 250 MB takes about a millisecond, giving back 400 MB takes 70 ms. The
+/// collection is not forced: a forced one follows every list of freed blocks, which takes 150 ms after a million of them.
 pub fn give_back() {
     // SAFETY: has no preconditions; blocks in use stay where they are.
     unsafe { libmimalloc_sys::mi_collect(false) };
@@ -37,7 +37,7 @@ pub fn resident_bytes() -> u64 {
     pages * u64::try_from(page_bytes).unwrap_or(4096)
 }
 
-/// Threads of this process, and the memory that it shares with nobody.
+/// The number of threads, and the memory that this process does not share.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Status {
     pub threads: u64,
@@ -73,8 +73,9 @@ fn meminfo_bytes(meminfo: &str, name: &str) -> Option<u64> {
     Some(kib * 1024)
 }
 
-/// The smallest of the limits on this process's memory: what the host has, its cgroups, and half of RLIMIT_DATA and
-/// RLIMIT_AS, which count what the allocator keeps mapped and not what is in use. `None` when nothing of it can be read.
+/// The smallest of the limits on this process's memory: the memory of the host, the limits of its cgroups, and half of
+/// RLIMIT_DATA and RLIMIT_AS. Only half of these two, because they count what the allocator keeps mapped, not what is in
+/// use. `None` when none of them can be read.
 pub fn limit_bytes() -> Option<u64> {
     let host = fs::read_to_string("/proc/meminfo").ok();
     let host = host.and_then(|meminfo| meminfo_bytes(&meminfo, "MemTotal:"));
@@ -88,8 +89,8 @@ pub fn limit_bytes() -> Option<u64> {
         .min()
 }
 
-/// The smallest memory limit of this process's cgroup and those above it, `None` without one. Kernel memory of sockets
-/// counts against it.
+/// The smallest memory limit of this process's cgroup and those above it; `None` without a limit. The kernel memory of
+/// sockets counts towards this limit.
 pub fn cgroup_limit_bytes() -> Option<u64> {
     smallest_limit(
         &fs::read_to_string("/proc/self/cgroup").unwrap_or_default(),

@@ -1,8 +1,8 @@
-//! What the server needs from Linux beside sockets: CPUs, limits, memory figures, socket options, the local time,
-//! random bytes, word to systemd.
+//! What the server needs from Linux besides sockets: CPUs, limits, memory figures, socket options, the local time, random
+//! bytes, messages to systemd.
 //!
-//! Unsafe code lives here and in `reactor/`; everywhere else a lint denies it. Called by `server` at start-up and by `shard`
-//! for sockets.
+//! Unsafe code is only here and in `reactor/`; everywhere else a lint denies it. Called by `server` at start-up and by
+//! `shard` for sockets.
 
 pub(crate) mod cgroup;
 pub(crate) mod cpu;

@@ -1,5 +1,5 @@
-//! Word to a service manager that waits for it (systemd's `Type=notify`): one datagram to the socket that `NOTIFY_SOCKET`
-//! names, nothing when it names none. Called by `server`.
+//! Messages to a service manager that waits for them (systemd's `Type=notify`): one datagram to the socket that
+//! `NOTIFY_SOCKET` names, and nothing without that variable. Called by `server`.
 //!
 //! Source: sd_notify(3).
 
@@ -10,17 +10,17 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// The server serves.
+/// Tells that the server is serving.
 pub fn ready() {
     tell("READY=1");
 }
 
-/// The signal has come; the process ends by itself.
+/// Tells that the server has got the signal and will end by itself.
 pub fn stopping() {
     tell("STOPPING=1");
 }
 
-/// A manager that cannot be told may think that the server hangs: that is worth a line, and no reason to stop.
+/// Without the message the manager may think that the server hangs. So a failure is logged, but the server goes on.
 fn tell(state: &str) {
     let Some(name) = env::var_os("NOTIFY_SOCKET").filter(|name| !name.is_empty()) else {
         return;
@@ -32,7 +32,7 @@ fn tell(state: &str) {
 
 fn send(name: &OsStr, state: &str) -> io::Result<()> {
     let socket = UnixDatagram::unbound()?;
-    // The control thread must not wait for a manager that does not read.
+    // The control thread must not wait when the manager does not read.
     socket.set_nonblocking(true)?;
     let address = match name.as_bytes().split_first() {
         Some((b'@', rest)) => SocketAddr::from_abstract_name(rest)?,

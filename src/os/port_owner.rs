@@ -1,24 +1,24 @@
-//! Which process listens on a port: asked only when a listener was refused, so that the refusal can name it.
+//! Which process listens on a port. Asked only when a listener was refused, so that the error can name the process.
 //!
-//! The tables of `/proc/net` know the inode of every listening socket, and `/proc/<pid>/fd` who holds it. Processes of other
-//! users and of other containers cannot be looked into without root: then nobody is found.
+//! The tables of `/proc/net` contain the inode of every listening socket, and `/proc/<pid>/fd` shows which process has it
+//! open. Without root, the processes of other users and of other containers cannot be read; then nothing is found.
 
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use crate::os::sockets::bind_addresses;
 
-/// Descriptors looked at of one process. Listeners are among the first that a server opens; another server may have a
-/// million open.
+/// Descriptors that are read of one process. A server opens its listeners first, so they are among these; it may have a
+/// million other descriptors.
 const DESCRIPTORS_MAX: usize = 4096;
 /// `TCP_LISTEN`, as the tables write it.
 const LISTENING: &str = "0A";
 
-/// Who holds a port.
+/// The process that holds a port.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PortOwner {
     pub pid: u32,
-    /// The name that the kernel knows. Not the command line, which may contain secrets.
+    /// The name in the kernel. Not the command line, which may contain secrets.
     pub program: String,
 }
 
@@ -34,7 +34,7 @@ pub fn find(host: &str, port: u16) -> Option<PortOwner> {
     let program = fs::read_to_string(format!("/proc/{pid}/comm")).ok()?;
     Some(PortOwner {
         pid,
-        // A process chooses its name itself, and this one goes to a terminal.
+        // A process chooses its own name, and this text goes to a terminal, so control characters are removed.
         program: program.chars().filter(|char| !char.is_control()).collect(),
     })
 }
@@ -75,14 +75,15 @@ fn decode_address(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, port))
 }
 
-/// Whether two listeners cannot both be there: the same port, and the same address or one that covers it.
+/// Whether the kernel refuses one of two listeners: the ports are equal, and the addresses are equal or one covers the
+/// other.
 fn collide(left: SocketAddr, right: SocketAddr) -> bool {
     let (left_ip, right_ip) = (left.ip().to_canonical(), right.ip().to_canonical());
     left.port() == right.port()
         && (left_ip == right_ip || left_ip.is_unspecified() || right_ip.is_unspecified())
 }
 
-/// The process that holds one of the sockets.
+/// The process that has one of the sockets open.
 fn holder(inodes: &[u64]) -> Option<u32> {
     let names: Vec<String> = inodes
         .iter()

@@ -1,21 +1,21 @@
-//! Random bytes from the kernel. Nothing else asks for any, so that pure code stays pure: it gets them as an argument.
+//! Random bytes from the kernel. Only this file asks for them; pure code gets them as an argument.
 //!
-//! The configuration draws the first of a process and ends it with an error where there are none.
+//! The configuration asks first in each process, and ends the process with an error when there are none.
 
 pub use getrandom::Error;
 
 /// Fills `bytes`. One system call.
 ///
 /// # Errors
-/// getrandom(2) is not there or not allowed.
+/// getrandom(2) is missing or not allowed.
 pub fn fill(bytes: &mut [u8]) -> Result<(), Error> {
     getrandom::fill(bytes)
 }
 
-/// So many random bytes. One system call.
+/// Returns `COUNT` random bytes. One system call.
 ///
 /// # Panics
-/// Where [`fill`] fails, which it did not when the process started.
+/// If [`fill`] fails, although it worked when the process started.
 pub fn bytes<const COUNT: usize>() -> [u8; COUNT] {
     let mut bytes = [0; COUNT];
     fill(&mut bytes).expect("the kernel gave random bytes at the start");

@@ -1,4 +1,4 @@
-//! Listening sockets, the options that every client socket inherits from them, and the plain calls on sockets.
+//! Listening sockets, the options that every client socket inherits from them, and simple calls on sockets.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -13,16 +13,16 @@ use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
 /// Requested accept queue; the kernel cuts it to `net.core.somaxconn`.
 const BACKLOG: i32 = 65_535;
-/// How long, and how often, a port that is in use is tried.
+/// How long a port that is in use is tried again, and the pause between two tries.
 const IN_USE_PATIENCE: Duration = Duration::from_secs(1);
 const IN_USE_RETRY: Duration = Duration::from_millis(20);
 /// Kernel keepalive: idle time and interval. Source: contract/websocket.md §1.
 const KEEPALIVE: Duration = Duration::from_secs(15);
-/// How long sent data may stay unacknowledged before the kernel gives a peer up: bounds dead peers of busy sockets, which
-/// keepalive does not.
+/// How long sent data may stay unacknowledged before the kernel drops the connection. It finds dead peers of sockets with
+/// unacknowledged data, where keepalive does not work.
 const USER_TIMEOUT: Duration = Duration::from_secs(60);
-/// Unsent bytes that the kernel queues per socket before it says "not writable": a stalled reader then costs about 0.13 MB
-/// of kernel memory, not 4 MB, and fast readers keep send-buffer autotuning.
+/// Unsent bytes that the kernel queues per socket before the socket is not writable any more. A stalled reader then costs
+/// about 0.13 MB of kernel memory, not 4 MB. Fast readers keep the autotuning of the send buffer.
 const NOTSENT_LOWAT_BYTES: u32 = 16_384;
 
 /// The addresses to try for a configured bind host, best first.
@@ -48,10 +48,10 @@ pub fn bind_addresses(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     }
 }
 
-/// Opens `count` listening sockets on one address, one for each shard; the kernel spreads connections over them.
+/// Opens `count` listening sockets on one address, one for each shard; the kernel distributes connections among them.
 ///
-/// The port is tried without `SO_REUSEPORT` before: a second server on it would otherwise start without an error and
-/// silently take half of the connections.
+/// Before that, the port is tried without `SO_REUSEPORT`. With it, a second server on the same port would start without an
+/// error and would get half of the connections.
 ///
 /// # Errors
 /// The error of the last address tried, usually `AddrInUse`.
@@ -77,10 +77,10 @@ fn listen_on(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> 
     Ok(listeners)
 }
 
-/// Tries for a moment: a predecessor that has just exited may keep the port for some milliseconds more, because the kernel
-/// takes its rings down after its end.
+/// Tries again for a short time: after a predecessor has exited, the kernel may keep the port for some milliseconds, because
+/// it releases the rings of a process later than the process ends.
 ///
-/// The socket is bound and never listens: clients that come now would be in its queue, and reset with it.
+/// The socket is bound but does not listen: otherwise clients could enter its queue and would be reset when it closes.
 fn wait_until_free(address: SocketAddr) -> io::Result<()> {
     let started = Instant::now();
     loop {
@@ -103,7 +103,8 @@ fn open_listener(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// A socket with an address. Where another one listens, one that may share its port is refused unless that one may too.
+/// A socket bound to an address. If another socket listens there, the kernel refuses this one unless both may share the
+/// port.
 fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(address),
@@ -121,8 +122,8 @@ fn bind(address: SocketAddr, reuse_port: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Sets on a listening socket what its clients are to have: Linux copies these options to every socket that is accepted,
-/// which saves six system calls per connection.
+/// Sets options of the client sockets on the listening socket: Linux copies them to every accepted socket, which saves six
+/// system calls per connection.
 fn set_client_options(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     socket.set_tcp_keepalive(
@@ -134,7 +135,7 @@ fn set_client_options(socket: &Socket) -> io::Result<()> {
     socket.set_tcp_notsent_lowat(NOTSENT_LOWAT_BYTES)
 }
 
-/// Takes a waiting connection, non-blocking and with the options of its listener.
+/// Accepts a waiting connection, non-blocking and with the options of its listener.
 ///
 /// # Errors
 /// Those of accept4(2); `WouldBlock` when none waits.
@@ -147,7 +148,7 @@ pub fn accept(listener: &TcpListener) -> io::Result<(TcpStream, SocketAddr)> {
     Ok((socket.into(), address))
 }
 
-/// Appends what has arrived to `buffer`, at most what fits into its spare capacity; never waits. 0 = the far end has closed.
+/// Appends what has arrived to `buffer`, at most its spare capacity; never waits. 0 = the far end has closed.
 ///
 /// # Errors
 /// Those of recv(2); `WouldBlock` when nothing is there.
@@ -159,7 +160,7 @@ pub fn receive(socket: &impl AsFd, buffer: &mut Vec<u8>) -> io::Result<usize> {
     Ok(bytes)
 }
 
-/// Gives the kernel what it takes of `bytes` now; never waits.
+/// Hands the kernel as many of `bytes` as it takes now; never waits. Returns their number.
 ///
 /// # Errors
 /// Those of send(2); `WouldBlock` when there is no room.
@@ -167,7 +168,7 @@ pub fn send(socket: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
     SockRef::from(socket).send_with_flags(bytes, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
 }
 
-/// Open, and nothing to read: neither bytes nor the end of the connection.
+/// True when the connection is open and there is nothing to read, neither bytes nor its end.
 pub fn is_quiet(socket: &impl AsFd) -> bool {
     let mut byte = [MaybeUninit::uninit()];
     let peeked =
@@ -183,7 +184,7 @@ pub fn finish_writing(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).shutdown(Shutdown::Write)
 }
 
-/// Makes the end of a connection a reset in place of an ordinary close.
+/// Makes the later close of a connection a reset.
 ///
 /// # Errors
 /// Those of setsockopt(2).
@@ -191,15 +192,15 @@ pub fn reset_on_close(socket: &impl AsFd) -> io::Result<()> {
     SockRef::from(socket).set_linger(Some(Duration::ZERO))
 }
 
-/// The descriptor of a stream of monoio, which knows no [`AsFd`].
+/// The descriptor of a monoio stream, which does not implement [`AsFd`].
 ///
-/// Not for any `AsRawFd`: plain numbers are that too, and own nothing.
+/// Not generic over `AsRawFd`: plain numbers implement that too, and do not own a descriptor.
 pub fn borrow(stream: &monoio::net::TcpStream) -> BorrowedFd<'_> {
     // SAFETY: the stream keeps its descriptor open for as long as it is borrowed itself.
     unsafe { BorrowedFd::borrow_raw(stream.as_raw_fd()) }
 }
 
-/// Takes the descriptor of a stream of monoio over. Not for any `IntoRawFd`, see [`borrow`].
+/// Takes over the descriptor of a monoio stream. Not generic over `IntoRawFd` for the same reason as [`borrow`].
 pub fn own(stream: monoio::net::TcpStream) -> OwnedFd {
     // SAFETY: the stream was the only owner of its open descriptor, and `into_raw_fd` gives it up without closing it.
     unsafe { OwnedFd::from_raw_fd(stream.into_raw_fd()) }
@@ -220,7 +221,7 @@ mod tests {
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 
-    /// On every kind of address, and whoever listens.
+    /// For every kind of address, and for every kind of listener.
     #[test]
     fn a_bound_socket_alone_finds_out_who_listens() {
         for host in ["127.0.0.1", "0.0.0.0", "[::1]"] {
@@ -234,14 +235,14 @@ mod tests {
             drop(listeners);
             wait_until_free(bound).expect("nobody has it any more");
         }
-        // A server that shares its port with nobody.
+        // A server that does not share its port.
         let other = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let error = bind(other.local_addr().expect("bound"), false).expect_err("listened to");
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 
-    /// A client that comes between the try and the listeners is refused by the kernel, or served: it is never reset after
-    /// it was taken.
+    /// A client that comes between the try and the listeners is either refused by the kernel or served. It is never accepted
+    /// and then reset.
     #[test]
     fn the_try_takes_no_client() {
         let probe = bind(SocketAddr::from(([127, 0, 0, 1], 0)), false).expect("a free port");

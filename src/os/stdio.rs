@@ -1,32 +1,32 @@
-//! stdout and stderr as they are: closed, full, without a reader, or not to be waited for.
+//! stdout and stderr in every state: closed, full, without a reader, or non-blocking.
 //!
-//! The only code that writes to them. `print!` and its like panic where a write fails, which ends a release build by
-//! SIGABRT.
+//! This is the only code that writes to them. `print!` and its like panic when a write fails, and a panic ends a release
+//! build by SIGABRT.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
-/// Where a text goes.
+/// The stream that gets a text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
     Stdout,
     Stderr,
 }
 
-/// Writes `text` whole.
+/// Writes all of `text`.
 ///
 /// # Errors
-/// What the kernel says: nobody reads it, the disk is full. A part may have been written.
+/// What the kernel says: the reader is gone, the disk is full. A part may have been written.
 pub fn write(stream: Stream, text: &str) -> io::Result<()> {
     write_whole(&open(stream)?, text.as_bytes()).map_err(|torn| torn.cause)
 }
 
-/// The stream without the standard library's buffer, under a descriptor of its own. One that was closed when the process
-/// started is `/dev/null`.
+/// The stream without the standard library's buffer, as a new descriptor. If the stream was closed when the process started,
+/// it is `/dev/null`.
 ///
 /// # Errors
-/// There is no descriptor left.
+/// No descriptor is left.
 pub fn open(stream: Stream) -> io::Result<File> {
     let descriptor = match stream {
         Stream::Stdout => io::stdout().as_fd().try_clone_to_owned(),
@@ -35,18 +35,18 @@ pub fn open(stream: Stream) -> io::Result<File> {
     descriptor.map(File::from)
 }
 
-/// A write that came to no good end.
+/// A write that failed.
 #[derive(Debug)]
 pub struct Torn {
     pub cause: io::Error,
-    /// Bytes that were written before.
+    /// Bytes that were written before the failure.
     pub written: usize,
 }
 
-/// Writes all of `bytes`, however few the kernel takes at a time. Waits where a descriptor that does not block has no room.
+/// Writes all of `bytes`, in as many writes as the kernel needs. Waits when a non-blocking descriptor has no room.
 ///
 /// # Errors
-/// [`Torn`]: how much was written, and why no more.
+/// [`Torn`]: how much was written, and why the rest was not.
 pub fn write_whole(mut file: &File, bytes: &[u8]) -> Result<(), Torn> {
     let mut written = 0;
     while written < bytes.len() {
@@ -65,7 +65,7 @@ pub fn write_whole(mut file: &File, bytes: &[u8]) -> Result<(), Torn> {
     Ok(())
 }
 
-/// Returns when the next write takes something or says why not.
+/// Returns when the next write can take something or would say why not.
 fn wait_for_room(descriptor: BorrowedFd<'_>) -> io::Result<()> {
     let mut poll = libc::pollfd {
         fd: descriptor.as_raw_fd(),
