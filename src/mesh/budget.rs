@@ -1,10 +1,10 @@
-//! How much memory clients and requests may make the process hold: one budget for all shards, leased to each in chunks.
+//! How much memory the process may hold for clients and requests: one budget for all shards, leased to each in chunks.
 //!
-//! Whoever keeps bytes because somebody outside wants it (a session's texts, an unsent frame, a body, a queued call)
-//! charges them here for as long as they are kept. At the bound new work is refused, each kind with an answer of its own,
-//! and what is there lives on: an allocation that fails would end the process with all its clients.
+//! Code that keeps bytes for a client or a request (a session's texts, an unsent frame, a body, a queued call) charges them
+//! here as long as it keeps them. At the bound, new work is refused, each kind with an answer of its own, and existing work
+//! goes on. Without the bound an allocation could fail, and that would end the process with all its clients.
 //!
-//! A shard charges its own [`ShardBudget`], which is a few cells; the atomic of the [`ProcessBudget`] is touched once per
+//! A shard charges its own [`ShardBudget`], which is a few cells; the atomic of the [`ProcessBudget`] is used once per
 //! chunk.
 
 use std::cell::{Cell, RefCell};
@@ -17,14 +17,15 @@ use crate::log::Sparse;
 use crate::mesh::ShardId;
 use crate::metrics::{Metrics, ShardMetrics};
 
-/// A shard leases this much at once, and keeps up to twice as much that it does not use.
+/// A shard leases this much at a time, and keeps up to twice as much that it does not use.
 const LEASE_BYTES_MAX: usize = 256 << 10;
 const LEASE_BYTES_MIN: usize = 4 << 10;
-/// Leases into which the share of a shard is divided: what the shards hold unused is a small part of the whole.
+/// The share of a shard is divided into this many leases, so that the unused leases of all shards are a small part of the
+/// whole.
 const LEASES_PER_SHARD: usize = 64;
 
-/// Small requests may hold this part of the bound beyond it. When sessions have used it up, the app can still publish, and
-/// a health check does not have the process restarted.
+/// Small requests may exceed the bound by one part in this number. So when sessions have used the memory up, the app can
+/// still publish, and a health check does not fail and cause a restart.
 const REQUESTS_PART: usize = 16;
 
 /// The bytes that all shards together may hold for clients and requests.
@@ -36,7 +37,7 @@ pub struct ProcessBudget {
 }
 
 impl ProcessBudget {
-    /// At most `bytes_max` for `shards` shards; `None` = no bound, everything is counted all the same.
+    /// At most `bytes_max` for `shards` shards. `None` = no bound, but the bytes are still counted.
     pub fn new(bytes_max: Option<usize>, shards: usize) -> Arc<Self> {
         let bytes_max = bytes_max.unwrap_or(usize::MAX);
         let lease_bytes = bytes_max / (LEASES_PER_SHARD * shards.max(1));
@@ -47,12 +48,12 @@ impl ProcessBudget {
         })
     }
 
-    /// The bound; `None` without one.
+    /// The bound; `None` if there is none.
     pub fn bytes_max(&self) -> Option<usize> {
         (self.bytes_max < usize::MAX).then_some(self.bytes_max)
     }
 
-    /// Bytes leased to the shards. At most the bound, but for what could not be refused.
+    /// Bytes leased to the shards. Only charges that could not be refused can make them exceed the bound.
     pub fn leased_bytes(&self) -> usize {
         self.leased.load(Ordering::Relaxed)
     }
@@ -88,7 +89,7 @@ pub struct ShardBudget {
     metrics: Arc<Metrics>,
     shard: ShardId,
     used: Cell<usize>,
-    /// Taken from the process; less than `used` never.
+    /// Leased from the process; never less than `used`.
     leased: Cell<usize>,
     refusals: RefCell<Sparse>,
 }
@@ -105,7 +106,7 @@ impl ShardBudget {
         })
     }
 
-    /// Where it counts.
+    /// The metrics that it counts in.
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.metrics
     }
@@ -116,8 +117,8 @@ impl ShardBudget {
         self.used.get()
     }
 
-    /// Charges `bytes`, to be released by [`Self::release`]. False: the process holds as much as it may; the caller refuses
-    /// the work, and the refusal is counted and told here.
+    /// Charges `bytes`, to be released by [`Self::release`]. False: the process is at its bound. The caller must refuse the
+    /// work; this function has counted and logged the refusal.
     #[must_use]
     pub fn try_charge(&self, bytes: usize) -> bool {
         self.try_charge_within(bytes, self.process.bytes_max)
@@ -131,13 +132,13 @@ impl ShardBudget {
         charged
     }
 
-    /// True when the process holds as much as it may. Nothing is counted.
+    /// True when the process is at its bound. Nothing is counted.
     pub fn is_full(&self) -> bool {
         self.process.leased_bytes() >= self.process.bytes_max
     }
 
-    /// True when something new that begins with `bytes` may begin. A refusal is counted as by [`Self::try_charge`]. What
-    /// the shard has leased and does not use is for what is there already.
+    /// True when new work that begins with `bytes` may start. A refusal is counted as by [`Self::try_charge`]. While the
+    /// process is at its bound, the unused lease of the shard is only for existing work.
     #[must_use]
     pub fn admits(&self, bytes: usize) -> bool {
         let full = self.is_full();
@@ -156,7 +157,7 @@ impl ShardBudget {
         room
     }
 
-    /// Charges what cannot be refused any more. It is small, or it replaces something.
+    /// Charges bytes that cannot be refused any more. They are few, or they replace others.
     pub fn charge(&self, bytes: usize) {
         if !self.lease(bytes, self.process.bytes_max) {
             let missing = (self.used.get() + bytes).saturating_sub(self.leased.get());
@@ -179,7 +180,7 @@ impl ShardBudget {
         }
     }
 
-    /// As [`Self::try_charge`]; what is charged is released with the guard.
+    /// As [`Self::try_charge`]; dropping the guard releases the bytes.
     pub fn hold(self: &Rc<Self>, bytes: usize) -> Option<Charge> {
         self.try_charge(bytes).then(|| Charge {
             budget: Rc::clone(self),
@@ -187,7 +188,7 @@ impl ShardBudget {
         })
     }
 
-    /// As [`Self::hold`], for a request that holds little: it may use a part of the memory that is kept for such requests.
+    /// As [`Self::hold`], for a small request, which may also use the memory that is reserved for small requests.
     pub fn hold_for_request(self: &Rc<Self>, bytes: usize) -> Option<Charge> {
         self.try_charge_within(bytes, self.process.bytes_max_of_requests())
             .then(|| Charge {
@@ -196,7 +197,7 @@ impl ShardBudget {
             })
     }
 
-    /// As [`Self::charge`]; what is charged is released with the guard.
+    /// As [`Self::charge`]; dropping the guard releases the bytes.
     pub fn hold_anyway(self: &Rc<Self>, bytes: usize) -> Charge {
         self.charge(bytes);
         Charge {
@@ -215,7 +216,7 @@ impl ShardBudget {
             return true;
         }
         let chunks = missing.checked_next_multiple_of(self.process.lease_bytes);
-        // Near the bound there may be room for these bytes and for no chunk.
+        // Near the bound there may be room for these bytes but not for a chunk.
         for wish in [chunks.unwrap_or(missing), missing] {
             if self.process.try_take(wish, bytes_max) {
                 self.leased.set(self.leased.get() + wish);
@@ -234,7 +235,7 @@ impl ShardBudget {
         &self.metrics.shards[self.shard]
     }
 
-    /// Work that takes about `bytes` has been refused because [`Self::is_full`] said so.
+    /// Counts and logs that work of about `bytes` was refused because [`Self::is_full`] was true.
     pub fn note_refusal(&self, bytes: usize) {
         self.counters().memory_refusals_total.add(1);
         if let Some(admitted) = self.refusals.borrow_mut().admit(Instant::now()) {

@@ -1,6 +1,6 @@
 //! One question to several shards, and their answers.
 //!
-//! For rare questions only, the console's: the answers meet under a mutex.
+//! Only for rare questions, those of the console: the answers are collected under a mutex.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -12,7 +12,7 @@ pub struct Gather<T> {
     state: Arc<Mutex<State<T>>>,
 }
 
-/// One shard's right to answer, once. Dropped without an answer it counts as none.
+/// The right of one shard to answer once. If it is dropped without an answer, it counts as no answer.
 pub struct Reply<T> {
     state: Arc<Mutex<State<T>>>,
 }
@@ -21,7 +21,7 @@ struct State<T> {
     answers: Vec<T>,
     /// Replies that have neither answered nor been dropped.
     missing: usize,
-    /// Nobody waits any more.
+    /// The asker does not wait any more.
     abandoned: bool,
     asker: Option<Waker>,
 }
@@ -42,10 +42,10 @@ impl<T> Gather<T> {
         (Self { state }, replies)
     }
 
-    /// Waits until nobody is left who could answer.
+    /// Waits until every reply has answered or was dropped.
     ///
     /// # Cancel safety
-    /// Takes nothing out: after a time limit [`Self::take`] has what came.
+    /// Takes nothing out: after a time limit, [`Self::take`] returns the answers so far.
     pub async fn all(&self) {
         poll_fn(|context| {
             let mut state = lock(&self.state);
@@ -73,7 +73,7 @@ impl<T> Drop for Gather<T> {
 }
 
 impl<T> Reply<T> {
-    /// The asker has gone: no answer is needed.
+    /// True when the asker has gone: then no answer is needed.
     pub fn is_abandoned(&self) -> bool {
         lock(&self.state).abandoned
     }
@@ -102,7 +102,7 @@ impl<T> fmt::Debug for Reply<T> {
     }
 }
 
-/// A poisoned lock still guards whole answers.
+/// A panic cannot leave an answer half-written, so a poisoned lock is still usable.
 fn lock<T>(state: &Mutex<State<T>>) -> MutexGuard<'_, State<T>> {
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -11,19 +11,20 @@ use crossbeam_queue::ArrayQueue;
 
 use super::ShardId;
 
-/// Messages that one inbox holds; a sender waits at this bound.
+/// Messages that one inbox holds. When it is full, senders wait.
 pub const INBOX_MESSAGES_MAX: usize = 4096;
-/// Payload bytes that one inbox holds; a sender waits at this bound. One message of any size fits into an empty inbox, and
-/// senders that come at the same instant may pass it by one message each.
+/// Payload bytes that one inbox holds. When they are used up, senders wait. A single message of any size fits into an empty
+/// inbox. Senders that come at the same moment may exceed the limit by one message each.
 pub const INBOX_BYTES_MAX: usize = 64 << 20;
 
-/// Messages in an inbox from which on its shard counts as behind: who publishes more and more waits between two
-/// publications, so that one of somebody else finds room at once.
+/// With more messages than this in its inbox a shard counts as behind. A client that publishes many messages waits between
+/// two publications while a shard is behind, so that a publication of another client finds room at once.
 pub const MESSAGES_AHEAD_MAX: usize = 64;
 
-/// What can lie in an inbox.
+/// What can be in an inbox.
 pub trait Weigh {
-    /// Bytes that the message keeps alive while it waits; what the inbox's byte limit counts. The same at each call.
+    /// Bytes that the message keeps alive while it waits; they count towards the byte limit of the inbox. Every call returns
+    /// the same number.
     fn weight_bytes(&self) -> usize;
 }
 
@@ -31,10 +32,10 @@ pub trait Weigh {
 pub struct Mailbox<M> {
     queue: ArrayQueue<M>,
     queued_bytes: AtomicUsize,
-    /// The receiver sleeps and has left its waker.
+    /// The receiver sleeps and has left its waker in `receiver`.
     asleep: AtomicBool,
     receiver: Mutex<Option<Waker>>,
-    /// Senders wait for room.
+    /// Senders wait for room and have left their wakers in `blocked`.
     has_blocked: AtomicBool,
     blocked: Mutex<Vec<Waker>>,
 }
@@ -56,7 +57,7 @@ impl<M: Weigh> Mailbox<M> {
         self.queue.len()
     }
 
-    /// Puts a message in; gives it back when the inbox is full.
+    /// Puts a message in, or returns it when the inbox is full.
     pub fn try_send(&self, message: M) -> Result<(), M> {
         let bytes = message.weight_bytes();
         let queued = self.queued_bytes.load(Ordering::Relaxed);
@@ -68,8 +69,8 @@ impl<M: Weigh> Mailbox<M> {
             self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
             return Err(message);
         }
-        // The swap is after the push in the total order, as the receiver's look at the queue is after its store of
-        // `asleep`: one of the two sees the other.
+        // In the total order the push comes before this swap, and the receiver's store to `asleep` comes before its look at
+        // the queue. So either the sender sees `asleep`, or the receiver sees the message.
         if self.asleep.swap(false, Ordering::SeqCst)
             && let Some(waker) = lock(&self.receiver).take()
         {
@@ -78,7 +79,7 @@ impl<M: Weigh> Mailbox<M> {
         Ok(())
     }
 
-    /// Puts a message in, waiting for room. `true`: it had to wait.
+    /// Puts a message in; waits for room if necessary. `true`: it had to wait.
     pub async fn send(&self, message: M) -> bool {
         let mut message = Some(message);
         let mut waited = false;
@@ -93,7 +94,7 @@ impl<M: Weigh> Mailbox<M> {
                 return Poll::Ready(());
             }
             self.block(context);
-            // It may have caught up between the look and the registration.
+            // The shard may have caught up after the first look and before the registration.
             match self.depth() {
                 0..=MESSAGES_AHEAD_MAX => Poll::Ready(()),
                 _ => Poll::Pending,
@@ -102,7 +103,7 @@ impl<M: Weigh> Mailbox<M> {
         .await;
     }
 
-    /// Has the next message that is taken out wake the task.
+    /// Registers the task: it is woken when the next message is taken out.
     fn block(&self, context: &Context<'_>) {
         lock(&self.blocked).push(context.waker().clone());
         self.has_blocked.store(true, Ordering::SeqCst);
@@ -122,7 +123,7 @@ impl<M: Weigh> Mailbox<M> {
         };
         *waited = true;
         self.block(context);
-        // Room may have come between the refusal and the registration.
+        // Room may have become free after the refusal and before the registration.
         match self.try_send(refused) {
             Ok(()) => Poll::Ready(()),
             Err(refused) => {
@@ -132,7 +133,7 @@ impl<M: Weigh> Mailbox<M> {
         }
     }
 
-    /// For the control thread, which has no executor: tries until there is room.
+    /// For the control thread, which has no executor: tries again until there is room.
     pub fn send_blocking(&self, message: M) {
         const RETRY: Duration = Duration::from_millis(1);
         let mut message = message;
@@ -168,12 +169,12 @@ impl<M: Weigh> Mailbox<M> {
     }
 }
 
-/// A poisoned lock still guards a usable waker list: nothing is left half-written under it.
+/// Nothing is left half-written under the lock, so a poisoned lock still guards a usable list of wakers.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The receiving side. One for each shard, used by its thread only.
+/// The receiving side. Each shard has one, and only its thread uses it.
 pub struct Inbox<M> {
     mailbox: Arc<Mailbox<M>>,
     taken: Cell<u64>,
@@ -187,7 +188,7 @@ impl<M: Weigh> Inbox<M> {
         Some((self.taken.get(), message))
     }
 
-    /// Messages that have arrived so far: whatever a sender has put in before is among them.
+    /// Messages that have arrived so far, including all that a sender has put in before this call.
     pub fn arrived(&self) -> u64 {
         self.taken.get() + self.depth() as u64
     }
@@ -206,7 +207,7 @@ impl<M: Weigh> Inbox<M> {
     }
 }
 
-/// All mailboxes, by shard. Cheap to clone.
+/// All mailboxes, by shard. A clone is cheap.
 pub struct Mesh<M> {
     mailboxes: Arc<[Arc<Mailbox<M>>]>,
 }
@@ -346,7 +347,7 @@ mod tests {
         });
         assert!(waited.try_recv().is_err(), "there is no room yet");
         assert_eq!(inbox.pop().expect("full").1.number, 0);
-        // Whether it had to wait depends on which thread was first; that it gets in does not.
+        // Whether it had to wait depends on which thread was first; the message gets in on either way.
         waited.recv().expect("the sender got in");
         sender
             .join()

@@ -1,7 +1,7 @@
-//! How threads talk: one bounded inbox per shard for messages of whatever type; and the few things that shards share.
+//! How threads talk: one bounded inbox per shard for messages of any type, and the few things that shards share.
 //!
-//! The queue is lock-free; the mutexes around wakers are touched only when a shard goes to sleep or a sender has to wait.
-//! What is said is the business of whoever uses a mesh: `shard::message` has what shards are asked.
+//! The queue is lock-free. The mutexes around wakers are used only when a shard goes to sleep or a sender has to wait. The
+//! meaning of the messages is not known here: `shard::message` has those between shards.
 
 mod budget;
 mod gather;
@@ -13,11 +13,11 @@ pub use gather::{Gather, Reply};
 pub use mailbox::{Inbox, MESSAGES_AHEAD_MAX, Mesh, Weigh};
 pub use permits::{ClientSockets, ConnectionLimit, Full, Permit};
 
-/// Index of a shard, 0 to number of shards − 1.
+/// Index of a shard, from 0 to the number of shards − 1.
 pub type ShardId = usize;
 
-/// Names one life of one session. What outlives a turn keeps this and checks the generation again, so that a late answer
-/// for a slot that was used again falls on the floor.
+/// Names one use of one slot of a session. Data that outlives a turn keeps this reference and checks the generation before
+/// use, so that a late answer for an earlier session of the slot is dropped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionRef {
     pub shard: ShardId,

@@ -1,7 +1,7 @@
 //! How many client sockets may exist: on one listener (`--max-conn`), and in the whole process (its limit on open files).
 //!
-//! Clients may not take the last descriptors: calls to the app, name lookups and files need some at any time. So accepting
-//! stops while fewer than the reserve are free, and clients wait in the kernel's queue.
+//! Clients must not use up all descriptors: calls to the app, name lookups and files always need some. So no connection is
+//! accepted while fewer descriptors than the reserve are free, and clients wait in the kernel's queue.
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -12,20 +12,20 @@ use std::task::{Poll, Waker};
 #[derive(Default)]
 pub struct ClientSockets {
     used: AtomicUsize,
-    /// Somebody waits; most sockets go without anybody waiting, and take no lock.
+    /// A shard waits for a permit. Most sockets are closed while none waits, and then no lock is taken.
     has_waiting: AtomicBool,
     waiting: Mutex<Vec<Waker>>,
 }
 
 /// Counts the sockets of one listener over all shards.
 ///
-/// A shard asks for a permit only when a connection waits in its own queue, so that no shard sits on one.
+/// A shard asks for a permit only when a connection waits in its own queue, so no shard holds a permit that it does not use.
 pub struct ConnectionLimit {
     /// Of this listener.
     max: usize,
     used: AtomicUsize,
     process: Arc<ClientSockets>,
-    /// Of the process, as far as this listener may go.
+    /// Of the process, as far as this listener may use them.
     process_max: usize,
 }
 
@@ -53,7 +53,7 @@ impl ClientSockets {
 }
 
 impl ConnectionLimit {
-    /// At most `max` sockets at once, 0 = any number, and none while the process has `process_max`.
+    /// At most `max` sockets at a time (0 = no limit), and none while the process has `process_max`.
     pub fn new(max: usize, process: Arc<ClientSockets>, process_max: usize) -> Arc<Self> {
         Arc::new(Self {
             max: if max == 0 { usize::MAX } else { max },
@@ -66,7 +66,7 @@ impl ConnectionLimit {
     /// Takes a permit.
     ///
     /// # Errors
-    /// Which limit is reached.
+    /// The limit that is reached.
     pub fn try_acquire(self: &Arc<Self>) -> Result<Permit, Full> {
         if !take(&self.used, self.max) {
             return Err(Full::Listener);
@@ -91,7 +91,7 @@ impl ConnectionLimit {
             }
             self.process.waiting().push(context.waker().clone());
             self.process.has_waiting.store(true, Ordering::SeqCst);
-            // One may have come back between the look and the registration.
+            // A permit may have come back after the first try and before the registration.
             match self.try_acquire() {
                 Ok(permit) => Poll::Ready(permit),
                 Err(_) => Poll::Pending,
@@ -114,7 +114,7 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Whether all places are taken, so that clients may wait for this one.
+    /// True when all permits are taken, so that clients may wait for this one.
     pub fn is_wanted(&self) -> bool {
         let limit = &self.limit;
         limit.used.load(Ordering::SeqCst) >= limit.max
