@@ -1,4 +1,4 @@
-//! Requests: heads that arrive in pieces, what they say, their bodies, and the answers to an upgrade.
+//! Requests: heads that arrive in pieces, their meaning, their bodies, and the answers to an upgrade.
 
 use super::Input;
 use crate::wire::handshake::{UpgradeError, encode_refusal, encode_switching_protocols, upgrade};
@@ -13,8 +13,9 @@ const SMALL: HeadLimits = HeadLimits {
     headers_max: 5,
 };
 
-/// Piece size, choice of limits, then what a client sends. A head that arrives in pieces ends where it ends whole, within
-/// its limits; a chunked body comes out the same in any pieces and never larger than allowed; an answer says one thing.
+/// The input is a piece size, a choice of limits, then what a client sends. A head in pieces must end where the whole head
+/// ends, within its limits. A chunked body must be the same for any pieces, and never larger than allowed. An answer must be
+/// exactly one answer.
 pub fn http_request(data: &[u8]) {
     let mut input = Input(data);
     let piece_bytes = input.piece_bytes();
@@ -82,7 +83,7 @@ fn check_fields(head: &RequestHead, limits: &HeadLimits) {
     let _ = (head.host(), head.keep_alive(), head.expects_continue());
 }
 
-/// Whatever the client asked for: the answer is one head, and nothing of the client's gets into it but the key's hash.
+/// For any request, the answer is one head, and of the client's bytes it contains only the hash of the key.
 fn check_upgrade(head: &RequestHead) {
     let mut answer = Vec::new();
     match upgrade(head, &AllowedOrigins::new(&[]), true) {
@@ -127,7 +128,7 @@ fn check_body(head: &RequestHead, bytes: &[u8], piece_bytes: usize, body_bytes_m
     assert_eq!(decoded, Ok(Some((bytes.to_vec(), chunked.len()))));
 }
 
-/// The body and the bytes it took, or `None` while it has no end.
+/// The body and the number of bytes it took, or `None` while its end is missing.
 fn decode_chunks(
     bytes: &[u8],
     piece_bytes: usize,

@@ -8,8 +8,8 @@ use crate::protocol::json::{NESTING_MAX, decode_string, escape_into, is_valid_js
 use crate::protocol::publication::{Broadcast, Publication, decode_broadcast, encode_message};
 use crate::protocol::reply::data_message;
 
-/// The whole input is one text. Its grammar must be judged as by `serde_json`, and so must be what a command and a
-/// publication say; what we write must be read back unchanged.
+/// The whole input is one text. Our grammar must agree with `serde_json`, and so must the meaning of a command and of a
+/// publication. What we write must be read back unchanged.
 pub fn json(data: &[u8]) {
     if data.len() > NESTING_MAX {
         return;
@@ -20,7 +20,7 @@ pub fn json(data: &[u8]) {
     check_broadcast(data);
 }
 
-/// Any text that we escape is read back as it was, by us and by others.
+/// Any text that we escape must be read back unchanged, by us and by `serde_json`.
 fn check_string(data: &[u8]) {
     if let Ok(expected) = serde_json::from_slice::<String>(data) {
         assert_eq!(decode_string(data), Some(expected));
@@ -39,7 +39,7 @@ fn check_command(data: &[u8]) {
     if ours.is_ok() {
         assert!(is_grammatical(data));
     }
-    // What serde_json refuses, such as half of a surrogate pair, is not comparable.
+    // What serde_json refuses, such as half of a surrogate pair, cannot be compared.
     let Ok(members) = serde_json::from_slice::<Members>(data) else {
         return;
     };
@@ -63,7 +63,7 @@ fn check_command(data: &[u8]) {
         Err(CommandError::Member { member, .. }) => {
             let wrong = |value: &Value| match member {
                 "command" | "identifier" => !value.is_string(),
-                // Their members have types too.
+                // These members have members of their own, one of which may have the wrong type.
                 _ => true,
             };
             assert!(members.all(member).any(wrong), "{member} is as it must be");

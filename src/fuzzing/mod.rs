@@ -1,9 +1,9 @@
-//! What must hold for any bytes from the network: one function for each fuzz target of `fuzz/`.
+//! Properties that must hold for any bytes from the network: one function for each fuzz target of `fuzz/`.
 //!
-//! Each takes the bytes of one input and panics when a property does not hold. The targets feed them with libFuzzer; the
-//! tests below feed them with the committed corpora and with mutants of these, on the stable toolchain. Where it can be
-//! done, what is checked is not our own word: grammar and values are compared with `serde_json`, heads with `httparse`,
-//! signatures are made and broken here, and what arrives in pieces must come out as what arrives whole.
+//! Each function takes the bytes of one input and panics when a property does not hold. The targets feed them with
+//! libFuzzer; the tests below feed them with the committed corpora and with mutants of these, on the stable toolchain. Where
+//! possible, the result is compared with other code: grammar and values with `serde_json`, heads with `httparse`. Signatures
+//! are made and broken here. Input that arrives in pieces must give the same result as the whole input.
 
 mod http_request;
 mod json;
@@ -20,7 +20,7 @@ pub use self::rpc_answer::rpc_answer;
 pub use self::tokens::tokens;
 pub use self::websocket::websocket;
 
-/// The bytes of one input, taken from the front: first choices, then data. An input that is too short chooses zeros.
+/// The bytes of one input, taken from the front: first choices, then data. When the input is too short the choices are 0.
 struct Input<'a>(&'a [u8]);
 
 impl<'a> Input<'a> {

@@ -10,8 +10,8 @@ use crate::protocol::json::NESTING_MAX;
 use crate::protocol::rpc::{RpcStatus, decode_answer};
 use crate::rpc::response::{End, RPC_RESPONSE_BYTES_MAX, Response, ResponseDecoder, ResponseError};
 
-/// Piece size, how the connection ends, then what the app sends: a response, or the body of one. Responses come out the
-/// same in any pieces; bodies are read as by `serde_json`.
+/// The input is a piece size, how the connection ends, then what the app sends: a response, or the body of one. A response
+/// must be the same for every piece size; a body must mean what `serde_json` reads in it.
 pub fn rpc_answer(data: &[u8]) {
     let mut input = Input(data);
     let piece_bytes = input.piece_bytes();
@@ -53,7 +53,7 @@ fn exchange(bytes: &[u8], piece_bytes: usize, end: End) -> Result<Response, Resp
     decoder.finish().map_err(ResponseError::Bad)
 }
 
-/// Which error, without the text: whether a head is found too large or malformed first may depend on the pieces.
+/// The kind of error, without the text: the pieces may decide whether a head is first found too large or malformed.
 fn kind(error: &ResponseError) -> impl PartialEq + std::fmt::Debug + use<> {
     let cause = match error {
         ResponseError::Bad(cause) => Some(mem::discriminant(cause)),
@@ -62,7 +62,7 @@ fn kind(error: &ResponseError) -> impl PartialEq + std::fmt::Debug + use<> {
     (mem::discriminant(error), cause)
 }
 
-/// The decoder takes from a body what is there.
+/// The decoder must find in a body what `serde_json` finds.
 fn check_body(body: &[u8]) {
     if body.len() > NESTING_MAX {
         return;

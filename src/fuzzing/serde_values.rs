@@ -1,11 +1,11 @@
-//! JSON as `serde_json` reads it, to compare our reader with.
+//! JSON as `serde_json` reads it, to compare our reader with it.
 
 use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::Value;
 
-/// Whether the grammar of JSON allows `text`. Numbers may be too big, strings may be broken UTF-8.
+/// Whether the grammar of JSON allows `text`. Numbers may be too large for any type, and strings may be invalid UTF-8.
 pub(super) fn is_grammatical(text: &[u8]) -> bool {
     serde_json::from_slice::<IgnoredAny>(text).is_ok()
 }
@@ -14,7 +14,7 @@ pub(super) fn is_grammatical(text: &[u8]) -> bool {
 pub(super) struct Members(Vec<(String, Value)>);
 
 impl Members {
-    /// The value that counts: the last one of that name, in any case, that is not null.
+    /// The value that counts: the last one of that name in any case that is not null.
     pub(super) fn last(&self, name: &str) -> Option<&Value> {
         self.all(name).last()
     }
@@ -27,7 +27,7 @@ impl Members {
             .map(|(_, value)| value)
     }
 
-    /// The text that counts; empty without one.
+    /// The text that counts; empty if there is none.
     pub(super) fn last_text(&self, name: &str) -> &str {
         self.last(name).and_then(Value::as_str).unwrap_or("")
     }

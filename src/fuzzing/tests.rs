@@ -1,4 +1,4 @@
-//! The committed corpora, as they are and changed, on the stable toolchain.
+//! The committed corpora, unchanged and modified, on the stable toolchain.
 
 use std::path::{Path, PathBuf};
 use std::{fs, panic};
@@ -10,7 +10,7 @@ use super::*;
 
 type Target = fn(&[u8]);
 
-/// The inputs of a target with their names, in an order that does not change.
+/// The inputs of a target with their names, always in the same order.
 fn corpus(name: &str) -> Vec<(PathBuf, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("fuzz/corpus")
@@ -33,7 +33,7 @@ fn replay(name: &str, target: Target) {
     }
 }
 
-/// A change of an input: overwritten, taken out, put in, or cut off.
+/// One change of an input.
 #[derive(Debug, Clone)]
 enum Change {
     Set(Index, u8),
@@ -63,7 +63,7 @@ fn apply(input: &mut Vec<u8>, change: &Change) {
     }
 }
 
-/// Feeds changed inputs of the corpus. The smallest change that fails is printed.
+/// Feeds modified inputs of the corpus. proptest prints the smallest change that fails.
 fn mutate(name: &str, target: Target) {
     let inputs = corpus(name);
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
@@ -74,7 +74,7 @@ fn mutate(name: &str, target: Target) {
     let strategy = (any::<Index>(), any::<Index>(), changes());
     let outcome = runner.run(&strategy, |(first, second, changes)| {
         let mut input = first.get(&inputs).1.clone();
-        // Two inputs behind one another, now and then.
+        // Sometimes two inputs are joined.
         if let Some(Change::CutOff(_)) = changes.first() {
             input.extend_from_slice(&second.get(&inputs).1);
         }
@@ -103,7 +103,7 @@ macro_rules! corpora {
             }
         )*
 
-        /// A corpus without a target would be replayed by nobody.
+        /// A corpus without a target would never be replayed.
         #[test]
         fn every_corpus_and_every_target_is_here() {
             let mut known = vec![$(stringify!($target).to_owned()),*];

@@ -1,4 +1,4 @@
-//! What proves who somebody is: JSON Web Tokens and signed stream names.
+//! What proves the identity of a client: JSON Web Tokens and signed stream names.
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -16,8 +16,8 @@ use crate::protocol::json::NESTING_MAX;
 const SECRET: &str = "known to the targets alone";
 const NOW_UNIX_SECS: f64 = 1_700_000_000.0;
 
-/// A choice, then a token, claims to sign, or a name. What nobody signed is refused, what was signed means what
-/// `serde_json` reads in it, and no changed byte goes unnoticed.
+/// The input is a choice, then a token, claims to sign, or a name. Text without a valid signature must be refused, signed
+/// text must mean what `serde_json` reads in it, and every changed byte must be noticed.
 pub fn tokens(data: &[u8]) {
     let mut input = Input(data);
     let choice = input.byte();
@@ -32,7 +32,7 @@ pub fn tokens(data: &[u8]) {
     check_identifier(&text);
 }
 
-/// Texts that were not made with the secret. Also as a header with a right signature behind it.
+/// Texts that were not made with the secret. Also used as a header with a correct signature behind it.
 fn check_unsigned(text: &str) {
     assert_eq!(
         jwt::verify(text, SECRET, NOW_UNIX_SECS),
@@ -85,7 +85,7 @@ fn check_claims(algorithm: u8, claims: &[u8], place: usize) {
     assert_eq!(verdict, JwtVerdict::Unauthorized);
 }
 
-/// By exact names, the last of a repeated one; null is a value here.
+/// Names are compared exactly, and the last value of a repeated one counts; null is a value here.
 fn expected_verdict(claims: &Members) -> JwtVerdict {
     let moment = |name| match claims.exact(name).last() {
         None => Ok(None),
@@ -155,7 +155,7 @@ fn check_search(text: &str, place: usize) {
     }
 }
 
-/// Without a right signature in it, no identifier is confirmed.
+/// No identifier may be confirmed without a correct signature in it.
 fn check_identifier(identifier: &str) {
     let streams = streams();
     let route = route_subscribe(identifier, &streams);

@@ -1,4 +1,4 @@
-//! WebSocket bytes of a client: frames, fragments, control frames in between, compressed messages.
+//! WebSocket bytes of a client: frames, fragments, control frames between them, compressed messages.
 
 use std::cell::RefCell;
 
@@ -11,7 +11,7 @@ use crate::wire::websocket::message::{Incoming, MessageDecoder, MessageLimits, S
 
 const RSV1: u8 = 0x40;
 const MASKED: u8 = 0x80;
-/// What a buffer may hold beside the message that is allowed.
+/// Bytes that a buffer may hold in addition to the allowed message.
 const SPARE_BYTES: usize = 4096;
 
 thread_local! {
@@ -29,8 +29,8 @@ enum Event {
     Error(FrameError),
 }
 
-/// Piece size, limits, then bytes, or frames to build. What comes out does not depend on the pieces, obeys the limits, and
-/// is the same again when it has gone through our encoder.
+/// The input is a piece size, limits, then bytes, or frames to build. The events must not depend on the pieces, must keep
+/// the limits, and must be the same after they have passed through our encoder.
 pub fn websocket(data: &[u8]) {
     let mut input = Input(data);
     let piece_bytes = input.piece_bytes();
@@ -50,7 +50,7 @@ pub fn websocket(data: &[u8]) {
         check_event(event, &limits);
         check_round_trip(event, false);
     }
-    // Only now and then, and only one: a compressor costs more than all the rest.
+    // Only sometimes, and only one: a compressor costs more than all other work here.
     if choice & 64 != 0
         && let Some(event) = whole.first()
     {
@@ -58,7 +58,8 @@ pub fn websocket(data: &[u8]) {
     }
 }
 
-/// Frames as a client builds them: first byte, size, payload, which is compressed when RSV1 is set and the size is odd.
+/// Frames as a client builds them, from first byte, size and payload. The payload is compressed when RSV1 is set and the
+/// size is odd.
 fn build_frames(input: &mut Input<'_>) -> Vec<u8> {
     let mut wire = Vec::new();
     while !input.0.is_empty() {
@@ -161,7 +162,7 @@ fn check_event(event: &Event, limits: &MessageLimits) {
     }
 }
 
-/// Sends the event as a server does and reads it again as if a client had sent it.
+/// Encodes the event as a server does and reads it again as if a client had sent it.
 fn check_round_trip(event: &Event, compressed: bool) {
     let (opcode, payload) = match event {
         Event::Text(payload) => (Opcode::Text, payload),
@@ -187,7 +188,7 @@ fn check_round_trip(event: &Event, compressed: bool) {
     );
 }
 
-/// Turns a server's frame into a client's: the mask that changes nothing.
+/// Turns a server's frame into a client's, with a mask of zeros, which changes nothing.
 fn masked(mut frame: Vec<u8>, payload_bytes: usize) -> Vec<u8> {
     let header_bytes = frame.len() - payload_bytes;
     frame[1] |= MASKED;
