@@ -1,8 +1,8 @@
 //! The WebSocket opening handshake: whether a request may become a WebSocket, and the bytes of both answers.
 //!
-//! Does not look at the path and knows nothing about authentication: there is never a 401 here. Bytes that follow the
-//! head already belong to the WebSocket and are the caller's (the reference drops such clients; we serve them).
-//! Called by the shard's HTTP phase.
+//! This file does not look at the path and does not authenticate, so it never answers 401. Bytes after the head already
+//! belong to the WebSocket and are left to the caller (the reference drops such clients; this server serves them). Called by
+//! the shard's HTTP phase.
 //!
 //! Source: RFC 6455 §4, `contract/websocket.md` §3.
 
@@ -21,13 +21,13 @@ const KEY_GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 const KEY_BYTES: usize = 16;
 const TOKEN_PREFIX: &str = "anycable-token.";
 
-/// Go's decoder ignores the unused bits of the last character, so clients that set them exist unnoticed.
+/// Go's decoder ignores the unused bits of the last character, so there may be clients that set them.
 const KEY_DECODER: GeneralPurpose = GeneralPurpose::new(
     &STANDARD_ALPHABET,
     GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
 );
 
-/// The application protocols we speak, in our order of preference.
+/// The application protocols of this server, in its order of preference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Subprotocol {
     /// `actioncable-v1-json`, what Rails clients offer.
@@ -48,20 +48,20 @@ impl Subprotocol {
     }
 }
 
-/// What was agreed with the client.
+/// What client and server have agreed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Upgrade {
     /// `Sec-WebSocket-Accept`.
     pub accept: [u8; 28],
-    /// `None`: the client offered nothing we know; the session speaks the base protocol.
+    /// `None`: the client offered no known protocol, so the session speaks the base protocol.
     pub subprotocol: Option<Subprotocol>,
-    /// What follows `anycable-token.` in the first such entry of the subprotocol list, possibly empty.
+    /// The text after `anycable-token.` in the first such entry of the subprotocol list; it may be empty.
     pub token: Option<String>,
-    /// Messages may be compressed in both directions, as the answer says.
+    /// Messages may be compressed in both directions, within the parameters of the answer.
     pub deflate: Option<DeflateAgreement>,
 }
 
-/// Why a request does not become a WebSocket.
+/// Why a request cannot become a WebSocket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum UpgradeError {
     #[error("'upgrade' token not found in 'Connection' header")]
@@ -92,13 +92,13 @@ impl UpgradeError {
     }
 }
 
-/// Checks an upgrade request; the first rule that fails is the error, in the reference's order.
+/// Checks an upgrade request. The error is the first rule that fails, in the reference's order.
 ///
-/// `compression` is the server's option: permessage-deflate is agreed to then, if the client offers it with parameters that
-/// can be kept.
+/// `compression` is the server's option: permessage-deflate is then agreed to if the client offers it with parameters that
+/// this server can keep.
 ///
-/// Lists may come in several lines. Of the fields that are no lists two lines are refused where they decide: `Host` before
-/// this, `Sec-WebSocket-Key` and `Sec-WebSocket-Version` here, and each `Origin` must be allowed.
+/// Lists may be split over several lines. Other fields that decide must not be repeated: `Host` is checked before this,
+/// `Sec-WebSocket-Key` and `Sec-WebSocket-Version` here, and each `Origin` must be allowed.
 ///
 /// # Errors
 /// See [`UpgradeError`]; answer with [`encode_refusal`].
@@ -137,9 +137,10 @@ pub fn upgrade(
     })
 }
 
-/// Appends the answer to a refused upgrade. `date` is an HTTP date. With `keep` the connection may carry another request.
+/// Appends the answer to a refused upgrade. `date` is an HTTP date. With `keep` the connection stays open for another
+/// request.
 ///
-/// For a `HEAD` request call [`encode_refusal_head`]: a body would be taken for the next response.
+/// For a `HEAD` request call [`encode_refusal_head`]: the client would read a body as the next response.
 ///
 /// Source: `contract/websocket.md` §3, "Error format".
 pub fn encode_refusal(error: UpgradeError, date: &str, keep: bool, out: &mut Vec<u8>) {
@@ -169,7 +170,7 @@ pub fn encode_refusal_head(error: UpgradeError, date: &str, keep: bool, out: &mu
     );
 }
 
-/// Appends the `101 Switching Protocols` head, fields in the reference's order.
+/// Appends the `101 Switching Protocols` head, with the fields in the reference's order.
 pub fn encode_switching_protocols(upgrade: &Upgrade, out: &mut Vec<u8>) {
     out.extend_from_slice(
         b"HTTP/1.1 101 Switching Protocols\r\n\
@@ -192,7 +193,7 @@ pub fn encode_switching_protocols(upgrade: &Upgrade, out: &mut Vec<u8>) {
 }
 
 fn is_key(key: &str) -> bool {
-    // Room for what 24 characters can hold; anything longer does not fit and is no key.
+    // Room for the bytes of 24 characters. A longer text does not fit and is not a key.
     let mut decoded = [0; KEY_BYTES + 2];
     KEY_DECODER.decode_slice(key, &mut decoded) == Ok(KEY_BYTES)
 }

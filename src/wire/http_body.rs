@@ -1,18 +1,18 @@
 //! Bodies of HTTP/1.1 messages: how long they are, and the chunked coding.
 //!
-//! Called by the shard's HTTP phase for request bodies and by `rpc` for answers. Collects into the caller's buffer and
-//! enforces the caller's limit; trailers are read and dropped.
+//! Called by the shard's HTTP phase for request bodies and by `rpc` for answers. The decoder fills the caller's buffer and
+//! enforces the caller's limit; it reads trailers and drops them.
 
 use super::http_head::HttpError;
 use super::percent::hex_digit;
 
-/// One chunk-size line of a request with its extensions. Nobody sends extensions; the limit is there so that they cannot
-/// be a flood.
+/// One chunk-size line of a request with its extensions. Clients do not send extensions; the limit stops an attack with long
+/// ones.
 const CHUNK_LINE_BYTES_MAX: u32 = 1024;
 /// All trailer fields of a request together.
 const TRAILER_BYTES_MAX: u32 = 16 * 1024;
 
-/// How long the parts of a chunked body may be that carry no data. `Default` is for requests.
+/// Limits for the parts of a chunked body that carry no data. `Default` is for requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChunkLimits {
     /// One chunk-size line with its extensions.
@@ -35,7 +35,7 @@ impl Default for ChunkLimits {
 pub enum BodyFraming {
     /// There is no body.
     None,
-    /// So many bytes follow the head.
+    /// This number of bytes follows the head.
     Length(u64),
     /// Chunks follow: use a [`ChunkedDecoder`].
     Chunked,
@@ -44,22 +44,22 @@ pub enum BodyFraming {
 /// How the end of a response body is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ResponseBodyFraming {
-    /// So many bytes follow the head, 0 where there is no body.
+    /// This number of bytes follows the head; 0 when there is no body.
     Length(u64),
     /// Chunks follow: use a [`ChunkedDecoder`].
     Chunked,
-    /// The body is everything until the sender closes; the connection cannot be used again.
+    /// The body is all that comes before the sender closes; the connection cannot be used again.
     UntilClose,
 }
 
 /// Reads a chunked body that arrives in pieces of any size.
 ///
-/// Lines end with CRLF only: a bare LF is where parsers start to disagree. Source: RFC 9112 §7.1.
+/// Lines must end with CRLF: parsers disagree about a bare LF. Source: RFC 9112 §7.1.
 #[derive(Debug, Clone, Default)]
 pub struct ChunkedDecoder {
     state: ChunkState,
     limits: ChunkLimits,
-    /// Bytes of the current chunk-size line or of all trailers, whichever is being read.
+    /// Bytes of the current chunk-size line, or of all trailers while these are read.
     line_bytes: u32,
 }
 
@@ -91,13 +91,13 @@ impl ChunkedDecoder {
         }
     }
 
-    /// Takes bytes from the start of `input` and appends the chunks' data to `body`.
+    /// Takes bytes from the start of `input` and appends the data of the chunks to `body`.
     ///
-    /// Returns the bytes taken, and true when the body is complete; what follows then belongs to the next message.
+    /// Returns the number of bytes taken, and true when the body is complete; later bytes belong to the next message.
     ///
     /// # Errors
-    /// [`HttpError::BodyTooLarge`] when a chunk's announced size would bring `body` past `body_bytes_max`, before its
-    /// data is read; [`HttpError::BadChunk`] otherwise.
+    /// [`HttpError::BodyTooLarge`] when the announced size of a chunk would make `body` exceed `body_bytes_max`, before the
+    /// data of that chunk is read; [`HttpError::BadChunk`] for any other problem.
     pub fn decode(
         &mut self,
         input: &[u8],
@@ -126,7 +126,7 @@ impl ChunkedDecoder {
         Ok((at, self.state == ChunkState::Done))
     }
 
-    /// One byte outside chunk data.
+    /// Handles one byte outside chunk data.
     fn step(&mut self, byte: u8) -> Result<ChunkState, HttpError> {
         use ChunkState as S;
         self.count_line_byte()?;
@@ -204,7 +204,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// Decodes in pieces of `piece_bytes`; returns the body and the bytes taken.
+    /// Decodes in pieces of `piece_bytes`; returns the body and the number of bytes taken.
     fn decode_in(input: &[u8], piece_bytes: usize) -> Result<Option<(Vec<u8>, usize)>, HttpError> {
         let mut decoder = ChunkedDecoder::default();
         let (mut body, mut taken) = (Vec::new(), 0);

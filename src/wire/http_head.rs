@@ -1,25 +1,26 @@
-//! What request heads and response heads share: limits, errors, the search for the end, and the store of header fields.
+//! What request heads and response heads share: limits, errors, the search for the end, and the storage of header fields.
 //!
-//! Does not know a method from a status. Called by `http_request` and `http_response`; the shard uses [`HeadScanner`]
-//! while a head is still arriving.
+//! This file knows neither methods nor statuses. Called by `http_request` and `http_response`; the shard uses
+//! [`HeadScanner`] while a head is still arriving.
 
 use memchr::{memchr, memchr_iter};
 use thiserror::Error;
 
-/// Bytes of one head when nothing else is configured. Source: `contract/websocket.md` §1.
+/// Bytes of one head unless another limit is configured. Source: `contract/websocket.md` §1.
 pub const HEAD_BYTES_MAX: usize = 1 << 20;
 
-/// Header fields of one head when nothing else is configured. The reference has no such limit; browsers and proxies
-/// stay far below.
+/// Header fields of one head unless another limit is configured. The reference has no such limit; browsers and proxies send
+/// far fewer.
 pub const HEADERS_MAX: usize = 256;
 
-/// Positions inside a head are kept as `u32`; text may triple where invalid UTF-8 is replaced, so this stays safe.
+/// Positions in a head are stored as `u32`. The text may become three times as long where invalid UTF-8 is replaced, and
+/// still fits.
 const HEAD_BYTES_CEILING: usize = 1 << 30;
 
 /// How large a head may be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HeadLimits {
-    /// Bytes from the first one to the end of the blank line. Values above 1 GiB count as 1 GiB.
+    /// Bytes from the first one to the end of the blank line. Values above 1 GiB are treated as 1 GiB.
     pub head_bytes_max: usize,
     /// Number of header fields.
     pub headers_max: usize,
@@ -34,8 +35,8 @@ impl Default for HeadLimits {
     }
 }
 
-/// Why HTTP bytes are refused. After any of these the connection cannot be used again, because nobody knows where the
-/// next message starts.
+/// Why HTTP bytes are refused. After any of these errors the connection cannot be used again, because it is not known where
+/// the next message starts.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum HttpError {
     #[error("the head is longer than {bytes_max} bytes")]
@@ -67,7 +68,7 @@ pub enum HttpError {
 }
 
 impl HttpError {
-    /// The status to answer with before the connection is closed.
+    /// The status of the answer before the connection is closed.
     pub fn status(&self) -> u16 {
         match self {
             HttpError::HeadTooLarge { .. } | HttpError::TooManyHeaders { .. } => 431,
@@ -86,25 +87,25 @@ impl HttpError {
     }
 }
 
-/// Finds the end of a head that arrives in pieces, without looking at any byte twice.
+/// Finds the end of a head that arrives in pieces, and looks at each byte once.
 ///
-/// A head may trickle in one byte at a time; searching it from the start after each read would cost the square of its
-/// size. Keep one scanner per head and hand it the whole buffer each time.
+/// A head may arrive one byte at a time. If each search began at the start, the cost would be the square of its size. Use
+/// one scanner per head, and pass it the whole buffer each time.
 #[derive(Debug, Clone, Default)]
 pub struct HeadScanner {
-    /// Everything before this position is known not to hold the end.
+    /// The end is not before this position.
     scanned: usize,
-    /// True once a byte other than CR and LF was seen: blank lines before a request line do not end anything.
+    /// True after a byte other than CR and LF: blank lines before a request line end nothing.
     started: bool,
 }
 
 impl HeadScanner {
-    /// The number of bytes up to and including the blank line, or `None` while it has not arrived.
+    /// The number of bytes up to and including the blank line, or `None` if it has not arrived.
     ///
-    /// `input` must be what the last call got, with new bytes appended.
+    /// `input` must be the input of the last call with new bytes appended.
     ///
     /// # Errors
-    /// [`HttpError::HeadTooLarge`] as soon as the head is known not to fit.
+    /// [`HttpError::HeadTooLarge`] as soon as it is certain that the head does not fit.
     pub fn find_end(
         &mut self,
         input: &[u8],
@@ -128,7 +129,7 @@ impl HeadScanner {
             match window.get(line_end + 1..) {
                 Some([b'\n', ..]) => return Some(line_end + 2),
                 Some([b'\r', b'\n', ..]) => return Some(line_end + 3),
-                // The line feed may be followed by the blank line in the next read: look at it again then.
+                // The next read may bring the blank line after this line feed: so the next search begins at it.
                 Some([] | [b'\r']) | None => {
                     self.scanned = line_end;
                     return None;
@@ -158,7 +159,7 @@ pub(super) struct Span {
     end: u32,
 }
 
-/// The text of a head in one allocation, and where its fields are in it.
+/// The text of a head in one allocation, and the positions of its fields.
 #[derive(Debug, Clone)]
 pub(super) struct HeaderStore {
     text: String,
@@ -174,7 +175,7 @@ impl HeaderStore {
         }
     }
 
-    /// Appends `bytes`, with U+FFFD for what is not UTF-8.
+    /// Appends `bytes`, with U+FFFD in place of invalid UTF-8.
     pub(super) fn push_text(&mut self, bytes: &[u8]) -> Span {
         let start = self.position();
         self.text.push_str(&String::from_utf8_lossy(bytes));
@@ -204,21 +205,21 @@ impl HeaderStore {
             .map(|(name, value)| (self.text(*name), self.text(*value)))
     }
 
-    /// The first value of the field called `name`, compared without case, blanks around it removed.
+    /// The first value of the field called `name` (in any case), without the blanks around it.
     pub(super) fn first(&self, name: &str) -> Option<&str> {
         self.fields()
             .find(|(field, _)| field.eq_ignore_ascii_case(name))
             .map(|(_, value)| value)
     }
 
-    /// Values of the fields called `name`, compared without case.
+    /// The values of all fields called `name` (in any case).
     pub(super) fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.fields()
             .filter(move |(field, _)| field.eq_ignore_ascii_case(name))
             .map(|(_, value)| value)
     }
 
-    /// True when a field called `name` holds `token` in its comma list, compared without case.
+    /// True when a field called `name` has `token` in its comma list; both in any case.
     pub(super) fn has_token(&self, name: &str, token: &str) -> bool {
         self.values(name)
             .flat_map(list_items)
@@ -244,13 +245,13 @@ pub(super) fn list_items(value: &str) -> impl Iterator<Item = &str> {
     value.split(',').map(str::trim)
 }
 
-/// Room for the header fields of `head`, as the parser wants it: never more than the head has lines.
+/// Slots for the header fields of `head`, which the parser needs: at most one for each line of the head.
 pub(super) fn field_slots<'a>(head: &[u8], limits: &HeadLimits) -> Vec<httparse::Header<'a>> {
     let lines = memchr_iter(b'\n', head).count();
     vec![httparse::EMPTY_HEADER; lines.min(limits.headers_max)]
 }
 
-/// What the parser's complaint means to us.
+/// The error for a complaint of the parser.
 pub(super) fn parse_error(error: httparse::Error, limits: &HeadLimits) -> HttpError {
     match error {
         httparse::Error::TooManyHeaders => HttpError::TooManyHeaders {

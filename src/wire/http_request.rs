@@ -1,7 +1,7 @@
 //! The head of an HTTP/1.x request: bytes to [`RequestHead`].
 //!
-//! Owns what a request line and its fields mean (target forms, Host rules, keep-alive, body framing). Does not know any
-//! route. Called by the shard's HTTP phase for every connection.
+//! This file defines the meaning of a request line and its fields (target forms, Host rules, keep-alive, body framing). It
+//! knows no routes. The shard's HTTP phase calls it for every connection.
 
 use std::borrow::Cow;
 
@@ -11,8 +11,8 @@ use super::http_head::{
 };
 use super::percent;
 
-/// Fields with one value by their definition: two of them joined would be a third value that nobody has sent.
-/// Source: RFC 9110, RFC 6454 §7.3, RFC 6455 §11.3.
+/// Fields with one value by definition: two of them joined would be a value that the client has not sent. Source: RFC 9110,
+/// RFC 6454 §7.3, RFC 6455 §11.3.
 const SINGLE_VALUED: [&str; 17] = [
     "authorization",
     "content-length",
@@ -33,9 +33,9 @@ const SINGLE_VALUED: [&str; 17] = [
     "x-request-id",
 ];
 
-/// A request without its body: one text buffer and positions in it.
+/// A request without its body: one text buffer, and positions in it.
 ///
-/// Bytes of field values that are not UTF-8 have become U+FFFD; a target that is not UTF-8 is refused.
+/// Invalid UTF-8 in field values has become U+FFFD; a target that is not UTF-8 is refused.
 #[derive(Debug, Clone)]
 pub struct RequestHead {
     store: HeaderStore,
@@ -45,10 +45,10 @@ pub struct RequestHead {
 }
 
 impl RequestHead {
-    /// Reads one head from the start of `input`. `Ok(None)` while its blank line has not arrived; the number is the
-    /// bytes it took, the body follows there.
+    /// Reads one head from the start of `input`. `Ok(None)` while its blank line has not arrived. The number is the length
+    /// of the head; the body follows it.
     ///
-    /// Looks through all of `input` each time: while a head trickles in, ask a [`HeadScanner`] first.
+    /// Each call looks through all of `input`: while a head arrives in small pieces, ask a [`HeadScanner`] first.
     ///
     /// # Errors
     /// [`HttpError`] with the status to answer; the connection must be closed then.
@@ -68,7 +68,7 @@ impl RequestHead {
             Ok(httparse::Status::Complete(consumed)) => {
                 Self::from_parsed(&parsed, input.len()).map(|head| Some((head, consumed)))
             }
-            // A blank line inside the request line, for example.
+            // For example because of a blank line inside the request line.
             Ok(httparse::Status::Partial) => Err(HttpError::Malformed("the head ends too early")),
             Err(error) => Err(parse_error(error, limits)),
         }
@@ -84,7 +84,7 @@ impl RequestHead {
         self.store.text(self.target)
     }
 
-    /// The path, still percent-encoded; `/` when the target has none.
+    /// The path, still percent-encoded; `/` if the target has none.
     pub fn path(&self) -> &str {
         match self.path_and_query().split_once('?') {
             Some((path, _)) => path_or_root(path),
@@ -92,7 +92,7 @@ impl RequestHead {
         }
     }
 
-    /// What follows the first `?`, still percent-encoded; `None` without a `?`.
+    /// The text after the first `?`, still percent-encoded; `None` without a `?`.
     pub fn query(&self) -> Option<&str> {
         self.path_and_query()
             .split_once('?')
@@ -104,27 +104,27 @@ impl RequestHead {
         self.version_minor
     }
 
-    /// The first value of the field called `name`, compared without case, blanks around it removed.
+    /// The first value of the field called `name` (in any case), without the blanks around it.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.store.first(name)
     }
 
-    /// All fields in the order they came, names as sent.
+    /// All fields in the order they came, with the names as sent.
     #[cfg(any(test, feature = "fuzzing"))]
     pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
         self.store.fields()
     }
 
-    /// All values of the fields called `name`, compared without case.
+    /// The values of all fields called `name` (in any case).
     pub fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.store.values(name)
     }
 
-    /// The lines called `name` as one value, as a recipient of HTTP has to read them: joined with a comma, cookies with a
-    /// semicolon. Empty lines are left out; `None` when nothing is left. Fields that have one value by their definition
-    /// are not joined: their first line counts.
+    /// The lines called `name` as one value, as HTTP tells a recipient to read them: joined with a comma, cookies with a
+    /// semicolon. Empty lines are left out; `None` when nothing is left. Fields that have one value by definition are not
+    /// joined: their first line counts.
     ///
-    /// Never longer than the head, because each line has a name and its end on the wire.
+    /// Never longer than the head, because each line also has a name and a line end on the wire.
     ///
     /// Source: RFC 9110 §5.3, RFC 9113 §8.2.3 (proxies split cookies).
     pub fn combined(&self, name: &str) -> Option<Cow<'_, str>> {
@@ -153,14 +153,14 @@ impl RequestHead {
         Some(Cow::Owned(all))
     }
 
-    /// The items of the comma list that all lines called `name` make together, trimmed, empty ones left out.
+    /// The items of the comma list that all lines called `name` form together, trimmed, without empty ones.
     pub fn items<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.header_values(name)
             .flat_map(list_items)
             .filter(|item| !item.is_empty())
     }
 
-    /// The first value of `name` that is not empty, for fields that are no lists.
+    /// The first value of `name` that is not empty; for fields that are not lists.
     pub fn filled(&self, name: &str) -> Option<&str> {
         self.store
             .fields()
@@ -169,17 +169,17 @@ impl RequestHead {
             .find(|value| !value.is_empty())
     }
 
-    /// Whether several lines are called `name`.
+    /// Whether more than one line is called `name`.
     pub fn is_repeated(&self, name: &str) -> bool {
         self.header_values(name).nth(1).is_some()
     }
 
-    /// True when one of the fields called `name` has `token` in its comma list, compared without case.
+    /// True when one of the fields called `name` has `token` in its comma list; both in any case.
     pub fn header_has_token(&self, name: &str, token: &str) -> bool {
         self.store.has_token(name, token)
     }
 
-    /// The authority the client asked for: that of an absolute target, else the `Host` field, else empty.
+    /// The authority that the client asked for: that of an absolute target, else the `Host` field, else empty.
     pub fn host(&self) -> &str {
         match absolute_form(self.target()) {
             Some((authority, _)) => authority,
@@ -195,8 +195,8 @@ impl RequestHead {
     /// How long the body is.
     ///
     /// # Errors
-    /// Everything two parties could read differently is refused: `Transfer-Encoding` beside `Content-Length` or on
-    /// HTTP/1.0, several of either, a length that is not plain digits, a coding other than `chunked`.
+    /// Everything that two parties could read differently is refused: `Transfer-Encoding` together with `Content-Length` or
+    /// on HTTP/1.0, several of either, a length that is not plain digits, a coding other than `chunked`.
     ///
     /// Source: RFC 9112 §6.
     pub fn body_framing(&self) -> Result<BodyFraming, HttpError> {
@@ -307,12 +307,13 @@ fn path_or_root(path: &str) -> &str {
     if path.is_empty() { "/" } else { path }
 }
 
-/// The bytes Go's HTTP server takes in a `Host` field. Source: golang.org/x/net/http/httpguts, `ValidHostHeader`.
+/// True for the bytes that Go's HTTP server accepts in a `Host` field. Source: golang.org/x/net/http/httpguts,
+/// `ValidHostHeader`.
 fn is_host_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~".contains(&byte)
 }
 
-/// Digits only: no sign, no blanks, no list. Source: RFC 9110 §8.6.
+/// Only digits: no sign, no blanks, no list. Source: RFC 9110 §8.6.
 pub(super) fn parse_content_length(value: &str) -> Result<u64, HttpError> {
     let bad = || HttpError::BadContentLength(value.to_owned());
     if value.is_empty() || !value.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -365,7 +366,7 @@ mod tests {
             let fields: String = lines
                 .iter()
                 .enumerate()
-                // Names are compared without case.
+                // Names match in any case.
                 .map(|(at, value)| match at % 2 {
                     0 => format!("{name}: {value}\r\nX-Between: no\r\n"),
                     _ => format!("{}: {value}\r\n", name.to_uppercase()),

@@ -1,17 +1,17 @@
-//! HTTP/1.1 responses: encoding ours, and reading the head of the app's.
+//! HTTP/1.1 responses: writes ours, and reads the heads of the app's.
 //!
-//! Does not decide what to answer. Encoding is called by the shard's HTTP phase, decoding by `rpc`.
+//! This file does not decide what to answer. The shard's HTTP phase calls the encoding, `rpc` calls the decoding.
 
 use super::http_body::ResponseBodyFraming;
 use super::http_head::{HeadLimits, HeaderStore, HttpError, field_slots, parse_error};
 use super::http_request::parse_content_length;
 
-/// Appends a response. Fields come in the order Go writes them: the caller's, then `Date`, `Content-Length` and, unless
-/// `keep_alive`, `Connection: close`.
+/// Appends a response. The fields have the order in which Go writes them: the caller's, then `Date`, `Content-Length` and,
+/// without `keep_alive`, `Connection: close`.
 ///
-/// `date` is an HTTP date. `head_only` leaves out the body but announces its length, as the answer to `HEAD` must.
-/// Header values must not hold line ends. An HTTP/1.0 client only keeps the connection when the caller adds
-/// `Connection: keep-alive`.
+/// `date` is an HTTP date. `head_only` omits the body but still announces its length, as the answer to `HEAD` must. Header
+/// values must not contain line ends. An HTTP/1.0 client keeps the connection only if the caller adds `Connection:
+/// keep-alive`.
 pub fn encode_response(
     status: u16,
     headers: &[(&str, &str)],
@@ -49,8 +49,8 @@ pub fn encode_response(
     }
 }
 
-/// Appends the answer to bytes that are no HTTP request; the connection must be closed after it. Like Go's, it has no
-/// `Date` and its body ends with the connection.
+/// Appends the answer to bytes that are not an HTTP request; the connection must be closed after it. Like Go's answer it has
+/// no `Date`, and its body ends with the connection.
 pub fn encode_malformed_request(error: &HttpError, out: &mut Vec<u8>) {
     let status = error.status();
     let reason = reason_phrase(status);
@@ -63,7 +63,7 @@ pub fn encode_malformed_request(error: &HttpError, out: &mut Vec<u8>) {
     );
 }
 
-/// The phrase Go writes for `status`, empty when it knows none.
+/// The phrase that Go writes for `status`; empty for a status that Go does not know.
 pub fn reason_phrase(status: u16) -> &'static str {
     match status {
         100 => "Continue",
@@ -117,8 +117,8 @@ pub(crate) struct ResponseHead {
 }
 
 impl ResponseHead {
-    /// Reads a whole head, as a [`HeadScanner`](super::http_head::HeadScanner) has found its end. Interim (1xx) responses
-    /// come out like any other.
+    /// Reads a whole head, whose end a [`HeadScanner`](super::http_head::HeadScanner) has found. Interim (1xx) responses are
+    /// returned like any other.
     ///
     /// # Errors
     /// [`HttpError`]; the connection must be closed then.
@@ -147,24 +147,24 @@ impl ResponseHead {
         self.status
     }
 
-    /// All values of the fields called `name`, compared without case, blanks around them removed.
+    /// The values of all fields called `name` (in any case), without the blanks around them.
     pub fn header_values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.store.values(name)
     }
 
-    /// Whether the other side takes another request on this connection. A body that ends with the connection
-    /// ([`ResponseBodyFraming::UntilClose`]) forbids it all the same.
+    /// Whether the other side accepts another request on this connection. A body that ends with the connection
+    /// ([`ResponseBodyFraming::UntilClose`]) makes that impossible, whatever this says.
     pub fn keep_alive(&self) -> bool {
         self.store.keep_alive(self.version_minor)
     }
 
-    /// How long the body is, as the answer to anything but `HEAD`.
+    /// The length of the body of an answer to any method but `HEAD`.
     ///
-    /// More lenient than a request's: the application is trusted. Where both are given, `Transfer-Encoding` wins over
-    /// `Content-Length`, equal lengths may be repeated, the version does not matter, and `identity` is no coding.
+    /// More lenient than for a request, because the application is trusted: `Transfer-Encoding` wins over `Content-Length`,
+    /// equal lengths may be repeated, the version does not matter, and `identity` is not a coding.
     ///
     /// # Errors
-    /// Lengths that are no numbers or differ, and codings other than `chunked`.
+    /// Lengths that are not numbers or that differ, and codings other than `chunked`.
     ///
     /// Source: RFC 9112 §6.3.
     pub fn body_framing(&self) -> Result<ResponseBodyFraming, HttpError> {

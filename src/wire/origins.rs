@@ -1,10 +1,10 @@
 //! Which `Origin` values may open a WebSocket (`--allowed_origins`).
 //!
-//! Pure comparison of text. Called by `handshake`.
+//! Compares text only. Called by `handshake`.
 //!
 //! Source: `contract/websocket.md` §3.2, with its recommendations: entries are trimmed and empty ones ignored.
 
-/// The configured list. Empty means that everybody may connect.
+/// The configured list. If it is empty, every client may connect.
 #[derive(Debug, Clone, Default)]
 pub struct AllowedOrigins {
     entries: Vec<Entry>,
@@ -33,7 +33,7 @@ impl AllowedOrigins {
         AllowedOrigins { entries }
     }
 
-    /// Whether a request with these `Origin` lines may go on: each of them must be allowed.
+    /// True when each of the `Origin` lines of a request is allowed.
     pub fn allows_all<'a>(&self, mut origins: impl Iterator<Item = &'a str>) -> bool {
         match origins.next() {
             Some(first) => {
@@ -43,7 +43,8 @@ impl AllowedOrigins {
         }
     }
 
-    /// Whether a request with this `Origin` field may go on. A missing field only passes an empty list or a bare `*`.
+    /// True when a request with this `Origin` field is allowed. Without the field, only an empty list or a bare `*` allows
+    /// it.
     pub fn allows(&self, origin: Option<&str>) -> bool {
         if self.entries.is_empty() {
             return true;
@@ -59,7 +60,7 @@ impl AllowedOrigins {
     }
 }
 
-/// The `host[:port]` of a URL as Go's `url.Parse` finds it: empty when the URL has none, `None` when it does not parse.
+/// The `host[:port]` of a URL as Go's `url.Parse` finds it: empty when the URL has none, `None` when Go cannot parse it.
 fn url_host(url: &str) -> Option<&str> {
     if url.bytes().any(|byte| byte < 0x20 || byte == 0x7f) {
         return None;

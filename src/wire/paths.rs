@@ -1,6 +1,6 @@
 //! The paths of `--path`: literal ones, `{placeholders}` and a trailing `*`.
 //!
-//! Compares raw, still percent-encoded paths. Does not know which other routes exist: a router asks for the
+//! Compares paths as they are, still percent-encoded. This file does not know the other routes: a router asks for the
 //! [`Specificity`] and takes the most specific route. Called by the HTTP front.
 //!
 //! Source: `contract/websocket.md` §2; where the reference panics at boot there is a [`PathPatternError`] here.
@@ -14,14 +14,14 @@ pub struct PathPatterns {
     patterns: Vec<Pattern>,
 }
 
-/// How closely a pattern describes a path. The greatest wins, so that `/health` is not lost behind `/*`.
+/// How closely a pattern matches a path. The greatest wins, so that `/health` goes before `/*`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Specificity {
-    /// The path lies below a trailing `*`.
+    /// A trailing `*` covers the path.
     Wildcard,
-    /// The path has values for all placeholders.
+    /// The path has a value for each placeholder.
     Placeholder,
-    /// The path is written in the list.
+    /// The path equals a pattern without placeholders.
     Exact,
 }
 
@@ -45,10 +45,10 @@ pub enum PathPatternError {
 }
 
 impl PathPatterns {
-    /// Checks the entries of the option, which are taken as they are (no trimming).
+    /// Checks the entries of the option. They are taken as they are, without trimming.
     ///
     /// # Errors
-    /// The first entry that is no pattern.
+    /// The first entry that is not a pattern.
     pub fn new(patterns: &[String]) -> Result<Self, PathPatternError> {
         let patterns = patterns
             .iter()
@@ -57,12 +57,12 @@ impl PathPatterns {
         Ok(PathPatterns { patterns })
     }
 
-    /// True when any pattern describes `path`, which has no query.
+    /// True when any pattern matches `path`, which must have no query.
     pub fn matches(&self, path: &str) -> bool {
         self.specificity(path).is_some()
     }
 
-    /// How closely the best of the patterns describes `path`; `None` when none does.
+    /// The specificity of the best matching pattern; `None` when none matches.
     pub fn specificity(&self, path: &str) -> Option<Specificity> {
         self.patterns
             .iter()
@@ -80,7 +80,7 @@ struct Pattern {
 #[derive(Debug, Clone)]
 enum Part {
     Literal(String),
-    /// One non-empty value up to `tail`, the byte that follows in the pattern, or up to the end of the path segment.
+    /// One non-empty value up to `tail`, the byte after it in the pattern, or up to the end of the path segment.
     Placeholder {
         tail: u8,
         expression: Option<Regex>,
@@ -156,7 +156,7 @@ impl Pattern {
     }
 }
 
-/// Splits `{inside}after`, minding braces inside a regular expression.
+/// Splits `{inside}after`. Braces inside a regular expression do not end the placeholder.
 fn split_placeholder(text: &str) -> Option<(&str, &str)> {
     let mut depth = 0usize;
     for (at, byte) in text.bytes().enumerate() {
@@ -188,7 +188,7 @@ fn placeholder(pattern: &str, inside: &str, after: &str) -> Result<Part, PathPat
     Ok(Part::Placeholder { tail, expression })
 }
 
-/// What follows the placeholder's value in `text`, if that starts with one.
+/// The rest of `text` after the placeholder's value, if `text` starts with one.
 fn after_value<'a>(text: &'a str, tail: u8, expression: Option<&Regex>) -> Option<&'a str> {
     let end = text
         .bytes()

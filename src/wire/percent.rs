@@ -1,7 +1,7 @@
 //! Percent-encoding: escapes to bytes, and the hexadecimal digits of HTTP.
 //!
-//! As strict as Go's `net/url`: a `%` without two hexadecimal digits behind it makes the whole text malformed. Does not know
-//! where a text comes from. Called by [`super::query`], and for paths and credentials.
+//! As strict as Go's `net/url`: a `%` that two hexadecimal digits do not follow makes the whole text invalid. This file does
+//! not know where a text comes from. Called by [`super::query`], and for paths and credentials.
 
 use std::borrow::Cow;
 
@@ -11,14 +11,14 @@ use thiserror::Error;
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("expected two hexadecimal digits after `%`, found {found:?}")]
 pub struct BadEscape {
-    /// What follows it, two bytes at most.
+    /// The text after it, at most two bytes.
     pub found: String,
 }
 
-/// The bytes of a path or of a part of an authority, where `+` means itself.
+/// The bytes of a path or of a part of an authority, where `+` stands for itself.
 ///
 /// # Errors
-/// [`BadEscape`] for the first one.
+/// [`BadEscape`] for the first invalid escape.
 pub fn decode(text: &str) -> Result<Cow<'_, [u8]>, BadEscape> {
     if text.contains('%') {
         unescape(text, b'+').map(Cow::Owned)
@@ -27,10 +27,10 @@ pub fn decode(text: &str) -> Result<Cow<'_, [u8]>, BadEscape> {
     }
 }
 
-/// The text of a name or value in a query or a form, where `+` means a blank. Bytes that are not UTF-8 become U+FFFD.
+/// The text of a name or value in a query or a form, where `+` stands for a blank. Invalid UTF-8 becomes U+FFFD.
 ///
 /// # Errors
-/// [`BadEscape`] for the first one.
+/// [`BadEscape`] for the first invalid escape.
 pub fn decode_form(text: &str) -> Result<Cow<'_, str>, BadEscape> {
     if !text.contains(['%', '+']) {
         return Ok(Cow::Borrowed(text));
@@ -39,7 +39,7 @@ pub fn decode_form(text: &str) -> Result<Cow<'_, str>, BadEscape> {
     Ok(Cow::Owned(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
-/// The value of a hexadecimal digit in either case.
+/// The value of a hexadecimal digit, upper or lower case.
 pub(super) fn hex_digit(byte: u8) -> Option<u8> {
     match byte {
         b'0'..=b'9' => Some(byte - b'0'),

@@ -1,6 +1,6 @@
 //! Query strings, read as Go's `url.ParseQuery` reads them, because that decides which parameter the reference sees.
 //!
-//! Pure text to text. Called by the shard's HTTP phase (`pi`, `ptp`), by `auth` (`jid`), and by the console for its form.
+//! Only text to text. Called by the shard's HTTP phase (`pi`, `ptp`), by `auth` (`jid`), and by the console for its form.
 
 use std::borrow::Cow;
 
@@ -8,7 +8,7 @@ use thiserror::Error;
 
 use super::percent::{BadEscape, decode_form};
 
-/// A part of a query breaks the rules.
+/// A part of a query that cannot be decoded.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum BadQuery {
     #[error("expected `&` between query parameters, found `;`")]
@@ -17,7 +17,7 @@ pub enum BadQuery {
     Escape(#[from] BadEscape),
 }
 
-/// The value of the last parameter called `name`. Parameters that do not decode are skipped.
+/// The value of the last parameter called `name`. Parameters that cannot be decoded are skipped.
 ///
 /// Source: `contract/websocket.md` §3.4.
 pub fn query_param_last<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
@@ -28,10 +28,10 @@ pub fn query_param_last<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> 
         .map(|(_, value)| value)
 }
 
-/// The value of the first parameter called `name`. The whole query is checked, not only the part up to there.
+/// The value of the first parameter called `name`. The whole query is checked, also the part after that parameter.
 ///
 /// # Errors
-/// [`BadQuery`] when any parameter does not decode.
+/// [`BadQuery`] when any parameter cannot be decoded.
 ///
 /// Source: `contract/auth_streams.md` §3.
 pub fn query_param_first_strict<'a>(
@@ -69,7 +69,7 @@ mod tests {
 
     #[test]
     fn parameters_decode_as_in_go() {
-        /// `first`: of the strict reading, `Err` when it refuses the query.
+        /// `first`: the result of the strict function, `Err` when it refuses the query.
         fn check(query: &str, first: Result<Option<&str>, ()>, last: Option<&str>) {
             let strict = query_param_first_strict(query, "pi");
             let strict = strict.as_ref().map(Option::as_deref).map_err(|_| ());

@@ -1,6 +1,6 @@
 //! permessage-deflate without context takeover: every message is compressed on its own.
 //!
-//! Owns the compressor and the decompressor. Does not know frames, nor how it is agreed on (`extensions`). Called by
+//! Contains the compressor and the decompressor. It does not know frames; `extensions` does the negotiation. Called by
 //! `message` (incoming) and the shard (outgoing).
 //!
 //! Source: RFC 7692, `contract/websocket.md` §3 and §11.
@@ -8,16 +8,16 @@
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use thiserror::Error;
 
-/// What the sender removed from the end of a message.
+/// Bytes that the sender has removed from the end of a message.
 const SYNC_TAIL: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
-/// [`SYNC_TAIL`] and an empty final block: a message that is whole ends here, a truncated one does not.
+/// [`SYNC_TAIL`] and an empty final block: with it, a complete message has an end, and a truncated one has none.
 const FINISHING_TAIL: [u8; 9] = [0x00, 0x00, 0xff, 0xff, 0x01, 0x00, 0x00, 0xff, 0xff];
-/// Speed before size, as in the reference.
+/// Speed is preferred to size, as in the reference.
 const LEVEL: u32 = 1;
-/// The output buffer grows at least by this much.
+/// Smallest growth of the output buffer.
 const GROWTH_BYTES_MIN: usize = 512;
 
-/// Compresses messages. Keeps about 300 KiB: one per shard, never one per session.
+/// Compresses messages. It keeps about 300 KiB, so there is one per shard, never one per session.
 #[derive(Debug)]
 pub struct Deflater {
     state: Compress,
@@ -36,7 +36,7 @@ impl Deflater {
         }
     }
 
-    /// The payload of a frame with RSV1 set. Nothing is remembered from one call to the next.
+    /// The payload of a frame with RSV1 set. Nothing is remembered between calls.
     pub fn compress(&mut self, payload: &[u8]) -> Vec<u8> {
         self.state.reset();
         let mut out = Vec::with_capacity(compressed_bytes_max(payload.len()));
@@ -47,7 +47,7 @@ impl Deflater {
                 .compress_vec(rest, &mut out, FlushCompress::Sync)
                 .expect("raw deflate with a fresh state accepts any input");
             rest = &rest[(self.state.total_in() - before) as usize..];
-            // Room left in `out` means that everything, the flush included, is in it.
+            // Free room in `out` means that `out` has all output, that of the flush included.
             if rest.is_empty() && out.len() < out.capacity() {
                 break;
             }
@@ -60,7 +60,7 @@ impl Deflater {
     }
 }
 
-/// Deflate falls back to stored blocks, 5 bytes for each of 16 KiB or more, and a flush takes a few bytes.
+/// The worst case: deflate uses stored blocks, with 5 bytes for each 16 KiB or more, and a flush takes a few bytes.
 fn compressed_bytes_max(payload_bytes: usize) -> usize {
     payload_bytes + payload_bytes / 2048 + 64
 }
@@ -74,20 +74,20 @@ pub enum InflateError {
     TooLong { bytes_max: u64 },
 }
 
-/// Decompresses messages. Keeps about 40 KiB from the first one on: one per shard, never one per session.
+/// Decompresses messages. After the first one it keeps about 40 KiB, so there is one per shard, never one per session.
 #[derive(Debug, Default)]
 pub struct Inflater {
     state: Option<Decompress>,
 }
 
 impl Inflater {
-    /// Replaces `out` with the decompressed payload of one message, which may be `bytes_max` bytes (0 = no limit).
-    /// Nothing is remembered from one call to the next.
+    /// Replaces `out` with the decompressed payload of one message, at most `bytes_max` bytes (0 = no limit). Nothing is
+    /// remembered between calls.
     ///
-    /// `out` grows with what the stream really yields, to at most one byte more than `bytes_max`.
+    /// `out` grows with the real output of the stream, to at most one byte more than `bytes_max`.
     ///
     /// # Errors
-    /// See [`InflateError`]; `out` then holds a part of the message.
+    /// See [`InflateError`]; then `out` contains a part of the message.
     pub fn inflate(
         &mut self,
         data: &[u8],
@@ -129,7 +129,7 @@ fn inflate_part(
         if status == Status::StreamEnd {
             return Ok(Progress::Finished);
         }
-        // With room left in `out`, the decoder stopped for want of input.
+        // `out` has free room, so the decoder stopped because its input ended.
         if out.len() < out.capacity() {
             if rest.is_empty() {
                 return Ok(Progress::NeedsInput);
@@ -141,7 +141,7 @@ fn inflate_part(
     }
 }
 
-/// Makes room for about `bytes` more, but for no more than shows that the message is too long.
+/// Makes room for about `bytes` more, but for no more than is needed to see that the message is too long.
 fn grow(out: &mut Vec<u8>, bytes: usize, bytes_max: u64) {
     let wanted = bytes + GROWTH_BYTES_MIN;
     let useful = match bytes_max {
@@ -171,7 +171,7 @@ mod tests {
                 .expect(expected);
             assert_eq!(out, expected.as_bytes());
         }
-        // RFC 7692 §7.2.3: one block, no compression, a final block, two blocks, and the empty message.
+        // The examples of RFC 7692 §7.2.3: one block, no compression, a final block, two blocks, and the empty message.
         check(&[0xf2, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00], "Hello");
         check(
             &[

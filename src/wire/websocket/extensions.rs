@@ -1,22 +1,22 @@
-//! `Sec-WebSocket-Extensions`: what clients offer, and which offer of permessage-deflate is agreed to.
+//! `Sec-WebSocket-Extensions`: the client's offers, and which offer of permessage-deflate is accepted.
 //!
-//! Pure text. Each message is compressed on its own with a window of 32 KiB, which the compressor does not let us choose. So
-//! an offer that asks for a smaller window is declined, and the next one looked at: a client that remembers less than we
-//! refer to could not read what it gets. Called by `handshake`.
+//! Only text. Each message is compressed on its own with a window of 32 KiB, because the compressor has no other. So an
+//! offer that asks for a smaller window is declined and the next one is tried: a client with a smaller window could not
+//! decompress our messages. Called by `handshake`.
 //!
 //! Source: RFC 6455 §9.1 (the grammar), RFC 7692 §5 and §7.1 (the parameters).
 
-/// Bits of the one window that we compress with; a client may use this or any smaller one.
+/// Bits of the window of our compressor. A client may use this or any smaller window.
 const WINDOW_BITS: u8 = 15;
-/// The smallest that a client may name.
+/// The smallest window that a client may name.
 const WINDOW_BITS_MIN: u8 = 8;
 
-/// An offer that is agreed to.
+/// An accepted offer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DeflateAgreement {
-    /// Nothing was said about our window.
+    /// The client said nothing about our window.
     AnyWindow,
-    /// The largest window was asked for, which an answer has to confirm.
+    /// The client asked for the largest window, so the answer must confirm it.
     LargestWindow,
 }
 
@@ -35,14 +35,14 @@ impl DeflateAgreement {
     }
 }
 
-/// The first offer of permessage-deflate that can be kept, in the order of the lines. A line that breaks the grammar counts
-/// up to there.
+/// The first offer of permessage-deflate that can be accepted, in the order of the lines. Of a line that breaks the grammar,
+/// the part before the error counts.
 pub fn accept<'a>(lines: impl IntoIterator<Item = &'a str>) -> Option<DeflateAgreement> {
     lines.into_iter().find_map(|line| {
         let mut text = Scanner { rest: line };
         while let Some(offer) = text.offer() {
             match offer {
-                Offer::Kept(agreement) => return Some(agreement),
+                Offer::Accepted(agreement) => return Some(agreement),
                 Offer::Declined => {}
             }
         }
@@ -51,12 +51,12 @@ pub fn accept<'a>(lines: impl IntoIterator<Item = &'a str>) -> Option<DeflateAgr
 }
 
 enum Offer {
-    Kept(DeflateAgreement),
-    /// Another extension, or parameters that we do not know or cannot keep.
+    Accepted(DeflateAgreement),
+    /// Another extension, or parameters that are unknown or cannot be accepted.
     Declined,
 }
 
-/// The parameters of one offer of permessage-deflate, as far as they are good.
+/// The parameters of one offer of permessage-deflate so far; all of them can be accepted.
 #[derive(Default)]
 struct Parameters {
     seen: [bool; 4],
@@ -64,14 +64,14 @@ struct Parameters {
 }
 
 impl Parameters {
-    /// Notes one; false: the offer has to be declined. Source: RFC 7692 §7, "MUST decline".
+    /// Records one parameter. False: the offer must be declined. Source: RFC 7692 §7, "MUST decline".
     fn note(&mut self, name: &str, value: Option<&str>) -> bool {
         let (place, fits) = match name {
             "server_no_context_takeover" => (0, value.is_none()),
             "client_no_context_takeover" => (1, value.is_none()),
-            // How much the client remembers: it may also say that it would take a hint about it.
+            // The client's own window. Without a value the client says that it understands this parameter.
             "client_max_window_bits" => (2, value.is_none_or(|value| window_bits(value).is_some())),
-            // How much we may refer to.
+            // Our window.
             "server_max_window_bits" => {
                 self.largest_window = true;
                 (3, value.and_then(window_bits) == Some(WINDOW_BITS))
@@ -95,7 +95,7 @@ struct Scanner<'a> {
 impl<'a> Scanner<'a> {
     /// The next offer; `None` at the end of the list, or where it breaks the grammar.
     fn offer(&mut self) -> Option<Offer> {
-        // Empty items of a list mean nothing.
+        // Empty items of a list are allowed and ignored.
         while self.take(',') {}
         let is_deflate = self.token()? == "permessage-deflate";
         let mut parameters = Parameters::default();
@@ -113,8 +113,8 @@ impl<'a> Scanner<'a> {
         }
         Some(match (fits, parameters.largest_window) {
             (false, _) => Offer::Declined,
-            (true, false) => Offer::Kept(DeflateAgreement::AnyWindow),
-            (true, true) => Offer::Kept(DeflateAgreement::LargestWindow),
+            (true, false) => Offer::Accepted(DeflateAgreement::AnyWindow),
+            (true, true) => Offer::Accepted(DeflateAgreement::LargestWindow),
         })
     }
 
@@ -141,7 +141,7 @@ impl<'a> Scanner<'a> {
         (!token.is_empty()).then_some(token)
     }
 
-    /// A token, or a quoted text without its quotes.
+    /// A token, or the contents of a quoted text.
     fn value(&mut self) -> Option<String> {
         if !self.take('"') {
             return self.token().map(str::to_owned);
@@ -300,7 +300,7 @@ mod tests {
             )],
             LARGEST,
         );
-        // Nobody knows where the next offer begins; the next line is another matter.
+        // After the error the start of the next offer is unknown, but the next line can be read.
         check(&["x; =, permessage-deflate", "permessage-deflate"], ANY);
         check(&["x; =, permessage-deflate"], None);
     }

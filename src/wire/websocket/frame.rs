@@ -1,19 +1,19 @@
-//! Single WebSocket frames: headers in and out, masking, and what makes a frame a protocol violation.
+//! Single WebSocket frames: headers in and out, masking, and which frames violate the protocol.
 //!
-//! Server side only: incoming frames must be masked, outgoing ones never are and never fragmented. Does not know what a
-//! message is. Called by `message` for what arrives, and by the session, the hub and the outbox for what leaves.
+//! Server side only: incoming frames must be masked; outgoing frames are neither masked nor fragmented. This file does not
+//! know messages. Called by `message` for incoming frames, and by the session, the hub and the outbox for outgoing ones.
 
 use std::borrow::Cow;
 use std::fmt;
 
 use thiserror::Error;
 
-/// Payload bytes of a control frame. Source: RFC 6455 §5.5.
+/// Payload bytes of a control frame, at most. Source: RFC 6455 §5.5.
 pub const CONTROL_PAYLOAD_BYTES_MAX: usize = 125;
-/// An incoming header: two bytes, eight of length, four of mask.
+/// The longest incoming header: two bytes, eight of length, four of mask.
 pub const HEADER_BYTES_MAX: usize = 14;
 
-/// The top bit of a length must not be set. Source: RFC 6455 §5.2.
+/// The top bit of a length must be 0. Source: RFC 6455 §5.2.
 const PAYLOAD_BYTES_MAX: u64 = i64::MAX as u64;
 
 const FIN: u8 = 0x80;
@@ -21,7 +21,7 @@ const RSV1: u8 = 0x40;
 const RSV2: u8 = 0x20;
 const RSV3: u8 = 0x10;
 const MASKED: u8 = 0x80;
-/// A close frame's status code.
+/// Bytes of the status code of a close frame.
 const CLOSE_CODE_BYTES: usize = 2;
 
 /// What a frame carries. Source: RFC 6455 §5.2.
@@ -36,7 +36,7 @@ pub enum Opcode {
 }
 
 impl Opcode {
-    /// Close, ping and pong: short, never fragmented, allowed between fragments.
+    /// Close, ping and pong: short, never fragmented, and allowed between fragments.
     pub fn is_control(self) -> bool {
         matches!(self, Opcode::Close | Opcode::Ping | Opcode::Pong)
     }
@@ -75,20 +75,20 @@ pub struct FrameHeader {
     /// At most `i64::MAX`; at most 125 for control frames.
     pub payload_bytes: u64,
     pub mask: [u8; 4],
-    /// Bytes the header itself took, 6 to 14.
+    /// Bytes of the header itself, 6 to 14.
     pub header_bytes: usize,
 }
 
-/// What the connection's state allows the next frame to be.
+/// What the state of the connection allows for the next frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FrameRules {
     /// permessage-deflate was negotiated, so RSV1 has a meaning.
     pub deflate: bool,
-    /// A fragmented message is unfinished: data frames must be continuations.
+    /// A fragmented message is unfinished, so data frames must be continuations.
     pub in_message: bool,
 }
 
-/// Why the connection must be closed: the peer broke RFC 6455 or one of our limits.
+/// Why the connection must be closed: the client broke RFC 6455 or a limit of this server.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum FrameError {
     #[error("protocol violation: {0}")]
@@ -133,14 +133,14 @@ impl FrameError {
     }
 }
 
-/// The rules a frame's first two bytes break, all of them, because the reference's close reason lists them all.
+/// The rules that the first two bytes of a frame break. All of them, because the reference's close reason lists them all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Violations {
     bits: u16,
     opcode: u8,
 }
 
-/// The texts in the order the reference joins them; bit `n` of [`Violations`] is entry `n`.
+/// The texts in the order in which the reference joins them; bit `n` of [`Violations`] is entry `n`.
 const VIOLATION_TEXTS: [&str; 9] = [
     "RSV1 set",
     "RSV2 set",
@@ -200,12 +200,12 @@ impl fmt::Display for Violations {
 
 /// Reads one frame header from the start of `input`.
 ///
-/// Returns `Ok(None)` while fewer bytes than the whole header are there (6 to 14 bytes), but complains about the first
-/// two as soon as they are. Lengths that could have been written shorter are accepted, as in the reference.
+/// Returns `Ok(None)` while fewer bytes than the whole header are there (6 to 14 bytes), but checks the first two as soon as
+/// they are there. Lengths that could be written in fewer bytes are accepted, as in the reference.
 ///
 /// # Errors
-/// [`FrameError::Violation`] for what [`FrameRules`] forbid; [`FrameError::TooLong`] when the length does not fit in 63
-/// bits. Limits on messages are `message`'s business.
+/// [`FrameError::Violation`] for what [`FrameRules`] forbid; [`FrameError::TooLong`] when the length does not fit into 63
+/// bits. `message` checks the limits of messages.
 ///
 /// Source: RFC 6455 §5.2, `contract/websocket.md` §9.
 pub fn decode_header(input: &[u8], rules: FrameRules) -> Result<Option<FrameHeader>, FrameError> {
@@ -251,15 +251,15 @@ fn decode_length(short: u8, rest: &[u8]) -> Option<(u64, &[u8])> {
     }
 }
 
-/// Removes (or adds) the mask of `bytes`, which start `offset` bytes into the payload.
+/// Removes (or adds) the mask of `bytes`, the part of the payload that starts at `offset`.
 pub fn unmask(mask: [u8; 4], offset: u64, bytes: &mut [u8]) {
-    // As a number: the rotation of an array is a call into the library.
+    // The mask is rotated as a number, because the rotation of an array is a call into the library.
     let word = u32::from_le_bytes(mask).rotate_right((offset % 4) as u32 * 8);
     let mask = word.to_le_bytes();
     let word = u32::from_ne_bytes(mask);
     let wide = u64::from(word) << 32 | u64::from(word);
     let (words, tail) = bytes.as_chunks_mut::<8>();
-    // A plain loop over fixed-size chunks: the compiler turns it into vector instructions.
+    // A plain loop over fixed-size chunks, because the compiler turns it into vector instructions.
     for chunk in words {
         *chunk = (u64::from_ne_bytes(*chunk) ^ wide).to_ne_bytes();
     }
@@ -268,7 +268,7 @@ pub fn unmask(mask: [u8; 4], offset: u64, bytes: &mut [u8]) {
     }
 }
 
-/// Checks the payload of a received close frame and returns its code; `None` when it has none (0 or 1 bytes).
+/// Checks the payload of a received close frame and returns its code; `None` when it has no code (0 or 1 bytes).
 ///
 /// # Errors
 /// A code that must not be sent, or a reason that is not UTF-8.
@@ -302,7 +302,7 @@ pub fn encode_header(opcode: Opcode, rsv1: bool, payload_bytes: usize, out: &mut
     }
 }
 
-/// Bytes [`encode_header`] writes for a payload of this size.
+/// Number of bytes that [`encode_header`] writes for a payload of this size.
 pub fn encoded_header_bytes(payload_bytes: usize) -> usize {
     match payload_bytes {
         0..=CONTROL_PAYLOAD_BYTES_MAX => 2,
@@ -311,8 +311,8 @@ pub fn encoded_header_bytes(payload_bytes: usize) -> usize {
     }
 }
 
-/// A whole frame, in an allocation of exactly its size. `rsv1` says that `payload` was compressed by a
-/// [`Deflater`](super::deflate::Deflater). Payloads of control frames are at most 125 bytes long.
+/// A whole frame, in an allocation of exactly its size. `rsv1`: a [`Deflater`](super::deflate::Deflater) has compressed
+/// `payload`. Payloads of control frames must have at most 125 bytes.
 pub fn frame(opcode: Opcode, rsv1: bool, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(encoded_header_bytes(payload.len()) + payload.len());
     encode_header(opcode, rsv1, payload.len(), &mut out);
@@ -325,13 +325,12 @@ pub fn text_frame(payload: &[u8]) -> Vec<u8> {
     frame(Opcode::Text, false, payload)
 }
 
-/// A text frame whose payload was compressed by a [`Deflater`](super::deflate::Deflater).
+/// A text frame whose payload a [`Deflater`](super::deflate::Deflater) has compressed.
 pub fn compressed_text_frame(payload: &[u8]) -> Vec<u8> {
     frame(Opcode::Text, true, payload)
 }
 
-/// A close frame; an empty one without `code`. `reason` is cut at a character to fit the frame, and ignored without a
-/// code.
+/// A close frame, empty without `code`. `reason` is cut between two characters so that it fits, and ignored without a code.
 pub fn close_frame(code: Option<u16>, reason: &str) -> Vec<u8> {
     let Some(code) = code else {
         return frame(Opcode::Close, false, &[]);

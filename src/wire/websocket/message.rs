@@ -1,9 +1,9 @@
 //! Incoming WebSocket bytes to messages: fragments, interleaved control frames, limits, decompression.
 //!
-//! At rest a decoder is one null pointer, so that an idle session costs eight bytes here; what has arrived of an
-//! unfinished frame or message sits in a box that is freed with the last byte. Text must be UTF-8 (RFC 6455 §8.1); binary
-//! messages may be anything: Action Cable reads both alike, and the JSON layer replaces what is broken in them. Called by
-//! the shard for every read of every session.
+//! Between messages a decoder is one null pointer, so an idle session costs eight bytes here. The bytes of an unfinished
+//! frame or message are in a box, which is freed after the last byte. Text must be UTF-8 (RFC 6455 §8.1). Binary messages
+//! may contain any bytes: Action Cable treats both kinds alike, and the JSON layer replaces what is not UTF-8 in them. The
+//! shard calls this for every read of every session.
 //!
 //! Source: RFC 6455 §5.4 and §5.5, `contract/websocket.md` §6, §9 and §11.
 
@@ -15,28 +15,29 @@ use super::frame::{
     unmask,
 };
 
-/// What a session may send.
+/// The limits of what a session may send.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MessageLimits {
     /// Payload bytes of one message, summed over its fragments, before decompression. 0 = no limit.
     pub message_bytes_max: u64,
     /// permessage-deflate was negotiated.
     pub deflate: bool,
-    /// Bytes of one message after decompression. 0 = no limit. The reference has none: 16 KiB may become 16 MiB there.
+    /// Bytes of one message after decompression. 0 = no limit. The reference has no such limit: there 16 KiB may become 16
+    /// MiB.
     pub inflated_bytes_max: u64,
 }
 
 /// One event from the client.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Incoming<'a> {
-    /// A whole text message, decompressed; UTF-8. Action Cable does not tell it from a binary one.
+    /// A complete text message, decompressed and valid UTF-8. Action Cable treats it like a binary one.
     Text(&'a [u8]),
-    /// A whole binary message, decompressed; any bytes.
+    /// A complete binary message, decompressed; any bytes.
     Binary(&'a [u8]),
-    /// To be answered with a pong of the same payload.
+    /// Must be answered with a pong of the same payload.
     Ping(&'a [u8]),
     Pong(&'a [u8]),
-    /// The client's close code, if it gave one; nothing that follows counts.
+    /// The client's close code, if it sent one. Later bytes are ignored.
     Close(Option<u16>),
 }
 
@@ -50,7 +51,7 @@ const _: () = assert!(size_of::<MessageDecoder>() == 8);
 
 /// What the decoders of a shard share: room for a message that cannot be borrowed from the input, and the decompressor.
 ///
-/// A message is decompressed whole and nothing is remembered between messages, so one is enough for all sessions.
+/// Each message is decompressed as a whole and nothing is remembered between messages, so all sessions can share one.
 #[derive(Debug, Default)]
 pub struct Scratch {
     pub(crate) payload: Vec<u8>,
@@ -58,7 +59,7 @@ pub struct Scratch {
 }
 
 impl Scratch {
-    /// Forgets the message; what was allocated is kept.
+    /// Drops the message but keeps the allocation.
     pub fn clear(&mut self) {
         self.payload.clear();
     }
@@ -73,8 +74,8 @@ impl Scratch {
     }
 }
 
-/// What has arrived of a frame or message that is not whole. At most one of `header_bytes` and `frame` is in use;
-/// `message` is set from the first frame of a message to its last byte.
+/// The bytes of an incomplete frame or message. At most one of `header_bytes` and `frame` is in use. `message` is set from
+/// the first frame of a message to its last byte.
 #[derive(Debug, Default)]
 struct Partial {
     /// The first `header_length` bytes of the next header.
@@ -89,38 +90,38 @@ struct Partial {
 #[derive(Debug)]
 struct PartialFrame {
     header: FrameHeader,
-    /// Payload bytes that arrived, less than the header announces.
+    /// Payload bytes that have arrived, fewer than the header announces.
     arrived_bytes: u64,
 }
 
 #[derive(Debug)]
 struct PartialMessage {
-    /// Of its first frame: text or binary.
+    /// The opcode of the first frame: text or binary.
     opcode: Opcode,
     compressed: bool,
-    /// What arrived, unmasked; fragments joined.
+    /// The bytes that have arrived, unmasked, with the fragments joined.
     payload: Vec<u8>,
 }
 
-/// An event whose payload still has to be borrowed, see [`MessageDecoder::next`].
+/// An event without its payload, which [`MessageDecoder::next`] borrows afterwards.
 enum Found {
     Event { opcode: Opcode, place: Place },
     Closed(Option<u16>),
 }
 
 enum Place {
-    /// In the bytes that were read.
+    /// In the input.
     Input(Range<usize>),
-    /// In the scratch, which holds nothing else.
+    /// In the scratch, which contains nothing else.
     Scratch,
 }
 
 impl MessageDecoder {
-    /// Takes bytes from the start of `input` up to the first event. Returns how many, and the event.
+    /// Takes bytes from the start of `input` up to the first event. Returns their number, and the event.
     ///
-    /// Without an event everything was taken. With one, call again with what is left of `input`. A frame that lies
-    /// whole in `input` is unmasked in place and borrowed from there; a message that came in parts, or compressed, is
-    /// put into `scratch`, whose old contents are lost and whose allocation may be replaced.
+    /// Without an event all of `input` was taken. With an event, call it again with the rest. A frame that is complete in
+    /// `input` is unmasked in place and borrowed from there. A message that came in parts, or compressed, is put into
+    /// `scratch`; that overwrites its old contents and may replace its allocation.
     ///
     /// # Errors
     /// [`FrameError`] with the close frame to send. The decoder must not be used after that.
@@ -149,7 +150,7 @@ impl MessageDecoder {
         Ok((consumed, incoming))
     }
 
-    /// Bytes that are kept of an unfinished frame or message; 0 when the next byte starts a new message.
+    /// Bytes that are stored of an incomplete frame or message; 0 when the next byte starts a new message.
     pub fn held_bytes(&self) -> usize {
         self.partial.as_ref().map_or(0, |partial| {
             let message = partial.message.as_ref();
@@ -180,7 +181,7 @@ impl MessageDecoder {
                     }
                 }
             }
-            // Also with nothing left to read: a fragment may be empty.
+            // Also when no input is left, because a fragment may be empty.
             if self.inside_frame() {
                 let (taken, found) = self.take_payload(&mut input[at..], limits, scratch)?;
                 at += taken;
@@ -198,8 +199,8 @@ impl MessageDecoder {
             .is_some_and(|partial| partial.frame.is_some())
     }
 
-    /// Reads the next frame's header, a part of which may have come earlier. Returns the bytes taken; without a header
-    /// these are all, and they are kept.
+    /// Reads the header of the next frame; a part of it may have come earlier. Returns the number of bytes taken. Without a
+    /// complete header all bytes are taken and stored.
     fn take_header(
         &mut self,
         input: &[u8],
@@ -223,7 +224,7 @@ impl MessageDecoder {
             _ => decode_header(input, rules)?,
         };
         let Some(header) = header else {
-            // Fewer than HEADER_BYTES_MAX bytes in all, else the header would be whole.
+            // Together fewer than HEADER_BYTES_MAX bytes; with that many the header would be complete.
             let partial = self.partial.get_or_insert_default();
             partial.header_bytes[kept..kept + input.len()].copy_from_slice(input);
             partial.header_length = kept + input.len();
@@ -236,7 +237,8 @@ impl MessageDecoder {
         Ok((header.header_bytes - kept, Some(header)))
     }
 
-    /// The limit is on the sum of the fragments and is known to be broken as soon as the header is there.
+    /// The limit is on the sum of the fragments. The header announces the size, so the check is made before the payload
+    /// arrives.
     fn check_message_bytes(
         &self,
         header: &FrameHeader,
@@ -258,13 +260,13 @@ impl MessageDecoder {
         })
     }
 
-    /// Bytes of the unfinished message so far; `None` between messages.
+    /// Payload bytes of the unfinished message so far; `None` between messages.
     fn message_bytes(&self) -> Option<u64> {
         let message = self.partial.as_ref()?.message.as_ref()?;
         Some(message.payload.len() as u64)
     }
 
-    /// Where the frame's payload is in the input, if it is there whole and is an event by itself.
+    /// The position of the frame's payload in the input, if all of it is there and the frame alone is an event.
     fn whole_payload(
         &self,
         header: &FrameHeader,
@@ -324,7 +326,8 @@ impl MessageDecoder {
         });
     }
 
-    /// Takes payload of the frame in progress; an event when that was the last of it.
+    /// Takes payload of the current frame. Returns an event if that completes a control frame or the last frame of a
+    /// message.
     fn take_payload(
         &mut self,
         input: &mut [u8],
@@ -393,8 +396,8 @@ impl MessageDecoder {
 }
 
 impl Partial {
-    /// Moves what `input` has of the current frame's payload to its buffer. Returns the bytes taken, and the header if
-    /// the frame is now whole.
+    /// Moves the part of the current frame's payload that `input` has to its buffer. Returns the number of bytes taken, and
+    /// the header if the frame is complete now.
     fn take_payload(&mut self, input: &mut [u8]) -> (usize, Option<FrameHeader>) {
         let Some(frame) = &mut self.frame else {
             return (0, None);

@@ -1,7 +1,7 @@
 //! The WebSocket codec: frames, the messages in them, and their compression.
 //!
 //! Reading order: `frame` (one frame in, one frame out) · `message` (bytes of a session to its messages) · `deflate` (the
-//! compression of a message) · `extensions` (how it is agreed on, before the first frame).
+//! compression of a message) · `extensions` (its negotiation, before the first frame).
 
 pub mod deflate;
 pub(crate) mod extensions;

@@ -14,7 +14,7 @@ const DEFLATE: MessageLimits = MessageLimits {
     inflated_bytes_max: 1000,
 };
 
-/// A client's frame: masked, `first` is the byte with FIN, RSV bits and opcode.
+/// A client's frame, masked; `first` is the byte with FIN, RSV bits and opcode.
 fn masked(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = Vec::new();
     encode_header(Opcode::Text, false, payload.len(), &mut frame);
@@ -42,7 +42,7 @@ fn describe(incoming: &Incoming<'_>) -> String {
     }
 }
 
-/// Feeds `pieces` one read at a time; the events and, if it came to that, the error's close frame.
+/// Feeds one piece per read; returns the events and the close frame of the error, if there was one.
 fn feed<'p>(
     decoder: &mut MessageDecoder,
     pieces: impl IntoIterator<Item = &'p [u8]>,
@@ -145,7 +145,7 @@ fn frames_of_an_independent_client_are_read() {
 fn text_and_binary_are_told_apart() {
     let wire = concat(&[masked(0x81, b"{}"), masked(0x82, b"[1]"), masked(0x81, b"")]);
     check(&wire, &["message {}", "binary [1]", "message "]);
-    // A message is what its first fragment is.
+    // The first fragment decides the type of the message.
     let wire = concat(&[
         masked(0x02, b"[1"),
         masked(0x89, b"p"),
