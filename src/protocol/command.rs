@@ -1,7 +1,7 @@
-//! What a client says: one WebSocket message to one command.
+//! The client's side of the protocol: one WebSocket message to one command.
 //!
-//! Owns the shape of client commands and its leniency. Must not judge whether a command makes sense for the session:
-//! that is `session`'s work, which calls this.
+//! This file defines the form of client commands and what is tolerated in it. It does not judge whether a command makes
+//! sense for the session: `session` does that, and calls this.
 //!
 //! Source: `contract/websocket.md` §6, `contract/extended.md` §3.
 
@@ -24,7 +24,7 @@ pub enum CommandKind {
     Join,
     Leave,
     Whisper,
-    /// Anything else, also a missing `command`. Decodable, so it counts as a sign of life.
+    /// Any other word, or no `command`. The message can be decoded, so it counts as a sign of life.
     Unknown,
 }
 
@@ -51,13 +51,13 @@ impl CommandKind {
 pub enum Data<'a> {
     /// Missing or `null`.
     Absent,
-    /// A string, unescaped. The only form a perform may have.
+    /// A string, unescaped. A perform must have this form.
     Text(Cow<'a, str>),
     /// The JSON text of any other value, as the client wrote it.
     Json(Cow<'a, str>),
 }
 
-/// A decoded command. Borrows from the payload where nothing had to be unescaped.
+/// A decoded command. It borrows from the payload where nothing had to be unescaped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCommand<'a> {
     pub kind: CommandKind,
@@ -67,16 +67,16 @@ pub struct ClientCommand<'a> {
     pub identifier: Cow<'a, str>,
     pub data: Data<'a>,
     pub history: Option<HistoryRequest>,
-    /// Whether a `presence` object is there.
+    /// True when a `presence` object is there.
     pub presence: bool,
 }
 
 /// The `history` of a command.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HistoryRequest {
-    /// Unix seconds; zero = not given.
+    /// Unix seconds; 0 = not given.
     pub since: i64,
-    /// Names of the streams asked for; `None` when there is no `streams` member, which is not the same as an empty one.
+    /// Names of the requested streams. `None` when there is no `streams` member, which differs from an empty one.
     pub streams: Option<Vec<String>>,
 }
 
@@ -86,7 +86,7 @@ pub enum CommandError {
     /// Not a JSON object.
     #[error("not a command: {0}")]
     Payload(#[from] JsonError),
-    /// A known member holds another type than it must.
+    /// A known member has a value of the wrong type.
     #[error("`{member}` of a command: {cause}")]
     Member {
         member: &'static str,
@@ -96,9 +96,9 @@ pub enum CommandError {
 
 /// Decodes the payload of one text or binary message.
 ///
-/// Returns `Ok(None)` for the JSON text `null`, which is ignored without being an error. Member names match in any ASCII
-/// case, unknown ones are skipped, the last of a repeated one counts, `null` is as good as absent, and broken UTF-8 in
-/// strings is replaced.
+/// Returns `Ok(None)` for the JSON text `null`, which is ignored and is not an error. Member names match in any ASCII case,
+/// and unknown members are skipped. The last value of a repeated member counts. `null` means the same as absent. Invalid
+/// UTF-8 in strings is replaced.
 ///
 /// # Errors
 /// [`CommandError`] when the payload is not a JSON object or a known member has the wrong type.
@@ -177,7 +177,7 @@ fn read_history(reader: &mut Reader<'_>) -> Result<HistoryRequest, JsonError> {
     Ok(history)
 }
 
-/// The names in `streams`. Positions are only checked: nothing is kept that they could point into.
+/// The names in `streams`. Positions are only checked, because there is no history that they could refer to.
 fn read_history_streams(reader: &mut Reader<'_>) -> Result<Vec<String>, JsonError> {
     let mut streams = Vec::new();
     reader.object(|reader, stream| {

@@ -1,23 +1,23 @@
-//! How a session ends: the reason in the disconnect message and the close frame behind it.
+//! How a session ends: the reason in the disconnect message, and the close frame after it.
 //!
-//! Owns the two closed lists. They are outcomes the wire knows, not errors. Called by `session` and `shard`.
+//! The two complete lists are here. These are outcomes with a form on the wire, not errors. Called by `session` and `shard`.
 //!
 //! Source: `contract/websocket.md` §5 (reasons) and §9 (close codes).
 
 /// The `reason` of a disconnect message that the server itself sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DisconnectReason {
-    /// No identity: a bad token, an enforced one that is missing, or nobody to ask.
+    /// The client is not identified: its token is invalid, a required token is missing, or no app can be asked.
     Unauthorized,
-    /// The token was good once.
+    /// The token was valid before and has expired.
     TokenExpired,
     /// The server is shutting down.
     ServerRestart,
     /// The app asked for it.
     Remote,
-    /// No sign of life within the pong timeout.
+    /// No sign of life from the client within the pong timeout.
     NoPong,
-    /// The client takes its messages more slowly than they arrive.
+    /// The client reads its messages more slowly than they arrive.
     TooSlow,
 }
 
@@ -38,14 +38,14 @@ impl DisconnectReason {
 /// The content of a close frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Close {
-    /// WebSocket close code. 1006 really goes on the wire, as in the reference, although RFC 6455 §7.4.1 reserves it.
+    /// WebSocket close code. 1006 is really sent, as in the reference, although RFC 6455 §7.4.1 reserves it.
     pub code: u16,
-    /// UTF-8 text behind the code, at most 123 bytes, may be empty.
+    /// UTF-8 text after the code, at most 123 bytes, may be empty.
     pub reason: &'static str,
 }
 
 impl Close {
-    /// Connect was refused by the app or by a token.
+    /// The app or a token check refused the connection.
     pub const AUTH_FAILED: Close = Close {
         code: 1000,
         reason: "Auth Failed",
@@ -55,7 +55,7 @@ impl Close {
         code: 1011,
         reason: "Auth Error",
     };
-    /// A command's answer asked to disconnect.
+    /// The answer to a command asked to disconnect.
     pub const COMMAND_FAILED: Close = Close {
         code: 1006,
         reason: "Command Failed",
@@ -80,7 +80,7 @@ impl Close {
         code: 1000,
         reason: "",
     };
-    /// The session holds more than it may. Source: RFC 6455 §7.4.1.
+    /// The session holds more memory than it may. Source: RFC 6455 §7.4.1.
     pub const TOO_LARGE: Close = Close {
         code: 1008,
         reason: "session_bytes_max",

@@ -1,11 +1,11 @@
-//! JSON text: escaping, validity, and a pull reader that never recurses into what it skips.
+//! JSON text: escaping, validity, and a pull reader that does not recurse while it skips.
 //!
-//! Owns the rules that every other codec of this folder and of `auth` shares. Must not know any message.
+//! This file has the rules that all other codecs of this folder and `auth` share. It knows no message.
 //!
-//! Why not a ready-made decoder: everything read here may come from a stranger. sonic-rs 0.5 skips unknown values by
-//! recursion without a limit, so a megabyte of `[` overflows the stack and ends the process; serde_json stops at 128
-//! levels and refuses documents the reference takes. This reader skips without recursion, and has the reference's
-//! leniency built in: broken UTF-8 and lone surrogates are replaced.
+//! No ready-made decoder is used, because untrusted clients write most of this text. sonic-rs 0.5 skips unknown values by
+//! recursion without a limit, so a megabyte of `[` overflows the stack and ends the process. serde_json stops at 128 levels
+//! and refuses documents that the reference accepts. This reader skips without recursion and tolerates what the reference
+//! tolerates: invalid UTF-8 and lone surrogates are replaced.
 //!
 //! Source: `contract/websocket.md` §5.1 and §6, `contract/broadcast.md` §5, RFC 8259.
 
@@ -18,7 +18,7 @@ use thiserror::Error;
 
 pub use escape::{escape_into, escaped_bytes};
 
-/// Containers that may be open at once; a text that nests deeper is not JSON.
+/// Containers that may be open at the same time; a text that nests deeper is refused as invalid.
 ///
 /// Source: `contract/broadcast.md` §5 (the reference's decoder has this limit).
 pub const NESTING_MAX: usize = 10_000;
@@ -31,14 +31,14 @@ pub fn is_valid_json(text: impl AsRef<[u8]>) -> bool {
     reader.skip_value().is_ok() && reader.finish().is_ok()
 }
 
-/// The text of a JSON string that is the whole of `json`; `None` for anything else.
+/// The decoded string when all of `json` is one JSON string; `None` for anything else.
 pub fn decode_string(json: &[u8]) -> Option<String> {
     let mut reader = Reader::new(json);
     let text = reader.string().ok()?.into_owned();
     reader.finish().ok().map(|()| text)
 }
 
-/// `bytes` as text, with every broken UTF-8 sequence replaced by U+FFFD. Borrows when nothing had to be replaced.
+/// `bytes` as text, with U+FFFD in place of each invalid UTF-8 sequence. It borrows when nothing had to be replaced.
 pub fn lossy_text(bytes: &[u8]) -> Cow<'_, str> {
     match simdutf8::basic::from_utf8(bytes) {
         Ok(text) => Cow::Borrowed(text),
@@ -52,7 +52,7 @@ pub enum JsonError {
     /// The text breaks the grammar at byte `at`.
     #[error("not JSON at byte {at}: expected {expected}")]
     Syntax { expected: &'static str, at: usize },
-    /// The grammar is kept, but another kind of value is wanted here.
+    /// The grammar is correct, but another kind of value is expected here.
     #[error("expected {expected}, found {found} at byte {at}")]
     WrongKind {
         expected: &'static str,
@@ -90,8 +90,8 @@ impl fmt::Display for Kind {
 
 /// Reads one JSON text from front to back.
 ///
-/// Every method starts at the next value (whitespace is skipped) and leaves the reader behind it. After an error the
-/// reader's position means nothing any more.
+/// Each method starts at the next value (whitespace is skipped) and leaves the reader after it. After an error the position
+/// of the reader has no meaning.
 pub(crate) struct Reader<'a> {
     input: &'a [u8],
     at: usize,
@@ -108,7 +108,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// What the next value is, judged by its first byte.
+    /// The kind of the next value, judged by its first byte.
     pub(crate) fn kind(&mut self) -> Result<Kind, JsonError> {
         self.skip_whitespace();
         match self.input.get(self.at) {
@@ -122,7 +122,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads `null` if that is what comes next, and says so.
+    /// If the next value is `null`, reads it and returns true.
     pub(crate) fn take_null(&mut self) -> Result<bool, JsonError> {
         if self.kind()? != Kind::Null {
             return Ok(false);
@@ -143,7 +143,8 @@ impl<'a> Reader<'a> {
         self.expect_kind(Kind::Number, "a number")?;
         let start = self.at;
         self.scan_number()?;
-        // The grammar of numbers is ASCII, so this never fails; an error is still cheaper to reason about than a panic.
+        // The grammar of numbers is ASCII, so this cannot fail. An error is returned anyway, because it is safer than a
+        // panic.
         str::from_utf8(&self.input[start..self.at]).map_err(|_| JsonError::Syntax {
             expected: "a number",
             at: start,
@@ -160,7 +161,7 @@ impl<'a> Reader<'a> {
         self.whole_number("a whole number, zero or more")
     }
 
-    /// A string, unescaped; borrowed when it holds no escape and no broken UTF-8.
+    /// A string, unescaped; borrowed when it has no escape and no invalid UTF-8.
     pub(crate) fn string(&mut self) -> Result<Cow<'a, str>, JsonError> {
         self.expect_kind(Kind::String, "a string")?;
         self.at += 1;
@@ -181,7 +182,7 @@ impl<'a> Reader<'a> {
         Ok(&self.input[start..self.at])
     }
 
-    /// Reads an object; `member` gets each name and must read the value behind it.
+    /// Reads an object; `member` gets each name and must read the value after it.
     pub(crate) fn object<E: From<JsonError>>(
         &mut self,
         mut member: impl FnMut(&mut Self, &str) -> Result<(), E>,
@@ -222,7 +223,8 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Reads any value and forgets it, checking its grammar. Nesting is counted in a bit stack, not on the call stack.
+    /// Reads any value, checks its grammar and drops it. The open containers are recorded in a bit stack, not on the call
+    /// stack.
     pub(crate) fn skip_value(&mut self) -> Result<(), JsonError> {
         let mut open = OpenContainers::default();
         loop {
@@ -243,7 +245,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads scalars and empty containers whole, and opens containers until one of these is found.
+    /// Reads scalars and empty containers whole. Opens containers until it has read one of these.
     fn skip_start(&mut self, open: &mut OpenContainers) -> Result<(), JsonError> {
         loop {
             let container = match self.kind()? {
@@ -268,7 +270,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Closes the containers that end here. `true` when none is left open, `false` in front of the next value.
+    /// Closes the containers that end here. `true` when no container is open any more, `false` when another value follows.
     fn skip_ends(&mut self, open: &mut OpenContainers) -> Result<bool, JsonError> {
         while let Some(container) = open.last() {
             if self.take(b',') {
@@ -345,14 +347,15 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Reads the rest of a string that is not plain up to its end: what comes behind `start`, unescaped in the same pass.
+    /// Reads the rest of a string that has an escape. `start` is the plain part before it; the result is `start` and the
+    /// rest, unescaped in one pass.
     fn escaped_string(&mut self, start: &[u8]) -> Result<String, JsonError> {
         let left = self.input.len() - self.at;
         let mut text = Vec::with_capacity(start.len() + left.min(UNESCAPED_BYTES_FIRST));
         text.extend_from_slice(start);
         while self.is_in_string()? {
             self.unescape(&mut text)?;
-            // In text that was escaped twice one escape follows another.
+            // In text that was escaped twice one escape often follows another, so there is no plain run to look for.
             if self.input.get(self.at) != Some(&b'\\') {
                 let run = plain_run(&self.input[self.at..]);
                 text.extend_from_slice(&self.input[self.at..self.at + run]);
@@ -366,7 +369,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    /// Checks a string, from its opening quote on.
+    /// Checks a string from its opening quote.
     fn skip_string(&mut self) -> Result<(), JsonError> {
         self.at += 1;
         self.at += plain_run(&self.input[self.at..]);
@@ -380,7 +383,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Behind a plain run: `true` in front of an escape, `false` in front of the closing quote.
+    /// To be called after a plain run: `true` before an escape, `false` before the closing quote.
     fn is_in_string(&self) -> Result<bool, JsonError> {
         match self.input.get(self.at) {
             Some(b'"') => Ok(false),
@@ -390,7 +393,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads one escape and appends what it stands for.
+    /// Reads one escape and appends the character that it stands for.
     fn unescape(&mut self, text: &mut Vec<u8>) -> Result<(), JsonError> {
         if let Some(&letter) = self.input.get(self.at + 1)
             && let meaning @ 1.. = ESCAPES[usize::from(letter)]
@@ -404,7 +407,7 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Reads `\uXXXX`, two of them for a surrogate pair. Half a pair becomes U+FFFD.
+    /// Reads `\uXXXX`, two of them for a surrogate pair. A lone surrogate becomes U+FFFD.
     fn unicode_escape(&mut self) -> Result<char, JsonError> {
         let first = self.utf16_unit()?;
         if let Some(character) = char::from_u32(u32::from(first)) {
@@ -431,7 +434,7 @@ impl<'a> Reader<'a> {
         }))
     }
 
-    /// Inlined by hand: text that was escaped twice is a third escapes.
+    /// Inlined by order, because a third of the characters of a text that was escaped twice are escapes.
     #[inline(always)]
     fn scan_escape(&mut self) -> Result<(), JsonError> {
         match self.input.get(self.at + 1) {
@@ -522,7 +525,7 @@ impl Container {
     }
 }
 
-/// The open containers, one bit each. The innermost 64 are in `recent`, so ordinary texts allocate nothing.
+/// The open containers, one bit each. The innermost 64 are in `recent`, so usual texts need no allocation.
 #[derive(Default)]
 struct OpenContainers {
     depth: usize,
@@ -559,7 +562,7 @@ impl OpenContainers {
     }
 }
 
-/// What the letter behind a backslash stands for; 0 for `u` and for what is no escape.
+/// The character that the letter after a backslash stands for; 0 for `u` and for letters without a meaning.
 const ESCAPES: [u8; 256] = {
     let mut table = [0; 256];
     table[b'"' as usize] = b'"';
@@ -573,14 +576,14 @@ const ESCAPES: [u8; 256] = {
     table
 };
 
-/// Room that the first allocation for an unescaped string has at most; what needs more grows. The length is not known,
-/// and what is left of the text may be a long batch.
+/// Largest first allocation for an unescaped string; a longer string makes it grow. The length is not known in advance, and
+/// the rest of the text may be a long batch, so it is no measure.
 const UNESCAPED_BYTES_FIRST: usize = 4096;
 
 /// How many bytes at the start of `bytes` are neither a quote nor a backslash nor a control character.
 ///
-/// Word by word, because most runs are short. What is longer than [`SHORT_RUN_BYTES`] goes by blocks as far as it can:
-/// long `data` strings are most of what a publication is.
+/// It goes word by word, because most runs are short. After [`SHORT_RUN_BYTES`] it goes by blocks where it can: most bytes
+/// of a publication are in long `data` strings.
 fn plain_run(bytes: &[u8]) -> usize {
     let mut at = 0;
     while let Some(word) = bytes[at..].first_chunk::<8>() {
@@ -595,19 +598,19 @@ fn plain_run(bytes: &[u8]) -> usize {
     at + plain_run_in_tail(&bytes[at..])
 }
 
-/// See [`plain_run`]. A multiple of the word that it goes by.
+/// See [`plain_run`]. A multiple of the word size.
 const SHORT_RUN_BYTES: usize = 32;
 
 /// How many bytes at the start of `bytes` are in blocks of plain bytes only.
 ///
-/// Not inlined: the loops over short runs would pay for its registers.
+/// Not inlined: its registers would make the loops over short runs slower.
 #[inline(never)]
 fn plain_blocks(bytes: &[u8]) -> usize {
     let (blocks, _) = bytes.as_chunks::<32>();
     32 * blocks.iter().take_while(|block| is_plain(block)).count()
 }
 
-/// Written so that the compiler turns it into vector instructions: each term is zero for a byte that is not plain.
+/// The compiler turns this form into vector instructions: each term is zero for a byte that is not plain.
 fn is_plain(block: &[u8; 32]) -> bool {
     let lowest = block.iter().fold(u8::MAX, |lowest, &byte| {
         lowest
@@ -620,7 +623,7 @@ fn is_plain(block: &[u8; 32]) -> bool {
 
 /// How many bytes of `word` come before one that is not plain; `None` when all are plain.
 ///
-/// In each of the three tests the lowest marked byte is a true hit; carries can only mark bytes above it.
+/// Each of the three tests marks the lowest byte correctly. Carries can only mark wrong bytes above it.
 fn plain_run_in_word(word: [u8; 8]) -> Option<usize> {
     const ONES: u64 = u64::from_le_bytes([1; 8]);
     const HIGHS: u64 = ONES << 7;

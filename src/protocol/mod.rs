@@ -1,8 +1,8 @@
 //! Action Cable and RPC JSON to values and back.
 //!
-//! Owns the text of every message: what clients send ([`command`]), what they get ([`reply`], [`disconnect`]), what the app
-//! posts ([`publication`]) and what the app is asked ([`rpc`], [`request_env`], [`state`]). Pure: no I/O, no clock, no
-//! logging. Called by `session`, `endpoints`, `hub`, `rpc` and `shard`.
+//! The text of every message is defined here: what clients send ([`command`]), what they get ([`reply`], [`disconnect`]),
+//! what the app posts ([`publication`]) and what the app is asked ([`rpc`], [`request_env`], [`state`]). Pure: no I/O, no
+//! clock, no logging. Called by `session`, `endpoints`, `hub`, `rpc` and `shard`.
 
 pub mod command;
 pub(crate) mod disconnect;

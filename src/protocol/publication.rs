@@ -1,7 +1,7 @@
 //! What the app posts: the body of a broadcast request to publications or a remote command.
 //!
-//! Owns recognition and the encoding of `data` into the `message` of a delivery, done once per publication. Must not
-//! know who listens. Called by `endpoints::broadcast`, and by `session` for whispers.
+//! This file recognizes the body and encodes `data` into the `message` of a delivery, once per publication. It does not know
+//! the listeners. Called by `endpoints::broadcast`, and by `session` for whispers.
 //!
 //! Source: `contract/broadcast.md` §4, §5 and §7, `contract/extended.md` §3.5.
 
@@ -16,25 +16,26 @@ use super::json::{JsonError, Kind, Reader, escape_into, is_valid_json};
 /// One message for one stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Publication {
-    /// Empty only inside a batch; nobody listens to it then.
+    /// Empty only inside a batch; then no session listens to it.
     pub stream: Box<str>,
-    /// JSON value ready to splice, see [`encode_message`]. All shards, and the frames of long messages, share the bytes.
+    /// A JSON value that can be inserted as it is, see [`encode_message`]. All shards and the frames of long messages share
+    /// the bytes.
     pub message: Bytes,
-    /// The sid that gets nothing of this.
+    /// The sid of the session that does not get this publication.
     pub exclude_socket: Option<Box<str>>,
     /// The `type` of the deliveries.
     pub broadcast_type: Option<Box<str>>,
 }
 
-/// What one request holds.
+/// The content of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Broadcast {
     /// At least one publication, in the order given.
     Publications(Vec<Publication>),
     Disconnect(RemoteDisconnect),
-    /// A remote command this server does not know; accepted, counted, ignored.
+    /// A remote command that this server does not know; accepted, counted, ignored.
     UnknownCommand(String),
-    /// A remote command it knows, with a payload it cannot use; accepted, counted, ignored.
+    /// A known remote command with an unusable payload; accepted, counted, ignored.
     InvalidCommand(InvalidCommand),
 }
 
@@ -43,11 +44,11 @@ pub enum Broadcast {
 pub struct RemoteDisconnect {
     /// Connection identifiers, compared as bytes.
     pub identifiers: Box<str>,
-    /// Whether the clients are told to come back.
+    /// Whether the disconnect message tells the clients to reconnect.
     pub reconnect: bool,
 }
 
-/// Why the payload of a known remote command is of no use.
+/// Why the payload of a known remote command cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("payload of `{command}`: {cause}")]
 pub struct InvalidCommand {
@@ -64,7 +65,7 @@ pub enum PayloadError {
     Json(#[from] JsonError),
 }
 
-/// Why a body is no broadcast at all.
+/// Why a body is not a broadcast.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum PublishError {
     #[error("not a publication, a batch or a command: {0}")]
@@ -80,12 +81,13 @@ pub enum PublishError {
 /// `null` elements of a batch are skipped (the reference crashes on them).
 ///
 /// # Errors
-/// [`PublishError`] when the body is none of the three. The answer is 201 all the same.
+/// [`PublishError`] when the body is none of the three. The HTTP answer is 201 in this case too.
 pub fn decode_broadcast(body: &[u8]) -> Result<Broadcast, PublishError> {
     if Reader::new(body).kind()? == Kind::Array {
         return decode_batch(body);
     }
-    // A body that is a command too counts as a publication if it has a stream; one that fails here may still be a command.
+    // If a body is both a publication with a stream and a command, it counts as a publication. If it fails as a publication,
+    // it may still be a command.
     if let Ok(publication) = decode_publication(body)
         && !publication.stream.is_empty()
     {
@@ -96,8 +98,8 @@ pub fn decode_broadcast(body: &[u8]) -> Result<Broadcast, PublishError> {
 
 /// Encodes `data` as the `message` of a delivery.
 ///
-/// A complete JSON text is spliced as written, without the whitespace around it, so numbers keep all their digits. Any
-/// other text becomes a JSON string, and so do `null` and a lone number that no double can hold, as in the reference.
+/// A complete JSON text is inserted as written, without the whitespace around it, so numbers keep all their digits. Any
+/// other text becomes a JSON string. As in the reference, so do `null` and a lone number that does not fit into a double.
 pub fn encode_message<'a>(data: impl Into<Cow<'a, str>>) -> Bytes {
     let data = data.into();
     let value = data.trim_matches([' ', '\t', '\n', '\r']);
@@ -105,7 +107,7 @@ pub fn encode_message<'a>(data: impl Into<Cow<'a, str>>) -> Bytes {
         return quoted(&data);
     }
     match data {
-        // Nothing was cut off: the text itself becomes the message.
+        // Nothing was cut off, so the text itself becomes the message.
         Cow::Owned(text) if text.len() == value.len() => {
             text.into_bytes().into_boxed_slice().into()
         }
@@ -113,7 +115,7 @@ pub fn encode_message<'a>(data: impl Into<Cow<'a, str>>) -> Bytes {
     }
 }
 
-/// A client's whisper: `data` for everybody on `stream` except the session `sid`.
+/// A client's whisper: `data` for all sessions that listen to `stream`, except `sid`.
 pub fn whisper(stream: &str, data: &Data<'_>, sid: &str) -> Publication {
     let message = match data {
         Data::Absent => quoted("null"),
@@ -135,7 +137,7 @@ fn quoted(text: &str) -> Bytes {
 }
 
 fn is_too_big_number(value: &str) -> bool {
-    // Words such as `inf` are no JSON and never get here; only digits can overflow.
+    // Words such as `inf` are not JSON and are refused before this, so only digits can overflow.
     value.parse::<f64>().is_ok_and(f64::is_infinite)
 }
 
@@ -234,7 +236,7 @@ fn read_publication(reader: &mut Reader<'_>) -> Result<Publication, JsonError> {
         } else if is("meta") {
             meta = read_meta(reader)?;
         } else if is("epoch") {
-            // A position means something only inside the broker; it is checked and not believed.
+            // A position has a meaning only inside the broker, so the type is checked and the value is ignored.
             reader.string()?;
         } else if is("offset") {
             reader.unsigned()?;

@@ -1,7 +1,7 @@
-//! Everything the server says to a client, as values, and the JSON text of it.
+//! Everything that the server says to a client, as values, and the JSON text of these values.
 //!
-//! Owns key order and escaping. `session` makes replies, `shard::sessions` has them encoded on their way out; deliveries are
-//! encoded once for all their receivers.
+//! The order of keys and the escaping are defined here. `session` makes replies, and `shard::sessions` encodes them before
+//! it sends them. A delivery is encoded once for all its receivers.
 //!
 //! Source: `contract/websocket.md` §5 and §7, `contract/extended.md` §2.
 
@@ -10,39 +10,40 @@ use std::borrow::Cow;
 use super::disconnect::DisconnectReason;
 use super::json::escape_into;
 
-/// A JSON value ready to splice, as [`crate::protocol::publication::encode_message`] makes it.
+/// A JSON value that can be inserted as it is; [`crate::protocol::publication::encode_message`] makes it.
 pub type MessageJson = [u8];
 
-/// What the server says to one client, before any format makes bytes of it.
+/// What the server says to one client, before a format turns it into bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
-    /// The welcome of a session the server identified itself (token, `--noauth`). With RPC the app sends its own.
+    /// The welcome of a session that the server itself has authenticated (token, `--noauth`). With RPC the app sends its
+    /// own.
     Welcome { sid: Box<str> },
-    /// Unix time in the precision the client asked for.
+    /// Unix time in the precision that the client asked for.
     Ping { timestamp: i128 },
     /// Answer to a client's `ping` command.
     Pong,
-    /// The notice before the server closes; `reconnect` tells the client whether to come back.
+    /// The notice before the server closes; `reconnect` tells the client whether to reconnect.
     Disconnect {
         reason: DisconnectReason,
         reconnect: bool,
     },
-    /// A subscription the server confirmed without asking the app.
+    /// A subscription that the server confirmed without asking the app.
     ConfirmSubscription { identifier: Box<str> },
-    /// A subscription the server rejected without asking the app.
+    /// A subscription that the server rejected without asking the app.
     RejectSubscription { identifier: Box<str> },
-    /// History was asked for and nothing had to be fetched.
+    /// The client asked for history, and nothing had to be fetched.
     ConfirmHistory { identifier: Box<str> },
-    /// History was asked for and is not kept.
+    /// The client asked for history, which this server does not keep.
     RejectHistory { identifier: Box<str> },
-    /// Presence was asked for and is not kept.
+    /// The client asked for presence, which this server does not keep.
     PresenceError { identifier: Box<str> },
-    /// What the app wants the client to get: JSON text, sent as it came.
+    /// JSON text of the app for the client, sent unchanged.
     Transmission(String),
 }
 
 impl Reply {
-    /// The text of the base and the extended protocol. Transmissions are not copied.
+    /// The text for the base and the extended protocol. Transmissions are not copied.
     pub fn json(&self) -> Cow<'_, [u8]> {
         match self {
             Self::Welcome { sid } => welcome(sid).into(),
@@ -67,7 +68,7 @@ impl Reply {
     }
 }
 
-/// Unlike in the reference, the sid is escaped: it may come from a request header and hold a quote.
+/// Unlike in the reference, the sid is escaped: it may come from a request header and contain a quote.
 fn welcome(sid: &str) -> Vec<u8> {
     let mut out = br#"{"type":"welcome","sid":"#.to_vec();
     escape_into(&mut out, sid);
@@ -104,7 +105,7 @@ fn presence_error(identifier: &str) -> Vec<u8> {
     out
 }
 
-/// The connection identifiers of a client that nobody has authenticated: `{"sid":"…"}`.
+/// The connection identifiers of a client that no token and no app has identified: `{"sid":"…"}`.
 ///
 /// Source: `contract/auth_streams.md` §4.
 pub fn sid_identifiers(sid: &str) -> String {
@@ -116,20 +117,20 @@ pub fn sid_identifiers(sid: &str) -> String {
 
 /// Appends a delivery to `out`: `{"identifier":…,"message":…}`, with a leading `"type"` when the publication has one.
 ///
-/// Called once per publication and identifier of a shard; all receivers share the bytes.
+/// Called once per publication and identifier on each shard; all receivers share the bytes.
 pub fn data_message(
     identifier: &str,
     message: &MessageJson,
     broadcast_type: Option<&str>,
     out: &mut Vec<u8>,
 ) {
-    // The keys and quotes take 30 bytes, and an identifier is JSON text whose quotes double.
+    // The keys and quotes take 30 bytes. An identifier is JSON text, and each of its quotes needs a backslash.
     out.reserve(48 + identifier.len() + identifier.len() / 2 + message.len());
     begin_data_message(identifier, broadcast_type, out);
     end_data_message(message, out);
 }
 
-/// Appends a delivery up to its message, which is to be followed by `}`.
+/// Appends a delivery up to its message; a `}` must follow that message.
 pub fn begin_data_message(identifier: &str, broadcast_type: Option<&str>, out: &mut Vec<u8>) {
     out.push(b'{');
     if let Some(broadcast_type) = broadcast_type {
@@ -139,7 +140,7 @@ pub fn begin_data_message(identifier: &str, broadcast_type: Option<&str>, out: &
     out.extend_from_slice(br#""message":"#);
 }
 
-/// Appends what follows [`begin_data_message`].
+/// Appends the rest after [`begin_data_message`].
 pub fn end_data_message(message: &MessageJson, out: &mut Vec<u8>) {
     out.extend_from_slice(message);
     out.push(b'}');
@@ -150,7 +151,7 @@ fn about_identifier(kind: &str, identifier: &str) -> Vec<u8> {
     out.push(b'{');
     text_member(&mut out, "type", kind);
     text_member(&mut out, "identifier", identifier);
-    // Every member ends with a comma; the last one becomes the end of the object.
+    // Each member ends with a comma; the last comma is replaced by the end of the object.
     if let Some(last) = out.last_mut() {
         *last = b'}';
     }

@@ -1,14 +1,14 @@
 //! What the app gets to know about the upgrade request: its URL and its cookies.
 //!
-//! Owns two rules and no HTTP parsing. Called by `session` when a connection is made; the result goes through
+//! Two rules, without any HTTP parsing. `session` calls this when a connection is made, and passes the result to
 //! [`crate::protocol::rpc::encode_env_prefix`].
 //!
 //! Source: `contract/rpc.md` §4.1 and §4.3.
 
-/// Keeps the cookies in `names` (all when it is empty). `None` when nothing is left: the header is then not sent.
+/// Keeps the cookies in `names` (all when it is empty). `None` when no cookie is left: then the header is not sent.
 ///
-/// Names are compared exactly, after trimming both sides; a value may hold `=`. The reference drops every cookie but the
-/// first of an ordinary browser header, which is not copied.
+/// Names are compared exactly, after trimming both sides; a value may contain `=`. The reference drops all cookies but the
+/// first of an ordinary browser header; this server does not.
 pub fn filter_cookies(header: &str, names: &[String]) -> Option<String> {
     if names.is_empty() {
         return (!header.is_empty()).then(|| header.to_owned());
@@ -22,10 +22,10 @@ pub fn filter_cookies(header: &str, names: &[String]) -> Option<String> {
     (!kept.is_empty()).then(|| kept.join("; "))
 }
 
-/// The URL the app sees. `host` is the Host header as sent (empty when missing), `target` the request target.
+/// The URL that the app sees. `host` is the Host header as sent (empty when missing), `target` the request target.
 ///
-/// `tls` is true only when this server ends TLS itself; forwarding headers are not looked at. A target in absolute form
-/// is used as it is.
+/// `tls` is true only when this server itself ends TLS; forwarding headers are ignored. A target in absolute form is used as
+/// it is.
 pub fn request_url(tls: bool, host: &str, target: &str) -> String {
     if is_absolute(target) {
         return target.to_owned();

@@ -1,7 +1,7 @@
 //! The RPC bodies: what the app is asked and what it answers.
 //!
-//! Owns their JSON only; URLs, headers, status codes, retries and time belong to `crate::rpc`, what an answer does to a
-//! session belongs to `session`. The Ruby side rejects unknown keys, so nothing may be added to a request.
+//! Only their JSON is here. `crate::rpc` handles URLs, headers, status codes, retries and time; `session` decides what an
+//! answer changes. The Ruby side rejects unknown keys, so nothing may be added to a request.
 //!
 //! Source: `contract/rpc.md` §4 and §6.
 
@@ -12,11 +12,10 @@ use thiserror::Error;
 use super::json::{JsonError, Kind, Reader, escape_into};
 use super::state::State;
 
-/// Encodes the part of `env` that never changes during a session, `"url":…,"headers":{…}`, for an
-/// [`RpcRequest`].
+/// Encodes the part of `env` that does not change during a session, `"url":…,"headers":{…}`, for an [`RpcRequest`].
 ///
-/// `headers` are sorted bytewise in place; of equal names the last one given counts. Empty members are left out, which
-/// `url` and headers with `REMOTE_ADDR` in them never are.
+/// `headers` are sorted bytewise in place; of equal names the last one counts. Empty members are left out. `url` is never
+/// empty, and neither are the headers, which contain `REMOTE_ADDR`.
 pub fn encode_env_prefix(url: &str, headers: &mut [(&str, Cow<'_, str>)]) -> Box<str> {
     headers.sort_by(|left, right| left.0.as_bytes().cmp(right.0.as_bytes()));
     let mut out = Vec::with_capacity(256);
@@ -34,7 +33,7 @@ pub fn encode_env_prefix(url: &str, headers: &mut [(&str, Cow<'_, str>)]) -> Box
     into_text(out).into_boxed_str()
 }
 
-/// What the app is asked. A codec makes the bytes of it; `env` comes from [`encode_env_prefix`].
+/// What the app is asked. A codec turns it into bytes; `env` comes from [`encode_env_prefix`].
 #[derive(Debug)]
 pub enum RpcRequest<'a> {
     Connect {
@@ -45,7 +44,7 @@ pub enum RpcRequest<'a> {
         command: &'a str,
         identifier: &'a str,
         connection_identifiers: &'a str,
-        /// Goes with `message` only.
+        /// Only for `message`.
         data: Option<&'a str>,
         env: &'a str,
         cstate: &'a State,
@@ -57,8 +56,8 @@ pub enum RpcRequest<'a> {
         subscriptions: &'a [u8],
         env: &'a str,
         cstate: &'a State,
-        /// Every subscription that ever had state, also those whose state is empty now. Here, unlike in a command, the value
-        /// of each is JSON *text*.
+        /// Each subscription that ever had state, also if its state is empty now. Here, unlike in a command, the value of
+        /// each is JSON *text*.
         istates: Vec<(&'a str, &'a State)>,
     },
 }
@@ -108,7 +107,7 @@ impl RpcRequest<'_> {
     }
 }
 
-/// The identifiers of a session's subscriptions for [`RpcRequest::Disconnect`]; nothing when there are none.
+/// The identifiers of a session's subscriptions for [`RpcRequest::Disconnect`]; empty when there are none.
 pub fn encode_subscriptions(identifiers: &[&str]) -> Box<[u8]> {
     let mut out = Vec::new();
     for identifier in identifiers {
@@ -126,16 +125,16 @@ pub fn encode_subscriptions(identifiers: &[&str]) -> Box<[u8]> {
 pub enum RpcStatus {
     Success,
     Failure,
-    /// Said so, or said nothing: a missing status is an error too.
+    /// The app said so, or said nothing: a missing status is an error too.
     #[default]
     Error,
 }
 
-/// What the app answers. A member that means nothing for the call at hand is checked all the same.
+/// What the app answers. Members that have no meaning for the current call are checked too.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RpcAnswer {
     pub status: RpcStatus,
-    /// Connect: who the client is.
+    /// Only for Connect: who the client is.
     pub identifiers: String,
     pub disconnect: bool,
     pub stop_streams: bool,
@@ -145,13 +144,13 @@ pub struct RpcAnswer {
     pub error_msg: String,
     /// Changes for [`State::merge`].
     pub cstate: Vec<(String, String)>,
-    /// Changes for [`State::merge`]; of a command.
+    /// Changes for [`State::merge`]; only for a command.
     pub istate: Vec<(String, String)>,
-    /// Whether a `presence` object is there.
+    /// True when a `presence` object is there.
     pub presence: bool,
 }
 
-/// Why the body of a 200 is no answer.
+/// Why the body of a 200 is not an answer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RpcDecodeError {
     #[error("unreadable RPC answer: {0}")]
@@ -182,7 +181,7 @@ const MEMBERS: [&str; 10] = [
 
 /// Decodes the answer to any call.
 ///
-/// Member names match in any ASCII case, unknown ones are skipped, `null` is as good as absent.
+/// Member names match in any ASCII case, unknown members are skipped, and `null` means the same as absent.
 ///
 /// # Errors
 /// [`RpcDecodeError`] when the body is not a JSON object or a known member has the wrong type.
@@ -229,7 +228,8 @@ fn read_member(
     Ok(())
 }
 
-/// The number, or the name that older protobuf libraries print. Any unknown number is an error status, not a bad body.
+/// The status as a number, or as the name that older protobuf libraries print. An unknown number is an error status, but not
+/// an invalid body.
 fn read_status(reader: &mut Reader<'_>) -> Result<RpcStatus, RpcDecodeError> {
     let in_status = |cause| RpcDecodeError::Member {
         member: "status",
@@ -279,7 +279,7 @@ fn read_texts(reader: &mut Reader<'_>) -> Result<Vec<String>, JsonError> {
     Ok(texts)
 }
 
-/// State changes in the order given. Here `null` is an empty value: it deletes.
+/// State changes in the order given. Here `null` means an empty value, which deletes.
 fn read_changes(reader: &mut Reader<'_>) -> Result<Vec<(String, String)>, JsonError> {
     let mut changes = Vec::new();
     reader.object(|reader, key| {
@@ -319,7 +319,7 @@ fn state_text(state: &State) -> String {
     into_text(out)
 }
 
-/// Writes the members of one JSON object and the commas between them.
+/// Writes the members of one JSON object with the commas between them.
 struct Members<'a> {
     out: &'a mut Vec<u8>,
     is_first: bool,
@@ -333,7 +333,7 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// A text member, even when it is empty.
+    /// A text member, written even if it is empty.
     fn entry(&mut self, name: &str, value: &str) {
         self.name(name);
         escape_into(self.out, value);
@@ -346,7 +346,7 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// A member that is JSON already, left out when it is empty.
+    /// A member whose value is JSON already; left out when it is empty.
     fn encoded(&mut self, name: &str, json: &[u8]) {
         if !json.is_empty() {
             self.name(name);

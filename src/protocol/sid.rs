@@ -1,20 +1,20 @@
 //! Session ids.
 //!
-//! Owns their alphabet and length. Called by `session` when the request brings no `X-Request-ID`.
+//! Their alphabet and length are defined here. `session` calls this when the request has no `X-Request-ID`.
 //!
 //! Source: `contract/websocket.md` §3.3.
 
 /// Characters of a session id.
 pub const SID_LENGTH: usize = 21;
 
-/// Longest session id that a client or a proxy may choose by `X-Request-ID`: it stands in every log line of the session and
-/// goes to the app with each call. A UUID has 36.
+/// Longest session id that a client or a proxy may choose by `X-Request-ID`. It is written in every log line of the session
+/// and goes to the app with each call. A UUID has 36 bytes.
 pub const SID_BYTES_MAX: usize = 128;
 
-/// Exactly 64 symbols, so six random bits choose one without bias.
+/// Exactly 64 symbols, so that six random bits choose one without bias.
 const ALPHABET: &[u8; 64] = b"_-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
 
-/// A new session id: 126 of these random bits as [`SID_LENGTH`] characters of `_-0-9a-zA-Z`.
+/// A new session id: 126 of these random bits, written as [`SID_LENGTH`] characters of `_-0-9a-zA-Z`.
 pub fn encode_sid(entropy: [u8; SID_LENGTH]) -> String {
     entropy
         .iter()

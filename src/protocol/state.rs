@@ -1,9 +1,9 @@
-//! Connection state and channel state: texts by key that the app sets with one answer and sees again with the next call.
+//! Connection state and channel state: texts by key. The app sets them in an answer and gets them back with the next call.
 //!
-//! Most sessions have none, some have one or two keys, and what is there rests for hours: a sorted slice of the exact size
-//! takes a tenth of the memory of a tree. Source: `contract/rpc.md` §6.
+//! Most sessions have none, some have one or two keys, and they do not change for hours. A sorted slice of exact size takes
+//! a tenth of the memory of a tree. Source: `contract/rpc.md` §6.
 
-/// What an entry takes beside its texts: two pointers with lengths, and what the allocator rounds up.
+/// Bytes of an entry besides its texts: two pointers with lengths, and what the allocator adds when it rounds up.
 const ENTRY_BYTES: usize = 48;
 
 /// A map of texts, sorted bytewise by key.
@@ -13,12 +13,12 @@ pub struct State {
 }
 
 impl State {
-    /// True without any key.
+    /// True when there is no key.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
 
-    /// What its keys and values take.
+    /// Bytes of memory that its keys and values take.
     pub fn bytes(&self) -> usize {
         let text_bytes = self.iter().map(|(key, value)| key.len() + value.len());
         text_bytes.sum::<usize>() + self.entries.len() * ENTRY_BYTES
@@ -35,7 +35,7 @@ impl State {
         self.entries.iter().map(|(key, value)| (&**key, &**value))
     }
 
-    /// Applies the changes an answer brought: an empty value deletes its key, any other sets it.
+    /// Applies the changes of an answer: an empty value deletes its key, any other value sets it.
     pub fn merge(&mut self, changes: &[(String, String)]) {
         let mut entries = std::mem::take(&mut self.entries).into_vec();
         for (key, value) in changes {

@@ -2,11 +2,11 @@
 
 /// Appends `text` to `out` as a JSON string, quotes included.
 ///
-/// `<`, `>`, `&`, U+2028 and U+2029 become `\u…` escapes, so the bytes equal those of the reference. One pass; text
-/// between two escapes is copied as a run, of which whole blocks are looked at in one step.
+/// `<`, `>`, `&`, U+2028 and U+2029 become `\u…` escapes, so the bytes equal those of the reference. One pass over the text.
+/// The text between two escapes is copied at once, and a whole block of it is checked in one step.
 ///
-/// Why not sonic-rs, whose writer is as fast: it reserves six bytes for each byte of the text before it begins, which the
-/// body of a call would keep as long as the call takes.
+/// sonic-rs is not used, although its writer is as fast: it first reserves six bytes for each byte of the text, and the body
+/// of a call would keep this memory until the call has ended.
 ///
 /// Source: `contract/websocket.md` §5.1.
 pub fn escape_into(out: &mut Vec<u8>, text: &str) {
@@ -20,11 +20,11 @@ pub fn escape_into(out: &mut Vec<u8>, text: &str) {
     out.push(b'"');
 }
 
-/// From this length on blocks are tried.
+/// Blocks are tried only for texts of at least this length.
 const LONG_TEXT_BYTES: usize = 128;
 const BLOCK_BYTES: usize = 32;
 
-/// `skip` says, at the end of each block, how many of the bytes that follow need no look.
+/// `skip` is called at the end of each block. It returns how many of the next bytes need no check.
 #[inline(always)]
 fn push_escaped(out: &mut Vec<u8>, bytes: &[u8], skip: impl Fn(&[u8]) -> usize) {
     let mut copied = 0;
@@ -38,7 +38,7 @@ fn push_escaped(out: &mut Vec<u8>, bytes: &[u8], skip: impl Fn(&[u8]) -> usize) 
             continue;
         }
         let width = match bytes[at] {
-            // Of the characters that start with E2 only the two line separators need an escape.
+            // Of the characters that start with E2, only the two line separators need an escape.
             0xE2 => match bytes.get(at + 1..at + 3) {
                 Some([0x80, 0xA8 | 0xA9]) => 3,
                 _ => {
@@ -56,11 +56,11 @@ fn push_escaped(out: &mut Vec<u8>, bytes: &[u8], skip: impl Fn(&[u8]) -> usize) 
     out.extend_from_slice(&bytes[copied..]);
 }
 
-/// Bytes that [`escape_into`] appends for `text`, or a few more.
+/// Bytes that [`escape_into`] appends for `text`. It may be a few too many.
 pub fn escaped_bytes(text: &str) -> usize {
     let escapes = text.bytes().map(|byte| match byte {
         b'"' | b'\\' => 1,
-        // Of three bytes that may be a line separator, six are made.
+        // The three bytes may be a line separator, whose escape has six bytes.
         0xE2 => 3,
         _ if NEEDS_ESCAPE[usize::from(byte)] => 5,
         _ => 0,
@@ -68,16 +68,16 @@ pub fn escaped_bytes(text: &str) -> usize {
     text.len() + 2 + escapes.sum::<usize>()
 }
 
-/// How many bytes at the start of `bytes` are in blocks without a byte that needs a look.
+/// How many bytes at the start of `bytes` are in blocks without a byte that needs a check.
 ///
-/// Not inlined: the loop over short runs would pay for its registers.
+/// Not inlined: its registers would make the loop over short runs slower.
 #[inline(never)]
 fn plain_blocks(bytes: &[u8]) -> usize {
     let (blocks, _) = bytes.as_chunks::<BLOCK_BYTES>();
     BLOCK_BYTES * blocks.iter().take_while(|block| is_plain(block)).count()
 }
 
-/// Written so that the compiler turns it into vector instructions: each term is zero for a byte that needs a look.
+/// The compiler turns this form into vector instructions: each term is zero for a byte that needs a check.
 fn is_plain(block: &[u8; BLOCK_BYTES]) -> bool {
     let lowest = block.iter().fold(u8::MAX, |lowest, &byte| {
         lowest
@@ -92,7 +92,7 @@ fn is_plain(block: &[u8; BLOCK_BYTES]) -> bool {
     lowest != 0
 }
 
-/// Bytes that [`escape_into`] must look at.
+/// Bytes that [`escape_into`] must check.
 const NEEDS_ESCAPE: [bool; 256] = {
     let mut table = [false; 256];
     let mut byte = 0;

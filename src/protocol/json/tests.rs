@@ -25,7 +25,7 @@ fn strings_are_escaped_as_the_reference_does() {
     check("ü日本🎉", "\"ü日本🎉\"");
 }
 
-/// Character by character, without runs and blocks.
+/// Escapes each character on its own, without runs and blocks.
 fn escaped_one_by_one(text: &str) -> String {
     let mut out = "\"".to_owned();
     for character in text.chars() {
@@ -47,7 +47,7 @@ fn escaped_one_by_one(text: &str) -> String {
 }
 
 proptest! {
-    /// Runs of every length around those of the blocks, between characters of every kind.
+    /// Runs of all lengths near the length of a block, between characters of each kind.
     #[test]
     fn long_strings_are_escaped_like_short_ones(
         parts in prop::collection::vec((0usize..140, "[\\x00-\\x7f€\u{2028}\u{2029}\u{2030}🎉]{0,3}"), 0..8),

@@ -312,7 +312,7 @@ fn recorded_connect_answers_are_understood() {
                 ("a".to_owned(), "1".to_owned()),
                 ("b".to_owned(), String::new()),
             ],
-            // Of no use for a connect call, and not looked at there.
+            // It has no meaning for a connect call, which ignores it.
             istate: vec![("c".to_owned(), "2".to_owned())],
             ..Default::default()
         },
