@@ -65,7 +65,7 @@ impl Listener {
     /// Waits until a connection can be accepted.
     ///
     /// # Errors
-    /// The driver's.
+    /// Those of the driver.
     pub async fn ready(&self) -> io::Result<()> {
         self.readiness.readable(false).await
     }
@@ -142,8 +142,8 @@ impl Socket {
     /// something to read.
     ///
     /// # Errors
-    /// The kernel's, and `InvalidData` for a client that does not speak TLS where it should; that client has got an answer
-    /// then.
+    /// Those of the kernel, and `InvalidData` for a client that does not speak TLS where it should; that client has got an
+    /// answer then.
     ///
     /// # Cancel safety
     /// With TLS, a drop may cut off a record that TLS has to send. Drop the future only to drop the socket too.
@@ -158,7 +158,7 @@ impl Socket {
     /// Writes all of `bytes`.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Those of the kernel.
     pub async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         match &mut self.tls {
             None => self.tcp.write_all(bytes).await,
@@ -278,7 +278,7 @@ impl ReactorWake {
     /// Watches the descriptor that [`crate::reactor::Reactor::wake_fd`] gives.
     ///
     /// # Errors
-    /// The driver's.
+    /// Those of the driver.
     pub fn new(wake_fd: OwnedFd) -> io::Result<Self> {
         // monoio has no type for a bare descriptor. This one is only asked for readiness, which every pollable descriptor
         // has. It is never read or written, and it is closed like any other.
@@ -291,7 +291,7 @@ impl ReactorWake {
     /// Waits until events are there.
     ///
     /// # Errors
-    /// The driver's.
+    /// Those of the driver.
     ///
     /// # Cancel safety
     /// Takes no events: dropping the future loses nothing.

@@ -43,7 +43,7 @@ impl TcpSocket {
     /// far end.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Those of the kernel.
     ///
     /// # Cancel safety
     /// Dropping the future closes the connection.
@@ -60,7 +60,7 @@ impl TcpSocket {
     /// something to read. 0 = the far end has closed.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Those of the kernel.
     ///
     /// # Cancel safety
     /// Dropping the future loses nothing.
@@ -85,7 +85,7 @@ impl TcpSocket {
     /// [`Self::connect`]. 0 = the far end has closed.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Those of the kernel.
     ///
     /// # Cancel safety
     /// None: bytes may be lost when the future is dropped. Drop it only to drop the socket too.
@@ -102,7 +102,7 @@ impl TcpSocket {
     /// Writes all of `bytes`.
     ///
     /// # Errors
-    /// The kernel's.
+    /// Those of the kernel.
     ///
     /// # Cancel safety
     /// After a drop it is not known how many bytes were written.

@@ -129,6 +129,7 @@ impl Timeouts {
         let mut asked = false;
         poll_fn(|context| {
             let mut state = self.state.borrow_mut();
+            // `add` takes the waker when it has an earlier deadline, so a missing waker is the signal.
             if asked && state.task.is_none() {
                 return Poll::Ready(());
             }

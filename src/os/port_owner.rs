@@ -22,7 +22,7 @@ pub struct PortOwner {
     pub program: String,
 }
 
-/// Looks for the process that listens where a listener on `host` and `port` was refused.
+/// Looks for the process that holds the port, after a listener on `host` and `port` was refused.
 pub fn find(host: &str, port: u16) -> Option<PortOwner> {
     let wanted = bind_addresses(host, port).ok()?;
     let mut inodes = Vec::new();

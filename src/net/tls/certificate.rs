@@ -171,7 +171,7 @@ fn private_key(path: &str) -> Result<PrivateKeyDer<'static>, TlsFileError> {
     })
 }
 
-/// As PKCS#8, or the older way of OpenSSL.
+/// Recognizes both forms: PKCS#8, and the older one of OpenSSL.
 fn is_encrypted(pem: &[u8]) -> bool {
     [
         b"BEGIN ENCRYPTED PRIVATE KEY".as_slice(),
