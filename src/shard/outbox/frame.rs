@@ -202,13 +202,13 @@ impl<'a> Gathered<'a> {
     /// Adds a whole frame. Returns false when there is no room.
     #[inline]
     pub fn add(&mut self, frame: &'a Frame) -> bool {
-        if self.count == FRAMES_PER_WRITE_MAX {
-            return false;
-        }
-        match frame.contiguous() {
-            Some(bytes) => self.push(bytes),
-            None => return self.add_shared(frame, 0),
-        }
+        let slice = self.slices.get_mut(self.count);
+        let (Some(bytes), Some(slice)) = (frame.contiguous(), slice) else {
+            return self.add_shared(frame, 0);
+        };
+        *slice = IoSlice::new(bytes);
+        self.count += 1;
+        self.offered += bytes.len();
         true
     }
 
