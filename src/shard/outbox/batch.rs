@@ -225,27 +225,33 @@ impl Batch {
         socket: &TcpStream,
     ) -> io::Result<(Written, Option<Outbox>)> {
         let list = std::mem::take(list);
-        let (bytes, offered, more) = if list.first == list.last {
-            self.write_one(list, socket)?
-        } else {
-            self.write_many(list, socket)?
-        };
+        // The usual case, without filling an array.
+        if list.first == list.last {
+            let frame = &self.frames[self.nodes[list.first as usize].frame as usize];
+            if let Some(bytes) = frame.contiguous() {
+                let taken = write_slices(socket, &[IoSlice::new(bytes)])?;
+                return Ok(account_one(frame, taken));
+            }
+        }
+        let (bytes, offered, more) = self.write_many(list, socket)?;
         Ok(self.account(list, bytes, offered, more))
     }
 
-    /// The bytes of a list that has exactly one frame, in one piece; `None` otherwise.
-    pub fn only_frame(&self, list: BatchList) -> Option<&[u8]> {
+    /// The frame of a list that has exactly one, whose bytes are in one piece; `None` otherwise.
+    pub fn only_frame(&self, list: BatchList) -> Option<u32> {
         let node = self.nodes.get(list.first as usize)?;
-        if list.first != list.last {
-            return None;
-        }
-        self.frames[node.frame as usize].contiguous()
+        let only = list.first == list.last;
+        (only && self.frames[node.frame as usize].contiguous().is_some()).then_some(node.frame)
     }
 
-    /// Accounts for a [`Self::only_frame`] frame of which the kernel took `bytes`.
-    pub fn account_only_frame(&self, list: BatchList, bytes: usize) -> (Written, Option<Outbox>) {
-        let offered = self.only_frame(list).map_or(0, <[u8]>::len);
-        self.account(list, bytes, offered, false)
+    /// The bytes of an [`Self::only_frame`].
+    pub fn bytes(&self, frame: u32) -> &[u8] {
+        self.frames[frame as usize].contiguous().unwrap_or_default()
+    }
+
+    /// Accounts for an [`Self::only_frame`] of which the kernel took `bytes`.
+    pub fn account_only_frame(&self, frame: u32, bytes: usize) -> (Written, Option<Outbox>) {
+        account_one(&self.frames[frame as usize], bytes)
     }
 
     #[inline]
@@ -272,18 +278,29 @@ impl Batch {
         (written, Some(outbox))
     }
 
-    /// The usual case, without filling an array. Returns bytes written, bytes offered, and that there is no more.
-    fn write_one(&self, list: BatchList, socket: &TcpStream) -> io::Result<(usize, usize, bool)> {
-        let frame = &self.frames[self.nodes[list.first as usize].frame as usize];
-        let Some(bytes) = frame.contiguous() else {
-            return self.write_many(list, socket);
-        };
-        let written = write_slices(socket, &[IoSlice::new(bytes)])?;
-        Ok((written, bytes.len(), false))
-    }
-
     /// Gathers as many frames as one write takes. Returns bytes written, bytes offered, and whether there is more.
     fn write_many(&self, list: BatchList, socket: &TcpStream) -> io::Result<(usize, usize, bool)> {
+        let mut slices = [IoSlice::new(&[]); FRAMES_PER_WRITE_MAX];
+        let (mut count, mut offered) = (0, 0);
+        let mut frames = self.frames_of(list);
+        for frame in frames.by_ref().take(FRAMES_PER_WRITE_MAX) {
+            let Some(bytes) = frame.contiguous() else {
+                return self.write_pieces(list, socket);
+            };
+            slices[count] = IoSlice::new(bytes);
+            offered += bytes.len();
+            count += 1;
+        }
+        let bytes = write_slices(socket, &slices[..count])?;
+        Ok((bytes, offered, frames.next().is_some()))
+    }
+
+    /// The same when the bytes of a frame are not in one piece.
+    fn write_pieces(
+        &self,
+        list: BatchList,
+        socket: &TcpStream,
+    ) -> io::Result<(usize, usize, bool)> {
         let mut gathered = Gathered::new();
         let more = self.frames_of(list).any(|frame| !gathered.add(frame));
         let bytes = write_slices(socket, gathered.slices())?;
@@ -298,4 +315,22 @@ impl Batch {
             Some(&self.frames[node.frame as usize])
         })
     }
+}
+
+/// Accounts for a frame of which the kernel took `bytes`, when nothing else was offered.
+#[inline]
+fn account_one(frame: &Rc<Frame>, bytes: usize) -> (Written, Option<Outbox>) {
+    let mut written = Written {
+        bytes,
+        blocked: bytes < frame.len(),
+        ..Written::default()
+    };
+    if !written.blocked {
+        written.count(frame);
+        return (written, None);
+    }
+    let mut outbox = Outbox::default();
+    outbox.push(Rc::clone(frame));
+    outbox.consume(bytes, &mut written);
+    (written, Some(outbox))
 }

@@ -217,8 +217,6 @@ impl<'a> Gathered<'a> {
         self.add_shared(frame, skip);
     }
 
-    /// Not inlined: the usual frame is one slice.
-    #[inline(never)]
     fn add_shared(&mut self, frame: &'a Frame, skip: usize) -> bool {
         if self.count + SLICES_PER_SHARED_FRAME > FRAMES_PER_WRITE_MAX {
             return false;

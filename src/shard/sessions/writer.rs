@@ -51,7 +51,7 @@ pub(super) struct Writer {
     batch: Batch,
     deflater: Deflater,
     /// Sessions that get a single frame in this turn, and the results of their sends.
-    bulk_sends: Vec<(u32, BatchList)>,
+    bulk_sends: Vec<(u32, u32)>,
     send_results: Vec<i32>,
     /// Outcomes of the flush other than [`Outcome::GoesOn`].
     outcomes: Vec<(u32, Outcome)>,
@@ -184,7 +184,7 @@ impl Writer {
                 None
             };
             match bulk_send {
-                Some(list) => bulk_sends.push((slot, list)),
+                Some(frame) => bulk_sends.push((slot, frame)),
                 None => {
                     let outcome = self.flush_slot(table, slot);
                     self.note(slot, outcome);
@@ -217,41 +217,41 @@ impl Writer {
         }
     }
 
-    /// Takes the list of a session that gets a single frame and has nothing waiting before it.
-    fn take_bulk_send(&mut self, table: &mut Table, slot: u32) -> Option<BatchList> {
+    /// Takes the frame of a session that gets a single one and has nothing waiting before it.
+    fn take_bulk_send(&self, table: &mut Table, slot: u32) -> Option<u32> {
         let connection = table.connections.get_mut(slot as usize)?;
         let plain = connection.tls.is_none() && connection.outbox.is_none();
-        if !plain || self.batch.only_frame(connection.deliveries).is_none() {
+        if !plain {
             return None;
         }
-        Some(std::mem::take(&mut connection.deliveries))
+        let frame = self.batch.only_frame(connection.deliveries)?;
+        connection.deliveries = BatchList::default();
+        Some(frame)
     }
 
     /// Sends one frame to each of many sessions with few system calls.
-    fn send_in_bulk(&mut self, table: &mut Table, bulk_sends: &[(u32, BatchList)]) {
+    fn send_in_bulk(&mut self, table: &mut Table, bulk_sends: &[(u32, u32)]) {
         if bulk_sends.is_empty() {
             return;
         }
         let messages: Vec<Outgoing> = bulk_sends
             .iter()
-            .filter_map(|&(slot, list)| {
-                Some(Outgoing {
-                    socket: table.connections[slot as usize].socket.as_fd(),
-                    bytes: self.batch.only_frame(list)?,
-                })
+            .map(|&(slot, frame)| Outgoing {
+                socket: table.connections[slot as usize].socket.as_fd(),
+                bytes: self.batch.bytes(frame),
             })
             .collect();
         let mut results = std::mem::take(&mut self.send_results);
         table.reactor.send_all(&messages, &mut results);
         let sent = messages.len() as u64;
         self.common.counters().writes_total.add(sent);
-        for (&(slot, list), &result) in bulk_sends.iter().zip(&results) {
+        for (&(slot, frame), &result) in bulk_sends.iter().zip(&results) {
             let taken = match result {
                 0.. => Ok(result as usize),
                 _ if [libc::EAGAIN, libc::EINTR].contains(&-result) => Ok(0),
                 _ => Err(io::Error::from_raw_os_error(-result)),
             };
-            let written = taken.map(|bytes| self.batch.account_only_frame(list, bytes));
+            let written = taken.map(|bytes| self.batch.account_only_frame(frame, bytes));
             let outcome = self.on_written(table, slot, written);
             self.note(slot, outcome);
         }
