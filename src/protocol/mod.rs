@@ -1,7 +1,7 @@
 //! Action Cable and RPC JSON to values and back.
 //!
-//! The text of every message is defined here: what clients send ([`command`]), what they get ([`reply`], [`disconnect`]),
-//! what the app posts ([`publication`]) and what the app is asked ([`rpc`], [`request_env`], [`state`]). Pure: no I/O, no
+//! The text of every message is defined here: what clients send ([`command`]), what they get ([`reply`], `disconnect`),
+//! what the app posts ([`publication`]) and what the app is asked ([`rpc`], `request_env`, [`state`]). Pure: no I/O, no
 //! clock, no logging. Called by `session`, `endpoints`, `hub`, `rpc` and `shard`.
 
 pub mod command;

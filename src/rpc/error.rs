@@ -8,7 +8,7 @@ use super::{response::RPC_RESPONSE_BYTES_MAX, target::UrlError};
 use crate::os::limits::Shortage;
 use crate::protocol::rpc::RpcDecodeError;
 
-/// Why [`super::RpcClient::call`] has no answer of the app.
+/// Why [`super::RpcClient::call_timed`] has no answer of the app.
 ///
 /// `url` fields carry neither credentials nor the query of the configured URL.
 ///
@@ -143,7 +143,7 @@ pub struct ConnectFailure {
 /// What is wrong with an answer of status 200.
 #[derive(Debug, Error)]
 pub enum BadResponse {
-    /// The body is larger than [`RPC_RESPONSE_BYTES_MAX`], before or after decompression.
+    /// The body is larger than `RPC_RESPONSE_BYTES_MAX`, before or after decompression.
     #[error("body larger than {RPC_RESPONSE_BYTES_MAX} bytes")]
     TooLarge,
     /// The connection ended before the body did.

@@ -37,7 +37,7 @@ pub struct Admission {
 /// A part of a request that cannot be used as it is.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Flaw {
-    /// An `X-Request-ID` of more than [`SID_BYTES_MAX`] bytes: a random session id is used instead.
+    /// An `X-Request-ID` of more than `SID_BYTES_MAX` bytes: a random session id is used instead.
     RequestIdTooLong { bytes: usize },
     /// `?pi=` with a value that is not a whole number: the default is used.
     PingInterval(String),

@@ -12,7 +12,7 @@ mod long_work;
 /// Public because the benches use it too.
 pub mod message;
 mod notices;
-/// Public because the benches measure it.
+// Public because the benches measure it.
 pub mod outbox;
 mod publisher;
 mod reclaim;

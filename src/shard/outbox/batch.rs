@@ -25,7 +25,7 @@ const SCRATCH_BYTES_KEPT: usize = 16 << 10;
 /// "No node": the end of a session's list.
 const NONE: u32 = u32::MAX;
 
-/// A session's deliveries in the current batch: a list inside [`Batch::nodes`].
+/// A session's deliveries in the current batch: a list inside `Batch::nodes`.
 #[derive(Debug, Clone, Copy)]
 pub struct BatchList {
     first: u32,
