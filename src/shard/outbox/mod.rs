@@ -167,12 +167,12 @@ impl Outbox {
         };
         let mut gathered = Gathered::new();
         let mut frames = self.frames.iter().take(ready);
-        if let Some(first) = frames.next() {
-            gathered.begin(first, self.head_written);
+        let first = frames.next();
+        if first.is_some_and(|first| gathered.begin(first, self.head_written)) {
+            frames
+                .take_while(|frame| gathered.add(frame))
+                .for_each(drop);
         }
-        frames
-            .take_while(|frame| gathered.add(frame))
-            .for_each(drop);
         let bytes = write_slices(socket, gathered.slices())?;
         let mut written = Written {
             bytes,

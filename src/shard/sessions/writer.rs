@@ -15,7 +15,7 @@ use crate::metrics::ShardMetrics;
 use crate::protocol::reply::Reply;
 use crate::reactor::Outgoing;
 use crate::shard::outbox::batch::{Batch, BatchList, Urgency};
-use crate::shard::outbox::frame::Frame;
+use crate::shard::outbox::frame::{Frame, GATHERED_BYTES_MAX};
 use crate::shard::outbox::{Outbox, Written};
 use crate::wire::websocket::deflate::Deflater;
 
@@ -330,6 +330,7 @@ impl Writer {
     /// Writes an outbox until it is empty, the kernel takes no more, or the session has had its share of writes.
     pub fn write_outbox(&mut self, table: &mut Table, slot: u32) -> Outcome {
         let counters = self.common.counters();
+        let mut written_bytes = 0;
         for _ in 0..WRITES_PER_TURN_MAX {
             let connection = &mut table.connections[slot as usize];
             let Some(outbox) = &mut connection.outbox else {
@@ -369,6 +370,10 @@ impl Writer {
             }
             if written.blocked {
                 return self.wait_for_room(table, slot);
+            }
+            written_bytes += written.bytes;
+            if written_bytes >= GATHERED_BYTES_MAX {
+                break;
             }
         }
         table.connections[slot as usize].write_ready = true;
