@@ -104,7 +104,9 @@ on_both_drivers! {
     }
 
     fn blocked_write_is_given_up_after_the_write_timeout(driver: Driver) {
-        let stage = Stage::with(driver, &["--ws_max_pending_size=0", "--ws_write_timeout=1"]);
+        // However fast the machine is: no other limit comes before the timeout.
+        let args = ["--ws_max_pending_size=0", "--session_bytes_max=0", "--ws_write_timeout=1"];
+        let stage = Stage::with(driver, &args);
         let _stuck = stuck_client(&stage);
         let mut fast = stage.client();
         fast.subscribe("A");
