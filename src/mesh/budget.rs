@@ -182,19 +182,19 @@ impl ShardBudget {
 
     /// As [`Self::try_charge`]; dropping the guard releases the bytes.
     pub fn hold(self: &Rc<Self>, bytes: usize) -> Option<Charge> {
-        self.try_charge(bytes).then(|| Charge {
-            budget: Rc::clone(self),
-            bytes,
-        })
+        self.hold_within(bytes, self.process.bytes_max)
     }
 
     /// As [`Self::hold`], for a small request, which may also use the memory that is reserved for small requests.
     pub fn hold_for_request(self: &Rc<Self>, bytes: usize) -> Option<Charge> {
-        self.try_charge_within(bytes, self.process.bytes_max_of_requests())
-            .then(|| Charge {
-                budget: Rc::clone(self),
-                bytes,
-            })
+        self.hold_within(bytes, self.process.bytes_max_of_requests())
+    }
+
+    fn hold_within(self: &Rc<Self>, bytes: usize, bytes_max: usize) -> Option<Charge> {
+        self.try_charge_within(bytes, bytes_max).then(|| Charge {
+            budget: Rc::clone(self),
+            bytes,
+        })
     }
 
     /// As [`Self::charge`]; dropping the guard releases the bytes.

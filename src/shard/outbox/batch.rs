@@ -271,11 +271,7 @@ impl Batch {
             self.frames_of(list).for_each(|frame| written.count(frame));
             return (written, None);
         }
-        let mut outbox = Outbox::default();
-        self.frames_of(list)
-            .for_each(|frame| outbox.push(Rc::clone(frame)));
-        outbox.consume(bytes, &mut written);
-        (written, Some(outbox))
+        left_over(self.frames_of(list), written)
     }
 
     /// Gathers as many frames as one write takes. Returns bytes written, bytes offered, and whether there is more.
@@ -329,8 +325,18 @@ fn account_one(frame: &Rc<Frame>, bytes: usize) -> (Written, Option<Outbox>) {
         written.count(frame);
         return (written, None);
     }
+    left_over([frame], written)
+}
+
+/// What of these frames the kernel did not take. The whole frames among the written bytes are counted.
+fn left_over<'a>(
+    frames: impl IntoIterator<Item = &'a Rc<Frame>>,
+    mut written: Written,
+) -> (Written, Option<Outbox>) {
     let mut outbox = Outbox::default();
-    outbox.push(Rc::clone(frame));
-    outbox.consume(bytes, &mut written);
+    for frame in frames {
+        outbox.push(Rc::clone(frame));
+    }
+    outbox.consume(written.bytes, &mut written);
     (written, Some(outbox))
 }

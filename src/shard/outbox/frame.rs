@@ -202,27 +202,19 @@ impl<'a> Gathered<'a> {
     }
 
     /// Adds a whole frame. Returns false when there is no room for all of it.
-    #[inline]
     pub fn add(&mut self, frame: &'a Frame) -> bool {
         if self.offered >= GATHERED_BYTES_MAX {
             return false;
         }
-        let slice = self.slices.get_mut(self.count);
-        let (Some(bytes), Some(slice)) = (frame.contiguous(), slice) else {
-            return self.add_shared(frame, 0);
-        };
-        *slice = IoSlice::new(bytes);
-        self.count += 1;
-        self.offered += bytes.len();
+        match frame.contiguous() {
+            Some(bytes) if self.count < FRAMES_PER_WRITE_MAX => self.push(bytes),
+            _ => return self.add_from(frame, 0),
+        }
         true
     }
 
-    /// Adds a frame without its first `skip` bytes, as the first of all. Returns false when there is no room for all of it.
-    pub fn begin(&mut self, frame: &'a Frame, skip: usize) -> bool {
-        self.add_shared(frame, skip)
-    }
-
-    fn add_shared(&mut self, frame: &'a Frame, skip: usize) -> bool {
+    /// Adds a frame without its first `skip` bytes. Returns false when there is no room for all of it.
+    pub fn add_from(&mut self, frame: &'a Frame, skip: usize) -> bool {
         if self.count + SLICES_PER_SHARED_FRAME > FRAMES_PER_WRITE_MAX {
             return false;
         }
@@ -231,7 +223,7 @@ impl<'a> Gathered<'a> {
             let skipped = skip.min(piece.len());
             skip -= skipped;
             let rest = &piece[skipped..];
-            let room = GATHERED_BYTES_MAX - self.offered.min(GATHERED_BYTES_MAX);
+            let room = GATHERED_BYTES_MAX.saturating_sub(self.offered);
             if rest.len() > room {
                 self.push(&rest[..room]);
                 return false;
@@ -243,7 +235,6 @@ impl<'a> Gathered<'a> {
         true
     }
 
-    #[inline]
     fn push(&mut self, bytes: &'a [u8]) {
         self.slices[self.count] = IoSlice::new(bytes);
         self.count += 1;
@@ -298,7 +289,7 @@ mod tests {
         let all = text(&delivery);
         for skip in [0, 1, 21, 22, 23, 500, all.len() - 2, all.len() - 1] {
             let mut gathered = Gathered::new();
-            assert!(gathered.begin(&delivery, skip));
+            assert!(gathered.add_from(&delivery, skip));
             let bytes: Vec<u8> = gathered
                 .slices()
                 .iter()

@@ -168,7 +168,7 @@ impl Outbox {
         let mut gathered = Gathered::new();
         let mut frames = self.frames.iter().take(ready);
         let first = frames.next();
-        if first.is_some_and(|first| gathered.begin(first, self.head_written)) {
+        if first.is_some_and(|first| gathered.add_from(first, self.head_written)) {
             frames
                 .take_while(|frame| gathered.add(frame))
                 .for_each(drop);
