@@ -184,6 +184,9 @@ pub struct ShardMetrics {
     pub memory_refusals_total: Counter,
     /// Messages in the inbox. A sample.
     pub inbox_depth: Gauge,
+    /// Messages that this shard, as a publisher, has put into inboxes: one for each shard that gets it. A batch is one
+    /// message.
+    pub publications_handed_total: Counter,
     /// Times this shard, as a sender, found an inbox full and waited.
     pub inbox_waits_total: Counter,
     /// Publications whose answer was held back because an inbox was full.

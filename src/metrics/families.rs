@@ -397,6 +397,11 @@ pub(super) const OWN: &[Family] = &[
         |m| &m.write_blocked_total,
     ),
     counter(
+        "publications_handed_total",
+        "Messages that the shard, as a publisher, has put into inboxes: one for each shard that gets it",
+        |m| &m.publications_handed_total,
+    ),
+    counter(
         "inbox_waits_total",
         "Times the shard found an inbox full and waited for room",
         |m| &m.inbox_waits_total,

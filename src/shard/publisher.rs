@@ -94,10 +94,11 @@ impl Publisher {
             while let Some((shard, message)) = self.first_waiting() {
                 self.counters().inbox_waits_total.add(1);
                 self.mesh.mailbox(shard).send(message.into()).await;
+                self.counters().publications_handed_total.add(1);
                 let mut waiting = self.waiting.borrow_mut();
                 if let Some(first) = waiting.front_mut() {
                     first.next += 1;
-                    if first.advance(&self.mesh) {
+                    if self.advance(first) {
                         waiting.pop_front();
                     }
                 }
@@ -109,6 +110,19 @@ impl Publisher {
         let waiting = self.waiting.borrow();
         let first = waiting.front()?;
         Some((first.next, first.message.clone()))
+    }
+
+    /// Puts the message into one inbox after the other. Returns false when the next one is full.
+    fn advance(&self, passage: &mut Passage) -> bool {
+        while passage.next < self.mesh.shards() {
+            let message = passage.message.clone().into();
+            if self.mesh.mailbox(passage.next).try_send(message).is_err() {
+                return false;
+            }
+            self.counters().publications_handed_total.add(1);
+            passage.next += 1;
+        }
+        true
     }
 
     fn counters(&self) -> &ShardMetrics {
@@ -124,11 +138,12 @@ impl Published<'_> {
             mut passage,
         } = self;
         let mut waited = 0;
-        while !passage.advance(&publisher.mesh) {
+        while !publisher.advance(&mut passage) {
             waited += 1;
             let message = passage.message.clone();
             let mailbox = publisher.mesh.mailbox(passage.next);
             mailbox.send(message.into()).await;
+            publisher.counters().publications_handed_total.add(1);
             passage.next += 1;
         }
         if waited > 0 {
@@ -146,7 +161,7 @@ impl Published<'_> {
             mut passage,
         } = self;
         let mut waiting = publisher.waiting.borrow_mut();
-        if waiting.is_empty() && passage.advance(&publisher.mesh) {
+        if waiting.is_empty() && publisher.advance(&mut passage) {
             return;
         }
         if waiting.len() >= WHISPERS_WAITING_MAX {
@@ -155,20 +170,6 @@ impl Published<'_> {
         }
         waiting.push_back(passage);
         publisher.queued.notify();
-    }
-}
-
-impl Passage {
-    /// Puts the message into one inbox after the other. Returns false when the next one is full.
-    fn advance(&mut self, mesh: &ShardMesh) -> bool {
-        while self.next < mesh.shards() {
-            let message = self.message.clone().into();
-            if mesh.mailbox(self.next).try_send(message).is_err() {
-                return false;
-            }
-            self.next += 1;
-        }
-        true
     }
 }
 
@@ -245,6 +246,7 @@ mod tests {
         let command = publisher.publish(PublishMessage::RemoteDisconnect(Arc::new(command)));
         assert!(poll(pin!(command.into_every_inbox())).is_ready());
         assert_eq!(publisher.counters().broadcast_msg_total.value(), 4);
+        assert_eq!(publisher.counters().publications_handed_total.value(), 6);
         assert!(inboxes.iter().all(|inbox| inbox.depth() == 1));
         assert_eq!(publisher.counters().inbox_waits_total.value(), 0);
     }
@@ -262,6 +264,7 @@ mod tests {
         let counters = publisher.counters();
         assert_eq!(counters.inbox_waits_total.value(), 1);
         assert_eq!(counters.publications_waited_total.value(), 1);
+        assert_eq!(counters.publications_handed_total.value(), 2);
     }
 
     #[test]
