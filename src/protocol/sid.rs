@@ -12,7 +12,14 @@ pub const SID_LENGTH: usize = 21;
 pub const SID_BYTES_MAX: usize = 128;
 
 /// Exactly 64 symbols, so that six random bits choose one without bias.
-const ALPHABET: &[u8; 64] = b"_-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+pub(super) const ALPHABET: &[u8; 64] =
+    b"_-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ";
+
+/// The six bits that a character of the alphabet stands for.
+pub(super) fn digit(character: u8) -> Option<u64> {
+    let at = ALPHABET.iter().position(|&other| other == character);
+    at.map(|at| at as u64)
+}
 
 /// A new session id: 126 of these random bits, written as [`SID_LENGTH`] characters of `_-0-9a-zA-Z`.
 pub fn encode_sid(entropy: [u8; SID_LENGTH]) -> String {
