@@ -3,8 +3,9 @@
 use serde_json::Value;
 
 use super::serde_values::{Members, is_grammatical};
-use crate::protocol::command::{CommandError, Data, decode_command};
+use crate::protocol::command::{CommandError, Data, HistoryRequest, Presence, decode_command};
 use crate::protocol::json::{NESTING_MAX, decode_string, escape_into, is_valid_json};
+use crate::protocol::position::Epoch;
 use crate::protocol::publication::{Broadcast, Publication, decode_broadcast, encode_message};
 use crate::protocol::reply::data_message;
 
@@ -48,8 +49,14 @@ fn check_command(data: &[u8]) {
         Ok(Some(command)) => {
             assert_eq!(command.name, members.last_text("command"));
             assert_eq!(command.identifier, members.last_text("identifier"));
-            assert_eq!(command.presence, members.last("presence").is_some());
-            assert_eq!(command.history.is_some(), members.last("history").is_some());
+            check_presence(command.presence.as_ref(), members.last("presence"));
+            check_history(command.history.as_ref(), members.last("history"));
+            let wants_records = members
+                .last("data")
+                .and_then(|data| only(data, "return_records"));
+            if let Some(Value::Bool(expected)) = wants_records {
+                assert_eq!(command.data.wants_records(), *expected);
+            }
             match (&command.data, members.last("data")) {
                 (Data::Absent, None) => {}
                 (Data::Text(ours), Some(Value::String(theirs))) => assert_eq!(ours, theirs),
@@ -68,7 +75,59 @@ fn check_command(data: &[u8]) {
             };
             assert!(members.all(member).any(wrong), "{member} is as it must be");
         }
+        Err(CommandError::TooManyStreams) => panic!("the text is too short for that many"),
         Err(CommandError::Payload(error)) => panic!("an object was refused: {error}"),
+    }
+}
+
+fn check_presence(ours: Option<&Presence>, theirs: Option<&Value>) {
+    let (Some(ours), Some(theirs)) = (ours, theirs) else {
+        assert!(ours.is_none() && theirs.is_none(), "{ours:?}, {theirs:?}");
+        return;
+    };
+    if let Some(id) = only(theirs, "id") {
+        assert_eq!(id, &*ours.id);
+    }
+    if let Some(expected) = only(theirs, "info") {
+        let info = ours.info.as_ref().expect("info is there");
+        let info: Value = serde_json::from_str(info).expect("JSON as it was written");
+        assert_eq!(&info, expected);
+    }
+}
+
+fn check_history(ours: Option<&HistoryRequest>, theirs: Option<&Value>) {
+    let (Some(ours), Some(theirs)) = (ours, theirs) else {
+        assert!(ours.is_none() && theirs.is_none(), "{ours:?}, {theirs:?}");
+        return;
+    };
+    if let Some(since) = only(theirs, "since") {
+        assert_eq!(since.as_i64(), Some(ours.since));
+    }
+    let Some(Value::Object(streams)) = only(theirs, "streams") else {
+        return;
+    };
+    let positions = ours.streams.as_ref().expect("streams are there");
+    for (stream, theirs) in streams {
+        let position = positions.of(stream).expect("every stream is there");
+        if let Some(Value::String(epoch)) = only(theirs, "epoch") {
+            assert_eq!(position.epoch, Epoch::decode(epoch));
+        }
+        if let Some(offset) = only(theirs, "offset") {
+            assert_eq!(offset.as_u64(), Some(position.offset));
+        }
+    }
+}
+
+/// The value of that name in any case. None if it is null, if there is none, or if there are several: `serde_json` does not
+/// tell which of them was the last.
+fn only<'a>(object: &'a Value, name: &str) -> Option<&'a Value> {
+    let mut named = object
+        .as_object()?
+        .iter()
+        .filter(|(key, _)| key.eq_ignore_ascii_case(name));
+    match (named.next(), named.next()) {
+        (Some((_, value)), None) if !value.is_null() => Some(value),
+        _ => None,
     }
 }
 

@@ -10,6 +10,11 @@ use std::borrow::Cow;
 use thiserror::Error;
 
 use super::json::{JsonError, Kind, Reader, lossy_text};
+use super::position::{Epoch, Position};
+
+/// Streams that one history request may name. A session cannot listen to more, so a client that names more is not one that
+/// has received their messages.
+pub const HISTORY_STREAMS_MAX: usize = 4096;
 
 /// The verb of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +62,26 @@ pub enum Data<'a> {
     Json(Cow<'a, str>),
 }
 
+impl Data<'_> {
+    /// Of a `presence` command: false when the client wants to know how many are present, but not who.
+    pub fn wants_records(&self) -> bool {
+        let Self::Json(json) = self else {
+            return true;
+        };
+        let mut wants_records = true;
+        // Another value, or one of another type, says nothing. The text itself is JSON: it was part of the command.
+        let _ = Reader::new(json.as_bytes()).object(|reader, name| {
+            if name.eq_ignore_ascii_case("return_records") && reader.kind()? == Kind::Boolean {
+                wants_records = reader.boolean()?;
+            } else {
+                reader.skip_value()?;
+            }
+            Ok::<_, JsonError>(())
+        });
+        wants_records
+    }
+}
+
 /// A decoded command. It borrows from the payload where nothing had to be unescaped.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientCommand<'a> {
@@ -67,8 +92,7 @@ pub struct ClientCommand<'a> {
     pub identifier: Cow<'a, str>,
     pub data: Data<'a>,
     pub history: Option<HistoryRequest>,
-    /// True when a `presence` object is there.
-    pub presence: bool,
+    pub presence: Option<Presence>,
 }
 
 /// The `history` of a command.
@@ -76,8 +100,56 @@ pub struct ClientCommand<'a> {
 pub struct HistoryRequest {
     /// Unix seconds; 0 = not given.
     pub since: i64,
-    /// Names of the requested streams. `None` when there is no `streams` member, which differs from an empty one.
-    pub streams: Option<Vec<String>>,
+    /// `None` when there is no `streams` member, which differs from an empty one.
+    pub streams: Option<Positions>,
+}
+
+impl HistoryRequest {
+    /// Bytes that it takes.
+    pub fn held_bytes(&self) -> usize {
+        size_of::<Self>() + self.streams.as_ref().map_or(0, Positions::held_bytes)
+    }
+}
+
+/// What a client has received last from each stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Positions {
+    /// Sorted by stream, each stream once.
+    streams: Box<[(Box<str>, Position)]>,
+}
+
+impl Positions {
+    /// Of a stream named twice, the last position counts.
+    fn new(mut streams: Vec<(Box<str>, Position)>) -> Self {
+        streams.reverse();
+        streams.sort_by(|(one, _), (other, _)| one.cmp(other));
+        streams.dedup_by(|(one, _), (other, _)| one == other);
+        Self {
+            streams: streams.into(),
+        }
+    }
+
+    /// The position in this stream. Its epoch is [`Epoch::FOREIGN`] when the client sent none, or one that no stream has.
+    pub fn of(&self, stream: &str) -> Option<Position> {
+        let found = self
+            .streams
+            .binary_search_by(|(other, _)| (**other).cmp(stream));
+        found.ok().map(|at| self.streams[at].1)
+    }
+
+    fn held_bytes(&self) -> usize {
+        let names = self.streams.iter().map(|(stream, _)| stream.len());
+        size_of_val(&*self.streams) + names.sum::<usize>()
+    }
+}
+
+/// The `presence` of a command: who is there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Presence {
+    /// Empty when missing.
+    pub id: Box<str>,
+    /// The JSON text of any value but `null`, as the client wrote it.
+    pub info: Option<Box<str>>,
 }
 
 /// Why a payload is not a command.
@@ -92,6 +164,8 @@ pub enum CommandError {
         member: &'static str,
         cause: JsonError,
     },
+    #[error("`history` of a command names more than {HISTORY_STREAMS_MAX} streams")]
+    TooManyStreams,
 }
 
 /// Decodes the payload of one text or binary message.
@@ -101,7 +175,8 @@ pub enum CommandError {
 /// UTF-8 in strings is replaced.
 ///
 /// # Errors
-/// [`CommandError`] when the payload is not a JSON object or a known member has the wrong type.
+/// [`CommandError`] when the payload is not a JSON object or a known member has the wrong type or names too
+/// many streams.
 pub fn decode_command(payload: &[u8]) -> Result<Option<ClientCommand<'_>>, CommandError> {
     let mut reader = Reader::new(payload);
     if reader.take_null()? {
@@ -114,7 +189,7 @@ pub fn decode_command(payload: &[u8]) -> Result<Option<ClientCommand<'_>>, Comma
         identifier: Cow::Borrowed(""),
         data: Data::Absent,
         history: None,
-        presence: false,
+        presence: None,
     };
     reader.object(|reader, name| read_member(reader, name, &mut command))?;
     reader.finish()?;
@@ -138,10 +213,9 @@ fn read_member<'a>(
     } else if is("data") {
         command.data = read_data(reader)?;
     } else if is("history") {
-        command.history = Some(read_history(reader).map_err(in_member("history"))?);
+        command.history = Some(read_history(reader)?);
     } else if is("presence") {
-        read_presence(reader).map_err(in_member("presence"))?;
-        command.presence = true;
+        command.presence = Some(read_presence(reader).map_err(in_member("presence"))?);
     } else {
         reader.skip_value()?;
     }
@@ -159,60 +233,92 @@ fn read_data<'a>(reader: &mut Reader<'a>) -> Result<Data<'a>, JsonError> {
     })
 }
 
-fn read_history(reader: &mut Reader<'_>) -> Result<HistoryRequest, JsonError> {
-    let mut history = HistoryRequest::default();
-    reader.object(|reader, name| {
+fn read_history(reader: &mut Reader<'_>) -> Result<HistoryRequest, CommandError> {
+    let mut since = 0;
+    let mut streams = None;
+    let read = reader.object(|reader, name| {
         if reader.take_null()? {
             return Ok(());
         }
         if name.eq_ignore_ascii_case("since") {
-            history.since = reader.signed()?;
+            since = reader.signed()?;
         } else if name.eq_ignore_ascii_case("streams") {
-            history.streams = Some(read_history_streams(reader)?);
+            streams = Some(read_positions(reader)?);
+        } else {
+            reader.skip_value()?;
+        }
+        Ok::<_, JsonError>(())
+    });
+    read.map_err(in_member("history"))?;
+    if streams
+        .as_ref()
+        .is_some_and(|streams| streams.len() > HISTORY_STREAMS_MAX)
+    {
+        return Err(CommandError::TooManyStreams);
+    }
+    Ok(HistoryRequest {
+        since,
+        streams: streams.map(Positions::new),
+    })
+}
+
+/// The positions in `streams`: all of them, or one more than a request may have.
+fn read_positions(reader: &mut Reader<'_>) -> Result<Vec<(Box<str>, Position)>, JsonError> {
+    let mut streams = Vec::new();
+    reader.object(|reader, stream| {
+        let position = read_position(reader)?;
+        if streams.len() <= HISTORY_STREAMS_MAX {
+            streams.push((stream.into(), position));
+        }
+        Ok::<_, JsonError>(())
+    })?;
+    Ok(streams)
+}
+
+/// `null`, or a position without an epoch, is one that no stream has, as in the reference.
+fn read_position(reader: &mut Reader<'_>) -> Result<Position, JsonError> {
+    let mut position = Position {
+        epoch: Epoch::FOREIGN,
+        offset: 0,
+    };
+    if reader.take_null()? {
+        return Ok(position);
+    }
+    reader.object(|reader, name| {
+        if reader.take_null()? {
+            return Ok(());
+        }
+        if name.eq_ignore_ascii_case("epoch") {
+            position.epoch = Epoch::decode(&reader.string()?);
+        } else if name.eq_ignore_ascii_case("offset") {
+            position.offset = reader.unsigned()?;
         } else {
             reader.skip_value()?;
         }
         Ok::<_, JsonError>(())
     })?;
-    Ok(history)
+    Ok(position)
 }
 
-/// The names in `streams`. Positions are only checked, because there is no history that they could refer to.
-fn read_history_streams(reader: &mut Reader<'_>) -> Result<Vec<String>, JsonError> {
-    let mut streams = Vec::new();
-    reader.object(|reader, stream| {
-        streams.push(stream.to_owned());
-        if reader.take_null()? {
-            return Ok(());
-        }
-        reader.object(|reader, name| {
-            if reader.take_null()? {
-                return Ok(());
-            }
-            if name.eq_ignore_ascii_case("epoch") {
-                reader.string().map(drop)
-            } else if name.eq_ignore_ascii_case("offset") {
-                reader.unsigned().map(drop)
-            } else {
-                reader.skip_value()
-            }
-        })
-    })?;
-    Ok(streams)
-}
-
-/// Checks a `presence` object; `info` may be anything.
-fn read_presence(reader: &mut Reader<'_>) -> Result<(), JsonError> {
+/// The `type` of a `presence` object is only checked: the command says what happens.
+fn read_presence(reader: &mut Reader<'_>) -> Result<Presence, JsonError> {
+    let mut presence = Presence::default();
     reader.object(|reader, name| {
         if reader.take_null()? {
             return Ok(());
         }
-        if name.eq_ignore_ascii_case("id") || name.eq_ignore_ascii_case("type") {
-            reader.string().map(drop)
+        if name.eq_ignore_ascii_case("id") {
+            presence.id = reader.string()?.into();
+        } else if name.eq_ignore_ascii_case("info") {
+            presence.info = Some(lossy_text(reader.raw_value()?).into());
+        } else if name.eq_ignore_ascii_case("type") {
+            reader.string()?;
         } else {
-            reader.skip_value()
+            reader.skip_value()?;
         }
-    })
+        Ok::<_, JsonError>(())
+    })?;
+    Ok(presence)
 }
 
 #[cfg(test)]
@@ -294,39 +400,140 @@ mod tests {
         assert_eq!(broken.data, Data::Json("[\"\u{fffd}\"]".into()));
     }
 
+    fn position(epoch: &str, offset: u64) -> Position {
+        let epoch = Epoch::decode(epoch);
+        Position { epoch, offset }
+    }
+
     #[test]
-    fn history_and_presence_are_read_as_far_as_they_are_needed() {
-        fn check(payload: &str, history: Option<(i64, Option<&[&str]>)>, presence: bool) {
-            let command = decode(payload);
-            let history = history.map(|(since, streams)| HistoryRequest {
+    fn history_is_read_with_its_positions() {
+        fn check(history: &str, expected: Option<(i64, Option<&[(&str, Position)]>)>) {
+            let payload = format!(r#"{{"history":{history}}}"#);
+            let positions = |streams: &[(&str, Position)]| Positions {
+                streams: streams
+                    .iter()
+                    .map(|&(stream, position)| (stream.into(), position))
+                    .collect(),
+            };
+            let expected = expected.map(|(since, streams)| HistoryRequest {
                 since,
-                streams: streams.map(|names| names.iter().map(|name| name.to_string()).collect()),
+                streams: streams.map(positions),
             });
-            assert_eq!(
-                (command.history, command.presence),
-                (history, presence),
-                "{payload}"
-            );
+            assert_eq!(decode(&payload).history, expected, "{payload}");
         }
-        check(r#"{"history":null,"presence":null}"#, None, false);
-        check(r#"{"history":{}}"#, Some((0, None)), false);
+        let nowhere = position("", 0);
+        check("null", None);
+        check("{}", Some((0, None)));
+        check(r#"{"since":-5,"streams":null}"#, Some((-5, None)));
+        check(r#"{"streams":{}}"#, Some((0, Some(&[]))));
         check(
-            r#"{"history":{"since":-5,"streams":null}}"#,
-            Some((-5, None)),
-            false,
+            r#"{"since":1700000000,"streams":{"y":{"offset":3,"new":[],"epoch":"Abcdef-_"},"x":{"EPOCH":"ABCDEFGH"}}}"#,
+            Some((
+                1_700_000_000,
+                Some(&[
+                    ("x", position("ABCDEFGH", 0)),
+                    ("y", position("Abcdef-_", 3)),
+                ]),
+            )),
         );
-        check(r#"{"history":{"streams":{}}}"#, Some((0, Some(&[]))), false);
         check(
-            r#"{"history":{"since":1700000000,"streams":{"x":{"epoch":"e","offset":3},"y":null}}}"#,
-            Some((1_700_000_000, Some(&["x", "y"]))),
-            false,
+            r#"{"streams":{"":null,"a":{},"b":{"epoch":"abcd","offset":18446744073709551615},"c":{"epoch":null,"offset":null}}}"#,
+            Some((
+                0,
+                Some(&[
+                    ("", nowhere),
+                    ("a", nowhere),
+                    ("b", position("", u64::MAX)),
+                    ("c", nowhere),
+                ]),
+            )),
         );
-        check(r#"{"presence":{}}"#, None, true);
         check(
-            r#"{"presence":{"id":"5","info":{"a":[1]},"type":"join"}}"#,
-            None,
-            true,
+            r#"{"streams":{"x":{"epoch":"ABCDEFGH","offset":1},"a":null,"x":{"epoch":"ABCDEFGH","offset":2}}}"#,
+            Some((0, Some(&[("a", nowhere), ("x", position("ABCDEFGH", 2))]))),
         );
+    }
+
+    #[test]
+    fn a_position_is_found_by_the_exact_name_of_its_stream() {
+        let command =
+            decode(r#"{"history":{"streams":{"b":{"offset":2},"a":{"offset":1},"B":null}}}"#);
+        let positions = command.history.unwrap().streams.unwrap();
+        let offset = |stream: &str| positions.of(stream).map(|position| position.offset);
+        assert_eq!(
+            ["a", "b", "B", "A", "", "c"].map(offset),
+            [Some(1), Some(2), Some(0), None, None, None]
+        );
+    }
+
+    #[test]
+    fn a_history_request_names_a_limited_number_of_streams() {
+        let request = |streams: usize| {
+            let streams: Vec<String> = (0..streams)
+                .map(|number| format!("\"{number}\":null"))
+                .collect();
+            format!(r#"{{"history":{{"streams":{{{}}}}}}}"#, streams.join(","))
+        };
+        let most = request(HISTORY_STREAMS_MAX);
+        let history = decode(&most).history.unwrap();
+        assert!(history.held_bytes() > HISTORY_STREAMS_MAX * (size_of::<Position>() + 3));
+        let positions = history.streams.unwrap();
+        assert!(positions.of("0").is_some() && positions.of("4095").is_some());
+        for streams in [HISTORY_STREAMS_MAX + 1, 3 * HISTORY_STREAMS_MAX] {
+            let error = decode_command(request(streams).as_bytes()).unwrap_err();
+            assert_eq!(error, CommandError::TooManyStreams);
+            let expected = "`history` of a command names more than 4096 streams";
+            assert_eq!(error.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn presence_is_read_with_its_info_as_it_was_written() {
+        fn check(presence: &str, expected: Option<(&str, Option<&str>)>) {
+            let payload = format!(r#"{{"presence":{presence}}}"#);
+            let expected = expected.map(|(id, info)| Presence {
+                id: id.into(),
+                info: info.map(Box::from),
+            });
+            assert_eq!(decode(&payload).presence, expected, "{payload}");
+        }
+        check("null", None);
+        check("{}", Some(("", None)));
+        check(r#"{"id":null,"info":null,"type":null}"#, Some(("", None)));
+        check(
+            r#"{"id":"5","info":{"a": [1.50, "\u00e9"]},"type":"join"}"#,
+            Some(("5", Some(r#"{"a": [1.50, "\u00e9"]}"#))),
+        );
+        check(r#"{"ID":"é\n","Info":"x"}"#, Some(("é\n", Some(r#""x""#))));
+        check(r#"{"info": false ,"new":{}}"#, Some(("", Some("false"))));
+        let broken = decode_command(b"{\"presence\":{\"info\":[\"\xff\"]}}")
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            broken.presence.unwrap().info.as_deref(),
+            Some("[\"\u{fffd}\"]")
+        );
+    }
+
+    #[test]
+    fn records_are_wanted_unless_the_client_says_no() {
+        fn check(data: &str, expected: bool) {
+            let payload = format!(r#"{{"command":"presence","data":{data}}}"#);
+            assert_eq!(decode(&payload).data.wants_records(), expected, "{data}");
+        }
+        assert!(decode("{}").data.wants_records());
+        check("null", true);
+        check("{}", true);
+        check(r#"{"return_records":true}"#, true);
+        check(r#"{"return_records":false}"#, false);
+        check(r#"{"new":[{}],"Return_Records":false}"#, false);
+        check(r#"{"return_records":false,"return_records":true}"#, true);
+        check(r#"{"return_records":"false"}"#, true);
+        check(r#"{"return_records":0}"#, true);
+        check(r#"{"return_records":null}"#, true);
+        check("[false]", true);
+        check("5", true);
+        check(r#""{\"return_records\":false}""#, true);
     }
 
     #[test]
@@ -369,7 +576,12 @@ mod tests {
             r#"{"history":{"streams":{"x":{"offset":1.5}}}}"#,
             r#"{"history":{"streams":{"x":{"epoch":1}}}}"#,
             r#"{"presence":5}"#,
+            r#"{"history":{"streams":{"x":{"offset":18446744073709551616}}}}"#,
+            r#"{"history":{"streams":{"x":5}}}"#,
+            r#"{"presence":[]}"#,
             r#"{"presence":{"id":5}}"#,
+            r#"{"presence":{"type":5}}"#,
+            r#"{"presence":{"info":01}}"#,
             r#"{"other":01}"#,
         ] {
             check(payload);

@@ -9,7 +9,8 @@ pub enum Question {
     Connect,
     Subscribe {
         identifier: Box<str>,
-        history: Option<HistoryRequest>,
+        /// Boxed, because few clients ask for history, and many subscribe at once after a restart of the app.
+        history: Option<Box<HistoryRequest>>,
     },
     Unsubscribe {
         identifier: Box<str>,
@@ -21,13 +22,15 @@ pub enum Question {
 }
 
 impl Question {
-    /// Bytes of its texts, held while the call waits and runs.
+    /// Bytes that it takes while the call waits and runs.
     pub fn held_bytes(&self) -> usize {
         let texts = match self {
             Self::Connect => 0,
-            Self::Subscribe { identifier, .. } | Self::Unsubscribe { identifier } => {
-                identifier.len()
-            }
+            Self::Subscribe {
+                identifier,
+                history,
+            } => identifier.len() + history.as_ref().map_or(0, |history| history.held_bytes()),
+            Self::Unsubscribe { identifier } => identifier.len(),
             Self::Message { identifier, data } => identifier.len() + data.len(),
         };
         size_of::<Self>() + texts

@@ -260,9 +260,12 @@ impl Session {
             }
             CommandKind::Unsubscribe => self.unsubscribe(context, command, steps)?,
             CommandKind::Message => self.message(context, command, steps)?,
-            CommandKind::History => {
-                answer_history(context, &command.identifier, command.history, steps)
-            }
+            CommandKind::History => answer_history(
+                context,
+                &command.identifier,
+                command.history.as_ref(),
+                steps,
+            ),
             CommandKind::Presence => {
                 if self
                     .reserved_stream(context, &command.identifier, PRESENCE_KEY)
@@ -303,7 +306,12 @@ impl Session {
                     presence,
                     steps,
                 );
-                answer_history(context, &command.identifier, command.history, steps);
+                answer_history(
+                    context,
+                    &command.identifier,
+                    command.history.as_ref(),
+                    steps,
+                );
             }
             Route::Local(LocalSubscribe::Reject) => {
                 steps.push(reject(&command.identifier));
@@ -314,7 +322,7 @@ impl Session {
             Route::Rpc => {
                 let question = Question::Subscribe {
                     identifier: command.identifier.into(),
-                    history: command.history,
+                    history: command.history.map(Box::new),
                 };
                 self.call(question, steps);
             }
@@ -420,7 +428,7 @@ impl Session {
                         context.hub.subscribe(context.slot, &identifier);
                     });
                     self.apply(context, &identifier, answer, steps);
-                    answer_history(context, &identifier, history, steps);
+                    answer_history(context, &identifier, history.as_deref(), steps);
                 } else {
                     // A rejected subscription gets neither streams nor state: the reference leaks both (§6.2, DECIDE).
                     self.merge_cstate(&answer.cstate);
@@ -634,14 +642,14 @@ fn send_all(transmissions: Vec<String>, steps: &mut Vec<Step>) {
 fn answer_history(
     context: &Context<'_>,
     identifier: &str,
-    request: Option<HistoryRequest>,
+    request: Option<&HistoryRequest>,
     steps: &mut Vec<Step>,
 ) {
     let Some(request) = request else { return };
     let streams = context.hub.streams_of(context.slot, identifier);
     let wanted = match &request.streams {
         _ if request.since != 0 => !streams.is_empty(),
-        Some(names) => names.iter().any(|name| streams.contains(&name.as_str())),
+        Some(positions) => streams.iter().any(|stream| positions.of(stream).is_some()),
         None => return,
     };
     let identifier = identifier.into();

@@ -90,6 +90,10 @@ pub struct Call {
     pub handle: Rc<CallHandle>,
 }
 
+/// After a restart of the app one waits for each session.
+const CALL_BYTES: usize = 64;
+const _: () = assert!(size_of::<Call>() == CALL_BYTES);
+
 /// One shard's calls.
 pub struct CallQueue {
     waiting: RefCell<VecDeque<Call>>,

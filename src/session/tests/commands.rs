@@ -219,6 +219,26 @@ fn a_rejected_subscribe_answers_no_history() {
     assert_eq!(steps, ["send reject"]);
 }
 
+#[test]
+fn a_question_counts_all_that_it_holds() {
+    let mut scene = Scene::connected(&[]);
+    let mut held = |history: Value| {
+        scene
+            .say(&json!({ "command": "subscribe", "identifier": "A", "history": history }))
+            .expect("accepted");
+        let question = scene.call.take().expect("a call waits");
+        question.held_bytes()
+    };
+    let name = "x".repeat(1000);
+    let without = held(json!(null));
+    let with_one = held(json!({ "streams": { name: { "epoch": "ABCDEFGH", "offset": 1 } } }));
+    let with_many = held(
+        json!({ "streams": (0..100).map(|at| (at.to_string(), json!({}))).collect::<serde_json::Map<_, _>>() }),
+    );
+    assert!(with_one > without + 1000 && with_one < without + 1200);
+    assert!(with_many > without + 100 * 33 && with_many < without + 100 * 36);
+}
+
 /// Source: contract/websocket.md §6 (whisper), contract/auth_streams.md §6.
 #[test]
 fn whispers_go_to_the_stream_in_the_channel_state() {
