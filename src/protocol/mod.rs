@@ -9,6 +9,7 @@ pub mod command;
 pub(crate) mod disconnect;
 pub(crate) mod json;
 pub mod position;
+pub mod presence;
 pub mod publication;
 pub mod reply;
 pub(crate) mod request_env;

@@ -9,6 +9,7 @@ use std::borrow::Cow;
 
 use super::disconnect::DisconnectReason;
 use super::json::escape_into;
+use super::presence;
 
 /// A JSON value that can be inserted as it is; [`crate::protocol::publication::encode_message`] makes it.
 pub type MessageJson = [u8];
@@ -98,8 +99,8 @@ fn presence_error(identifier: &str) -> Vec<u8> {
     let mut out = Vec::new();
     data_message(
         identifier,
-        br#"{"type":"error","total":0}"#,
-        Some("presence"),
+        presence::ERROR_MESSAGE,
+        Some(presence::BROADCAST_TYPE),
         &mut out,
     );
     out
