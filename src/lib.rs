@@ -1,13 +1,14 @@
 //! ringcable: holds very many Action Cable connections in very little memory and sends broadcasts to them.
 //!
 //! The layers; a lower layer never names a higher one (`docs/ARCHITECTURE.md` has the whole map):
-//! L0 `protocol wire config metrics auth os log` · L1 `session hub endpoints console` · L2 `reactor rpc mesh net` ·
+//! L0 `protocol wire config metrics auth os log` · L1 `session hub broker endpoints console` · L2 `reactor rpc mesh net` ·
 //! L3 `shard` · L4 `server`, `reporting`, `check`, and `demo`, which is an application beside the server.
 
 // These macros panic when stdout or stderr is closed or full; `os::stdio` does not.
 #![deny(clippy::print_stdout, clippy::print_stderr)]
 
 pub(crate) mod auth;
+pub mod broker;
 pub(crate) mod certificate;
 pub mod check;
 pub mod config;

@@ -84,7 +84,10 @@ impl Interner {
     }
 
     /// Texts in use.
-    #[cfg(test)]
+    #[allow(
+        clippy::len_without_is_empty,
+        reason = "nobody asks whether it is empty"
+    )]
     pub fn len(&self) -> usize {
         self.texts.len()
     }

@@ -8,4 +8,5 @@ mod intern;
 mod latecomers;
 mod table;
 
+pub use intern::{Interner, TextId};
 pub use table::{Hub, Marks, identifier_bytes};

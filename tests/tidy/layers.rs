@@ -8,7 +8,7 @@ use crate::source::{Source, identifier, line_of, sources, words};
 /// Every folder and file of `src/` that is a module of its own, from the lowest layer up.
 const LAYERS: [&[&str]; 5] = [
     &["auth", "config", "log", "metrics", "os", "protocol", "wire"],
-    &["console", "endpoints", "hub", "session"],
+    &["broker", "console", "endpoints", "hub", "session"],
     &["mesh", "net", "reactor", "rpc"],
     &["shard"],
     &[

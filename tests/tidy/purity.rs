@@ -6,8 +6,9 @@ use crate::assert_only;
 use crate::source::{Source, line_of, sources, words};
 
 /// The folders of L0 and L1. `os` is where the clock and the system calls are, and `log` is the log.
-const PURE: [&str; 9] = [
+const PURE: [&str; 10] = [
     "auth",
+    "broker",
     "config",
     "console",
     "endpoints",
