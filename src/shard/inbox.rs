@@ -4,10 +4,10 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use crate::log::cut_bytes;
+use crate::shard::Shard;
 use crate::shard::console;
 use crate::shard::message::{ControlMessage, PublishMessage, ShardMessage};
 use crate::shard::sessions::{Sessions, TimeSlice};
-use crate::shard::{Shard, Stage};
 
 /// How long one turn takes messages; the rest waits for the next turn. A publication with very many receivers is interrupted
 /// and continued.
@@ -77,11 +77,11 @@ fn execute(shard: &Rc<Shard>, sessions: &mut Sessions, message: ControlMessage) 
                 monoio::spawn(async move { rpc.check().await });
             }
         }
-        ControlMessage::BeginShutdown => shard.stage.set(Stage::Stopping),
+        ControlMessage::BeginShutdown => shard.shutdown.begin(),
         ControlMessage::StopAccepting => shard.accept_stop.stop(),
-        ControlMessage::FinishPublications(done) => shard.publications.finish(shard.id, done),
+        ControlMessage::FinishPublications(done) => shard.shutdown.finish_publications(done),
         ControlMessage::CloseSessions { slowly_until } => {
-            shard.stage.set(Stage::Draining);
+            shard.shutdown.begin_drain();
             match slowly_until {
                 Some(end) => sessions.close_slowly(end),
                 None => sessions.close_all(),

@@ -20,6 +20,7 @@ mod run;
 pub(crate) mod sampling;
 /// Public because the benches make turns themselves.
 pub mod sessions;
+mod shutdown;
 mod signal;
 mod slow_calls;
 mod spread;
@@ -37,8 +38,6 @@ use crate::metrics::{Metrics, ShardMetrics};
 use crate::net::tls::ServerTls;
 use crate::net::{Timeouts, Yields};
 use crate::rpc::RpcClient;
-use crate::shard::broadcasts::Publications;
-pub use crate::shard::broadcasts::PublicationsEnd;
 use crate::shard::calls::CallQueue;
 use crate::shard::console::Console;
 use crate::shard::disconnects::{DisconnectQueue, Forwarding};
@@ -48,6 +47,8 @@ use crate::shard::notices::Notices;
 use crate::shard::publisher::Publisher;
 pub use crate::shard::run::{ShardSetup, run};
 use crate::shard::sessions::{Action, Sessions};
+pub use crate::shard::shutdown::PublicationsEnd;
+use crate::shard::shutdown::Shutdown;
 use crate::shard::signal::{Signal, Stop};
 use crate::shard::slow_calls::SlowCalls;
 
@@ -76,8 +77,6 @@ pub struct Shard {
     slow_calls: SlowCalls,
     /// HTTP requests that have begun to arrive and have not been answered completely.
     requests: Cell<usize>,
-    publications: Publications,
-    publications_end: PublicationsEnd,
     /// Disconnect calls that wait for room in the inbox of shard 0.
     forwarding: Forwarding,
     /// A turn has left sessions that wait for a write.
@@ -85,17 +84,7 @@ pub struct Shard {
     /// A turn has left sessions that can be served at once.
     unserved: Signal,
     accept_stop: Stop,
-    stage: Cell<Stage>,
-}
-
-/// How far the shutdown is, as seen by requests.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Stage {
-    Serving,
-    /// The signal has come. Everything is still served, but the health endpoint tells proxies to use other servers.
-    Stopping,
-    /// Sessions are being closed. An answer closes its connection, and a new session gets its disconnect message at once.
-    Draining,
+    shutdown: Rc<Shutdown>,
 }
 
 impl Shard {

@@ -21,7 +21,6 @@ use crate::net::{Driver, Listener, ReactorWake, Timeouts, Yields};
 use crate::os;
 use crate::reactor::Reactor;
 use crate::rpc::{RpcClient, RpcShared};
-use crate::shard::broadcasts::{Publications, PublicationsEnd};
 use crate::shard::calls::CallQueue;
 use crate::shard::console::Console;
 use crate::shard::disconnects::{self, DisconnectQueue, Forwarding};
@@ -33,9 +32,10 @@ use crate::shard::notices::Notices;
 use crate::shard::publisher::Publisher;
 use crate::shard::reclaim::Reclaim;
 use crate::shard::sessions::Sessions;
+use crate::shard::shutdown::{PublicationsEnd, Shutdown};
 use crate::shard::signal::{Signal, Stop, unless};
 use crate::shard::slow_calls::SlowCalls;
-use crate::shard::{Shard, Stage, inbox};
+use crate::shard::{Shard, inbox};
 
 /// Everything a shard is given when its thread starts.
 pub struct ShardSetup {
@@ -149,6 +149,7 @@ fn assemble(setup: ShardSetup, reactor: Reactor) -> io::Result<(Rc<Shard>, Vec<L
     let slow_call = setup.config.rpc.slow_call;
     let slow_calls = SlowCalls::new(setup.id, Arc::clone(&setup.metrics), slow_call);
     let concurrency = setup.rpc.as_ref().map_or(1, |rpc| rpc.concurrency());
+    let shutdown = Shutdown::new(setup.id, Arc::clone(&setup.metrics), setup.publications_end);
     let publisher = Publisher::new(setup.id, setup.mesh.clone(), Arc::clone(&setup.metrics));
     let budget = ShardBudget::new(setup.budget, Arc::clone(&setup.metrics), setup.id);
     let shard = Shard {
@@ -183,13 +184,11 @@ fn assemble(setup: ShardSetup, reactor: Reactor) -> io::Result<(Rc<Shard>, Vec<L
         notices: Notices::default(),
         slow_calls,
         requests: Cell::new(0),
-        publications: Publications::default(),
-        publications_end: setup.publications_end,
         forwarding: Forwarding::default(),
         unflushed: Signal::default(),
         unserved: Signal::default(),
         accept_stop: Stop::default(),
-        stage: Cell::new(Stage::Serving),
+        shutdown,
     };
     Ok((Rc::new(shard), setup.listeners))
 }

@@ -17,7 +17,6 @@ use crate::endpoints::Response;
 use crate::log::recent;
 use crate::mesh::SessionRef;
 use crate::protocol::publication::Publication;
-use crate::shard::broadcasts::Publications;
 use crate::shard::console::{LOGIN_PAUSE, ask_all, ask_one};
 use crate::shard::http::client::{Client, Next, SessionKind};
 use crate::shard::message::{ConsoleQuestion, PublishMessage};
@@ -193,7 +192,7 @@ impl Client {
     /// Publishes as the app would, then asks all shards for the listeners. In each inbox the question comes after the
     /// publication.
     async fn publish_test(&mut self, publication: Publication) -> Response {
-        let Some(guard) = Publications::begin(&self.shard) else {
+        let Some(guard) = self.shard.shutdown.begin_publication() else {
             return page::refusal(503, STOPPING);
         };
         let stream: Arc<str> = Arc::from(&*publication.stream);

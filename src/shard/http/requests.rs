@@ -6,8 +6,7 @@ use crate::endpoints::broadcast::{
     self, BROADCAST_BODY_BYTES_MAX, BroadcastPolicy, BroadcastVerdict,
 };
 use crate::endpoints::{Response, api};
-use crate::shard::Stage;
-use crate::shard::broadcasts::{self, DECODED_HERE_BYTES_MAX, DECODING_COPIES_MAX, Publications};
+use crate::shard::broadcasts::{self, DECODED_HERE_BYTES_MAX, DECODING_COPIES_MAX};
 use crate::shard::http::body::Body;
 use crate::shard::http::client::{Client, Next, SessionKind};
 use crate::shard::http::refusals::{self, Secured};
@@ -48,7 +47,7 @@ impl Client {
     }
 
     fn health(&self) -> Response {
-        let stopping = self.shard.stage.get() != Stage::Serving;
+        let stopping = self.shard.shutdown.has_begun();
         if stopping && !self.shard.config.shutdown.healthy {
             Response::shutting_down()
         } else {
@@ -75,7 +74,7 @@ impl Client {
             self.note_refusal(head, &response, secured);
             return self.answer(head, response).await;
         }
-        let Some(publication) = Publications::begin(&self.shard) else {
+        let Some(publication) = self.shard.shutdown.begin_publication() else {
             return self.drop_publication();
         };
         if !self.say_continue(head).await {

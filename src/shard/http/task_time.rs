@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use crate::mesh::Permit;
-use crate::shard::{RequestGuard, Shard, Stage};
+use crate::shard::{RequestGuard, Shard};
 
 /// How long a client that sends faster than it is served may keep its task running.
 const TURN_TIME_MAX: Duration = Duration::from_micros(100);
@@ -89,7 +89,7 @@ impl TaskTime {
     }
 
     fn latest(&mut self, shard: &Shard, deadline: Instant, now: Instant) -> Instant {
-        if self.under_way.is_none() || shard.stage.get() != Stage::Draining {
+        if self.under_way.is_none() || !shard.shutdown.is_draining() {
             return deadline;
         }
         self.latest_in_drain(deadline, now)

@@ -5,7 +5,6 @@ use std::pin::pin;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::endpoints::Response;
-use crate::shard::Stage;
 use crate::shard::http::client::{Client, Next};
 use crate::shard::http::reading::{HEAD_BUFFER_BYTES, ReadEnd};
 use crate::shard::http::refusals;
@@ -40,11 +39,8 @@ impl Client {
         self.send(out, keep).await
     }
 
-    /// While sessions are being closed, connections are closed too, so that the next request goes to another server.
     pub(super) fn keeps_alive(&self, head: &RequestHead) -> bool {
-        head.keep_alive()
-            && self.shard.stage.get() != Stage::Draining
-            && !self.shard.publications.are_closed()
+        head.keep_alive() && !self.shard.shutdown.closes_connections()
     }
 
     /// Sends an answer. A client that does not receive it in time loses the connection.
