@@ -16,7 +16,7 @@ use ringcable::mesh::{ProcessBudget, ShardBudget};
 use ringcable::metrics::Metrics;
 use ringcable::protocol::publication::{Broadcast, Publication, decode_broadcast};
 use ringcable::reactor::Reactor;
-use ringcable::session::Credentials;
+use ringcable::session::Admission;
 use ringcable::shard::message::ShardMesh;
 use ringcable::shard::sessions::{NewConnection, Sessions, TimeSlice};
 
@@ -144,13 +144,13 @@ impl Shard {
         let new = NewConnection {
             socket,
             tls: None,
-            sid: format!("s{number}"),
-            env: r#""url":"u""#.into(),
-            credentials: Credentials::default(),
+            admission: Admission {
+                sid: format!("s{number}"),
+                env: r#""url":"u""#.into(),
+                ..Admission::default()
+            },
             extended: false,
             deflate: false,
-            ping_interval_secs: None,
-            ping_precision: None,
             early_input: Vec::new(),
             permit: None,
         };

@@ -13,16 +13,16 @@ use crate::auth::jwt;
 use crate::config::{Config, JwtConfig, PingPrecision};
 use crate::protocol::request_env::{filter_cookies, request_url};
 use crate::protocol::rpc::encode_env_prefix;
-use crate::protocol::sid::SID_BYTES_MAX;
+use crate::protocol::sid::{SID_BYTES_MAX, SID_LENGTH, encode_sid};
 use crate::session::Credentials;
 use crate::wire::http_request::RequestHead;
 use crate::wire::query::{BadQuery, query_param_last};
 
 /// What a session is opened with.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Admission {
-    /// The id that the client or a proxy has chosen; `None`: a random one is used.
-    pub sid: Option<String>,
+    /// The id that the client or a proxy has chosen, or a random one.
+    pub sid: String,
     /// url and headers of the RPC env, as the calls of this session send them.
     pub env: Box<str>,
     pub credentials: Credentials,
@@ -47,12 +47,18 @@ pub enum Flaw {
 
 impl Admission {
     /// Reads `head`, which came from `peer`. `token` is a token that the transport itself carried, for example in a
-    /// sub-protocol.
-    pub fn new(head: &RequestHead, token: Option<&str>, peer: IpAddr, config: &Config) -> Self {
+    /// sub-protocol. `entropy` makes the session id if the client has not chosen one.
+    pub fn new(
+        head: &RequestHead,
+        token: Option<&str>,
+        peer: IpAddr,
+        config: &Config,
+        entropy: [u8; SID_LENGTH],
+    ) -> Self {
         let mut flaws = Vec::new();
         let query = head.query().unwrap_or("");
         Self {
-            sid: requested_sid(head, &mut flaws),
+            sid: requested_sid(head, &mut flaws).unwrap_or_else(|| encode_sid(entropy)),
             ping_interval_secs: ping_interval_secs(query, &mut flaws),
             ping_precision: query_param_last(query, "ptp").map(|text| match &*text {
                 "ms" => PingPrecision::Milliseconds,
@@ -179,7 +185,7 @@ mod tests {
             .expect("a good head")
             .expect("a whole head");
         let peer = peer.parse().expect("an address");
-        Admission::new(&head, token, peer, &config(args))
+        Admission::new(&head, token, peer, &config(args), [1; SID_LENGTH])
     }
 
     fn admit(args: &[&str], target: &str, fields: &str) -> Admission {
@@ -190,7 +196,8 @@ mod tests {
     fn a_request_id_is_the_session_id_unless_it_is_too_long() {
         fn check(fields: &str, expected: Option<&str>, flaws: &[Flaw]) {
             let admission = admit(&[], "/cable", fields);
-            assert_eq!(admission.sid.as_deref(), expected, "{fields}");
+            let random = encode_sid([1; SID_LENGTH]);
+            assert_eq!(admission.sid, expected.unwrap_or(&random), "{fields}");
             assert_eq!(admission.flaws, flaws, "{fields}");
         }
         check("", None, &[]);

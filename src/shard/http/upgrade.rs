@@ -2,7 +2,6 @@
 
 use crate::endpoints::Response;
 use crate::os::random;
-use crate::protocol::sid::encode_sid;
 use crate::session::Admission;
 use crate::shard::http::client::{AcceptedUpgrade, Client, Next, SessionKind};
 use crate::shard::http::refusals;
@@ -74,21 +73,17 @@ impl Client {
             upgrade.token.as_deref(),
             self.peer,
             &self.shard.config,
+            random::bytes(),
         );
-        let sid = admission.sid.unwrap_or_else(|| encode_sid(random::bytes()));
         for flaw in &admission.flaws {
-            refusals::flaw(&self.shard, &sid, self.peer, flaw);
+            refusals::flaw(&self.shard, &admission.sid, self.peer, flaw);
         }
         let new = NewConnection {
             socket: released.stream,
             tls: released.tls,
-            sid,
-            env: admission.env,
-            credentials: admission.credentials,
+            admission,
             extended: upgrade.subprotocol == Some(Subprotocol::V1ExtJson),
             deflate: upgrade.deflate.is_some(),
-            ping_interval_secs: admission.ping_interval_secs,
-            ping_precision: admission.ping_precision,
             early_input,
             permit: Some(self.permit),
         };

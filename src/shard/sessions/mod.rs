@@ -51,13 +51,13 @@ use self::reader::Reader;
 use self::table::Table;
 use self::watchers::Watchers;
 use self::writer::Writer;
-use crate::config::{Config, PingPrecision};
+use crate::config::Config;
 use crate::hub::Hub;
 use crate::mesh::{Permit, ShardBudget, ShardId};
 use crate::net::tls::TlsSession;
 use crate::protocol::publication::Publication;
 use crate::reactor::Reactor;
-use crate::session::{Credentials, DisconnectCall, Step};
+use crate::session::{Admission, DisconnectCall, Step};
 use crate::shard::calls::{Call, CallHandle};
 use crate::shard::message::{ShardInbox, Survey};
 
@@ -65,16 +65,11 @@ use crate::shard::message::{ShardInbox, Survey};
 pub struct NewConnection {
     pub socket: TcpStream,
     pub tls: Option<Box<TlsSession>>,
-    pub sid: String,
-    pub env: Box<str>,
-    pub credentials: Credentials,
+    pub admission: Admission,
     /// `actioncable-v1-ext-json`.
     pub extended: bool,
     /// permessage-deflate was negotiated.
     pub deflate: bool,
-    /// `None`: the server's default.
-    pub ping_interval_secs: Option<i64>,
-    pub ping_precision: Option<PingPrecision>,
     /// Bytes that came after the request head.
     pub early_input: Vec<u8>,
     /// The socket's place among the open connections; `None` in the unit tests and the benches.

@@ -19,7 +19,7 @@ use crate::wire::websocket::message::MessageDecoder;
 impl Sessions {
     /// Takes over a client whose upgrade has been answered.
     pub fn open(&mut self, mut new: NewConnection) {
-        let credentials = std::mem::take(&mut new.credentials);
+        let credentials = std::mem::take(&mut new.admission.credentials);
         let mut early_input = std::mem::take(&mut new.early_input);
         let Some(slot) = self.admit(new) else {
             return;
@@ -37,8 +37,8 @@ impl Sessions {
             return;
         }
         // The app is never asked about it, so it needs no env.
-        new.env = Box::default();
-        let sid = new.sid.as_str().into();
+        new.admission.env = Box::default();
+        let sid = new.admission.sid.as_str().into();
         let mut early_input = std::mem::take(&mut new.early_input);
         let Some(slot) = self.admit(new) else {
             return;
@@ -52,8 +52,8 @@ impl Sessions {
     fn admit(&mut self, new: NewConnection) -> Option<u32> {
         let slot = self.table.insert(Connection {
             session: Session::new(&SessionSettings {
-                sid: &new.sid,
-                env: &new.env,
+                sid: &new.admission.sid,
+                env: &new.admission.env,
                 deadlines: self.deadlines(&new),
             }),
             decoder: MessageDecoder::default(),
@@ -67,6 +67,7 @@ impl Sessions {
             life: Life::Open,
             format: Format {
                 precision: new
+                    .admission
                     .ping_precision
                     .unwrap_or(self.common.config.ping.precision),
                 deflate: new.deflate,
@@ -78,7 +79,7 @@ impl Sessions {
             place: Place::Resting,
         });
         tracing::debug!(
-            sid = new.sid,
+            sid = new.admission.sid,
             shard = self.common.shard,
             "WebSocket session established"
         );
@@ -98,7 +99,7 @@ impl Sessions {
     /// The first ping comes after a random part of the interval, so that the pings of many sessions are spread evenly.
     fn deadlines(&self, new: &NewConnection) -> Deadlines {
         let ping = &self.common.config.ping;
-        let interval = match new.ping_interval_secs {
+        let interval = match new.admission.ping_interval_secs {
             Some(secs) => Duration::from_secs(secs.max(0) as u64),
             None => ping.interval,
         };

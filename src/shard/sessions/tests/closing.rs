@@ -42,7 +42,7 @@ fn two_sessions_may_have_the_same_sid() {
     on_both(WITH_RPC, |bench| {
         let mut twins: Vec<Client> = (0..2)
             .map(|_| {
-                let mut client = bench.open(|new| new.sid = "twin".into());
+                let mut client = bench.open(|new| new.admission.sid = "twin".into());
                 let call = bench.call();
                 bench.answer(
                     call,

@@ -29,7 +29,7 @@ use crate::protocol::publication::{Publication, RemoteDisconnect};
 use crate::protocol::rpc::{RpcAnswer, decode_answer};
 use crate::reactor::Reactor;
 use crate::rpc::RpcError;
-use crate::session::{Credentials, Question};
+use crate::session::{Admission, Question};
 use crate::shard::calls;
 use crate::shard::message::{PublishMessage, ShardInbox, ShardMesh, ShardMessage, Survey};
 use crate::shard::outbox::batch::{BATCH_DELIVERIES_MAX, BATCH_FRAME_BYTES_MAX};
@@ -187,13 +187,13 @@ impl Bench {
         let (socket, client) = self.pair();
         let new = NewConnection {
             socket,
-            sid: sid.to_owned(),
-            env: r#""url":"u""#.into(),
-            credentials: Credentials::default(),
+            admission: Admission {
+                sid: sid.to_owned(),
+                env: r#""url":"u""#.into(),
+                ..Admission::default()
+            },
             extended: false,
             deflate: false,
-            ping_interval_secs: None,
-            ping_precision: None,
             early_input: Vec::new(),
             permit: None,
             tls: None,

@@ -68,8 +68,8 @@ fn a_client_chooses_its_interval_and_precision() {
     fn check(secs: Option<i64>, precision: Option<PingPrecision>, digits: Option<usize>) {
         on_both(&["--norpc", "--public", "--ping_interval=1"], |bench| {
             let mut client = bench.open(|new| {
-                new.ping_interval_secs = secs;
-                new.ping_precision = precision;
+                new.admission.ping_interval_secs = secs;
+                new.admission.ping_precision = precision;
             });
             client.next();
             bench.wait(Duration::from_secs(2));
