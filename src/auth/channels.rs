@@ -9,7 +9,7 @@
 //! Source: `contract/auth_streams.md` §1, §5, §6, §7 and §8.
 
 use super::signed_stream;
-use crate::protocol::json::{JsonError, Kind, Reader};
+use crate::protocol::json::{JsonError, JsonKind, Reader};
 
 const TURBO_CHANNEL: &str = "Turbo::StreamsChannel";
 const CABLE_READY_CHANNEL: &str = "CableReady::Stream";
@@ -186,7 +186,7 @@ impl Param {
         if reader.take_null()? {
             return Ok(Param::Unset);
         }
-        if reader.kind()? != Kind::String {
+        if reader.kind()? != JsonKind::String {
             return reader.skip_value().map(|()| Param::Invalid);
         }
         let text = reader.string()?;

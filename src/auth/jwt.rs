@@ -12,7 +12,7 @@ use base64::alphabet;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use ring::hmac;
 
-use crate::protocol::json::{JsonError, Kind, Reader};
+use crate::protocol::json::{JsonError, JsonKind, Reader};
 use crate::wire::query::{BadQuery, query_param_first_strict};
 
 /// How a sub-protocol entry that carries a token starts.
@@ -100,7 +100,7 @@ fn decode_algorithm(header: &[u8]) -> Option<hmac::Algorithm> {
     let mut algorithm = None;
     let mut reader = Reader::new(header);
     let read = reader.object(|reader, name| {
-        if name != "alg" || reader.kind()? != Kind::String {
+        if name != "alg" || reader.kind()? != JsonKind::String {
             return reader.skip_value();
         }
         algorithm = match &*reader.string()? {
@@ -140,7 +140,7 @@ impl Claims {
             match name {
                 "exp" => decoded.expires = Moment::read(reader)?,
                 "nbf" => decoded.not_before = Moment::read(reader)?,
-                "ext" if reader.kind()? == Kind::String => {
+                "ext" if reader.kind()? == JsonKind::String => {
                     decoded.identifiers = Some(reader.string()?.into_owned())
                 }
                 "ext" => {
@@ -170,7 +170,7 @@ enum Moment {
 
 impl Moment {
     fn read(reader: &mut Reader<'_>) -> Result<Self, JsonError> {
-        if reader.kind()? != Kind::Number {
+        if reader.kind()? != JsonKind::Number {
             return reader.skip_value().map(|()| Moment::Invalid);
         }
         Ok(match reader.number()?.parse::<f64>() {

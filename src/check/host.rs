@@ -49,7 +49,7 @@ const DESCRIPTORS_PER_SHARD: u64 = 10;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Severity {
     Ok,
     /// The host holds the connections, but slowly, or not in a burst.
     Warn,
@@ -57,7 +57,7 @@ pub enum Verdict {
     Fail,
 }
 
-impl fmt::Display for Verdict {
+impl fmt::Display for Severity {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.pad(match self {
             Self::Ok => "OK",
@@ -70,27 +70,27 @@ impl fmt::Display for Verdict {
 /// One limit: what it is, what it would have to be, and how to change it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    pub verdict: Verdict,
+    pub severity: Severity,
     pub name: &'static str,
     pub current: String,
     pub needed: String,
-    /// Shown unless the verdict is [`Verdict::Ok`].
+    /// Shown unless the severity is [`Severity::Ok`].
     pub change: String,
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
-            verdict,
+            severity,
             name,
             current,
             needed,
             change,
         } = self;
-        write!(out, "{verdict:<4} {name:<30} {current}, needs {needed}")?;
-        match verdict {
-            Verdict::Ok => Ok(()),
-            Verdict::Warn | Verdict::Fail => write!(out, "; {change}"),
+        write!(out, "{severity:<4} {name:<30} {current}, needs {needed}")?;
+        match severity {
+            Severity::Ok => Ok(()),
+            Severity::Warn | Severity::Fail => write!(out, "; {change}"),
         }
     }
 }
@@ -133,15 +133,15 @@ impl Report {
         }
     }
 
-    /// False when a finding is [`Verdict::Fail`].
+    /// False when a finding is [`Severity::Fail`].
     pub fn passes(&self) -> bool {
-        self.count(Verdict::Fail) == 0
+        self.count(Severity::Fail) == 0
     }
 
-    fn count(&self, verdict: Verdict) -> usize {
+    fn count(&self, severity: Severity) -> usize {
         self.findings
             .iter()
-            .filter(|finding| finding.verdict == verdict)
+            .filter(|finding| finding.severity == severity)
             .count()
     }
 }
@@ -152,7 +152,7 @@ impl fmt::Display for Report {
             writeln!(out, "{finding}")?;
         }
         let connections = self.connections;
-        let (fails, warns) = (self.count(Verdict::Fail), self.count(Verdict::Warn));
+        let (fails, warns) = (self.count(Severity::Fail), self.count(Severity::Warn));
         match fails {
             0 => writeln!(
                 out,
@@ -169,7 +169,7 @@ impl fmt::Display for Report {
 fn connections_max(request: &CheckRequest) -> Finding {
     let max = request.connections_max as u64;
     Finding {
-        verdict: fail_unless(max == 0 || max >= request.connections),
+        severity: fail_unless(max == 0 || max >= request.connections),
         name: "max-conn",
         current: if max == 0 {
             "off".to_string()
@@ -184,7 +184,7 @@ fn connections_max(request: &CheckRequest) -> Finding {
 /// The server raises the soft limit to the hard limit itself, so only the hard limit matters.
 fn open_files(request: &CheckRequest, facts: &HostFacts) -> Finding {
     let needed = files(request, facts);
-    let (verdict, current) = match facts.open_files {
+    let (severity, current) = match facts.open_files {
         Some(limit) => (
             fail_unless(limit.hard >= needed),
             format!("{} soft, {} hard", shown(limit.soft), shown(limit.hard)),
@@ -192,7 +192,7 @@ fn open_files(request: &CheckRequest, facts: &HostFacts) -> Finding {
         None => unknown(),
     };
     Finding {
-        verdict,
+        severity,
         name: "nofile",
         current,
         needed: format!("{needed} hard"),
@@ -208,7 +208,7 @@ fn nr_open(request: &CheckRequest, facts: &HostFacts) -> Finding {
         "fs.nr_open",
         facts.nr_open,
         needed,
-        Verdict::Fail,
+        Severity::Fail,
         format!("sysctl -w fs.nr_open={}", needed.max(2_097_152)),
     )
 }
@@ -224,7 +224,7 @@ fn file_max(request: &CheckRequest, facts: &HostFacts) -> Finding {
             "fs.file-max",
             free,
             needed,
-            Verdict::Fail,
+            Severity::Fail,
             format!("sysctl -w fs.file-max={}", needed.saturating_mul(2)),
         )
     }
@@ -235,7 +235,7 @@ fn memory(request: &CheckRequest, facts: &HostFacts) -> Finding {
         "memory",
         request,
         facts.memory_available_bytes.map_or_else(unknown, |bytes| {
-            (memory_verdict(request, bytes), mib_below(bytes))
+            (memory_severity(request, bytes), mib_below(bytes))
         }),
         "more memory or fewer connections",
     )
@@ -246,8 +246,8 @@ fn cgroup_memory(request: &CheckRequest, facts: &HostFacts) -> Finding {
         "cgroup memory",
         request,
         facts.cgroup_memory_bytes.map_or_else(
-            || (Verdict::Ok, "unlimited".to_string()),
-            |bytes| (memory_verdict(request, bytes), mib_below(bytes)),
+            || (Severity::Ok, "unlimited".to_string()),
+            |bytes| (memory_severity(request, bytes), mib_below(bytes)),
         ),
         "MemoryMax= in the systemd unit, or docker run --memory: sockets count against it",
     )
@@ -256,11 +256,11 @@ fn cgroup_memory(request: &CheckRequest, facts: &HostFacts) -> Finding {
 fn memory_finding(
     name: &'static str,
     request: &CheckRequest,
-    (verdict, current): (Verdict, String),
+    (severity, current): (Severity, String),
     change: &str,
 ) -> Finding {
     Finding {
-        verdict,
+        severity,
         name,
         current,
         needed: format!(
@@ -272,14 +272,14 @@ fn memory_finding(
     }
 }
 
-fn memory_verdict(request: &CheckRequest, bytes: u64) -> Verdict {
+fn memory_severity(request: &CheckRequest, bytes: u64) -> Severity {
     let needed = memory_bytes(request);
     if bytes < needed {
-        Verdict::Fail
+        Severity::Fail
     } else if bytes < needed.saturating_add(needed / HEADROOM_DIVISOR) {
-        Verdict::Warn
+        Severity::Warn
     } else {
-        Verdict::Ok
+        Severity::Ok
     }
 }
 
@@ -292,7 +292,7 @@ fn tcp_mem(request: &CheckRequest, facts: &HostFacts) -> Finding {
             "net.ipv4.tcp_mem",
             facts.tcp_pages_max,
             pages,
-            Verdict::Warn,
+            Severity::Warn,
             format!(
                 "sysctl -w net.ipv4.tcp_mem='{} {pages} {}'",
                 pages.saturating_mul(3) / 4,
@@ -308,7 +308,7 @@ fn accept_queue(request: &CheckRequest, facts: &HostFacts) -> Finding {
         "net.core.somaxconn",
         facts.accept_queue_max,
         needed,
-        Verdict::Warn,
+        Severity::Warn,
         format!("sysctl -w net.core.somaxconn={needed}"),
     )
 }
@@ -320,12 +320,12 @@ fn syn_queue(request: &CheckRequest, facts: &HostFacts) -> Finding {
         "net.ipv4.tcp_max_syn_backlog",
         facts.syn_queue_max,
         needed,
-        Verdict::Warn,
+        Severity::Warn,
         "sysctl -w net.ipv4.tcp_syncookies=1".to_string(),
     );
     finding.needed = format!("{needed} or SYN cookies");
     if facts.syn_cookies == Some(true) {
-        finding.verdict = Verdict::Ok;
+        finding.severity = Severity::Ok;
         finding.current = format!("{} with SYN cookies", finding.current);
     }
     finding
@@ -339,7 +339,7 @@ fn local_ports(request: &CheckRequest, facts: &HostFacts) -> Finding {
         "net.ipv4.ip_local_port_range",
         facts.local_ports,
         needed,
-        Verdict::Warn,
+        Severity::Warn,
         "sysctl -w net.ipv4.ip_local_port_range='10240 65535'".to_string(),
     )
 }
@@ -347,15 +347,15 @@ fn local_ports(request: &CheckRequest, facts: &HostFacts) -> Finding {
 /// An unused connection tracking table blocks nothing now, but it does after the first NAT rule. So it is only a warning.
 fn tracking(request: &CheckRequest, facts: &HostFacts) -> Finding {
     let connections = request.connections;
-    let (verdict, current) = match facts.tracking {
-        None => (Verdict::Ok, "not loaded".to_string()),
-        Some(table) if table.max >= connections => (Verdict::Ok, table.max.to_string()),
-        Some(table) if table.count == 0 => (Verdict::Warn, format!("{}, unused", table.max)),
-        Some(table) => (Verdict::Fail, table.max.to_string()),
+    let (severity, current) = match facts.tracking {
+        None => (Severity::Ok, "not loaded".to_string()),
+        Some(table) if table.max >= connections => (Severity::Ok, table.max.to_string()),
+        Some(table) if table.count == 0 => (Severity::Warn, format!("{}, unused", table.max)),
+        Some(table) => (Severity::Fail, table.max.to_string()),
     };
     let max = connections.saturating_mul(2);
     Finding {
-        verdict,
+        severity,
         name: "net.netfilter.nf_conntrack_max",
         current,
         needed: connections.to_string(),
@@ -366,13 +366,13 @@ fn tracking(request: &CheckRequest, facts: &HostFacts) -> Finding {
 }
 
 fn uring(request: &CheckRequest, answer: &Result<(), String>) -> Finding {
-    let (verdict, current) = match (answer, request.driver) {
-        (_, DriverChoice::Epoll) => (Verdict::Ok, "not used".to_string()),
-        (Ok(()), _) => (Verdict::Ok, "allowed".to_string()),
+    let (severity, current) = match (answer, request.driver) {
+        (_, DriverChoice::Epoll) => (Severity::Ok, "not used".to_string()),
+        (Ok(()), _) => (Severity::Ok, "allowed".to_string()),
         (Err(reason), choice) => (refusal(choice), format!("refused ({reason})")),
     };
     Finding {
-        verdict,
+        severity,
         name: "io_uring",
         current,
         needed: "allowed".to_string(),
@@ -385,9 +385,9 @@ fn uring(request: &CheckRequest, answer: &Result<(), String>) -> Finding {
 fn locked_memory(request: &CheckRequest, facts: &HostFacts) -> Finding {
     let shards = shards(request, facts);
     let needed = shards * SHARD_RINGS_BYTES + PROBE_RING_BYTES;
-    let (verdict, current) = match facts.locked_memory {
-        _ if request.driver == DriverChoice::Epoll => (Verdict::Ok, "not used".to_string()),
-        _ if facts.locks_without_limit => (Verdict::Ok, "unlimited (CAP_IPC_LOCK)".to_string()),
+    let (severity, current) = match facts.locked_memory {
+        _ if request.driver == DriverChoice::Epoll => (Severity::Ok, "not used".to_string()),
+        _ if facts.locks_without_limit => (Severity::Ok, "unlimited (CAP_IPC_LOCK)".to_string()),
         None => unknown(),
         Some(limit) => {
             let current = match limit.soft {
@@ -395,13 +395,13 @@ fn locked_memory(request: &CheckRequest, facts: &HostFacts) -> Finding {
                 bytes => format!("{} KiB", bytes >> 10),
             };
             match limit.soft >= needed {
-                true => (Verdict::Ok, current),
+                true => (Severity::Ok, current),
                 false => (refusal(request.driver), current),
             }
         }
     };
     Finding {
-        verdict,
+        severity,
         name: "memlock",
         current,
         needed: format!("{} KiB ({shards} shards)", needed >> 10),
@@ -425,7 +425,7 @@ fn cpus(request: &CheckRequest, facts: &HostFacts) -> Finding {
         "cpus",
         Some(facts.cpus as u64),
         needed,
-        Verdict::Warn,
+        Severity::Warn,
         format!(
             "more CPUs or quota, fewer --cores, or a longer --ping_interval (pings take {for_pings})"
         ),
@@ -436,16 +436,16 @@ fn at_least(
     name: &'static str,
     current: Option<u64>,
     needed: u64,
-    otherwise: Verdict,
+    otherwise: Severity,
     change: String,
 ) -> Finding {
-    let (verdict, current) = match current {
-        Some(current) if current >= needed => (Verdict::Ok, current.to_string()),
+    let (severity, current) = match current {
+        Some(current) if current >= needed => (Severity::Ok, current.to_string()),
         Some(current) => (otherwise, current.to_string()),
         None => unknown(),
     };
     Finding {
-        verdict,
+        severity,
         name,
         current,
         needed: needed.to_string(),
@@ -453,20 +453,20 @@ fn at_least(
     }
 }
 
-/// The verdict for a fact that could not be read.
-fn unknown() -> (Verdict, String) {
-    (Verdict::Warn, "unknown".to_string())
+/// The severity for a fact that could not be read.
+fn unknown() -> (Severity, String) {
+    (Severity::Warn, "unknown".to_string())
 }
 
-fn fail_unless(holds: bool) -> Verdict {
-    if holds { Verdict::Ok } else { Verdict::Fail }
+fn fail_unless(holds: bool) -> Severity {
+    if holds { Severity::Ok } else { Severity::Fail }
 }
 
-/// The verdict when io_uring is refused: the server then runs on epoll, unless the options require io_uring.
-fn refusal(choice: DriverChoice) -> Verdict {
+/// The severity when io_uring is refused: the server then runs on epoll, unless the options require io_uring.
+fn refusal(choice: DriverChoice) -> Severity {
     match choice {
-        DriverChoice::IoUring => Verdict::Fail,
-        DriverChoice::Auto | DriverChoice::Epoll => Verdict::Warn,
+        DriverChoice::IoUring => Severity::Fail,
+        DriverChoice::Auto | DriverChoice::Epoll => Severity::Warn,
     }
 }
 

@@ -9,7 +9,7 @@ use super::error::ConfigError;
 use super::options::{OPTIONS, OptionSpec};
 use super::settings::{Settings, Source};
 use super::suggest;
-use super::value::{Kind, Unreadable, Value, quoted};
+use super::value::{OptionKind, Unreadable, Value, quoted};
 
 /// Variables with our prefix that are no options and cause no warning. Source: `contract/operations.md` §19.
 const OTHER_VARIABLES: &[&str] = &[
@@ -65,8 +65,8 @@ pub fn likely_typos(env: &[(String, String)]) -> Vec<String> {
 /// `None` when the value counts as not set.
 fn read(option: &OptionSpec, variable: &str, text: &str) -> Result<Option<Value>, ConfigError> {
     match option.kind {
-        Kind::Int { .. } | Kind::SecsOrSwitch if text.is_empty() => Ok(None),
-        Kind::Bool if text.is_empty() => Ok(Some(Value::Bool(false))),
+        OptionKind::Int { .. } | OptionKind::SecsOrSwitch if text.is_empty() => Ok(None),
+        OptionKind::Bool if text.is_empty() => Ok(Some(Value::Bool(false))),
         kind => kind
             .parse(text)
             .map(Some)
@@ -76,10 +76,10 @@ fn read(option: &OptionSpec, variable: &str, text: &str) -> Result<Option<Value>
 
 fn unreadable(option: &OptionSpec, variable: &str, text: &str, cause: Unreadable) -> ConfigError {
     let (kind, expected) = match option.kind {
-        Kind::Bool => ("bool", "write true or false"),
+        OptionKind::Bool => ("bool", "write true or false"),
         // In the reference's paid edition this option is a boolean, so the message says "bool".
-        Kind::SecsOrSwitch => ("bool", "write a whole number of seconds, true or false"),
-        Kind::Int { .. } => ("int", "write a whole number"),
+        OptionKind::SecsOrSwitch => ("bool", "write a whole number of seconds, true or false"),
+        OptionKind::Int { .. } => ("int", "write a whole number"),
         _ => ("string", ""),
     };
     let cause = match cause {

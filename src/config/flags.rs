@@ -10,7 +10,7 @@ use super::error::ConfigError;
 use super::options::{OPTIONS, OptionSpec, index_of_flag};
 use super::settings::{Settings, Source};
 use super::suggest;
-use super::value::{Kind, Value};
+use super::value::{OptionKind, Value};
 
 /// The names of the program: its own, and the reference's for those who change over.
 const PROGRAM_NAMES: [&str; 2] = ["ringcable", "anycable-go"];
@@ -67,9 +67,11 @@ impl Flags {
         };
         let option = &OPTIONS[index];
         let value = match (option.kind, inline) {
-            (Kind::Bool, None) => Value::Bool(true),
+            (OptionKind::Bool, None) => Value::Bool(true),
             // A separate word after this flag is its value, because no other word may stand there.
-            (Kind::SecsOrSwitch, None) if !is_word(words.as_slice().first()) => Value::Bool(true),
+            (OptionKind::SecsOrSwitch, None) if !is_word(words.as_slice().first()) => {
+                Value::Bool(true)
+            }
             (_, Some(text)) => read(option, name, text)?,
             (_, None) => {
                 let text = words.next().ok_or_else(|| ConfigError::FlagWithoutValue {
@@ -161,7 +163,7 @@ fn read(option: &OptionSpec, name: &str, text: &str) -> Result<Value, ConfigErro
         .map_err(|cause| ConfigError::FlagValue {
             name: name.to_owned(),
             text: text.to_owned(),
-            boolean: option.kind == Kind::Bool,
+            boolean: option.kind == OptionKind::Bool,
             cause: cause.to_string(),
         })
 }

@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::options::{OPTIONS, OptionSpec, Section, Support};
-use super::value::Kind;
+use super::value::OptionKind;
 
 /// These options come last, so that a new user need not read about what is missing.
 const NOT_YET: &str = "OPTIONS OF ANYCABLE-GO THAT ARE NOT SUPPORTED YET";
@@ -61,7 +61,7 @@ fn usage(option: &OptionSpec) -> String {
         "version" => ", -v",
         _ => "",
     };
-    let value = if option.kind == Kind::Bool {
+    let value = if option.kind == OptionKind::Bool {
         ""
     } else {
         " value"
@@ -75,7 +75,7 @@ fn explanation(option: &OptionSpec) -> String {
         text.push_str(" (not supported yet)");
     }
     match option.kind {
-        Kind::Bool | Kind::Int { .. } | Kind::SecsOrSwitch => {
+        OptionKind::Bool | OptionKind::Int { .. } | OptionKind::SecsOrSwitch => {
             text.push_str(&format!(" (default: {})", option.default_text))
         }
         _ if option.default_text.is_empty() => {}

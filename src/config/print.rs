@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use super::options::{OptionSpec, Support};
 use super::settings::Settings;
-use super::value::{Kind, Value};
+use super::value::{OptionKind, Value};
 
 /// Tables in the order of the reference; the keys without a table come first, our tables last.
 const TABLES: &[&str] = &[
@@ -86,14 +86,14 @@ fn is_comment(settings: &Settings, option: &OptionSpec, value: &Value) -> bool {
 }
 
 /// `value` as the TOML file writes it.
-pub fn toml_value(kind: Kind, value: &Value) -> toml::Value {
+pub fn toml_value(kind: OptionKind, value: &Value) -> toml::Value {
     match value {
         Value::Bool(on) => toml::Value::Boolean(*on),
         Value::Int(number) => toml::Value::Integer(*number),
         Value::Text(text) => toml::Value::String(text.clone()),
         Value::List(items) => match kind {
             // An item that contains the separator can only come from an array, so the list is written as an array.
-            Kind::List {
+            OptionKind::List {
                 array_in_file: false,
                 separator,
                 ..
@@ -222,18 +222,20 @@ mod tests {
     }
 
     /// All values that an option can get from a word or a file.
-    fn values_of(kind: Kind) -> BoxedStrategy<Value> {
+    fn values_of(kind: OptionKind) -> BoxedStrategy<Value> {
         let text = "[a-z0-9/:'\"\\\\\n\r\t\u{1}#=\\[\\]{}, é☃]{0,12}";
         let item = "[a-z0-9/:'\"\\\\\n#=é]([a-z \\n]{0,6}[a-z])?"
             .prop_map(|item| item.trim().to_owned())
             .prop_filter("an item", |item| !item.is_empty());
         match kind {
-            Kind::Bool => any::<bool>().prop_map(Value::Bool).boxed(),
-            Kind::Int { .. } | Kind::SecsOrSwitch => any::<i64>().prop_map(Value::Int).boxed(),
-            Kind::Paths | Kind::List { .. } => prop::collection::vec(item, 0..4)
+            OptionKind::Bool => any::<bool>().prop_map(Value::Bool).boxed(),
+            OptionKind::Int { .. } | OptionKind::SecsOrSwitch => {
+                any::<i64>().prop_map(Value::Int).boxed()
+            }
+            OptionKind::Paths | OptionKind::List { .. } => prop::collection::vec(item, 0..4)
                 .prop_map(Value::List)
                 .boxed(),
-            Kind::Tags => prop::collection::btree_map(text, text, 0..4)
+            OptionKind::Tags => prop::collection::btree_map(text, text, 0..4)
                 .prop_map(|tags| Value::Tags(tags.into_iter().collect()))
                 .boxed(),
             _ => text.prop_map(Value::Text).boxed(),

@@ -10,7 +10,7 @@ use crate::auth::keys::{API_LABEL, BROADCAST_LABEL, RPC_LABEL, derive_token};
 
 use super::options::{OptionSpec, Support};
 use super::settings::Settings;
-use super::value::Kind;
+use super::value::OptionKind;
 
 const NONE: &str = "none";
 
@@ -104,7 +104,7 @@ const SECRET_CHARS_MIN: usize = 16;
 /// Log lines about secrets that look like mistakes. No line shows a secret.
 pub fn doubts(settings: &Settings) -> Vec<String> {
     let is_secret = |option: &OptionSpec| {
-        option.sensitive && option.kind == Kind::Text && option.support == Support::Works
+        option.sensitive && option.kind == OptionKind::Text && option.support == Support::Works
     };
     settings
         .iter()

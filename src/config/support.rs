@@ -8,7 +8,7 @@ use super::is_loopback_host;
 use super::options::{OPTIONS, Support};
 use super::secrets;
 use super::settings::{Settings, Source};
-use super::value::{Kind, Value, quoted};
+use super::value::{OptionKind, Value, quoted};
 
 /// Checks every option. For each that cannot be used as given, `problems` gets a [`ConfigError::NotAllowed`],
 /// [`ConfigError::NotSupported`] or [`ConfigError::Incomplete`], and the option gets its default.
@@ -118,9 +118,9 @@ fn is_switched_off(settings: &Settings, name: &str) -> bool {
     }
 }
 
-fn remedy(kind: Kind, value: &Value) -> String {
+fn remedy(kind: OptionKind, value: &Value) -> String {
     match (kind, value) {
-        (Kind::Word(words), _) if words.contains(&"none") => {
+        (OptionKind::Word(words), _) if words.contains(&"none") => {
             "remove it or set it to none".to_owned()
         }
         (_, Value::Bool(_)) => "remove it or set it to false".to_owned(),

@@ -20,7 +20,7 @@ pub enum Value {
 
 /// How an option is read and what it accepts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum OptionKind {
     Bool,
     /// An integer; both ends are allowed.
     Int {
@@ -175,12 +175,12 @@ impl fmt::Display for Value {
     }
 }
 
-impl Kind {
+impl OptionKind {
     /// Reads a word of the command line or the environment.
     ///
     /// # Errors
     /// [`Unreadable`] when the word does not have the form of this kind. Whether the value is allowed is decided by
-    /// [`Kind::check`].
+    /// [`OptionKind::check`].
     pub fn parse(&self, text: &str) -> Result<Value, Unreadable> {
         match self {
             Self::Bool => parse_bool(text).map(Value::Bool),
@@ -475,7 +475,7 @@ mod tests {
     #[test]
     fn seconds_or_a_switch_take_both() {
         let check = |text: &str, expected: Result<Value, Unreadable>| {
-            assert_eq!(Kind::SecsOrSwitch.parse(text), expected, "{text:?}");
+            assert_eq!(OptionKind::SecsOrSwitch.parse(text), expected, "{text:?}");
         };
         check("5", Ok(Value::Int(5)));
         check("1", Ok(Value::Int(1)));
@@ -486,7 +486,7 @@ mod tests {
         check("5s", Err(Unreadable::Syntax));
         check("", Err(Unreadable::Syntax));
         check("99999999999999999999", Err(Unreadable::Range));
-        let toml = |value: toml::Value| Kind::SecsOrSwitch.read_toml(&value);
+        let toml = |value: toml::Value| OptionKind::SecsOrSwitch.read_toml(&value);
         assert_eq!(toml(toml::Value::Integer(5)), Some(Value::Int(5)));
         assert_eq!(toml(toml::Value::Boolean(true)), Some(Value::Bool(true)));
         assert_eq!(toml(toml::Value::Boolean(false)), Some(Value::Int(0)));
@@ -496,10 +496,14 @@ mod tests {
             Value::Int(i64::from(u32::MAX)),
             Value::Bool(true),
         ] {
-            assert_eq!(Kind::SecsOrSwitch.check(&allowed), Ok(()));
+            assert_eq!(OptionKind::SecsOrSwitch.check(&allowed), Ok(()));
         }
-        assert!(Kind::SecsOrSwitch.check(&Value::Int(-1)).is_err());
-        assert!(Kind::SecsOrSwitch.check(&Value::Int(1 << 32)).is_err());
+        assert!(OptionKind::SecsOrSwitch.check(&Value::Int(-1)).is_err());
+        assert!(
+            OptionKind::SecsOrSwitch
+                .check(&Value::Int(1 << 32))
+                .is_err()
+        );
     }
 
     #[test]
@@ -516,20 +520,27 @@ mod tests {
     fn tags_are_split_at_the_first_colon() {
         let tag = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(
-            Kind::Tags.parse("env:dev, rev:1.1"),
+            OptionKind::Tags.parse("env:dev, rev:1.1"),
             Ok(Value::Tags(vec![tag("env", "dev"), tag("rev", "1.1")]))
         );
         assert_eq!(
-            Kind::Tags.parse("at:12:30"),
+            OptionKind::Tags.parse("at:12:30"),
             Ok(Value::Tags(vec![tag("at", "12:30")]))
         );
-        assert_eq!(Kind::Tags.parse("env"), Err(Unreadable::TagWithoutColon));
+        assert_eq!(
+            OptionKind::Tags.parse("env"),
+            Err(Unreadable::TagWithoutColon)
+        );
         assert!(
-            Kind::Tags
+            OptionKind::Tags
                 .check(&Value::Tags(vec![tag("a-b", "c")]))
                 .is_err()
         );
-        assert!(Kind::Tags.check(&Value::Tags(vec![tag("", "c")])).is_err());
+        assert!(
+            OptionKind::Tags
+                .check(&Value::Tags(vec![tag("", "c")]))
+                .is_err()
+        );
     }
 
     #[test]
@@ -557,7 +568,7 @@ mod tests {
     proptest! {
         #[test]
         fn reading_any_text_never_panics(text in ".{0,40}") {
-            for kind in [Kind::Bool, Kind::Int { min: 0, max: 9 }, Kind::SecsOrSwitch, Kind::Paths, Kind::Tags] {
+            for kind in [OptionKind::Bool, OptionKind::Int { min: 0, max: 9 }, OptionKind::SecsOrSwitch, OptionKind::Paths, OptionKind::Tags] {
                 if let Ok(value) = kind.parse(&text) {
                     kind.check(&value).ok();
                 }

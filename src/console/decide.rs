@@ -13,7 +13,7 @@ const NO_SECRET: &str = "This server has no secret, so nobody can log in. It ans
 
 /// What to do with a request.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Decision {
     /// Answer this; the body has not been read.
     Answer(Response),
     /// Read the form and check the secret in it.
@@ -41,7 +41,7 @@ pub fn decide(
     head: &RequestHead,
     tls: bool,
     now_unix_secs: u64,
-) -> Verdict {
+) -> Decision {
     let access = guard.access(head, now_unix_secs);
     let is_post = head.method() == "POST";
     let reads = matches!(head.method(), "GET" | "HEAD");
@@ -58,12 +58,12 @@ pub fn decide(
             (!guard.has_login()).then_some(NO_SECRET),
             guard.has_login(),
         ),
-        ConsoleRoute::Login if is_post && is_from_own_page(head) => return Verdict::LogIn,
+        ConsoleRoute::Login if is_post && is_from_own_page(head) => return Decision::LogIn,
         ConsoleRoute::Logout if is_post && is_from_own_page(head) => page::see_other(LOGIN_PATH)
             .with_headers(vec![("Set-Cookie", Cow::Owned(Guard::log_out(head, tls)))]),
         ConsoleRoute::Login | ConsoleRoute::Logout if is_post => another_page(),
         ConsoleRoute::Cable if reads => return upgrade(head, access),
-        ConsoleRoute::Records if reads && access.is_granted() => return Verdict::Records,
+        ConsoleRoute::Records if reads && access.is_granted() => return Decision::Records,
         ConsoleRoute::Records if reads => login_needed(),
         ConsoleRoute::Search if is_post => return operation(head, access, Operation::Search),
         ConsoleRoute::Disconnect if is_post => {
@@ -80,25 +80,25 @@ pub fn decide(
         | ConsoleRoute::Cable
         | ConsoleRoute::Records => wrong_method("GET"),
     };
-    Verdict::Answer(answer)
+    Decision::Answer(answer)
 }
 
-fn upgrade(head: &RequestHead, access: Access) -> Verdict {
+fn upgrade(head: &RequestHead, access: Access) -> Decision {
     match access.is_granted() {
-        true if upgrade_is_from_own_page(head) => Verdict::Upgrade,
-        true => Verdict::Answer(another_page()),
-        false => Verdict::Answer(login_needed()),
+        true if upgrade_is_from_own_page(head) => Decision::Upgrade,
+        true => Decision::Answer(another_page()),
+        false => Decision::Answer(login_needed()),
     }
 }
 
-fn operation(head: &RequestHead, access: Access, operation: Operation) -> Verdict {
+fn operation(head: &RequestHead, access: Access, operation: Operation) -> Decision {
     if !access.is_granted() {
-        return Verdict::Answer(login_needed());
+        return Decision::Answer(login_needed());
     }
     if is_from_own_page(head) && head.header(ACTION_HEADER).is_some() {
-        return Verdict::Operation(operation);
+        return Decision::Operation(operation);
     }
-    Verdict::Answer(another_page())
+    Decision::Answer(another_page())
 }
 
 fn login_needed() -> Response {
@@ -124,7 +124,7 @@ mod tests {
     use crate::wire::http_head::HeadLimits;
 
     /// `Err` holds the status of the answer.
-    fn verdict(bound_to_loopback: bool, request: &str, fields: &str) -> Result<Verdict, u16> {
+    fn decision(bound_to_loopback: bool, request: &str, fields: &str) -> Result<Decision, u16> {
         let text = format!("{request} HTTP/1.1\r\nHost: localhost:8080\r\n{fields}\r\n");
         let (head, _) = RequestHead::decode(text.as_bytes(), &HeadLimits::default())
             .expect("a good head")
@@ -135,7 +135,7 @@ mod tests {
         });
         let route = route(head.path()).expect("a path of the console");
         match decide(&guard, route, &head, false, 1_800_000_000) {
-            Verdict::Answer(response) => Err(response.status),
+            Decision::Answer(response) => Err(response.status),
             other => Ok(other),
         }
     }
@@ -145,8 +145,8 @@ mod tests {
 
     #[test]
     fn without_a_login_only_the_way_to_it_is_open() {
-        let check = |request: &str, fields: &str, expected: Result<Verdict, u16>| {
-            assert_eq!(verdict(false, request, fields), expected, "{request}");
+        let check = |request: &str, fields: &str, expected: Result<Decision, u16>| {
+            assert_eq!(decision(false, request, fields), expected, "{request}");
         };
         check("GET /_console", "", Err(303));
         check("GET /_console/login", "", Err(200));
@@ -156,7 +156,7 @@ mod tests {
         check("POST /_console/search", OWN_ACTION, Err(401));
         check("POST /_console/disconnect", OWN_ACTION, Err(401));
         check("POST /_console/publish", OWN_ACTION, Err(401));
-        check("POST /_console/login", OWN, Ok(Verdict::LogIn));
+        check("POST /_console/login", OWN, Ok(Decision::LogIn));
         check("POST /_console/login", "", Err(403));
         check(
             "POST /_console/login",
@@ -167,9 +167,9 @@ mod tests {
 
     #[test]
     fn actions_are_for_the_own_page_alone() {
-        let check = |request: &str, fields: &str, expected: Result<Verdict, u16>| {
+        let check = |request: &str, fields: &str, expected: Result<Decision, u16>| {
             assert_eq!(
-                verdict(true, request, fields),
+                decision(true, request, fields),
                 expected,
                 "{request} {fields}"
             );
@@ -177,17 +177,17 @@ mod tests {
         check(
             "POST /_console/search",
             OWN_ACTION,
-            Ok(Verdict::Operation(Operation::Search)),
+            Ok(Decision::Operation(Operation::Search)),
         );
         check(
             "POST /_console/disconnect",
             OWN_ACTION,
-            Ok(Verdict::Operation(Operation::Disconnect)),
+            Ok(Decision::Operation(Operation::Disconnect)),
         );
         check(
             "POST /_console/publish",
             OWN_ACTION,
-            Ok(Verdict::Operation(Operation::Publish)),
+            Ok(Decision::Operation(Operation::Publish)),
         );
         check("POST /_console/search", OWN, Err(403));
         check(
@@ -204,7 +204,7 @@ mod tests {
         check(
             "GET /_console/cable",
             "Origin: http://localhost:8080\r\n",
-            Ok(Verdict::Upgrade),
+            Ok(Decision::Upgrade),
         );
         check(
             "GET /_console/cable",
@@ -217,8 +217,8 @@ mod tests {
 
     #[test]
     fn who_is_in_sees_the_page() {
-        let check = |request: &str, expected: Result<Verdict, u16>| {
-            assert_eq!(verdict(true, request, OWN), expected, "{request}");
+        let check = |request: &str, expected: Result<Decision, u16>| {
+            assert_eq!(decision(true, request, OWN), expected, "{request}");
         };
         check("GET /_console", Err(200));
         check("HEAD /_console", Err(200));
@@ -227,7 +227,7 @@ mod tests {
         check("DELETE /_console/login", Err(405));
         check("POST /_console/logout", Err(303));
         check("GET /_console/logout", Err(405));
-        check("GET /_console/records", Ok(Verdict::Records));
+        check("GET /_console/records", Ok(Decision::Records));
         check("GET /_console/nothing", Err(404));
     }
 }

@@ -11,7 +11,7 @@ pub mod requests;
 pub mod search;
 pub mod snapshot;
 
-pub use decide::{Operation, Verdict, decide};
+pub use decide::{Decision, Operation, decide};
 
 /// The path of the page; all paths of the console are below it.
 pub const PATH: &str = "/_console";

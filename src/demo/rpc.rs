@@ -112,7 +112,7 @@ impl Answer {
             streams,
             ..Answer::success()
         }
-        .transmit(verdict(identifier, "confirm_subscription"))
+        .transmit(subscription_reply(identifier, "confirm_subscription"))
     }
 
     /// The channel refused the subscription.
@@ -123,7 +123,7 @@ impl Answer {
             env: Some(EmptyEnv {}),
             ..Answer::default()
         }
-        .transmit(verdict(identifier, "reject_subscription"))
+        .transmit(subscription_reply(identifier, "reject_subscription"))
     }
 
     /// The subscription was removed.
@@ -167,14 +167,14 @@ pub fn json(value: &impl Serialize) -> String {
     sonic_rs::to_string(value).expect("plain structs of strings, numbers and lists always encode")
 }
 
-fn verdict(identifier: &str, kind: &'static str) -> String {
+fn subscription_reply(identifier: &str, kind: &'static str) -> String {
     #[derive(Serialize)]
-    struct Verdict<'a> {
+    struct SubscriptionReply<'a> {
         identifier: &'a str,
         #[serde(rename = "type")]
         kind: &'static str,
     }
-    json(&Verdict { identifier, kind })
+    json(&SubscriptionReply { identifier, kind })
 }
 
 fn is_zero(status: &u8) -> bool {

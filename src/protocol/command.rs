@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use thiserror::Error;
 
-use super::json::{JsonError, Kind, Reader, lossy_text};
+use super::json::{JsonError, JsonKind, Reader, lossy_text};
 use super::position::{Epoch, Position};
 
 /// Streams that one history request may name. A session cannot listen to more, so a client that names more is not one that
@@ -71,7 +71,7 @@ impl Data<'_> {
         let mut wants_records = true;
         // Another value, or one of another type, says nothing. The text itself is JSON: it was part of the command.
         let _ = Reader::new(json.as_bytes()).object(|reader, name| {
-            if name.eq_ignore_ascii_case("return_records") && reader.kind()? == Kind::Boolean {
+            if name.eq_ignore_ascii_case("return_records") && reader.kind()? == JsonKind::Boolean {
                 wants_records = reader.boolean()?;
             } else {
                 reader.skip_value()?;
@@ -228,7 +228,7 @@ fn in_member(member: &'static str) -> impl FnOnce(JsonError) -> CommandError {
 
 fn read_data<'a>(reader: &mut Reader<'a>) -> Result<Data<'a>, JsonError> {
     Ok(match reader.kind()? {
-        Kind::String => Data::Text(reader.string()?),
+        JsonKind::String => Data::Text(reader.string()?),
         _ => Data::Json(lossy_text(reader.raw_value()?)),
     })
 }

@@ -56,7 +56,7 @@ pub enum JsonError {
     #[error("expected {expected}, found {found} at byte {at}")]
     WrongKind {
         expected: &'static str,
-        found: Kind,
+        found: JsonKind,
         at: usize,
     },
     /// More than [`NESTING_MAX`] containers are open at byte `at`.
@@ -66,7 +66,7 @@ pub enum JsonError {
 
 /// The kinds of JSON values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum JsonKind {
     Null,
     Boolean,
     Number,
@@ -75,15 +75,15 @@ pub enum Kind {
     Object,
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for JsonKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Kind::Null => "null",
-            Kind::Boolean => "a boolean",
-            Kind::Number => "a number",
-            Kind::String => "a string",
-            Kind::Array => "an array",
-            Kind::Object => "an object",
+            JsonKind::Null => "null",
+            JsonKind::Boolean => "a boolean",
+            JsonKind::Number => "a number",
+            JsonKind::String => "a string",
+            JsonKind::Array => "an array",
+            JsonKind::Object => "an object",
         })
     }
 }
@@ -109,22 +109,22 @@ impl<'a> Reader<'a> {
     }
 
     /// The kind of the next value, judged by its first byte.
-    pub(crate) fn kind(&mut self) -> Result<Kind, JsonError> {
+    pub(crate) fn kind(&mut self) -> Result<JsonKind, JsonError> {
         self.skip_whitespace();
         match self.input.get(self.at) {
-            Some(b'{') => Ok(Kind::Object),
-            Some(b'[') => Ok(Kind::Array),
-            Some(b'"') => Ok(Kind::String),
-            Some(b'-' | b'0'..=b'9') => Ok(Kind::Number),
-            Some(b't' | b'f') => Ok(Kind::Boolean),
-            Some(b'n') => Ok(Kind::Null),
+            Some(b'{') => Ok(JsonKind::Object),
+            Some(b'[') => Ok(JsonKind::Array),
+            Some(b'"') => Ok(JsonKind::String),
+            Some(b'-' | b'0'..=b'9') => Ok(JsonKind::Number),
+            Some(b't' | b'f') => Ok(JsonKind::Boolean),
+            Some(b'n') => Ok(JsonKind::Null),
             _ => Err(self.syntax("a value")),
         }
     }
 
     /// If the next value is `null`, reads it and returns true.
     pub(crate) fn take_null(&mut self) -> Result<bool, JsonError> {
-        if self.kind()? != Kind::Null {
+        if self.kind()? != JsonKind::Null {
             return Ok(false);
         }
         self.literal("null")?;
@@ -132,7 +132,7 @@ impl<'a> Reader<'a> {
     }
 
     pub(crate) fn boolean(&mut self) -> Result<bool, JsonError> {
-        self.expect_kind(Kind::Boolean, "a boolean")?;
+        self.expect_kind(JsonKind::Boolean, "a boolean")?;
         let value = self.input[self.at] == b't';
         self.literal(if value { "true" } else { "false" })?;
         Ok(value)
@@ -140,7 +140,7 @@ impl<'a> Reader<'a> {
 
     /// The text of a number, exactly as written.
     pub(crate) fn number(&mut self) -> Result<&'a str, JsonError> {
-        self.expect_kind(Kind::Number, "a number")?;
+        self.expect_kind(JsonKind::Number, "a number")?;
         let start = self.at;
         self.scan_number()?;
         // The grammar of numbers is ASCII, so this cannot fail. An error is returned anyway, because it is safer than a
@@ -163,7 +163,7 @@ impl<'a> Reader<'a> {
 
     /// A string, unescaped; borrowed when it has no escape and no invalid UTF-8.
     pub(crate) fn string(&mut self) -> Result<Cow<'a, str>, JsonError> {
-        self.expect_kind(Kind::String, "a string")?;
+        self.expect_kind(JsonKind::String, "a string")?;
         self.at += 1;
         let start = self.at;
         self.at += plain_run(&self.input[start..]);
@@ -187,7 +187,7 @@ impl<'a> Reader<'a> {
         &mut self,
         mut member: impl FnMut(&mut Self, &str) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.expect_kind(Kind::Object, "an object")?;
+        self.expect_kind(JsonKind::Object, "an object")?;
         self.open()?;
         if !self.take(b'}') {
             loop {
@@ -208,7 +208,7 @@ impl<'a> Reader<'a> {
         &mut self,
         mut element: impl FnMut(&mut Self) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.expect_kind(Kind::Array, "an array")?;
+        self.expect_kind(JsonKind::Array, "an array")?;
         self.open()?;
         if !self.take(b']') {
             loop {
@@ -249,12 +249,12 @@ impl<'a> Reader<'a> {
     fn skip_start(&mut self, open: &mut OpenContainers) -> Result<(), JsonError> {
         loop {
             let container = match self.kind()? {
-                Kind::Null => return self.literal("null"),
-                Kind::Boolean => return self.boolean().map(drop),
-                Kind::Number => return self.scan_number(),
-                Kind::String => return self.skip_string(),
-                Kind::Array => Container::Array,
-                Kind::Object => Container::Object,
+                JsonKind::Null => return self.literal("null"),
+                JsonKind::Boolean => return self.boolean().map(drop),
+                JsonKind::Number => return self.scan_number(),
+                JsonKind::String => return self.skip_string(),
+                JsonKind::Array => Container::Array,
+                JsonKind::Object => Container::Object,
             };
             if self.depth + open.depth >= NESTING_MAX {
                 return Err(JsonError::TooDeep { at: self.at });
@@ -321,12 +321,12 @@ impl<'a> Reader<'a> {
         let at = self.at - text.len();
         text.parse().map_err(|_| JsonError::WrongKind {
             expected,
-            found: Kind::Number,
+            found: JsonKind::Number,
             at,
         })
     }
 
-    fn expect_kind(&mut self, wanted: Kind, expected: &'static str) -> Result<(), JsonError> {
+    fn expect_kind(&mut self, wanted: JsonKind, expected: &'static str) -> Result<(), JsonError> {
         let found = self.kind()?;
         if found == wanted {
             Ok(())

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use thiserror::Error;
 
 use super::command::Data;
-use super::json::{JsonError, Kind, Reader, escape_into, is_valid_json};
+use super::json::{JsonError, JsonKind, Reader, escape_into, is_valid_json};
 
 /// One message for one stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,7 +83,7 @@ pub enum PublishError {
 /// # Errors
 /// [`PublishError`] when the body is none of the three. The HTTP answer is 201 in this case too.
 pub fn decode_broadcast(body: &[u8]) -> Result<Broadcast, PublishError> {
-    if Reader::new(body).kind()? == Kind::Array {
+    if Reader::new(body).kind()? == JsonKind::Array {
         return decode_batch(body);
     }
     // If a body is both a publication with a stream and a command, it counts as a publication. If it fails as a publication,

@@ -9,7 +9,7 @@ use std::borrow::Cow;
 
 use thiserror::Error;
 
-use super::json::{JsonError, Kind, Reader, escape_into};
+use super::json::{JsonError, JsonKind, Reader, escape_into};
 use super::state::State;
 
 /// Encodes the part of `env` that does not change during a session, `"url":…,"headers":{…}`, for an [`RpcRequest`].
@@ -235,7 +235,7 @@ fn read_status(reader: &mut Reader<'_>) -> Result<RpcStatus, RpcDecodeError> {
         member: "status",
         cause,
     };
-    if reader.kind()? != Kind::String {
+    if reader.kind()? != JsonKind::String {
         return Ok(match reader.signed().map_err(in_status)? {
             1 => RpcStatus::Success,
             2 => RpcStatus::Failure,

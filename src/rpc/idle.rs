@@ -49,7 +49,7 @@ struct State {
 
 /// What to do with an idle connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(super) enum IdleChoice {
     Use,
     /// It is not known whether the app still answers on it: open a new one.
     Leave,
@@ -82,7 +82,7 @@ impl IdlePolicy {
 
     /// Asks whether an idle connection may be used. A used connection must be reported by [`Self::answered`] or
     /// [`Self::failed`], unless its call is cancelled.
-    pub fn judge(&self, age: Age, now: Instant) -> Verdict {
+    pub fn judge(&self, age: Age, now: Instant) -> IdleChoice {
         self.lock().judge(age, now)
     }
 
@@ -131,25 +131,25 @@ impl Drop for Place {
 }
 
 impl State {
-    fn judge(&mut self, age: Age, now: Instant) -> Verdict {
+    fn judge(&mut self, age: Age, now: Instant) -> IdleChoice {
         if age < self.lost_before {
-            return Verdict::Close;
+            return IdleChoice::Close;
         }
         if age < self.usable_from {
-            return Verdict::Leave;
+            return IdleChoice::Leave;
         }
         let Some(asked_at) = self.asked_at else {
             self.asked_at = Some(now);
-            return Verdict::Use;
+            return IdleChoice::Use;
         };
         if now.saturating_duration_since(asked_at) < self.patience(asked_at) {
-            return Verdict::Use;
+            return IdleChoice::Use;
         }
         // Connections that are opened from now on get the next age, so that they can be told from the doubtful ones.
         self.age += 1;
         self.usable_from = self.age;
         self.asked_at = None;
-        Verdict::Leave
+        IdleChoice::Leave
     }
 
     fn patience(&self, asked_at: Instant) -> Duration {
@@ -180,7 +180,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use super::{Verdict::*, *};
+    use super::{IdleChoice::*, *};
 
     /// Times in milliseconds after the start.
     struct Scene {
@@ -200,7 +200,7 @@ mod tests {
             self.start + Duration::from_millis(millis)
         }
 
-        fn judge(&mut self, millis: u64, age: Age) -> Verdict {
+        fn judge(&mut self, millis: u64, age: Age) -> IdleChoice {
             let now = self.at(millis);
             self.state.judge(age, now)
         }

@@ -12,7 +12,7 @@ use std::{
 };
 
 use super::connection::Connection;
-use super::idle::{IdlePolicy, Place, Verdict};
+use super::idle::{IdleChoice, IdlePolicy, Place};
 use crate::net::Timeouts;
 
 /// An idle connection older than this is not used again. Puma closes idle connections after 65 s, and a request sent at that
@@ -63,14 +63,14 @@ impl Pool {
                 idle.clear();
                 return None;
             }
-            let verdict = match last.connection.is_quiet() {
+            let choice = match last.connection.is_quiet() {
                 true => self.policy.judge(last.connection.age(), now),
-                false => Verdict::Close,
+                false => IdleChoice::Close,
             };
-            match verdict {
-                Verdict::Use => return idle.pop().map(|last| last.connection),
-                Verdict::Leave => return None,
-                Verdict::Close => drop(idle.pop()),
+            match choice {
+                IdleChoice::Use => return idle.pop().map(|last| last.connection),
+                IdleChoice::Leave => return None,
+                IdleChoice::Close => drop(idle.pop()),
             }
         }
         None

@@ -52,9 +52,8 @@ impl Stop {
         }
     }
 
-    /// Each task has one place in the list: a task that also waits for something else polls this at each of its wake-ups,
-    /// for months, and must not add an entry each time.
-    /// A task that waits for something else as well comes by here for each of its wake-ups, for months: it has one place.
+    /// Waits for [`Self::stop`]. Each task has one place in the list: a task that also waits for something else polls this
+    /// at each of its wake-ups, for months, and must not add an entry each time.
     pub async fn wait(&self) {
         let mut place = None;
         poll_fn(|context| {

@@ -180,7 +180,7 @@ on_both_drivers! {
         }
         let series = |result: &str| format!("ringcable_tls_reloads_total{{result=\"{result}\"}}");
         let reloads = scene.sample(&series("ok")) + scene.sample(&series("failed"));
-        // Signals that come while one is obeyed are one.
+        // Signals that come during a reload are one.
         assert!((2..=101).contains(&reloads), "{reloads}");
         assert!(scene.sample(&series("ok")) >= 1);
         assert_eq!(scene.metric("clients_num"), clients.len() as i64);
@@ -200,7 +200,7 @@ on_both_drivers! {
         assert!(!page.contains("tls_reloads") && !page.contains("tls_certificate"), "{page}");
     }
 
-    fn signal_during_the_start_is_obeyed_after_it(driver: Driver) {
+    fn signal_during_the_start_causes_a_reload_after_it(driver: Driver) {
         let certificate = Certificate::new();
         let rails = Rails::start();
         let server = Stage::launch(driver, &rails).args(certificate.args()).spawn_and_hang_up();

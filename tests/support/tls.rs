@@ -154,7 +154,7 @@ impl Scene {
         self.reload();
     }
 
-    /// Sends SIGHUP and waits until it has been obeyed.
+    /// Sends SIGHUP and waits until the certificate has been reloaded.
     pub fn reload(&self) {
         let lines = |log: Vec<String>| {
             let reloaded = |line: &&String| line.contains(" reloaded for new connections");

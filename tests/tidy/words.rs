@@ -54,7 +54,6 @@ const SEVERAL_MEANINGS: &[(&str, &str)] = &[
         "Finding",
         "check: about the host; rpc: about the app at the start",
     ),
-    ("Kind", "config: of options; protocol: of JSON"),
     ("Permit", "mesh: for a socket; rpc: for a call"),
     (
         "Place",
@@ -73,10 +72,6 @@ const SEVERAL_MEANINGS: &[(&str, &str)] = &[
     ("Route", "auth: of a subscribe; shard/http: of a path"),
     ("StartError", "rpc: of its client; server: of all"),
     ("Token", "config: a bearer's; reactor: of a session"),
-    (
-        "Verdict",
-        "check: on a fact; console: on a request; rpc: on an idle connection",
-    ),
 ];
 
 /// An application of its own, and properties for fuzzing.

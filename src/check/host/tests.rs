@@ -59,7 +59,7 @@ fn finding(
 fn a_tuned_host_holds_a_million() {
     let report = Report::new(&million(), &tuned(), &Ok(()));
     assert!(report.passes(), "{report}");
-    assert_eq!(report.count(Verdict::Warn), 0, "{report}");
+    assert_eq!(report.count(Severity::Warn), 0, "{report}");
     let text = report.to_string();
     assert!(
         text.ends_with("1000000 connections: nothing stands in the way (WARN 0)\n"),
@@ -143,7 +143,7 @@ fn the_shipped_settings_hold_a_million_with_64_shards() {
     };
     let report = Report::new(&million(), &facts, &Ok(()));
     assert!(report.passes(), "{report}");
-    assert_eq!(report.count(Verdict::Warn), 0, "{report}");
+    assert_eq!(report.count(Severity::Warn), 0, "{report}");
 }
 
 #[test]
@@ -169,19 +169,19 @@ fn the_documents_have_the_figures_of_the_code() {
 }
 
 #[test]
-fn each_fact_has_its_verdict() {
-    fn check(name: &str, spoil: impl FnOnce(&mut HostFacts), expected: Verdict, current: &str) {
+fn each_fact_has_its_severity() {
+    fn check(name: &str, spoil: impl FnOnce(&mut HostFacts), expected: Severity, current: &str) {
         let mut facts = tuned();
         spoil(&mut facts);
         let finding = finding(&million(), &facts, &Ok(()), name);
         assert_eq!(
-            (finding.verdict, finding.current.as_str()),
+            (finding.severity, finding.current.as_str()),
             (expected, current),
             "{finding}"
         );
     }
     let limit = |soft, hard| Some(Limit { soft, hard });
-    use Verdict::{Fail, Warn};
+    use Severity::{Fail, Warn};
     check(
         "nofile",
         |facts| facts.open_files = limit(1024, 1_000_431),
@@ -191,13 +191,13 @@ fn each_fact_has_its_verdict() {
     check(
         "nofile",
         |facts| facts.open_files = limit(1024, 1_000_432),
-        Verdict::Ok,
+        Severity::Ok,
         "1024 soft, 1000432 hard",
     );
     check(
         "nofile",
         |facts| facts.open_files = limit(u64::MAX, u64::MAX),
-        Verdict::Ok,
+        Severity::Ok,
         "unlimited soft, unlimited hard",
     );
     check("nofile", |facts| facts.open_files = None, Warn, "unknown");
@@ -215,22 +215,22 @@ fn each_fact_has_its_verdict() {
     );
     let needed = 1_000_000 * connection::BYTES;
     let mib = |bytes: u64| format!("{} MiB", bytes >> 20);
-    for (bytes, verdict) in [
+    for (bytes, severity) in [
         (needed - 1, Fail),
         (needed, Warn),
         (needed + needed / 4 - 1, Warn),
-        (needed + needed / 4, Verdict::Ok),
+        (needed + needed / 4, Severity::Ok),
     ] {
         check(
             "memory",
             |facts| facts.memory_available_bytes = Some(bytes),
-            verdict,
+            severity,
             &mib(bytes),
         );
         check(
             "cgroup memory",
             |facts| facts.cgroup_memory_bytes = Some(bytes),
-            verdict,
+            severity,
             &mib(bytes),
         );
     }
@@ -255,7 +255,7 @@ fn each_fact_has_its_verdict() {
     check(
         "net.ipv4.tcp_max_syn_backlog",
         |_| {},
-        Verdict::Ok,
+        Severity::Ok,
         "2048 with SYN cookies",
     );
     check(
@@ -281,7 +281,7 @@ fn each_fact_has_its_verdict() {
     check(
         name,
         |facts| facts.tracking = tracking(1_000_000, 7),
-        Verdict::Ok,
+        Severity::Ok,
         "1000000",
     );
     // Eight shards take 1,632 KiB.
@@ -294,18 +294,18 @@ fn each_fact_has_its_verdict() {
     check(
         "memlock",
         |facts| facts.locked_memory = limit(1888 << 10, u64::MAX),
-        Verdict::Ok,
+        Severity::Ok,
         "1888 KiB",
     );
     check(
         "memlock",
         |facts| (facts.locked_memory, facts.locks_without_limit) = (limit(0, 0), true),
-        Verdict::Ok,
+        Severity::Ok,
         "unlimited (CAP_IPC_LOCK)",
     );
     // A million pings of 9.7 µs every 3 s keep 3.23 CPUs busy.
     check("cpus", |facts| facts.cpus = 3, Warn, "3");
-    check("cpus", |facts| facts.cpus = 4, Verdict::Ok, "4");
+    check("cpus", |facts| facts.cpus = 4, Severity::Ok, "4");
 }
 
 #[test]
@@ -314,16 +314,16 @@ fn what_is_asked_for_counts() {
         name: &str,
         ask: impl FnOnce(&mut CheckRequest),
         io_uring: &Result<(), String>,
-        expected: Verdict,
+        expected: Severity,
     ) {
         let mut request = million();
         ask(&mut request);
         let mut facts = tuned();
         facts.locked_memory = Some(Limit { soft: 0, hard: 0 });
         let finding = finding(&request, &facts, io_uring, name);
-        assert_eq!(finding.verdict, expected, "{finding}");
+        assert_eq!(finding.severity, expected, "{finding}");
     }
-    use Verdict::{Fail, Warn};
+    use Severity::{Fail, Warn};
     let refused = Err("blocked".to_string());
     let driver = |driver| move |request: &mut CheckRequest| request.driver = driver;
     check("io_uring", |_| {}, &refused, Warn);
@@ -332,7 +332,7 @@ fn what_is_asked_for_counts() {
         "io_uring",
         driver(DriverChoice::Epoll),
         &refused,
-        Verdict::Ok,
+        Severity::Ok,
     );
     check("memlock", driver(DriverChoice::Auto), &refused, Warn);
     check("memlock", driver(DriverChoice::IoUring), &refused, Fail);
@@ -340,18 +340,18 @@ fn what_is_asked_for_counts() {
         "memlock",
         driver(DriverChoice::Epoll),
         &refused,
-        Verdict::Ok,
+        Severity::Ok,
     );
     let max = |max| move |request: &mut CheckRequest| request.connections_max = max;
-    check("max-conn", max(0), &refused, Verdict::Ok);
+    check("max-conn", max(0), &refused, Severity::Ok);
     check("max-conn", max(999_999), &refused, Fail);
-    check("max-conn", max(1_000_000), &refused, Verdict::Ok);
+    check("max-conn", max(1_000_000), &refused, Severity::Ok);
     check("cpus", |request| request.cores = Some(9), &refused, Warn);
     check(
         "cpus",
         |request| request.ping_interval = Duration::ZERO,
         &refused,
-        Verdict::Ok,
+        Severity::Ok,
     );
 }
 

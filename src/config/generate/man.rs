@@ -5,7 +5,7 @@ use std::fmt::Write;
 use super::{Argument, short_form};
 use crate::config::deprecated;
 use crate::config::options::{OPTIONS, OptionSpec, Section, Support};
-use crate::config::value::{Kind, Value};
+use crate::config::value::{OptionKind, Value};
 
 const BEFORE_OPTIONS: &str = r#".SH NAME
 ringcable \- Action Cable server that holds very many WebSocket connections
@@ -188,17 +188,17 @@ fn flag_line(option: &OptionSpec) -> String {
 
 fn placeholder(option: &OptionSpec) -> &'static str {
     match option.kind {
-        Kind::Bool => "true|false",
-        Kind::Int { .. } => "number",
-        Kind::SecsOrSwitch => "seconds|true|false",
-        Kind::Text | Kind::Name => "text",
-        Kind::Word(_) => "word",
-        Kind::File => "file",
-        Kind::Path { .. } => "path",
-        Kind::Paths => "path,...",
-        Kind::List { separator: ';', .. } => "item;...",
-        Kind::List { .. } => "item,...",
-        Kind::Tags => "name:value,...",
+        OptionKind::Bool => "true|false",
+        OptionKind::Int { .. } => "number",
+        OptionKind::SecsOrSwitch => "seconds|true|false",
+        OptionKind::Text | OptionKind::Name => "text",
+        OptionKind::Word(_) => "word",
+        OptionKind::File => "file",
+        OptionKind::Path { .. } => "path",
+        OptionKind::Paths => "path,...",
+        OptionKind::List { separator: ';', .. } => "item;...",
+        OptionKind::List { .. } => "item,...",
+        OptionKind::Tags => "name:value,...",
     }
 }
 

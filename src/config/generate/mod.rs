@@ -10,7 +10,7 @@ mod page;
 mod zsh;
 
 use super::options::{OPTIONS, OptionSpec, Support};
-use super::value::Kind;
+use super::value::OptionKind;
 
 /// The words that `--generate` takes.
 pub const WORDS: [&str; 5] = [
@@ -49,15 +49,15 @@ enum Argument {
 impl Argument {
     fn of(option: &OptionSpec) -> Self {
         match option.kind {
-            Kind::Bool => Self::Switch,
-            Kind::Word(words) => Self::Words(
+            OptionKind::Bool => Self::Switch,
+            OptionKind::Word(words) => Self::Words(
                 words
                     .iter()
                     .copied()
                     .filter(|word| !word.is_empty())
                     .collect(),
             ),
-            Kind::File => Self::File,
+            OptionKind::File => Self::File,
             _ => Self::Text,
         }
     }

@@ -7,7 +7,7 @@ mod table;
 
 pub use table::OPTIONS;
 
-use super::value::{Kind, Value};
+use super::value::{OptionKind, Value};
 
 /// One option in all its spellings.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -16,7 +16,7 @@ pub struct OptionSpec {
     pub name: &'static str,
     /// Path in the TOML file, empty when a file cannot set it.
     pub file_key: &'static str,
-    pub kind: Kind,
+    pub kind: OptionKind,
     /// The built-in default, written as on the command line.
     pub default_text: &'static str,
     pub help: &'static str,
@@ -118,7 +118,7 @@ impl OptionSpec {
         section: Section,
         name: &'static str,
         file_key: &'static str,
-        kind: Kind,
+        kind: OptionKind,
         default_text: &'static str,
         help: &'static str,
     ) -> Self {

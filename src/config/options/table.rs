@@ -3,103 +3,103 @@
 //! A row reads: flag, file key, kind, default; then special properties; then the help text. Options of missing features are
 //! in the list too, so that they can be refused by name. Source: `contract/options.tsv`.
 
-use super::super::value::{Items, Kind};
+use super::super::value::{Items, OptionKind};
 use super::{OptionSpec, Section};
 
-const BOOL: Kind = Kind::Bool;
-const TEXT: Kind = Kind::Text;
+const BOOL: OptionKind = OptionKind::Bool;
+const TEXT: OptionKind = OptionKind::Text;
 /// A text that must not be empty.
-const NAME: Kind = Kind::Name;
+const NAME: OptionKind = OptionKind::Name;
 /// The path of a file on this machine.
-const FILE: Kind = Kind::File;
+const FILE: OptionKind = OptionKind::File;
 /// A URL path.
-const PATH: Kind = Kind::Path {
+const PATH: OptionKind = OptionKind::Path {
     may_be_empty: false,
 };
-const OPTIONAL_PATH: Kind = Kind::Path { may_be_empty: true };
+const OPTIONAL_PATH: OptionKind = OptionKind::Path { may_be_empty: true };
 /// URL paths of the WebSocket endpoint, an array in the file.
-const PATHS: Kind = Kind::Paths;
+const PATHS: OptionKind = OptionKind::Paths;
 /// Comma-separated on the command line, an array in the file.
-const fn list(items: Items) -> Kind {
-    Kind::List {
+const fn list(items: Items) -> OptionKind {
+    OptionKind::List {
         separator: ',',
         array_in_file: true,
         items,
     }
 }
 /// Comma-separated everywhere.
-const fn csv(items: Items) -> Kind {
-    Kind::List {
+const fn csv(items: Items) -> OptionKind {
+    OptionKind::List {
         separator: ',',
         array_in_file: false,
         items,
     }
 }
-const LIST: Kind = list(Items::Any);
-const WORDS: Kind = list(Items::Words);
-const HEADERS: Kind = list(Items::HeaderNames);
-const COOKIES: Kind = list(Items::CookieNames);
-const CSV: Kind = csv(Items::Any);
-const HOSTS: Kind = csv(Items::Hosts);
-const GATEWAYS: Kind = Kind::List {
+const LIST: OptionKind = list(Items::Any);
+const WORDS: OptionKind = list(Items::Words);
+const HEADERS: OptionKind = list(Items::HeaderNames);
+const COOKIES: OptionKind = list(Items::CookieNames);
+const CSV: OptionKind = csv(Items::Any);
+const HOSTS: OptionKind = csv(Items::Hosts);
+const GATEWAYS: OptionKind = OptionKind::List {
     separator: ';',
     array_in_file: true,
     items: Items::Any,
 };
-const TAGS: Kind = Kind::Tags;
+const TAGS: OptionKind = OptionKind::Tags;
 
-const PORT: Kind = Kind::Int {
+const PORT: OptionKind = OptionKind::Int {
     min: 0,
     max: u16::MAX as i64,
 };
 /// Any number, for options in which zero and negative numbers have a special meaning.
-const NUMBER: Kind = Kind::Int {
+const NUMBER: OptionKind = OptionKind::Int {
     min: i64::MIN,
     max: i64::MAX,
 };
 /// Seconds, or a switch: in the reference's paid edition this option is a boolean.
-const SECS_OR_SWITCH: Kind = Kind::SecsOrSwitch;
-const COUNT: Kind = Kind::Int {
+const SECS_OR_SWITCH: OptionKind = OptionKind::SecsOrSwitch;
+const COUNT: OptionKind = OptionKind::Int {
     min: 0,
     max: u32::MAX as i64,
 };
-const POSITIVE: Kind = Kind::Int {
+const POSITIVE: OptionKind = OptionKind::Int {
     min: 1,
     max: u32::MAX as i64,
 };
-const SECS: Kind = Kind::Int {
+const SECS: OptionKind = OptionKind::Int {
     min: 0,
     max: u32::MAX as i64,
 };
-const MILLIS: Kind = Kind::Int {
+const MILLIS: OptionKind = OptionKind::Int {
     min: 0,
     max: u32::MAX as i64,
 };
-const BYTES: Kind = Kind::Int {
+const BYTES: OptionKind = OptionKind::Int {
     min: 0,
     max: i64::MAX,
 };
 /// The largest value is the reference's.
-const HEAD_BYTES: Kind = Kind::Int {
+const HEAD_BYTES: OptionKind = OptionKind::Int {
     min: 4096,
     max: 1 << 20,
 };
 /// Disconnect calls per second; the reference crashes with a value outside this range.
-const RATE: Kind = Kind::Int { min: 1, max: 1000 };
+const RATE: OptionKind = OptionKind::Int { min: 1, max: 1000 };
 /// The largest value is the payload of a UDP datagram over IPv4.
-const PACKET_BYTES: Kind = Kind::Int {
+const PACKET_BYTES: OptionKind = OptionKind::Int {
     min: 1,
     max: 65_507,
 };
-const CORES: Kind = Kind::Int { min: 0, max: 1024 };
+const CORES: OptionKind = OptionKind::Int { min: 0, max: 1024 };
 /// -1 lets the server choose.
-const BYTES_OR_AUTO: Kind = Kind::Int {
+const BYTES_OR_AUTO: OptionKind = OptionKind::Int {
     min: -1,
     max: i64::MAX,
 };
 
 /// Empty = nothing is generated.
-const GENERATED: Kind = Kind::Word(&[
+const GENERATED: OptionKind = OptionKind::Word(&[
     "",
     "man",
     "complete-bash",
@@ -107,15 +107,15 @@ const GENERATED: Kind = Kind::Word(&[
     "complete-fish",
     "options",
 ]);
-const DRIVER: Kind = Kind::Word(&["auto", "io_uring", "epoll"]);
-const BROKER_WORD: Kind = Kind::Word(&["", "memory", "nats", "none"]);
-const PUBSUB_WORD: Kind = Kind::Word(&["", "redis", "nats", "none"]);
-const RPC_IMPL: Kind = Kind::Word(&["", "http", "grpc", "none"]);
-const DISCONNECT_MODE: Kind = Kind::Word(&["auto", "always", "never"]);
-const LOG_LEVEL: Kind = Kind::Word(&["debug", "info", "warn", "error"]);
-const LOG_FORMAT: Kind = Kind::Word(&["text", "json"]);
-const TAG_STYLE: Kind = Kind::Word(&["datadog", "influxdb", "graphite"]);
-const PRECISION: Kind = Kind::Word(&["s", "ms", "ns"]);
+const DRIVER: OptionKind = OptionKind::Word(&["auto", "io_uring", "epoll"]);
+const BROKER_WORD: OptionKind = OptionKind::Word(&["", "memory", "nats", "none"]);
+const PUBSUB_WORD: OptionKind = OptionKind::Word(&["", "redis", "nats", "none"]);
+const RPC_IMPL: OptionKind = OptionKind::Word(&["", "http", "grpc", "none"]);
+const DISCONNECT_MODE: OptionKind = OptionKind::Word(&["auto", "always", "never"]);
+const LOG_LEVEL: OptionKind = OptionKind::Word(&["debug", "info", "warn", "error"]);
+const LOG_FORMAT: OptionKind = OptionKind::Word(&["text", "json"]);
+const TAG_STYLE: OptionKind = OptionKind::Word(&["datadog", "influxdb", "graphite"]);
+const PRECISION: OptionKind = OptionKind::Word(&["s", "ms", "ns"]);
 
 /// Turns the rows below into [`OPTIONS`].
 macro_rules! options {

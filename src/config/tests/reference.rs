@@ -117,21 +117,21 @@ const CONTEXTS: [(&str, &str); 11] = [
 /// Values that differ from the default.
 fn other_values(option: &OptionSpec) -> Vec<String> {
     match option.kind {
-        value::Kind::Word(words) => words
+        value::OptionKind::Word(words) => words
             .iter()
             .filter(|word| **word != option.default_text)
             .map(|&word| word.to_owned())
             .collect(),
-        value::Kind::Int { .. } => {
+        value::OptionKind::Int { .. } => {
             let Value::Int(default) = option.default_value() else {
                 panic!("{} has an integer as default", option.name);
             };
             vec![(default + 1).to_string()]
         }
-        value::Kind::SecsOrSwitch => vec!["7".to_owned()],
-        value::Kind::Bool => vec![(option.default_value() == Value::Bool(false)).to_string()],
-        value::Kind::Path { .. } | value::Kind::Paths => vec!["/other".to_owned()],
-        value::Kind::Tags => vec!["name:value".to_owned()],
+        value::OptionKind::SecsOrSwitch => vec!["7".to_owned()],
+        value::OptionKind::Bool => vec![(option.default_value() == Value::Bool(false)).to_string()],
+        value::OptionKind::Path { .. } | value::OptionKind::Paths => vec!["/other".to_owned()],
+        value::OptionKind::Tags => vec!["name:value".to_owned()],
         _ if option.name == "rpc_host" => vec!["http://other".to_owned()],
         _ => vec!["other".to_owned()],
     }

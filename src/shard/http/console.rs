@@ -11,7 +11,7 @@ use crate::console::access::Guard;
 use crate::console::requests::{self, DisconnectRequest};
 use crate::console::search::{Query, SearchAnswer};
 use crate::console::{
-    self, BODY_BYTES_MAX, ConsoleRoute, LOGIN_BODY_BYTES_MAX, Operation, Verdict, page,
+    self, BODY_BYTES_MAX, ConsoleRoute, Decision, LOGIN_BODY_BYTES_MAX, Operation, page,
 };
 use crate::endpoints::Response;
 use crate::log::recent;
@@ -37,8 +37,8 @@ impl Client {
         };
         let tls = self.shard.tls.is_some();
         match console::decide(guard, route, &head, tls, unix_secs()) {
-            Verdict::Answer(response) => self.answer(&head, response).await,
-            Verdict::Records => {
+            Decision::Answer(response) => self.answer(&head, response).await,
+            Decision::Records => {
                 #[derive(Serialize)]
                 struct Records {
                     records: Vec<recent::RecentRecord>,
@@ -47,13 +47,13 @@ impl Client {
                 self.answer(&head, page::json(200, &Records { records }))
                     .await
             }
-            Verdict::Upgrade if self.shard.sessions.borrow().console_is_full() => {
+            Decision::Upgrade if self.shard.sessions.borrow().console_is_full() => {
                 self.shard.counters().console_refused_total.add(1);
                 self.answer(&head, page::refusal(503, BUSY)).await
             }
-            Verdict::Upgrade => self.upgrade(head, SessionKind::Console).await,
-            Verdict::LogIn => self.log_in(&head, guard, tls).await,
-            Verdict::Operation(operation) => self.operate(&head, operation).await,
+            Decision::Upgrade => self.upgrade(head, SessionKind::Console).await,
+            Decision::LogIn => self.log_in(&head, guard, tls).await,
+            Decision::Operation(operation) => self.operate(&head, operation).await,
         }
     }
 
