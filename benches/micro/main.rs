@@ -10,6 +10,7 @@
 
 mod counts;
 mod gate;
+mod histories;
 mod steps;
 mod turns;
 
@@ -99,6 +100,16 @@ const STEPS: &[NamedStep] = &[
     ("hub: find one stream of 10,000", steps::find_stream),
     ("hub: walk 10,000 receivers of one stream", steps::receivers),
     ("inbox: hand over one publication", steps::hand_over),
+    (
+        "history: store 200 B in one of 10,000 streams",
+        histories::append,
+    ),
+    ("history: replay 20 messages", histories::replay),
+    (
+        "history: replay 20 messages by time",
+        histories::replay_since,
+    ),
+    ("idempotency: look for a key", histories::see_key),
     (
         "turn: one delivery, 1 message, io_uring",
         turns::fan_out_uring,

@@ -195,7 +195,8 @@ mod tests {
         let publication = |stream: &&str| Publication {
             stream: (*stream).into(),
             message: Bytes::from_static(b"1"),
-            ..Publication::default()
+            exclude_socket: None,
+            broadcast_type: None,
         };
         PublishMessage::Deliver(streams.iter().map(publication).collect())
     }

@@ -527,7 +527,8 @@ fn message(stream: &str, message: &str) -> Publication {
     Publication {
         stream: stream.into(),
         message: message.to_owned().into(),
-        ..Publication::default()
+        exclude_socket: None,
+        broadcast_type: None,
     }
 }
 

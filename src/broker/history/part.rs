@@ -1,0 +1,57 @@
+//! Answers about the history of a stream.
+
+use thiserror::Error;
+
+use super::Message;
+use crate::protocol::position::Position;
+
+/// The last messages of a stream, up to the moment of the answer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Part {
+    messages: Vec<Message>,
+    last: Option<Position>,
+}
+
+impl Part {
+    pub(super) fn new<'a>(messages: impl Iterator<Item = &'a Message>, last: Position) -> Self {
+        Self {
+            messages: messages.cloned().collect(),
+            last: Some(last),
+        }
+    }
+
+    /// The position of the stream's last message, whether or not it is in the answer. What comes later has a greater offset
+    /// or another epoch. `None`: the stream is not known, so everything comes later.
+    pub fn last(&self) -> Option<Position> {
+        self.last
+    }
+
+    /// The messages in order.
+    pub fn entries(&self) -> impl ExactSizeIterator<Item = (Position, &Message)> {
+        let count = self.messages.len() as u64;
+        let last = self.last;
+        self.messages.iter().enumerate().map(move |(at, message)| {
+            let last = last.expect("messages are those of a known stream");
+            let offset = last.offset - count + 1 + at as u64;
+            (Position { offset, ..last }, message)
+        })
+    }
+
+    /// Bytes of all messages.
+    pub fn message_bytes(&self) -> usize {
+        self.messages.iter().map(|message| message.len()).sum()
+    }
+}
+
+/// Why a question about the history of a stream is not answered. The client has to load its state anew.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum Refusal {
+    #[error("nothing was published to the stream, or it was forgotten since")]
+    UnknownStream,
+    #[error("the position is of another life of the stream, or of another server")]
+    ForeignEpoch,
+    #[error("the position is after the last message of the stream")]
+    InTheFuture,
+    #[error("messages after the position are not kept any more")]
+    NotKept,
+}
