@@ -3,11 +3,13 @@
 use serde_json::Value;
 
 use super::serde_values::{Members, is_grammatical};
-use crate::protocol::command::{CommandError, Data, HistoryRequest, Presence, decode_command};
+use crate::protocol::command::{
+    CommandError, Data, HistoryRequest, PresencePayload, decode_command,
+};
 use crate::protocol::json::{NESTING_MAX, decode_string, escape_into, is_valid_json};
-use crate::protocol::position::Epoch;
+use crate::protocol::position::{Epoch, Position};
 use crate::protocol::publication::{Broadcast, Publication, decode_broadcast, encode_message};
-use crate::protocol::reply::data_message;
+use crate::protocol::reply::{begin_data_message, end_data_message};
 
 /// The whole input is one text. Our grammar must agree with `serde_json`, and so must the meaning of a command and of a
 /// publication. What we write must be read back unchanged.
@@ -80,7 +82,7 @@ fn check_command(data: &[u8]) {
     }
 }
 
-fn check_presence(ours: Option<&Presence>, theirs: Option<&Value>) {
+fn check_presence(ours: Option<&PresencePayload>, theirs: Option<&Value>) {
     let (Some(ours), Some(theirs)) = (ours, theirs) else {
         assert!(ours.is_none() && theirs.is_none(), "{ours:?}, {theirs:?}");
         return;
@@ -153,6 +155,15 @@ fn check_broadcast(data: &[u8]) {
     for (ours, theirs) in publications.iter().zip(&theirs) {
         assert_eq!(&*ours.stream, theirs.last_text("stream"));
         check_message(theirs.last_text("data"), &ours.message);
+        let Some(meta) = theirs.last("meta") else {
+            continue;
+        };
+        if let Some(transient) = only(meta, "transient") {
+            assert_eq!(transient, &Value::Bool(ours.transient));
+        }
+        if let Some(key) = only(meta, "idempotency_key") {
+            assert_eq!(key, ours.idempotency_key.as_deref().unwrap_or(""));
+        }
     }
 }
 
@@ -172,21 +183,24 @@ fn check_message(data: &str, message: &[u8]) {
     );
 }
 
-/// A delivery is JSON with the publication's message in it.
+/// A delivery is JSON with the publication's message in it, and with its position.
 fn check_delivery(publication: &Publication) {
     const IDENTIFIER: &str = r#"{"channel":"A"}"#;
     let mut delivery = Vec::new();
     let broadcast_type = publication.broadcast_type.as_deref();
-    data_message(
-        IDENTIFIER,
-        &publication.message,
-        broadcast_type,
-        &mut delivery,
-    );
+    begin_data_message(IDENTIFIER, broadcast_type, &mut delivery);
+    delivery.extend_from_slice(&publication.message);
+    let position = Position {
+        epoch: Epoch::from_bits(5),
+        offset: 7,
+    };
+    end_data_message(&publication.stream, Some(position), &mut delivery);
     assert!(is_grammatical(&delivery));
     if let Ok(delivery) = serde_json::from_slice::<Value>(&delivery) {
         assert_eq!(delivery["identifier"], IDENTIFIER);
         let message: Value = serde_json::from_slice(&publication.message).expect("a part of it");
         assert_eq!(delivery["message"], message);
+        assert_eq!(delivery["stream_id"], *publication.stream);
+        assert_eq!(delivery["offset"], position.offset);
     }
 }

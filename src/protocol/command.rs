@@ -92,7 +92,7 @@ pub struct ClientCommand<'a> {
     pub identifier: Cow<'a, str>,
     pub data: Data<'a>,
     pub history: Option<HistoryRequest>,
-    pub presence: Option<Presence>,
+    pub presence: Option<PresencePayload>,
 }
 
 /// The `history` of a command.
@@ -145,7 +145,7 @@ impl Positions {
 
 /// The `presence` of a command: who is there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Presence {
+pub struct PresencePayload {
     /// Empty when missing.
     pub id: Box<str>,
     /// The JSON text of any value but `null`, as the client wrote it.
@@ -301,8 +301,8 @@ fn read_position(reader: &mut Reader<'_>) -> Result<Position, JsonError> {
 }
 
 /// The `type` of a `presence` object is only checked: the command says what happens.
-fn read_presence(reader: &mut Reader<'_>) -> Result<Presence, JsonError> {
-    let mut presence = Presence::default();
+fn read_presence(reader: &mut Reader<'_>) -> Result<PresencePayload, JsonError> {
+    let mut presence = PresencePayload::default();
     reader.object(|reader, name| {
         if reader.take_null()? {
             return Ok(());
@@ -491,7 +491,7 @@ mod tests {
     fn presence_is_read_with_its_info_as_it_was_written() {
         fn check(presence: &str, expected: Option<(&str, Option<&str>)>) {
             let payload = format!(r#"{{"presence":{presence}}}"#);
-            let expected = expected.map(|(id, info)| Presence {
+            let expected = expected.map(|(id, info)| PresencePayload {
                 id: id.into(),
                 info: info.map(Box::from),
             });

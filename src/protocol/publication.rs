@@ -12,9 +12,10 @@ use thiserror::Error;
 
 use super::command::Data;
 use super::json::{JsonError, JsonKind, Reader, escape_into, is_valid_json};
+use super::position::Position;
 
 /// One message for one stream.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Publication {
     /// Empty only inside a batch; then no session listens to it.
     pub stream: Box<str>,
@@ -25,7 +26,16 @@ pub struct Publication {
     pub exclude_socket: Option<Box<str>>,
     /// The `type` of the deliveries.
     pub broadcast_type: Option<Box<str>>,
+    /// Where it stands in its stream; `None` before the broker has stored it, and if it is not stored.
+    pub position: Option<Position>,
+    /// Not to be stored.
+    pub transient: bool,
+    /// A second publication with this key is the first one, sent again.
+    pub idempotency_key: Option<Box<str>>,
 }
+
+/// One is made for each message of the app.
+const _: () = assert!(size_of::<Publication>() <= 128);
 
 /// The content of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,7 +125,7 @@ pub fn encode_message<'a>(data: impl Into<Cow<'a, str>>) -> Bytes {
     }
 }
 
-/// A client's whisper: `data` for all sessions that listen to `stream`, except `sid`.
+/// A client's whisper: `data` for all sessions that listen to `stream`, except `sid`. It is not stored.
 pub fn whisper(stream: &str, data: &Data<'_>, sid: &str) -> Publication {
     let message = match data {
         Data::Absent => quoted("null"),
@@ -126,7 +136,8 @@ pub fn whisper(stream: &str, data: &Data<'_>, sid: &str) -> Publication {
         stream: stream.into(),
         message,
         exclude_socket: Some(sid.into()),
-        broadcast_type: None,
+        transient: true,
+        ..Publication::default()
     }
 }
 
@@ -236,7 +247,7 @@ fn read_publication(reader: &mut Reader<'_>) -> Result<Publication, JsonError> {
         } else if is("meta") {
             meta = read_meta(reader)?;
         } else if is("epoch") {
-            // A position has a meaning only inside the broker, so the type is checked and the value is ignored.
+            // Positions come from the broker alone, so the type is checked and the value is ignored.
             reader.string()?;
         } else if is("offset") {
             reader.unsigned()?;
@@ -250,6 +261,9 @@ fn read_publication(reader: &mut Reader<'_>) -> Result<Publication, JsonError> {
         message: encode_message(data),
         exclude_socket: meta.exclude_socket,
         broadcast_type: meta.broadcast_type,
+        position: None,
+        transient: meta.transient,
+        idempotency_key: meta.idempotency_key,
     })
 }
 
@@ -257,6 +271,8 @@ fn read_publication(reader: &mut Reader<'_>) -> Result<Publication, JsonError> {
 struct Meta {
     exclude_socket: Option<Box<str>>,
     broadcast_type: Option<Box<str>>,
+    transient: bool,
+    idempotency_key: Option<Box<str>>,
 }
 
 fn read_meta(reader: &mut Reader<'_>) -> Result<Meta, JsonError> {
@@ -271,7 +287,9 @@ fn read_meta(reader: &mut Reader<'_>) -> Result<Meta, JsonError> {
         } else if is("broadcast_type") {
             meta.broadcast_type = filled(reader.string()?);
         } else if is("transient") {
-            reader.boolean()?;
+            meta.transient = reader.boolean()?;
+        } else if is("idempotency_key") {
+            meta.idempotency_key = filled(reader.string()?);
         } else {
             reader.skip_value()?;
         }
@@ -298,8 +316,7 @@ mod tests {
         Publication {
             stream: stream.into(),
             message: Bytes::copy_from_slice(message.as_bytes()),
-            exclude_socket: None,
-            broadcast_type: None,
+            ..Publication::default()
         }
     }
 
@@ -363,6 +380,7 @@ mod tests {
             r#"{"stream":"","data":"1"}"#,
             r#"{"stream":"x","data":"1","meta":"zz"}"#,
             r#"{"stream":"x","data":"1","meta":{"transient":1}}"#,
+            r#"{"stream":"x","data":"1","meta":{"idempotency_key":5}}"#,
             r#"{"stream":"x","data":"1","offset":-1}"#,
             r#"{"stream":"x","data":"1"} x"#,
             r#"[{"stream":"x","data":"1"},{"stream":"y","data":2}]"#,
@@ -378,26 +396,43 @@ mod tests {
 
     #[test]
     fn meta_is_kept_where_it_matters() {
-        fn check(meta: &str, exclude_socket: Option<&str>, broadcast_type: Option<&str>) {
+        fn check(meta: &str, expected: Publication) {
             let body = format!(r#"{{"stream":"x","data":"1","meta":{meta}}}"#);
-            let expected = Publication {
-                exclude_socket: exclude_socket.map(Box::from),
-                broadcast_type: broadcast_type.map(Box::from),
-                ..publication("x", "1")
-            };
+            let decoded = decode_broadcast(body.as_bytes());
             assert_eq!(
-                decode_broadcast(body.as_bytes()),
-                Ok(Broadcast::Publications(vec![expected]))
+                decoded,
+                Ok(Broadcast::Publications(vec![expected])),
+                "{meta}"
             );
         }
-        check("{}", None, None);
-        check(r#"{"exclude_socket":"sidA","new":1}"#, Some("sidA"), None);
+        let plain = || publication("x", "1");
+        check("{}", plain());
+        check(
+            r#"{"exclude_socket":"sidA","new":1}"#,
+            Publication {
+                exclude_socket: Some("sidA".into()),
+                ..plain()
+            },
+        );
         check(
             r#"{"broadcast_type":"whisper","transient":true}"#,
-            None,
-            Some("whisper"),
+            Publication {
+                broadcast_type: Some("whisper".into()),
+                transient: true,
+                ..plain()
+            },
         );
-        check(r#"{"exclude_socket":"","broadcast_type":null}"#, None, None);
+        check(
+            r#"{"Idempotency_Key":"order 5","transient":false}"#,
+            Publication {
+                idempotency_key: Some("order 5".into()),
+                ..plain()
+            },
+        );
+        check(
+            r#"{"exclude_socket":"","broadcast_type":null,"transient":null,"idempotency_key":""}"#,
+            plain(),
+        );
     }
 
     #[test]
@@ -509,6 +544,7 @@ mod tests {
         fn check(data: Data<'_>, message: &str) {
             let expected = Publication {
                 exclude_socket: Some("sidA".into()),
+                transient: true,
                 ..publication("x", message)
             };
             assert_eq!(whisper("x", &data, "sidA"), expected);
@@ -527,7 +563,7 @@ mod tests {
 
         #[test]
         fn cut_and_damaged_bodies_never_panic(cut in 0usize..200, at in 0usize..200, byte in any::<u8>()) {
-            let mut body = br#"[{"stream":"x","data":"{\"a\":[1,\"\\ud83c\"]}","meta":{"exclude_socket":"s","broadcast_type":"t","transient":true}},null,{"command":"disconnect","payload":{"identifier":"i","reconnect":true}}]"#.to_vec();
+            let mut body = br#"[{"stream":"x","data":"{\"a\":[1,\"\\ud83c\"]}","meta":{"exclude_socket":"s","broadcast_type":"t","transient":true,"idempotency_key":"k"}},null,{"command":"disconnect","payload":{"identifier":"i","reconnect":true}}]"#.to_vec();
             prop_assert!(decode_broadcast(&body).is_ok());
             let cut = cut.min(body.len() - 1);
             prop_assert!(decode_broadcast(&body[..cut]).is_err());

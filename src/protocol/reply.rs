@@ -7,8 +7,11 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
+
 use super::disconnect::DisconnectReason;
 use super::json::escape_into;
+use super::position::{EPOCH_LENGTH, Position};
 use super::presence;
 
 /// A JSON value that can be inserted as it is; [`crate::protocol::publication::encode_message`] makes it.
@@ -20,6 +23,12 @@ pub enum Reply {
     /// The welcome of a session that the server itself has authenticated (token, `--noauth`). With RPC the app sends its
     /// own.
     Welcome { sid: Box<str> },
+    /// The welcome of a session that continues an earlier one, under a new sid.
+    RestoredWelcome {
+        sid: Box<str>,
+        /// Its subscriptions.
+        identifiers: Vec<Box<str>>,
+    },
     /// Unix time in the precision that the client asked for.
     Ping { timestamp: i128 },
     /// Answer to a client's `ping` command.
@@ -37,6 +46,12 @@ pub enum Reply {
     ConfirmHistory { identifier: Box<str> },
     /// The client asked for history, which this server does not keep.
     RejectHistory { identifier: Box<str> },
+    /// The client asked who is present.
+    PresenceInfo {
+        identifier: Box<str>,
+        /// From [`presence::info_message`].
+        info: Bytes,
+    },
     /// The client asked for presence, which this server does not keep.
     PresenceError { identifier: Box<str> },
     /// JSON text of the app for the client, sent unchanged.
@@ -48,6 +63,7 @@ impl Reply {
     pub fn json(&self) -> Cow<'_, [u8]> {
         match self {
             Self::Welcome { sid } => welcome(sid).into(),
+            Self::RestoredWelcome { sid, identifiers } => restored_welcome(sid, identifiers).into(),
             Self::Ping { timestamp } => ping(*timestamp).into(),
             Self::Pong => Cow::Borrowed(br#"{"type":"pong"}"#),
             Self::Disconnect { reason, reconnect } => disconnect(*reason, *reconnect).into(),
@@ -63,7 +79,10 @@ impl Reply {
             Self::RejectHistory { identifier } => {
                 about_identifier("reject_history", identifier).into()
             }
-            Self::PresenceError { identifier } => presence_error(identifier).into(),
+            Self::PresenceInfo { identifier, info } => about_presence(identifier, info).into(),
+            Self::PresenceError { identifier } => {
+                about_presence(identifier, presence::ERROR_MESSAGE).into()
+            }
             Self::Transmission(text) => Cow::Borrowed(text.as_bytes()),
         }
     }
@@ -74,6 +93,21 @@ fn welcome(sid: &str) -> Vec<u8> {
     let mut out = br#"{"type":"welcome","sid":"#.to_vec();
     escape_into(&mut out, sid);
     out.push(b'}');
+    out
+}
+
+/// Like other empty values, an empty list is left out.
+fn restored_welcome(sid: &str, identifiers: &[Box<str>]) -> Vec<u8> {
+    let mut out = br#"{"type":"welcome","sid":"#.to_vec();
+    escape_into(&mut out, sid);
+    out.extend_from_slice(br#","restored":true"#);
+    let mut before = &br#","restored_ids":["#[..];
+    for identifier in identifiers {
+        out.extend_from_slice(before);
+        escape_into(&mut out, identifier);
+        before = b",";
+    }
+    out.extend_from_slice(if identifiers.is_empty() { b"}" } else { b"]}" });
     out
 }
 
@@ -95,11 +129,11 @@ fn disconnect(reason: DisconnectReason, reconnect: bool) -> Vec<u8> {
     out
 }
 
-fn presence_error(identifier: &str) -> Vec<u8> {
+fn about_presence(identifier: &str, message: &MessageJson) -> Vec<u8> {
     let mut out = Vec::new();
     data_message(
         identifier,
-        presence::ERROR_MESSAGE,
+        message,
         Some(presence::BROADCAST_TYPE),
         &mut out,
     );
@@ -128,10 +162,11 @@ pub fn data_message(
     // The keys and quotes take 30 bytes. An identifier is JSON text, and each of its quotes needs a backslash.
     out.reserve(48 + identifier.len() + identifier.len() / 2 + message.len());
     begin_data_message(identifier, broadcast_type, out);
-    end_data_message(message, out);
+    out.extend_from_slice(message);
+    end_data_message("", None, out);
 }
 
-/// Appends a delivery up to its message; a `}` must follow that message.
+/// Appends a delivery up to its message; [`end_data_message`] follows that message.
 pub fn begin_data_message(identifier: &str, broadcast_type: Option<&str>, out: &mut Vec<u8>) {
     out.push(b'{');
     if let Some(broadcast_type) = broadcast_type {
@@ -141,9 +176,18 @@ pub fn begin_data_message(identifier: &str, broadcast_type: Option<&str>, out: &
     out.extend_from_slice(br#""message":"#);
 }
 
-/// Appends the rest after [`begin_data_message`].
-pub fn end_data_message(message: &MessageJson, out: &mut Vec<u8>) {
-    out.extend_from_slice(message);
+/// Appends what follows the message of a delivery: its position in `stream`, if the publication has one, and the end.
+pub fn end_data_message(stream: &str, position: Option<Position>, out: &mut Vec<u8>) {
+    if let Some(position) = position {
+        // The keys and quotes take 40 bytes, the longest offset 20.
+        out.reserve(64 + EPOCH_LENGTH + stream.len());
+        out.extend_from_slice(br#","stream_id":"#);
+        escape_into(out, stream);
+        out.extend_from_slice(br#","epoch":""#);
+        out.extend_from_slice(&position.epoch.encode());
+        out.extend_from_slice(br#"","offset":"#);
+        out.extend_from_slice(itoa::Buffer::new().format(position.offset).as_bytes());
+    }
     out.push(b'}');
 }
 
@@ -176,6 +220,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::protocol::position::Epoch;
 
     #[test]
     fn replies_are_the_bytes_of_the_contract() {
@@ -192,6 +237,22 @@ mod tests {
         check(
             Reply::Welcome { sid: "a\"b".into() },
             r#"{"type":"welcome","sid":"a\"b"}"#,
+        );
+        let restored = |identifiers: &[&str]| Reply::RestoredWelcome {
+            sid: "b\"".into(),
+            identifiers: identifiers.iter().map(|&it| it.into()).collect(),
+        };
+        check(
+            restored(&[]),
+            r#"{"type":"welcome","sid":"b\"","restored":true}"#,
+        );
+        check(
+            restored(&["A"]),
+            r#"{"type":"welcome","sid":"b\"","restored":true,"restored_ids":["A"]}"#,
+        );
+        check(
+            restored(&[r#"{"channel":"A"}"#, ""]),
+            r#"{"type":"welcome","sid":"b\"","restored":true,"restored_ids":["{\"channel\":\"A\"}",""]}"#,
         );
         check(
             Reply::Ping {
@@ -244,6 +305,14 @@ mod tests {
             },
             r#"{"type":"reject_history"}"#,
         );
+        let info = r#"{"type":"info","total":1,"records":[{"info":[1.50],"id":"5"}]}"#;
+        check(
+            Reply::PresenceInfo {
+                identifier: "A".into(),
+                info: info.into(),
+            },
+            &format!(r#"{{"type":"presence","identifier":"A","message":{info}}}"#),
+        );
         check(
             Reply::PresenceError {
                 identifier: "A".into(),
@@ -275,6 +344,30 @@ mod tests {
             None,
             "{\"identifier\":\"{\\\"channel\\\":\\\"RoomChannel\\\",\\\"room_id\\\":1}\",\
              \"message\":{\"b\": 1.50,\n\"a\":12345678901234567890}}",
+        );
+    }
+
+    #[test]
+    fn a_position_follows_the_message() {
+        fn check(stream: &str, epoch: u64, offset: u64, expected: &str) {
+            let mut out = Vec::new();
+            begin_data_message("A", Some("t"), &mut out);
+            out.extend_from_slice(b"1");
+            let epoch = Epoch::from_bits(epoch);
+            end_data_message(stream, Some(Position { epoch, offset }), &mut out);
+            assert_eq!(str::from_utf8(&out).unwrap(), expected);
+        }
+        check(
+            "room:1",
+            0,
+            1,
+            r#"{"type":"t","identifier":"A","message":1,"stream_id":"room:1","epoch":"________","offset":1}"#,
+        );
+        check(
+            "\"é<\n",
+            u64::MAX,
+            u64::MAX,
+            r#"{"type":"t","identifier":"A","message":1,"stream_id":"\"é\u003c\n","epoch":"ZZZZZZZZ","offset":18446744073709551615}"#,
         );
     }
 

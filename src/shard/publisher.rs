@@ -195,8 +195,7 @@ mod tests {
         let publication = |stream: &&str| Publication {
             stream: (*stream).into(),
             message: Bytes::from_static(b"1"),
-            exclude_socket: None,
-            broadcast_type: None,
+            ..Publication::default()
         };
         PublishMessage::Deliver(streams.iter().map(publication).collect())
     }

@@ -21,8 +21,8 @@ const _: () = assert!(size_of::<Frame>() + 16 + size_of::<Rc<Frame>>() <= FRAME_
 /// A message of at least this size is shared and not copied into its frames. Below it one slice for the kernel is cheaper
 /// than three.
 pub const SHARED_MESSAGE_BYTES_MIN: usize = 64 << 10;
-/// Follows a shared message: the end of the JSON object that contains it.
-const SHARED_MESSAGE_END: &[u8] = b"}";
+/// Follows the message of a delivery when it is the last member of the JSON object.
+const PLAIN_ENDING: &[u8] = b"}";
 /// Slices that the kernel gets for a frame with a shared message.
 const SLICES_PER_SHARED_FRAME: usize = 3;
 
@@ -42,11 +42,13 @@ pub enum FrameKind {
 /// Encoded WebSocket bytes, shared by reference count; or the TLS records that carry such a frame to one client.
 #[derive(Debug)]
 pub struct Frame {
-    /// The whole frame, or its beginning when a shared message follows.
+    /// The whole frame, or all of it but a shared message.
     bytes: Box<[u8]>,
-    /// Empty, or a message of at least [`SHARED_MESSAGE_BYTES_MIN`] bytes, followed by [`SHARED_MESSAGE_END`].
+    /// Empty, or a message of at least [`SHARED_MESSAGE_BYTES_MIN`] bytes.
     message: Bytes,
     pub kind: FrameKind,
+    /// How many of the last `bytes` follow the shared message.
+    ending_bytes: u16,
     /// Bytes without frame header and encryption: what the counters count.
     payload_bytes: u32,
     /// Set when the frame is put into a batch or an outbox.
@@ -60,6 +62,7 @@ impl Frame {
             bytes: bytes.into_boxed_slice(),
             message: Bytes::new(),
             kind,
+            ending_bytes: 0,
             charge: None,
         }
     }
@@ -67,29 +70,33 @@ impl Frame {
     /// A text message with a JSON object: `beginning` ends just before the value of the last member, and `message` is that
     /// value.
     pub fn delivery(beginning: &[u8], message: &Bytes) -> Self {
-        let payload_bytes = beginning.len() + message.len() + SHARED_MESSAGE_END.len();
-        let is_shared = message.len() >= SHARED_MESSAGE_BYTES_MIN;
-        let own_bytes = encoded_header_bytes(payload_bytes)
-            + if is_shared {
-                beginning.len()
-            } else {
-                payload_bytes
-            };
-        let mut bytes = Vec::with_capacity(own_bytes);
+        Self::delivery_with_ending(beginning, message, PLAIN_ENDING)
+    }
+
+    /// The same with an object in which more members follow: `ending` has them and the end of the object.
+    ///
+    /// Inlined, because nearly all deliveries have the ending of one byte, which is then no copy of unknown length.
+    #[inline(always)]
+    pub fn delivery_with_ending(beginning: &[u8], message: &Bytes, ending: &[u8]) -> Self {
+        let payload_bytes = beginning.len() + message.len() + ending.len();
+        let is_shared =
+            message.len() >= SHARED_MESSAGE_BYTES_MIN && ending.len() <= usize::from(u16::MAX);
+        let (shared, copied) = match is_shared {
+            true => (message.clone(), &[][..]),
+            false => (Bytes::new(), &message[..]),
+        };
+        let mut bytes = Vec::with_capacity(
+            encoded_header_bytes(payload_bytes) + beginning.len() + copied.len() + ending.len(),
+        );
         encode_header(Opcode::Text, false, payload_bytes, &mut bytes);
         bytes.extend_from_slice(beginning);
-        if !is_shared {
-            bytes.extend_from_slice(message);
-            bytes.extend_from_slice(SHARED_MESSAGE_END);
-        }
+        bytes.extend_from_slice(copied);
+        bytes.extend_from_slice(ending);
         Self {
             bytes: bytes.into_boxed_slice(),
-            message: if is_shared {
-                message.clone()
-            } else {
-                Bytes::new()
-            },
+            message: shared,
             kind: FrameKind::Message,
+            ending_bytes: if is_shared { ending.len() as u16 } else { 0 },
             payload_bytes: u32::try_from(payload_bytes).unwrap_or(u32::MAX),
             charge: None,
         }
@@ -111,6 +118,7 @@ impl Frame {
             } else {
                 FrameKind::Control
             },
+            ending_bytes: 0,
             payload_bytes: self.payload_bytes,
             charge: None,
         }
@@ -125,10 +133,7 @@ impl Frame {
     /// Bytes to be sent.
     #[inline]
     pub fn len(&self) -> usize {
-        match self.message.len() {
-            0 => self.bytes.len(),
-            shared => self.bytes.len() + shared + SHARED_MESSAGE_END.len(),
-        }
+        self.bytes.len() + self.message.len()
     }
 
     /// True for a frame that only causes a flush.
@@ -154,11 +159,9 @@ impl Frame {
 
     /// Its pieces in order; some may be empty.
     pub(super) fn pieces(&self) -> [&[u8]; SLICES_PER_SHARED_FRAME] {
-        let end = match self.message.is_empty() {
-            true => &[],
-            false => SHARED_MESSAGE_END,
-        };
-        [&self.bytes, &self.message, end]
+        let message_at = self.bytes.len() - usize::from(self.ending_bytes);
+        let (beginning, ending) = self.bytes.split_at(message_at);
+        [beginning, &self.message, ending]
     }
 
     /// Bytes without header and encryption, for the counters.
@@ -268,26 +271,55 @@ mod tests {
 
     #[test]
     fn a_delivery_is_the_frame_of_its_text_whether_its_message_is_shared_or_not() {
-        for bytes in [1, 60, 125, 126, 1000, 65_535, 65_536, 70_000] {
+        fn check(bytes: usize, ending: &[u8], is_shared: bool) {
             let message = Bytes::from(vec![b'7'; bytes]);
             let beginning = br#"{"identifier":"A","message":"#;
-            let delivery = Frame::delivery(beginning, &message);
-            let expected = frame::text_frame(&[&beginning[..], &message, b"}"].concat());
+            let delivery = Frame::delivery_with_ending(beginning, &message, ending);
+            let expected = frame::text_frame(&[&beginning[..], &message, ending].concat());
             assert!(text(&delivery) == expected, "{bytes}");
             assert_eq!(delivery.len(), expected.len());
-            assert_eq!(delivery.payload_bytes as usize, bytes + beginning.len() + 1);
-            let is_shared = bytes >= SHARED_MESSAGE_BYTES_MIN;
+            let payload_bytes = bytes + beginning.len() + ending.len();
+            assert_eq!(delivery.payload_bytes as usize, payload_bytes);
             assert_eq!(delivery.contiguous().is_none(), is_shared);
-            assert_eq!(delivery.own_bytes() < 200, is_shared || bytes < 100);
+            let copied = if is_shared { 0 } else { bytes };
+            let own_bytes = copied + beginning.len() + ending.len();
+            assert!((own_bytes..own_bytes + 130).contains(&delivery.own_bytes()));
         }
+        for bytes in [1, 60, 125, 126, 1000, 65_535, 65_536, 70_000] {
+            let is_shared = bytes >= SHARED_MESSAGE_BYTES_MIN;
+            check(bytes, PLAIN_ENDING, is_shared);
+            check(
+                bytes,
+                br#","stream_id":"x","epoch":"ABCDEFGH","offset":7}"#,
+                is_shared,
+            );
+            check(bytes, &[b'x'; u16::MAX as usize], is_shared);
+            check(bytes, &[b'x'; u16::MAX as usize + 1], false);
+        }
+        let message = Bytes::from_static(b"1");
+        assert_eq!(
+            text(&Frame::delivery(b"{\"message\":", &message))[2..],
+            *b"{\"message\":1}"
+        );
     }
 
     #[test]
     fn a_gathered_write_goes_on_anywhere_inside_a_frame() {
         let message = Bytes::from(vec![b'7'; SHARED_MESSAGE_BYTES_MIN]);
-        let delivery = Frame::delivery(b"{\"message\":", &message);
+        let delivery = Frame::delivery_with_ending(b"{\"message\":", &message, b",\"offset\":7}");
         let all = text(&delivery);
-        for skip in [0, 1, 21, 22, 23, 500, all.len() - 2, all.len() - 1] {
+        let ending_at = all.len() - 12;
+        for skip in [
+            0,
+            1,
+            21,
+            22,
+            23,
+            500,
+            ending_at,
+            ending_at + 1,
+            all.len() - 1,
+        ] {
             let mut gathered = Gathered::new();
             assert!(gathered.add_from(&delivery, skip));
             let bytes: Vec<u8> = gathered

@@ -78,8 +78,10 @@ impl<'a> GroupFrames<'a> {
         batch: &mut Batch,
         deflater: &mut Deflater,
     ) -> u32 {
+        let publication = self.publication;
+        let (message, position) = (&publication.message, publication.position);
         // A huge message is not compressed, so it is the same frame for all.
-        let deflate = format.deflate && self.publication.message.len() <= DEFLATED_BYTES_MAX;
+        let deflate = format.deflate && message.len() <= DEFLATED_BYTES_MAX;
         let made = if deflate {
             &mut self.deflated
         } else {
@@ -88,17 +90,23 @@ impl<'a> GroupFrames<'a> {
         if let Some(frame) = *made {
             return frame;
         }
-        let (message, broadcast_type) = (
-            &self.publication.message,
-            self.publication.broadcast_type.as_deref(),
-        );
         let mut text = batch.take_scratch();
-        reply::begin_data_message(self.identifier, broadcast_type, &mut text);
+        reply::begin_data_message(
+            self.identifier,
+            publication.broadcast_type.as_deref(),
+            &mut text,
+        );
         let frame = if deflate {
-            reply::end_data_message(message, &mut text);
+            text.extend_from_slice(message);
+            reply::end_data_message(&publication.stream, position, &mut text);
             format.text(&text, FrameKind::Message, deflater)
-        } else {
+        } else if position.is_none() {
             Frame::delivery(&text, message)
+        } else {
+            let message_at = text.len();
+            reply::end_data_message(&publication.stream, position, &mut text);
+            let (beginning, ending) = text.split_at(message_at);
+            Frame::delivery_with_ending(beginning, message, ending)
         };
         batch.keep_scratch(text);
         *made.insert(batch.add_frame(frame))

@@ -527,8 +527,7 @@ fn message(stream: &str, message: &str) -> Publication {
     Publication {
         stream: stream.into(),
         message: message.to_owned().into(),
-        exclude_socket: None,
-        broadcast_type: None,
+        ..Publication::default()
     }
 }
 

@@ -1,6 +1,8 @@
 //! Fan-out, gathered writes, and clients that do not receive what is sent.
 
 use super::*;
+use crate::protocol::position::{Epoch, Position};
+use crate::shard::outbox::frame::SHARED_MESSAGE_BYTES_MIN;
 
 /// Source: contract/broadcast.md §10.
 #[test]
@@ -177,6 +179,57 @@ fn who_asked_for_compression_gets_it_and_others_do_not() {
             format!("deflated {}", delivery(identifier, "1"))
         );
         assert_eq!(plain.next(), delivery(identifier, "1"));
+    });
+}
+
+/// Source: contract/extended.md §2.
+#[test]
+fn a_position_is_in_every_frame_of_its_publication() {
+    on_both(PUBLIC, |bench| {
+        let identifier = r#"{"channel":"$pubsub","stream_name":"x"}"#;
+        let mut deflated = bench.open(|new| new.deflate = true);
+        deflated.next();
+        deflated.command("subscribe", identifier);
+        bench.until_count(|counters| &counters.server_msg_total, 2);
+        deflated.next();
+        let mut plain = bench.listener("x");
+        let stored = |text: &str, offset: u64| Publication {
+            position: Some(Position {
+                epoch: Epoch::from_bits(1),
+                offset,
+            }),
+            ..message("x", text)
+        };
+        let delivery_at = |text: &str, offset: u64| {
+            let plain = delivery(identifier, text);
+            let open = plain.strip_suffix('}').expect("an object");
+            format!(r#"{open},"stream_id":"x","epoch":"-_______","offset":{offset}}}"#)
+        };
+        // Copied into the frame, not compressed, shared by the frames.
+        for (offset, bytes) in [(1, 10), (2, SHARED_MESSAGE_BYTES_MIN), (3, 300 << 10)] {
+            let text = format!("\"{}\"", "7".repeat(bytes));
+            bench.broadcast(&stored(&text, offset));
+            let expected = delivery_at(&text, offset);
+            assert!(plain.next() == expected, "{bytes} bytes");
+            let got = deflated.next();
+            assert!(got.strip_prefix("deflated ").unwrap_or(&got) == expected);
+        }
+        // One message of the inbox with several: each has its own position, or none.
+        bench.turn(|sessions| {
+            fan_out(
+                sessions,
+                &[stored("1", 4), message("x", "2"), stored("3", 5)],
+            );
+        });
+        bench.flush();
+        for expected in [
+            delivery_at("1", 4),
+            delivery(identifier, "2"),
+            delivery_at("3", 5),
+        ] {
+            assert_eq!(plain.next(), expected);
+            assert_eq!(deflated.next(), format!("deflated {expected}"));
+        }
     });
 }
 
