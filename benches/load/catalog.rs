@@ -4,7 +4,7 @@
 
 #[cfg(feature = "experiments")]
 use crate::experiments;
-use crate::names::BESIDE;
+use crate::names::{BESIDE, SHARDS};
 use crate::options::{Options, Scenario};
 use crate::{limit, plot, scenarios, tables};
 
@@ -113,6 +113,16 @@ pub const SCENARIOS: &[Scenario] = &[
         "scale",
         "memory per connection up to 100,000, CPU per delivery with 1, 2 and 4 cores",
         scenarios::scale::run,
+    ),
+    scenario(
+        SHARDS,
+        "what grows with the number of shards: small rooms, whispers, memory, wake-ups, calls",
+        scenarios::shards::run,
+    ),
+    scenario(
+        "shards-gate",
+        "small and quick: fails when shards without a listener get publications",
+        scenarios::shards::run_gate,
     ),
     scenario(
         "gate",

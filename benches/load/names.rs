@@ -3,6 +3,9 @@
 /// The scenario that measures the figures of the first page side by side with another server's.
 pub const BESIDE: &str = "beside";
 
+/// The scenario that measures one to 64 shards.
+pub const SHARDS: &str = "shards";
+
 /// The scenarios that are built only with the feature `experiments`.
 pub const ON_DEMAND: [&str; 2] = ["experiments", "allocator"];
 

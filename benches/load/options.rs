@@ -21,6 +21,8 @@ pub struct Scenario {
 pub struct Options {
     pub scenario: String,
     pub peer: Option<PathBuf>,
+    /// Another build of ringcable.
+    pub before: Option<PathBuf>,
     pub drivers: Vec<Driver>,
     /// CPU cores of the server.
     pub cores: usize,
@@ -33,6 +35,8 @@ pub struct Options {
     pub streams: Option<usize>,
     /// Numbers of simultaneous attackers; empty: the scenario's own numbers.
     pub attackers: Vec<usize>,
+    /// Numbers of shards; empty: the scenario's own numbers.
+    pub shards: Vec<usize>,
     /// Selects the cases whose name contains this; empty: all cases.
     pub case: String,
     /// The command line as typed, without the folder of the other binary.
@@ -42,6 +46,7 @@ pub struct Options {
 const HELP: &str = "\
 Options
   --peer PATH        also measure this binary, started with the same flags, in turns with ringcable
+  --before PATH      shards: also measure this other build of ringcable, in turns
   --driver NAMES     io_uring, epoll or both with a comma, for ringcable  [io_uring]
   --cores N          cores of each server  [1]
   --runs N           runs, of which medians and spread are shown  [3]
@@ -51,6 +56,7 @@ Options
   --payload BYTES    bytes of one message
   --streams N        streams over which the clients are spread
   --attackers N,N    how many clients attack at a time, each number in its turn  [1,100]
+  --shards N,N       shards: how many shards, each number in its turn  [1,2,4,8,16,32,64]
   --case TEXT        only cases with this in their name
   --help             this text
 ";
@@ -88,6 +94,7 @@ impl Options {
         let mut options = Self {
             scenario: String::new(),
             peer: None,
+            before: None,
             drivers: vec![Driver::IoUring],
             cores: 1,
             runs: 3,
@@ -97,6 +104,7 @@ impl Options {
             payload_bytes: None,
             streams: None,
             attackers: Vec::new(),
+            shards: Vec::new(),
             case: String::new(),
             shown: shown(words),
         };
@@ -133,6 +141,7 @@ impl Options {
         };
         match name {
             "peer" => self.peer = Some(value.into()),
+            "before" => self.before = Some(value.into()),
             "driver" => {
                 self.drivers = value
                     .split(',')
@@ -146,16 +155,8 @@ impl Options {
             "seconds" => self.seconds = Some(number()? as u64),
             "payload" => self.payload_bytes = Some(number()?),
             "streams" => self.streams = Some(number()?),
-            "attackers" => {
-                self.attackers = value
-                    .split(',')
-                    .map(|count| {
-                        count.parse().map_err(|_| {
-                            format!("--attackers takes numbers with commas, not {value:?}")
-                        })
-                    })
-                    .collect::<Result<_, _>>()?
-            }
+            "attackers" => self.attackers = numbers(name, value)?,
+            "shards" => self.shards = numbers(name, value)?,
             "case" => value.clone_into(&mut self.case),
             _ => return Err(format!("there is no option --{name}")),
         }
@@ -191,16 +192,29 @@ impl Options {
     }
 }
 
-/// The command line as typed, but without the folder of the other binary, which exists only on this machine.
+/// Numbers with commas between them.
+fn numbers(name: &str, value: &str) -> Result<Vec<usize>, String> {
+    let each = value.split(',').map(|number| {
+        number
+            .parse()
+            .map_err(|_| format!("--{name} takes numbers with commas, not {value:?}"))
+    });
+    each.collect()
+}
+
+/// Options whose value is the path of a binary.
+const BINARIES: [&str; 2] = ["--peer", "--before"];
+
+/// The command line as typed, but without the folders of the other binaries, which exist only on this machine.
 fn shown(words: &[String]) -> String {
     let file_name = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
     let mut previous = "";
     let mut shown = Vec::new();
     for word in words {
-        shown.push(match word.strip_prefix("--peer=") {
-            Some(path) => format!("--peer={}", file_name(path)),
-            None if previous == "--peer" => file_name(word),
-            None => word.clone(),
+        shown.push(match word.split_once('=') {
+            Some((name, path)) if BINARIES.contains(&name) => format!("{name}={}", file_name(path)),
+            None if BINARIES.contains(&previous) => file_name(word),
+            _ => word.clone(),
         });
         previous = word;
     }

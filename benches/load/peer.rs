@@ -139,6 +139,7 @@ impl Peer {
         Memory {
             private_bytes: own.private_bytes + proxy.private_bytes,
             rss_bytes: own.rss_bytes + proxy.rss_bytes,
+            proportional_bytes: own.proportional_bytes + proxy.proportional_bytes,
         }
     }
 
@@ -174,7 +175,14 @@ impl Peer {
 
     /// The sum of a counter over its labels; `None` when the server does not have this metric.
     pub fn metric(&self, name: &str) -> Option<f64> {
-        let (_, page) = self.get("/metrics")?;
+        self.metric_by_label(name)
+            .into_iter()
+            .reduce(|sum, value| sum + value)
+    }
+
+    /// The values of a metric for each of its labels; none when the server does not have it.
+    pub fn metric_by_label(&self, name: &str) -> Vec<f64> {
+        let page = self.metrics_page().unwrap_or_default();
         let values = page.lines().filter_map(|line| {
             let rest = line.strip_prefix(name)?;
             if !rest.starts_with(['{', ' ']) {
@@ -182,7 +190,12 @@ impl Peer {
             }
             rest.rsplit(' ').next()?.parse::<f64>().ok()
         });
-        values.reduce(|sum, value| sum + value)
+        values.collect()
+    }
+
+    /// The page with all metrics.
+    pub fn metrics_page(&self) -> Option<String> {
+        Some(self.get("/metrics")?.1)
     }
 
     /// Makes one GET request; `None` when no complete answer comes.
@@ -230,7 +243,7 @@ impl Peer {
             if !matches!(self.child.try_wait(), Ok(None)) {
                 return true;
             }
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(1));
         }
         false
     }

@@ -21,6 +21,8 @@ pub struct Memory {
     /// Memory that it shares with no other process.
     pub private_bytes: u64,
     pub rss_bytes: u64,
+    /// As the above, but of memory that it shares only its part.
+    pub proportional_bytes: u64,
 }
 
 /// User memory of a running process.
@@ -36,6 +38,7 @@ pub fn memory(pid: u32) -> Memory {
     Memory {
         private_bytes: bytes("Private_Dirty:"),
         rss_bytes: bytes("Rss:"),
+        proportional_bytes: bytes("Pss:"),
     }
 }
 
@@ -91,6 +94,33 @@ fn schedule_nanos(pid: u32, field: usize) -> u64 {
         text.split_whitespace().nth(field)?.parse::<u64>().ok()
     };
     tasks.flatten().filter_map(|task| nanos(task.path())).sum()
+}
+
+/// CPU that the first thread of a process has used so far.
+pub fn main_thread_cpu(pid: u32) -> Duration {
+    let text = fs::read_to_string(format!("/proc/{pid}/task/{pid}/schedstat"));
+    let nanos = text
+        .ok()
+        .and_then(|text| text.split(' ').next()?.parse().ok());
+    Duration::from_nanos(nanos.expect("the process runs"))
+}
+
+/// How often threads with names that begin like this have gone to sleep so far.
+pub fn sleeps(pid: u32, name_begin: &str) -> u64 {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).expect("the process runs");
+    let sleeps = |folder: PathBuf| {
+        let text = fs::read_to_string(folder.join("status")).ok()?;
+        let value = |key: &str| Some(text.lines().find_map(|line| line.strip_prefix(key))?.trim());
+        value("Name:")?
+            .starts_with(name_begin)
+            .then(|| value("voluntary_ctxt_switches:")?.parse::<u64>().ok())?
+    };
+    tasks.flatten().filter_map(|task| sleeps(task.path())).sum()
+}
+
+/// Open descriptors of a process.
+pub fn descriptors(pid: u32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
 }
 
 /// Bytes in those slabs of the kernel that are charged to no memory group: plain kmalloc, for everything on this machine.

@@ -49,6 +49,19 @@ impl Target {
         }
     }
 
+    /// Another build of ringcable.
+    pub fn before(binary: &Path, driver: Driver, cores: usize) -> Self {
+        let now = Self::ringcable(driver, cores);
+        Self {
+            name: match driver {
+                Driver::IoUring => "before",
+                Driver::Epoll => "before epoll",
+            },
+            binary: binary.to_owned(),
+            ..now
+        }
+    }
+
     /// Another binary with the same flags.
     pub fn peer(binary: &Path, cores: usize) -> Self {
         Self {

@@ -13,6 +13,7 @@ pub mod limit;
 pub mod profiles;
 pub mod rpc;
 pub mod scale;
+pub mod shards;
 pub mod slow;
 pub mod storm;
 pub mod unfair;

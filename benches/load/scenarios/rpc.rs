@@ -12,7 +12,7 @@ use crate::process;
 use crate::report::Report;
 use crate::sys;
 use crate::target::Target;
-use performers::Performers;
+pub use performers::Performers;
 
 const SECONDS: u64 = 5;
 /// The default of `--rpc_concurrency`: this many clients never wait for each other.

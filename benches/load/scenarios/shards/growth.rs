@@ -1,0 +1,67 @@
+//! The ratios that say whether more shards cost more, from the medians of all runs.
+
+use crate::report::{Report, distinct};
+
+use super::{calls, case, leaving, publishing, resting, waiting, whispers};
+
+/// Figures that should not grow with the number of shards: part, figure.
+const FLAT: [(&str, &str); 5] = [
+    (publishing::ROOMS, publishing::PER_PUBLICATION),
+    (whispers::NAME, whispers::PER_WHISPER),
+    (calls::NAME, calls::PER_PERFORM),
+    (leaving::NAME, leaving::PER_SESSION),
+    (waiting::NAME, waiting::PER_CHANGE),
+];
+
+/// Adds a case for each number of shards, `growth: N shards`.
+pub fn compare(counts: &[usize], report: &mut Report) {
+    let servers = distinct(report.rows().iter().map(|row| &row.server));
+    let servers: Vec<String> = servers.into_iter().map(str::to_owned).collect();
+    for shards in counts {
+        for server in &servers {
+            compare_one(server, *shards, report);
+        }
+    }
+}
+
+fn compare_one(server: &str, shards: usize, report: &mut Report) {
+    let median = |server: &str, part: &str, shards: usize, metric: &str| {
+        let row = report.row(server, &case(part, shards), metric)?;
+        Some(row.median())
+    };
+    let ratio = |(part, metric): (&str, &str)| {
+        let now = median(server, part, shards, metric)?;
+        Some(now / median(server, part, 1, metric)?)
+    };
+    let mut figures: Vec<(String, &str, Option<f64>)> = FLAT
+        .iter()
+        .map(|figure| {
+            let text = format!("{}: {}, of that with 1 shard", figure.0, figure.1);
+            (text, "ratio", ratio(*figure))
+        })
+        .collect();
+    let memory = |shards| median(server, resting::NAME, shards, resting::MEMORY);
+    let each = || Some((memory(shards)? - memory(1)?) / (shards - 1) as f64);
+    let each = if shards > 1 { each() } else { None };
+    figures.push(("private memory per further shard".to_owned(), "kB", each));
+    let before = server.replacen("ringcable", "before", 1);
+    if before != server {
+        let rate = |server| {
+            median(
+                server,
+                publishing::ONE_STREAM,
+                shards,
+                publishing::PER_SECOND,
+            )
+        };
+        let compared = || Some(rate(server)? / rate(&before)?);
+        let text = "one stream: deliveries/s, of those before".to_owned();
+        figures.push((text, "ratio", compared()));
+    }
+    let case = case("growth", shards);
+    for (metric, unit, value) in figures {
+        if let Some(value) = value {
+            report.sample(server, &case, &metric, unit, value);
+        }
+    }
+}
