@@ -1,5 +1,5 @@
-//! What grows with the number of shards: the cost of a message in a small room, of a whisper and of a call, memory, wake-ups,
-//! start and end.
+//! What grows with the number of shards: the cost of a message in a small room, of a whisper and of a call, memory,
+//! wake-ups, start and end.
 //!
 //! All of it is measured with 1, 2, 4 … 64 shards, and `--before` measures another build in turns. There may be more shards
 //! than CPUs; then a part of the cost is that of task switches, for both builds.
