@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use ahash::RandomState;
 use ringcable::config::{self, Config, Startup};
+use ringcable::hub::Interest;
 use ringcable::mesh::{ProcessBudget, ShardBudget};
 use ringcable::metrics::Metrics;
 use ringcable::protocol::publication::{Broadcast, Publication, decode_broadcast};
@@ -118,7 +119,8 @@ impl Shard {
         let config = Arc::new(config());
         let budget = ShardBudget::new(ProcessBudget::new(None, 1), Arc::clone(&metrics), 0);
         let inbox = Rc::new(ShardMesh::new(1).1.remove(0));
-        let sessions = Sessions::new(0, config, budget, hasher, reactor, inbox, now);
+        let interest = Arc::new(Interest::new(1, hasher));
+        let sessions = Sessions::new(0, config, budget, interest, reactor, inbox, now);
         let mut shard = Self {
             sessions,
             metrics,

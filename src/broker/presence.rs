@@ -390,8 +390,8 @@ impl PresenceTable {
 
     /// Adds a member of no session yet.
     fn insert_member(&mut self, stream: &str, record: &PresenceRecord<'_>) -> u32 {
-        let (stream, is_new) = self.streams.acquire(stream);
-        if is_new {
+        let (stream, new) = self.streams.acquire(stream);
+        if new.is_some() {
             self.add_stream(stream);
         }
         let text: Box<str> = [record.id, record.info.unwrap_or("")].concat().into();
@@ -525,7 +525,7 @@ impl PresenceTable {
             id: member.id().into(),
         };
         self.release(MEMBER_BYTES + member.text.len(), budget);
-        if self.streams.release(member.stream) {
+        if self.streams.release(member.stream).is_some() {
             self.release(STREAM_BYTES + departure.stream.len(), budget);
         }
         departure

@@ -69,7 +69,8 @@ pub fn check(
     BroadcastVerdict::Refuse(Response::empty(status).with_headers(cors_headers(origin, policy)))
 }
 
-/// The publication is in the inbox of every shard. A body that is no publication at all gets this answer as well.
+/// The publication is in the inbox of every shard that may have a listener. A body that is no publication at all gets this
+/// answer as well.
 ///
 /// Rails treats every status but 201 as an error, and reads nothing else of the answer.
 pub fn accepted() -> Response {

@@ -27,15 +27,23 @@ pub struct Interner {
 const TEXT_BYTES: usize = 48;
 
 impl Interner {
-    /// Adds a user of `text`. Returns its index and whether it is new.
-    pub fn acquire(&mut self, text: &str) -> (TextId, bool) {
+    /// No texts. `hasher` is used for their hashes.
+    pub fn with_hasher(hasher: RandomState) -> Self {
+        Self {
+            hasher,
+            ..Self::default()
+        }
+    }
+
+    /// Adds a user of `text`. Returns its index, and its hash if it is new.
+    pub fn acquire(&mut self, text: &str) -> (TextId, Option<u64>) {
         let hash = self.hasher.hash_one(text);
         if let Some(&id) = self
             .index
             .find(hash, |&id| &*self.texts[id as usize].text == text)
         {
             self.texts[id as usize].references += 1;
-            return (id, false);
+            return (id, None);
         }
         self.text_bytes += text.len();
         let id = self.texts.insert(Interned {
@@ -46,7 +54,7 @@ impl Interner {
         self.index.insert_unique(hash, id, |&other| {
             hasher.hash_one(&*texts[other as usize].text)
         });
-        (id, true)
+        (id, Some(hash))
     }
 
     /// Adds a user of a text that is in use.
@@ -67,12 +75,18 @@ impl Interner {
         &self.texts[id as usize].text
     }
 
-    /// Removes one user. Returns true when it was the last and the text is gone.
-    pub fn release(&mut self, id: TextId) -> bool {
+    /// The hash of the text with this index, if it is in use.
+    pub fn hash_of(&self, id: TextId) -> Option<u64> {
+        let interned = self.texts.get(id as usize)?;
+        Some(self.hasher.hash_one(&*interned.text))
+    }
+
+    /// Removes one user. Returns the hash of the text when it was the last and the text is gone.
+    pub fn release(&mut self, id: TextId) -> Option<u64> {
         let interned = &mut self.texts[id as usize];
         interned.references -= 1;
         if interned.references > 0 {
-            return false;
+            return None;
         }
         self.text_bytes -= interned.text.len();
         let hash = self.hasher.hash_one(&*interned.text);
@@ -80,7 +94,7 @@ impl Interner {
             entry.remove();
         }
         self.texts.remove(id as usize);
-        true
+        Some(hash)
     }
 
     /// Texts in use.
@@ -123,13 +137,15 @@ mod tests {
     fn a_text_lives_as_long_as_its_last_user() {
         let mut interner = Interner::default();
         let (first, new) = interner.acquire("a");
-        assert!(new);
-        assert_eq!(interner.acquire("a"), (first, false));
+        assert_eq!(new, interner.hash_of(first));
+        assert_eq!(interner.acquire("a"), (first, None));
         let (second, new) = interner.acquire("b");
-        assert!(new && second != first);
+        assert!(new.is_some() && second != first);
         assert_eq!((interner.text(first), interner.len()), ("a", 2));
-        assert!(!interner.release(first));
-        assert!(interner.release(first));
+        assert_eq!(interner.release(first), None);
+        let hash = interner.hash_of(first);
+        assert_eq!(interner.release(first), hash);
+        assert_eq!(interner.hash_of(first), None);
         assert_eq!(interner.find("a"), None);
         assert_eq!(interner.find("b"), Some(second));
     }

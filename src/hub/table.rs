@@ -6,6 +6,7 @@ use ahash::RandomState;
 use hashbrown::HashTable;
 use slab::Slab;
 
+use super::interest::LocalInterest;
 use super::intern::{Interner, TextId};
 use super::latecomers::Latecomers;
 use crate::protocol::json;
@@ -131,13 +132,22 @@ pub struct Hub {
     latecomers: Latecomers,
     /// The group that [`Self::next_group`] returns next.
     next_group: u32,
+    /// Tells the publishers of all shards which streams have a listener here.
+    interest: LocalInterest,
 }
 
+/// A hub without other shards.
 impl Default for Hub {
     fn default() -> Self {
+        Self::new(LocalInterest::default())
+    }
+}
+
+impl Hub {
+    pub fn new(interest: LocalInterest) -> Self {
         Self {
             identifiers: Interner::default(),
-            streams: Interner::default(),
+            streams: Interner::with_hasher(interest.hasher().clone()),
             first_groups: Vec::new(),
             groups: Slab::new(),
             crowds: Slab::new(),
@@ -147,11 +157,17 @@ impl Default for Hub {
             edges: 0,
             latecomers: Latecomers::default(),
             next_group: NONE,
+            interest,
         }
     }
-}
 
-impl Hub {
+    /// Takes part in the growth of the table of interest. Call this in every turn.
+    pub fn keep_up_interest(&mut self) {
+        let streams = &self.streams;
+        let end = self.first_groups.len() as u32;
+        self.interest.keep_up(end, |id| streams.hash_of(id));
+    }
+
     /// Streams with at least one subscriber here.
     #[cfg(test)]
     pub fn streams_len(&self) -> usize {
@@ -268,6 +284,7 @@ impl Hub {
     /// Frees memory after many subscriptions have been removed.
     fn shrink(&mut self) {
         self.streams.shrink();
+        self.interest.shrink();
         self.identifiers.shrink();
         if self.group_index.capacity() > 4 * self.group_index.len().max(CROWD_SLOTS_KEPT) {
             let (groups, hasher) = (&self.groups, &self.hasher);
@@ -375,7 +392,11 @@ impl Hub {
     /// Bytes of all subscriptions. A text that several share is counted once.
     pub fn held_bytes(&self) -> usize {
         let texts = self.identifiers.held_bytes() + self.streams.held_bytes();
-        texts + self.edges * EDGE_BYTES + self.groups.len() * (GROUP_BYTES + GROUP_INDEX_BYTES)
+        let interest = self.interest.held_bytes();
+        texts
+            + interest
+            + self.edges * EDGE_BYTES
+            + self.groups.len() * (GROUP_BYTES + GROUP_INDEX_BYTES)
     }
 
     /// The streams of one subscription.
@@ -512,7 +533,8 @@ impl Hub {
     /// Joins the group of (stream, identifier), creating both when they are new. Returns the group and the index in it.
     fn join(&mut self, slot: u32, identifier: TextId, stream: &str) -> (u32, u32) {
         let (stream, new) = self.streams.acquire(stream);
-        if new {
+        if let Some(hash) = new {
+            self.interest.add(stream, hash);
             if self.first_groups.len() <= stream as usize {
                 self.first_groups.resize(stream as usize + 1, NONE);
             }
@@ -631,7 +653,9 @@ impl Hub {
         } else {
             self.remove_group(edge.group);
         }
-        self.streams.release(stream);
+        if let Some(hash) = self.streams.release(stream) {
+            self.interest.remove(stream, hash);
+        }
     }
 
     fn remove_group(&mut self, id: u32) {

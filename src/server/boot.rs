@@ -12,6 +12,7 @@ use super::plan::Plan;
 use super::{Server, StartError};
 use crate::config::{Config, DriverChoice, MemoryBound};
 use crate::driver::Choice;
+use crate::hub::Interest;
 use crate::mesh::ProcessBudget;
 use crate::metrics::{Metrics, TlsMetrics};
 use crate::net::Driver;
@@ -68,7 +69,7 @@ pub fn start_shards(
     events: Sender<ControlEvent>,
     shards: impl Iterator<Item = (ShardInbox, Vec<ListenerSetup>)>,
 ) -> Result<(), StartError> {
-    let hasher = RandomState::new();
+    let interest = Arc::new(Interest::new(server.mesh.shards(), RandomState::new()));
     let cpus = os::cpu::allowed();
     let pinned = server.mesh.shards() <= cpus.len();
     for (id, (inbox, listeners)) in shards.enumerate() {
@@ -87,7 +88,7 @@ pub fn start_shards(
             driver: choice.driver,
             may_fall_back: server.config.runtime.driver == DriverChoice::Auto,
             control: events.clone(),
-            hasher: hasher.clone(),
+            interest: Arc::clone(&interest),
         })?;
     }
     Ok(())

@@ -91,7 +91,7 @@ fn slow_drain(config: &Config, clients: i64) -> Duration {
         .min(shutdown.slow_drain_gap_max.saturating_mul(gaps))
 }
 
-/// Waits until publications that have begun to arrive are in every inbox, so that they come before the order to close.
+/// Waits until publications that have begun to arrive are in the inboxes, so that they come before the order to close.
 fn finish_publications(server: &Server, deadline: Instant) {
     let left = deadline.saturating_duration_since(Instant::now());
     let time = PUBLICATIONS_TIME.min(left.saturating_sub(NOTICE_TIME));

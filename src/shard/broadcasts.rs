@@ -17,8 +17,8 @@ pub const DECODED_HERE_BYTES_MAX: usize = 256 << 10;
 /// message.
 pub const DECODING_COPIES_MAX: usize = 3;
 
-/// Parses a broadcast and hands it to every shard. When this returns, every shard has it in its inbox. A body that cannot be
-/// parsed is logged and counted; the app is not told. Source: contract/broadcast.md §3, §4, §9.
+/// Parses a broadcast and hands it to the shards. When this returns, every shard that may have a listener has it in its
+/// inbox. A body that cannot be parsed is logged and counted; the app is not told. Source: contract/broadcast.md §3, §4, §9.
 pub async fn publish_body(shard: &Rc<Shard>, body: &[u8]) {
     note_arrival(shard, || cut_bytes(body));
     carry_out(shard, decode_broadcast(body), || cut_bytes(body)).await;
@@ -75,12 +75,12 @@ async fn carry_out(
     match broadcast {
         Broadcast::Publications(publications) => {
             let message = PublishMessage::Deliver(publications.into());
-            shard.publisher.publish(message).into_every_inbox().await;
+            shard.publisher.publish(message).into_inboxes().await;
         }
         Broadcast::Disconnect(command) => {
             counters.remote_commands_total.add(1);
             let message = PublishMessage::RemoteDisconnect(Arc::new(command));
-            shard.publisher.publish(message).into_every_inbox().await;
+            shard.publisher.publish(message).into_inboxes().await;
         }
         Broadcast::UnknownCommand(_) | Broadcast::InvalidCommand(_) => {
             counters.remote_commands_total.add(1);

@@ -19,7 +19,7 @@ pub type ShardInbox = Inbox<ShardMessage>;
 /// What another thread can ask of a shard.
 #[derive(Debug)]
 pub enum ShardMessage {
-    /// From the shard that published it, to every shard.
+    /// From the shard that published it, to the shards that may have a receiver.
     Publish(PublishMessage),
     /// From any shard to shard 0, which makes the Disconnect calls. If it were lost, the app would show a user as present
     /// for ever.
@@ -30,7 +30,7 @@ pub enum ShardMessage {
     Control(ControlMessage),
 }
 
-/// Something published. Cheap to clone: all shards share one value.
+/// Something published. Cheap to clone: all shards that get it share one value.
 #[derive(Debug, Clone)]
 pub enum PublishMessage {
     /// For the subscriptions to these streams. A publication of the app must not be lost: the sender waits for room. A
@@ -70,8 +70,8 @@ pub enum ControlMessage {
     BeginShutdown,
     /// Accept no more connections. A second one changes nothing.
     StopAccepting,
-    /// Sent before the sessions are closed: take no new publication, and answer when those that have begun are in every
-    /// inbox.
+    /// Sent before the sessions are closed: take no new publication, and answer when those that have begun are in the
+    /// inboxes.
     FinishPublications(mpsc::Sender<ShardId>),
     /// Send every session its disconnect message and close it, spread over the time until `slowly_until` if that is given. A
     /// client that connects after this is told at once.

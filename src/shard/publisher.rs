@@ -1,12 +1,14 @@
-//! The one path of everything that is published, into the inbox of every shard: publications and remote commands of the app,
-//! test messages of the console, whispers of clients.
+//! The one path of everything that is published, into the inboxes of the shards that may have a listener: publications and
+//! remote commands of the app, test messages of the console, whispers of clients.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use crate::hub::{Interest, ShardSet};
 use crate::mesh::ShardId;
 use crate::metrics::{Metrics, ShardMetrics};
+use crate::protocol::publication::Publication;
 use crate::shard::message::{PublishMessage, ShardMesh};
 use crate::shard::signal::Signal;
 
@@ -32,6 +34,7 @@ pub enum Engine {
 pub struct Publisher {
     shard: ShardId,
     mesh: ShardMesh,
+    interest: Arc<Interest>,
     metrics: Arc<Metrics>,
     broker: Broker,
     engine: Engine,
@@ -49,15 +52,21 @@ pub struct Published<'a> {
 
 struct Passage {
     message: PublishMessage,
-    /// The first shard whose inbox does not have it yet.
-    next: ShardId,
+    /// The shards that may have had a listener when this was published, and whose inboxes do not have it yet.
+    missing: ShardSet,
 }
 
 impl Publisher {
-    pub fn new(shard: ShardId, mesh: ShardMesh, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        shard: ShardId,
+        mesh: ShardMesh,
+        interest: Arc<Interest>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self {
             shard,
             mesh,
+            interest,
             metrics,
             broker: Broker::None,
             engine: Engine::None,
@@ -66,7 +75,8 @@ impl Publisher {
         }
     }
 
-    /// Counts what is published and prepares to send it.
+    /// Counts what is published and chooses the shards that get it, by their listeners now. A shard whose first listener
+    /// comes later does not get it, even if the message has to wait for room in an inbox.
     pub fn publish(&self, message: PublishMessage) -> Published<'_> {
         let count = match &message {
             PublishMessage::Deliver(publications) => publications.len(),
@@ -82,7 +92,35 @@ impl Publisher {
     /// Chooses the way of a publication: to the broker, then to the engine, then into the inboxes of this process.
     fn route(&self, message: PublishMessage) -> Passage {
         match (self.broker, self.engine) {
-            (Broker::None, Engine::None) => Passage { message, next: 0 },
+            (Broker::None, Engine::None) => Passage {
+                missing: self.shards_for(&message),
+                message,
+            },
+        }
+    }
+
+    /// The shards that may have a receiver. A remote disconnect goes to all: it is rare, and a table of the sessions'
+    /// identifiers would cost every session of every client at its start and its end.
+    fn shards_for(&self, message: &PublishMessage) -> ShardSet {
+        let PublishMessage::Deliver(publications) = message else {
+            return ShardSet::all(self.mesh.shards());
+        };
+        let streams = publications.iter().map(|publication| &*publication.stream);
+        let shards = self.interest.listeners(streams);
+        if shards.is_empty() {
+            self.note_no_listener(publications);
+        }
+        shards
+    }
+
+    fn note_no_listener(&self, publications: &[Publication]) {
+        for publication in publications {
+            tracing::debug!(
+                component = "hub",
+                shard = self.shard,
+                stream = &*publication.stream,
+                "no sessions"
+            );
         }
     }
 
@@ -97,7 +135,7 @@ impl Publisher {
                 self.counters().publications_handed_total.add(1);
                 let mut waiting = self.waiting.borrow_mut();
                 if let Some(first) = waiting.front_mut() {
-                    first.next += 1;
+                    first.missing.remove(shard);
                     if self.advance(first) {
                         waiting.pop_front();
                     }
@@ -109,18 +147,18 @@ impl Publisher {
     fn first_waiting(&self) -> Option<(ShardId, PublishMessage)> {
         let waiting = self.waiting.borrow();
         let first = waiting.front()?;
-        Some((first.next, first.message.clone()))
+        Some((first.missing.first()?, first.message.clone()))
     }
 
     /// Puts the message into one inbox after the other. Returns false when the next one is full.
     fn advance(&self, passage: &mut Passage) -> bool {
-        while passage.next < self.mesh.shards() {
+        while let Some(shard) = passage.missing.first() {
             let message = passage.message.clone().into();
-            if self.mesh.mailbox(passage.next).try_send(message).is_err() {
+            if self.mesh.mailbox(shard).try_send(message).is_err() {
                 return false;
             }
             self.counters().publications_handed_total.add(1);
-            passage.next += 1;
+            passage.missing.remove(shard);
         }
         true
     }
@@ -131,20 +169,22 @@ impl Publisher {
 }
 
 impl Published<'_> {
-    /// For what must not be lost: waits while an inbox is full. When this returns, every shard has it in its inbox.
-    pub async fn into_every_inbox(self) {
+    /// For what must not be lost: waits while an inbox is full. When this returns, every shard that may have a receiver has
+    /// it in its inbox.
+    pub async fn into_inboxes(self) {
         let Self {
             publisher,
             mut passage,
         } = self;
         let mut waited = 0;
-        while !publisher.advance(&mut passage) {
+        while !publisher.advance(&mut passage)
+            && let Some(shard) = passage.missing.first()
+        {
             waited += 1;
             let message = passage.message.clone();
-            let mailbox = publisher.mesh.mailbox(passage.next);
-            mailbox.send(message.into()).await;
+            publisher.mesh.mailbox(shard).send(message.into()).await;
             publisher.counters().publications_handed_total.add(1);
-            passage.next += 1;
+            passage.missing.remove(shard);
         }
         if waited > 0 {
             let counters = publisher.counters();
@@ -153,7 +193,7 @@ impl Published<'_> {
         }
     }
 
-    /// For a whisper: its client must not wait. The whisper goes into every inbox at once if all have room and no other
+    /// For a whisper: its client must not wait. The whisper goes into the inboxes at once if all have room and no other
     /// whisper waits. Otherwise it is queued, or dropped at [`WHISPERS_WAITING_MAX`].
     pub fn or_queued(self) {
         let Self {
@@ -161,7 +201,7 @@ impl Published<'_> {
             mut passage,
         } = self;
         let mut waiting = publisher.waiting.borrow_mut();
-        if waiting.is_empty() && publisher.advance(&mut passage) {
+        if passage.missing.is_empty() || waiting.is_empty() && publisher.advance(&mut passage) {
             return;
         }
         if waiting.len() >= WHISPERS_WAITING_MAX {
@@ -174,126 +214,4 @@ impl Published<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::pin::pin;
-    use std::task::{Context, Poll, Waker};
-
-    use bytes::Bytes;
-
-    use super::*;
-    use crate::protocol::publication::{Publication, RemoteDisconnect};
-    use crate::shard::message::{ControlMessage, ShardInbox, ShardMessage};
-
-    fn publisher() -> (Publisher, Vec<ShardInbox>) {
-        let (mesh, inboxes) = ShardMesh::new(2);
-        let metrics = Arc::new(Metrics::new(2));
-        (Publisher::new(0, mesh, metrics), inboxes)
-    }
-
-    /// One publication for each of these streams.
-    fn publications(streams: &[&str]) -> PublishMessage {
-        let publication = |stream: &&str| Publication {
-            stream: (*stream).into(),
-            message: Bytes::from_static(b"1"),
-            ..Publication::default()
-        };
-        PublishMessage::Deliver(streams.iter().map(publication).collect())
-    }
-
-    fn whisper(publisher: &Publisher, stream: &str) {
-        publisher.publish(publications(&[stream])).or_queued();
-    }
-
-    fn fill(publisher: &Publisher, shard: ShardId) {
-        let mailbox = publisher.mesh.mailbox(shard);
-        while mailbox.try_send(ControlMessage::CheckRpc.into()).is_ok() {}
-    }
-
-    /// The streams of the messages in an inbox.
-    fn streams(inbox: &ShardInbox) -> Vec<String> {
-        let mut streams = Vec::new();
-        while let Some((_, message)) = inbox.pop() {
-            match message {
-                ShardMessage::Publish(PublishMessage::Deliver(publications)) => {
-                    streams.extend(publications.iter().map(|it| it.stream.to_string()));
-                }
-                ShardMessage::Control(ControlMessage::CheckRpc) => {}
-                other => panic!("nobody has sent {other:?}"),
-            }
-        }
-        streams
-    }
-
-    fn poll(future: std::pin::Pin<&mut impl Future<Output = ()>>) -> Poll<()> {
-        future.poll(&mut Context::from_waker(Waker::noop()))
-    }
-
-    #[test]
-    fn everything_is_counted_once_and_arrives_in_every_inbox() {
-        let (publisher, inboxes) = publisher();
-        whisper(&publisher, "a");
-        let batch = publisher.publish(publications(&["b", "c"]));
-        assert!(poll(pin!(batch.into_every_inbox())).is_ready());
-        assert_eq!(publisher.counters().broadcast_msg_total.value(), 3);
-        for inbox in &inboxes {
-            assert_eq!(streams(inbox), ["a", "b", "c"]);
-        }
-        let command = RemoteDisconnect {
-            identifiers: "{}".into(),
-            reconnect: false,
-        };
-        let command = publisher.publish(PublishMessage::RemoteDisconnect(Arc::new(command)));
-        assert!(poll(pin!(command.into_every_inbox())).is_ready());
-        assert_eq!(publisher.counters().broadcast_msg_total.value(), 4);
-        assert_eq!(publisher.counters().publications_handed_total.value(), 6);
-        assert!(inboxes.iter().all(|inbox| inbox.depth() == 1));
-        assert_eq!(publisher.counters().inbox_waits_total.value(), 0);
-    }
-
-    #[test]
-    fn what_must_not_be_lost_waits_until_the_last_inbox_has_room() {
-        let (publisher, inboxes) = publisher();
-        fill(&publisher, 1);
-        let mut publishing = pin!(publisher.publish(publications(&["a"])).into_every_inbox());
-        assert!(poll(publishing.as_mut()).is_pending());
-        assert_eq!(streams(&inboxes[0]), ["a"], "there was room");
-        inboxes[1].pop().expect("it is full");
-        assert!(poll(publishing.as_mut()).is_ready());
-        assert_eq!(streams(&inboxes[1]), ["a"]);
-        let counters = publisher.counters();
-        assert_eq!(counters.inbox_waits_total.value(), 1);
-        assert_eq!(counters.publications_waited_total.value(), 1);
-        assert_eq!(counters.publications_handed_total.value(), 2);
-    }
-
-    #[test]
-    fn whispers_that_find_no_room_keep_their_order_and_are_bounded() {
-        let (publisher, inboxes) = publisher();
-        fill(&publisher, 1);
-        let full = inboxes[1].depth();
-        let names: Vec<String> = (0..=WHISPERS_WAITING_MAX)
-            .map(|it| it.to_string())
-            .collect();
-        for name in &names {
-            whisper(&publisher, name);
-        }
-        let counters = publisher.counters();
-        assert_eq!(counters.whispers_dropped_total.value(), 1);
-        assert_eq!(counters.broadcast_msg_total.value(), names.len() as u64);
-        assert_eq!(inboxes[0].depth(), 1, "the second waits behind the first");
-
-        let mut sending = pin!(publisher.send_waiting());
-        assert!(poll(sending.as_mut()).is_pending());
-        assert_eq!(inboxes[1].depth(), full);
-        assert!(streams(&inboxes[1]).is_empty(), "nothing has got in yet");
-        assert!(poll(sending.as_mut()).is_pending());
-        whisper(&publisher, "later");
-        let mut expected = names[..WHISPERS_WAITING_MAX].to_vec();
-        expected.push("later".to_owned());
-        for inbox in &inboxes {
-            assert!(streams(inbox) == expected, "each once, in order");
-        }
-        assert_eq!(counters.whispers_dropped_total.value(), 1);
-        assert_eq!(counters.publications_waited_total.value(), 0);
-    }
-}
+mod tests;

@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use ahash::RandomState;
 use monoio::time::TimeDriver;
 use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder};
 
 use crate::config::Config;
+use crate::hub::Interest;
 use crate::mesh::{ProcessBudget, ShardBudget, ShardId};
 use crate::metrics::Metrics;
 use crate::net::tls::ServerTls;
@@ -58,8 +58,8 @@ pub struct ShardSetup {
     pub may_fall_back: bool,
     /// To the control thread.
     pub control: Sender<ControlEvent>,
-    /// The same for all shards, so that equal values have equal hashes.
-    pub hasher: RandomState,
+    /// Which shards may have a listener of a stream; also the hasher of all shards.
+    pub interest: Arc<Interest>,
 }
 
 /// Runs a shard on the calling thread; returns only when it cannot start or its reactor breaks.
@@ -150,7 +150,12 @@ fn assemble(setup: ShardSetup, reactor: Reactor) -> io::Result<(Rc<Shard>, Vec<L
     let slow_calls = SlowCalls::new(setup.id, Arc::clone(&setup.metrics), slow_call);
     let concurrency = setup.rpc.as_ref().map_or(1, |rpc| rpc.concurrency());
     let shutdown = Shutdown::new(setup.id, Arc::clone(&setup.metrics), setup.publications_end);
-    let publisher = Publisher::new(setup.id, setup.mesh.clone(), Arc::clone(&setup.metrics));
+    let publisher = Publisher::new(
+        setup.id,
+        setup.mesh.clone(),
+        Arc::clone(&setup.interest),
+        Arc::clone(&setup.metrics),
+    );
     let budget = ShardBudget::new(setup.budget, Arc::clone(&setup.metrics), setup.id);
     let shard = Shard {
         id: setup.id,
@@ -159,7 +164,7 @@ fn assemble(setup: ShardSetup, reactor: Reactor) -> io::Result<(Rc<Shard>, Vec<L
             setup.id,
             Arc::clone(&setup.config),
             budget,
-            setup.hasher,
+            setup.interest,
             reactor,
             Rc::clone(&inbox),
             Instant::now(),

@@ -1,5 +1,5 @@
 //! How far the shutdown is, as a shard's requests see it, and the publications that it waits for: one that was answered with
-//! 201 must be in every shard's inbox before the sessions are closed.
+//! 201 must be in the inbox of every shard that may have a listener before the sessions are closed.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -29,7 +29,7 @@ impl PublicationsEnd {
         self.0.store(true, Ordering::SeqCst);
     }
 
-    /// If this is false after a publication was put into every inbox, the publication stands before the order to close in
+    /// If this is false after a publication was put into the inboxes, the publication stands before the order to close in
     /// each of them.
     fn has_come(&self) -> bool {
         self.0.load(Ordering::SeqCst)
@@ -44,13 +44,13 @@ pub struct Shutdown {
     publications_end: PublicationsEnd,
     /// Publications that have begun are finished; new ones are refused.
     publications_closed: Cell<bool>,
-    /// Requests whose head has been accepted and that are not in every inbox yet.
+    /// Requests whose head has been accepted and that are not in the inboxes yet.
     publications_under_way: Cell<usize>,
     /// The control thread, when it waits for the last of them.
     publications_done: RefCell<Option<mpsc::Sender<ShardId>>>,
 }
 
-/// A publication under way, until it is in every inbox.
+/// A publication under way, until it is in the inboxes.
 pub struct PublicationGuard(Rc<Shutdown>);
 
 impl Shutdown {
@@ -88,7 +88,7 @@ impl Shutdown {
         self.stage.get() == Stage::Draining
     }
 
-    /// Refuses new publications from now on. Answers on `done` when those that have begun are in every inbox.
+    /// Refuses new publications from now on. Answers on `done` when those that have begun are in the inboxes.
     pub fn finish_publications(&self, done: mpsc::Sender<ShardId>) {
         self.publications_closed.set(true);
         *self.publications_done.borrow_mut() = Some(done);

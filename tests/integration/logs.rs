@@ -204,8 +204,11 @@ on_both_drivers! {
         let stage = Stage::new(driver);
         stage.publish("nobody", "1");
         stage.server.wait_for_log(&["DBG handle broadcast message", "context=node", "payload=", "nobody"]);
-        stage.server.wait_for_log(&["DBG incoming broadcast message", "context=node", "payload=1"]);
-        stage.server.wait_for_log(&["DBG no sessions", "component=hub", "stream=nobody"]);
+        stage.server.wait_for_log(&["DBG no sessions", "component=hub", "shard=", "stream=nobody"]);
+        let mut client = stage.client();
+        client.subscribe("A");
+        stage.publish("stream:A", "2");
+        stage.server.wait_for_log(&["DBG incoming broadcast message", "context=node", "stream=stream:A", "payload=2"]);
     }
 
     fn a_session_that_no_token_can_open_is_an_error_with_its_reason(driver: Driver) {

@@ -65,6 +65,7 @@ mod http_front;
 mod http_headers;
 mod http_limits;
 mod huge_publications;
+mod interest;
 mod jwt;
 mod lifecycle;
 mod load;

@@ -189,8 +189,8 @@ impl Client {
         }
     }
 
-    /// Publishes as the app would, then asks all shards for the listeners. In each inbox the question comes after the
-    /// publication.
+    /// Publishes as the app would, then asks all shards for the listeners. In an inbox that gets both the question comes
+    /// after the publication.
     async fn publish_test(&mut self, publication: Publication) -> Response {
         let Some(guard) = self.shard.shutdown.begin_publication() else {
             return page::refusal(503, STOPPING);
@@ -201,7 +201,7 @@ impl Client {
         counters.console_actions_total.add(1);
         let message = PublishMessage::Deliver(Arc::new([publication]));
         let published = self.shard.publisher.publish(message);
-        published.into_every_inbox().await;
+        published.into_inboxes().await;
         if guard.is_late() {
             return page::refusal(503, STOPPING);
         }

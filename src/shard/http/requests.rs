@@ -97,7 +97,7 @@ impl Client {
         self.write(head, response).await
     }
 
-    /// Puts a publication into every inbox, or returns the answer that refuses it.
+    /// Puts a publication into the inboxes, or returns the answer that refuses it.
     async fn publish_body(&mut self, body: Body) -> Result<(), Response> {
         let is_long = body.len() > DECODED_HERE_BYTES_MAX;
         if is_long && !self.has_memory(DECODING_COPIES_MAX * body.len()) {

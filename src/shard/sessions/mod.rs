@@ -41,8 +41,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
-use ahash::RandomState;
-
 use self::closing::Cause;
 use self::common::Common;
 use self::drain::Drain;
@@ -52,7 +50,7 @@ use self::table::Table;
 use self::watchers::Watchers;
 use self::writer::Writer;
 use crate::config::Config;
-use crate::hub::Hub;
+use crate::hub::{Hub, Interest, LocalInterest};
 use crate::mesh::{Permit, ShardBudget, ShardId};
 use crate::net::tls::TlsSession;
 use crate::protocol::publication::Publication;
@@ -82,7 +80,7 @@ pub enum Action {
     Call(Call),
     /// The session of this call has ended.
     Canceled(Rc<CallHandle>),
-    /// Hand this to every shard.
+    /// Hand this to the shards that may have a listener.
     Publish(Publication),
     /// Put this into the disconnect queue.
     Disconnect(DisconnectCall),
@@ -123,18 +121,18 @@ impl Sessions {
         shard: ShardId,
         config: Arc<Config>,
         budget: Rc<ShardBudget>,
-        hasher: RandomState,
+        interest: Arc<Interest>,
         reactor: Reactor,
         inbox: Rc<ShardInbox>,
         now: Instant,
     ) -> Self {
         let common = Rc::new(Common::new(shard, config, budget));
         Self {
-            table: Table::new(Rc::clone(&common), hasher, reactor, now),
+            table: Table::new(Rc::clone(&common), interest.hasher().clone(), reactor, now),
             reader: Reader::new(),
             writer: Writer::new(Rc::clone(&common)),
             common,
-            hub: Hub::default(),
+            hub: Hub::new(LocalInterest::new(interest, shard)),
             hub_charged: 0,
             fan_out: FanOut::default(),
             drain: Drain::default(),
@@ -151,7 +149,7 @@ impl Sessions {
     /// [`Self::has_unflushed`]). `perform` gets what the shard has to do, in order.
     ///
     /// The actions of a change are performed before anything is written. So when a client reads the answer to its command,
-    /// what the command published is already in the inbox of every shard.
+    /// what the command published is already in the inbox of every shard with a listener.
     pub fn turn<R>(
         &mut self,
         now: Instant,
@@ -162,6 +160,7 @@ impl Sessions {
         let result = change(self);
         self.take_actions().into_iter().for_each(&mut perform);
         self.flush_some();
+        self.hub.keep_up_interest();
         self.charge_hub();
         for slot in self.table.rearm() {
             self.abort(slot, Cause::Error);

@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 use socket2::SockRef;
 
 use crate::config::{Config, PingPrecision, Startup, load};
+use crate::hub::Interest;
 use crate::mesh::{ConnectionLimit, ProcessBudget, SessionRef, ShardBudget, ShardId};
 use crate::metrics::{Counter, Metrics, ShardMetrics};
 use crate::protocol::publication::{Publication, RemoteDisconnect};
@@ -94,7 +95,7 @@ impl Bench {
             0,
             Arc::new(config(args)),
             budget,
-            RandomState::new(),
+            Arc::new(Interest::new(1, RandomState::new())),
             reactor,
             Rc::clone(&inbox),
             now,

@@ -1,0 +1,148 @@
+mod many_shards;
+
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
+use ahash::RandomState;
+use bytes::Bytes;
+
+use super::*;
+use crate::hub::LocalInterest;
+use crate::protocol::publication::{Publication, RemoteDisconnect};
+use crate::shard::message::{ControlMessage, ShardInbox, ShardMessage};
+
+fn publisher() -> (Publisher, Vec<ShardInbox>) {
+    let (mesh, inboxes) = ShardMesh::new(2);
+    let interest = Arc::new(Interest::new(2, RandomState::new()));
+    let metrics = Arc::new(Metrics::new(2));
+    (Publisher::new(0, mesh, interest, metrics), inboxes)
+}
+
+/// Both shards have listeners of these streams.
+fn listen<'a>(publisher: &Publisher, streams: impl IntoIterator<Item = &'a str> + Clone) {
+    (0..2).for_each(|shard| listen_on(publisher, shard, streams.clone()));
+}
+
+fn listen_on<'a>(
+    publisher: &Publisher,
+    shard: ShardId,
+    streams: impl IntoIterator<Item = &'a str>,
+) {
+    let mut local = LocalInterest::new(Arc::clone(&publisher.interest), shard);
+    for (number, stream) in (0..).zip(streams) {
+        local.add(number, local.hasher().hash_one(stream));
+    }
+}
+
+/// One publication for each of these streams.
+fn publications(streams: &[&str]) -> PublishMessage {
+    let publication = |stream: &&str| Publication {
+        stream: (*stream).into(),
+        message: Bytes::from_static(b"1"),
+        ..Publication::default()
+    };
+    PublishMessage::Deliver(streams.iter().map(publication).collect())
+}
+
+fn whisper(publisher: &Publisher, stream: &str) {
+    publisher.publish(publications(&[stream])).or_queued();
+}
+
+fn fill(publisher: &Publisher, shard: ShardId) {
+    let mailbox = publisher.mesh.mailbox(shard);
+    while mailbox.try_send(ControlMessage::CheckRpc.into()).is_ok() {}
+}
+
+/// The streams of the messages in an inbox.
+fn streams(inbox: &ShardInbox) -> Vec<String> {
+    let mut streams = Vec::new();
+    while let Some((_, message)) = inbox.pop() {
+        match message {
+            ShardMessage::Publish(PublishMessage::Deliver(publications)) => {
+                streams.extend(publications.iter().map(|it| it.stream.to_string()));
+            }
+            ShardMessage::Control(ControlMessage::CheckRpc) => {}
+            other => panic!("nobody has sent {other:?}"),
+        }
+    }
+    streams
+}
+
+fn poll(future: std::pin::Pin<&mut impl Future<Output = ()>>) -> Poll<()> {
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+#[test]
+fn everything_is_counted_once_and_arrives_in_the_inboxes_of_its_listeners() {
+    let (publisher, inboxes) = publisher();
+    listen(&publisher, ["a", "b"]);
+    whisper(&publisher, "a");
+    let batch = publisher.publish(publications(&["b", "c"]));
+    assert!(poll(pin!(batch.into_inboxes())).is_ready());
+    assert_eq!(publisher.counters().broadcast_msg_total.value(), 3);
+    for inbox in &inboxes {
+        assert_eq!(streams(inbox), ["a", "b", "c"]);
+    }
+    let command = RemoteDisconnect {
+        identifiers: "{}".into(),
+        reconnect: false,
+    };
+    let command = publisher.publish(PublishMessage::RemoteDisconnect(Arc::new(command)));
+    assert!(poll(pin!(command.into_inboxes())).is_ready());
+    assert_eq!(publisher.counters().broadcast_msg_total.value(), 4);
+    assert_eq!(publisher.counters().publications_handed_total.value(), 6);
+    assert!(inboxes.iter().all(|inbox| inbox.depth() == 1));
+    assert_eq!(publisher.counters().inbox_waits_total.value(), 0);
+}
+
+#[test]
+fn what_must_not_be_lost_waits_until_the_last_inbox_has_room() {
+    let (publisher, inboxes) = publisher();
+    listen(&publisher, ["a"]);
+    fill(&publisher, 1);
+    let mut publishing = pin!(publisher.publish(publications(&["a"])).into_inboxes());
+    assert!(poll(publishing.as_mut()).is_pending());
+    assert_eq!(streams(&inboxes[0]), ["a"], "there was room");
+    inboxes[1].pop().expect("it is full");
+    assert!(poll(publishing.as_mut()).is_ready());
+    assert_eq!(streams(&inboxes[1]), ["a"]);
+    let counters = publisher.counters();
+    assert_eq!(counters.inbox_waits_total.value(), 1);
+    assert_eq!(counters.publications_waited_total.value(), 1);
+    assert_eq!(counters.publications_handed_total.value(), 2);
+}
+
+#[test]
+fn whispers_that_find_no_room_keep_their_order_and_are_bounded() {
+    let (publisher, inboxes) = publisher();
+    fill(&publisher, 1);
+    let full = inboxes[1].depth();
+    let names: Vec<String> = (0..=WHISPERS_WAITING_MAX)
+        .map(|it| it.to_string())
+        .collect();
+    listen(
+        &publisher,
+        names.iter().map(String::as_str).chain(["later"]),
+    );
+    for name in &names {
+        whisper(&publisher, name);
+    }
+    let counters = publisher.counters();
+    assert_eq!(counters.whispers_dropped_total.value(), 1);
+    assert_eq!(counters.broadcast_msg_total.value(), names.len() as u64);
+    assert_eq!(inboxes[0].depth(), 1, "the second waits behind the first");
+
+    let mut sending = pin!(publisher.send_waiting());
+    assert!(poll(sending.as_mut()).is_pending());
+    assert_eq!(inboxes[1].depth(), full);
+    assert!(streams(&inboxes[1]).is_empty(), "nothing has got in yet");
+    assert!(poll(sending.as_mut()).is_pending());
+    whisper(&publisher, "later");
+    let mut expected = names[..WHISPERS_WAITING_MAX].to_vec();
+    expected.push("later".to_owned());
+    for inbox in &inboxes {
+        assert!(streams(inbox) == expected, "each once, in order");
+    }
+    assert_eq!(counters.whispers_dropped_total.value(), 1);
+    assert_eq!(counters.publications_waited_total.value(), 0);
+}
