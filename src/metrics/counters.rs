@@ -243,6 +243,8 @@ pub struct Metrics {
     pub cpu_millis: Vec<Gauge>,
     /// The limit on open files. Set at the start.
     pub open_files_limit: Gauge,
+    /// Bytes of the table of interest, with the levels that it has outgrown. A sample.
+    pub interest_bytes: Gauge,
     /// Bytes that the shards together may hold for clients and requests, 0 = no bound. Set at the start.
     pub memory_bytes_max: Gauge,
     /// When the process started, in seconds since 1970. Set at the start.
@@ -301,6 +303,7 @@ impl Metrics {
             private_bytes: Gauge::default(),
             cpu_millis: (0..shards).map(|_| Gauge::default()).collect(),
             open_files_limit: Gauge::default(),
+            interest_bytes: Gauge::default(),
             memory_bytes_max: Gauge::default(),
             start_time_seconds: Gauge::default(),
             rpc_slots_num: Gauge::default(),

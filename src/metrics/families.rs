@@ -263,6 +263,11 @@ pub(super) const OWN_PROCESS: &[ProcessFamily] = &[
         bytes_per_connection,
     ),
     process_gauge(
+        "interest_bytes",
+        "Bytes of the table that says which shards may have a listener of a stream",
+        |m| m.interest_bytes.value(),
+    ),
+    process_gauge(
         "memory_bytes_max",
         "Bytes that may be held for clients and requests, 0 = no bound",
         |m| m.memory_bytes_max.value(),

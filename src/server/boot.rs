@@ -5,14 +5,11 @@ use std::sync::mpsc::Sender;
 use std::time::{SystemTime, UNIX_EPOCH};
 use std::{io, thread};
 
-use ahash::RandomState;
-
 use super::control::{SHARD_THREAD_PREFIX, terminate};
 use super::plan::Plan;
 use super::{Server, StartError};
 use crate::config::{Config, DriverChoice, MemoryBound};
 use crate::driver::Choice;
-use crate::hub::Interest;
 use crate::mesh::ProcessBudget;
 use crate::metrics::{Metrics, TlsMetrics};
 use crate::net::Driver;
@@ -69,7 +66,6 @@ pub fn start_shards(
     events: Sender<ControlEvent>,
     shards: impl Iterator<Item = (ShardInbox, Vec<ListenerSetup>)>,
 ) -> Result<(), StartError> {
-    let interest = Arc::new(Interest::new(server.mesh.shards(), RandomState::new()));
     let cpus = os::cpu::allowed();
     let pinned = server.mesh.shards() <= cpus.len();
     for (id, (inbox, listeners)) in shards.enumerate() {
@@ -88,7 +84,7 @@ pub fn start_shards(
             driver: choice.driver,
             may_fall_back: server.config.runtime.driver == DriverChoice::Auto,
             control: events.clone(),
-            interest: Arc::clone(&interest),
+            interest: Arc::clone(&server.interest),
         })?;
     }
     Ok(())

@@ -120,7 +120,12 @@ impl Upkeep {
         if is_due(&mut self.rotate)
             && let Some(reporting) = &mut self.reporting
         {
-            sample(&server.metrics, &server.mesh, server.rpc.as_deref());
+            sample(
+                &server.metrics,
+                &server.mesh,
+                &server.interest,
+                server.rpc.as_deref(),
+            );
             reporting.report(&server.metrics);
         }
     }

@@ -14,6 +14,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver};
 use std::time::Instant;
 
+use ahash::RandomState;
+
 use self::control::{control_loop, watch_signals};
 use self::drain::drain;
 use self::listen::listen;
@@ -22,6 +24,7 @@ pub use self::plan::{Prepared, prepare};
 use crate::certificate::{self, ReloadRequest};
 use crate::config::Config;
 use crate::driver::Choice;
+use crate::hub::Interest;
 use crate::mesh::ShardId;
 use crate::metrics::Metrics;
 use crate::net::tls::{ServerTls, TlsFileError};
@@ -73,6 +76,7 @@ struct Server {
     config: Arc<Config>,
     metrics: Arc<Metrics>,
     mesh: ShardMesh,
+    interest: Arc<Interest>,
     publications_end: PublicationsEnd,
     rpc: Option<Arc<RpcShared>>,
     tls: Option<Arc<ServerTls>>,
@@ -97,6 +101,7 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
     let server = Server {
         metrics: Arc::new(boot::metrics(&plan, &budget)),
         config: Arc::new(config),
+        interest: Arc::new(Interest::new(plan.shards, RandomState::new())),
         mesh,
         publications_end: PublicationsEnd::default(),
         rpc: plan.rpc.clone(),

@@ -33,6 +33,7 @@ use std::sync::mpsc::Sender;
 use std::time::Instant;
 
 use crate::config::Config;
+use crate::hub::Interest;
 use crate::mesh::{ShardBudget, ShardId};
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::net::tls::ServerTls;
@@ -58,6 +59,7 @@ pub struct Shard {
     pub config: Arc<Config>,
     pub metrics: Arc<Metrics>,
     pub mesh: ShardMesh,
+    pub interest: Arc<Interest>,
     pub rpc: Option<Rc<RpcClient>>,
     pub tls: Option<Arc<ServerTls>>,
     pub timeouts: Rc<Timeouts>,

@@ -40,6 +40,14 @@ fn values(stage: &Stage, name: &str) -> Vec<i64> {
     values
 }
 
+/// Bytes of the table of interest.
+fn table_bytes(stage: &Stage) -> i64 {
+    let page = stage.server.get("/metrics").text();
+    let mut lines = page.lines();
+    let value = lines.find_map(|line| line.strip_prefix("ringcable_interest_bytes "));
+    value.expect("the metric").parse().expect("a number")
+}
+
 /// How many inboxes got what `publish` publishes.
 fn handed(stage: &Stage, publish: impl FnOnce()) -> i64 {
     let before = sum(stage, "publications_handed_total");
@@ -112,6 +120,28 @@ on_both_drivers! {
         let payload = json!({ "identifiers": "{}", "reconnect": false });
         let command = json!({ "command": "disconnect", "payload": payload }).to_string();
         assert_eq!(handed(&stage, || stage.broadcaster().post(&command)), SHARDS as i64);
+    }
+
+    fn the_table_grows_with_the_streams_of_a_shard_and_nothing_is_missed(driver: Driver) {
+        const ROOMS: usize = 2_500;
+        let stage = stage(driver);
+        let mut other = Cable::to(&stage.server).welcomed();
+        listen(&mut other, "room 0");
+        let mut client = Cable::to(&stage.server).welcomed();
+        let at_first = table_bytes(&stage);
+        for room in 0..ROOMS {
+            client.command("subscribe", &identifier(&format!("room {room}")));
+        }
+        (0..ROOMS).for_each(|_| assert_eq!(client.next_json()["type"], "confirm_subscription"));
+        until("the next table", || (table_bytes(&stage) == 5 * at_first).then_some(()));
+        // The idle shards join with their ticks. It makes no difference to publications which table is used meanwhile.
+        for room in (0..ROOMS).step_by(50) {
+            stage.publish(&format!("room {room}"), &room.to_string());
+            assert_eq!(client.next_json()["message"], room);
+        }
+        assert_eq!(other.next_json()["message"], 0);
+        client.close();
+        until("nobody is in the rooms", || (handed(&stage, || stage.publish("room 50", "1")) == 0).then_some(()));
     }
 
     fn a_room_is_forgotten_with_its_last_listener(driver: Driver) {

@@ -58,7 +58,7 @@ impl Client {
     fn metrics(&self) -> Response {
         let shard = &self.shard;
         let rpc = shard.rpc.as_ref().map(|rpc| rpc.shared());
-        sample(&shard.metrics, &shard.mesh, rpc);
+        sample(&shard.metrics, &shard.mesh, &shard.interest, rpc);
         Response::metrics(&shard.metrics, &shard.config.metrics.tags)
     }
 
