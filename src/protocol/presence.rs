@@ -7,6 +7,7 @@
 use bytes::Bytes;
 
 use super::json::escape_into;
+use super::publication::Publication;
 
 /// The `type` of deliveries about presence.
 pub const BROADCAST_TYPE: &str = "presence";
@@ -34,6 +35,17 @@ pub enum PresenceEvent<'a> {
 }
 
 impl PresenceEvent<'_> {
+    /// The event for all that listen to the presence stream. It is not stored.
+    pub fn publication(&self, stream: &str) -> Publication {
+        Publication {
+            stream: stream.into(),
+            message: self.message(),
+            broadcast_type: Some(BROADCAST_TYPE.into()),
+            transient: true,
+            ..Publication::default()
+        }
+    }
+
     /// The `message` of the event.
     pub fn message(&self) -> Bytes {
         match self {
@@ -122,9 +134,14 @@ mod tests {
 
     #[test]
     fn an_event_is_a_delivery_of_its_type() {
+        let publication = PresenceEvent::Leave { id: "1" }.publication("room");
+        assert_eq!(
+            (&*publication.stream, publication.transient),
+            ("room", true)
+        );
         let mut out = Vec::new();
-        let message = PresenceEvent::Leave { id: "1" }.message();
-        data_message("A", &message, Some(BROADCAST_TYPE), &mut out);
+        let broadcast_type = publication.broadcast_type.as_deref();
+        data_message("A", &publication.message, broadcast_type, &mut out);
         assert_eq!(
             str::from_utf8(&out).unwrap(),
             r#"{"type":"presence","identifier":"A","message":{"id":"1","type":"leave"}}"#
