@@ -42,6 +42,11 @@ impl Index {
     }
 }
 
+/// Memory of an entry of type `T`: the slab, a fifth of which may be free, and the index.
+pub const fn entry_bytes<T>() -> usize {
+    size_of::<T>() * 5 / 4 + INDEX_BYTES
+}
+
 /// Adds an entry to a slab that grows by a quarter. Doubling would leave up to half of it unused, and these tables hold
 /// most of the broker's memory beside its texts.
 pub fn insert<T>(slab: &mut Slab<T>, entry: T) -> u32 {

@@ -18,7 +18,7 @@ use thiserror::Error;
 
 use super::Budget;
 use super::expiry::{Expiring, Expiry, Links};
-use super::index::{INDEX_BYTES, Index, insert};
+use super::index::{Index, entry_bytes, insert};
 use crate::hub::{Interner, TextId};
 use crate::protocol::presence::{PresenceEvent, PresenceRecord, RECORD_BYTES, info_message};
 
@@ -35,18 +35,16 @@ pub const PRESENCE_INFO_BYTES_MAX: usize = 64 << 10;
 /// Longest answer about one stream. It is half of what one session may hold with the default options, so that a question
 /// about a large stream does not end the session of the client that asks.
 pub const PRESENCE_ANSWER_BYTES_MAX: usize = 8 << 20;
-/// Joins that expire in one sweep; the others expire in the next turns.
-pub const EXPIRED_PER_SWEEP_MAX: usize = 1_024;
 
 /// "No member".
 const NONE: u32 = u32::MAX;
 
 /// Memory of a stream beside its name: an interned text, and the head of its list of members.
 const STREAM_BYTES: usize = 64;
-/// Memory of a member beside its id and info: its entry and place in the index, and what the allocator adds to its text.
-const MEMBER_BYTES: usize = size_of::<Member>() + INDEX_BYTES + 20;
+/// Memory of a member beside its id and info: its entry, and what the allocator adds to its text.
+const MEMBER_BYTES: usize = entry_bytes::<Member>() + 20;
 /// The same of a session beside its sid.
-const ATTENDANCE_BYTES: usize = size_of::<Attendance>() + INDEX_BYTES + 24;
+const ATTENDANCE_BYTES: usize = entry_bytes::<Attendance>() + 24;
 
 /// A presence id in one stream.
 struct Member {
@@ -169,7 +167,8 @@ impl Departure {
 }
 
 /// The presence of all streams at home on one shard.
-pub struct PresenceTable {
+pub struct PresenceTable<B> {
+    budget: B,
     streams: Interner,
     /// By the stream's index.
     stream_members: Vec<StreamMembers>,
@@ -179,13 +178,27 @@ pub struct PresenceTable {
     sid_index: Index,
     hasher: RandomState,
     expiry: Expiry,
-    held_bytes: usize,
+    totals: PresenceTotals,
 }
 
-impl PresenceTable {
-    /// `start` is a time before all others that will be given.
-    pub fn new(ttl: Duration, start: Instant) -> Self {
+/// Figures of the presence of one shard.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PresenceTotals {
+    /// Streams with at least one member.
+    pub streams: usize,
+    /// Members of all streams.
+    pub members: usize,
+    /// Bytes that are charged.
+    pub held_bytes: usize,
+    /// Joins that were refused because there was no memory, since the start.
+    pub refused_joins: u64,
+}
+
+impl<B: Budget> PresenceTable<B> {
+    /// Every byte will be charged to `budget`. No time that is given later may be earlier than `start`.
+    pub fn new(budget: B, ttl: Duration, start: Instant) -> Self {
         Self {
+            budget,
             streams: Interner::default(),
             stream_members: Vec::new(),
             members: Slab::new(),
@@ -194,23 +207,16 @@ impl PresenceTable {
             sid_index: Index::default(),
             hasher: RandomState::default(),
             expiry: Expiry::new(ttl, start),
-            held_bytes: 0,
+            totals: PresenceTotals::default(),
         }
     }
 
-    /// Streams with at least one member.
-    pub fn streams_len(&self) -> usize {
-        self.streams.len()
-    }
-
-    /// Members of all streams.
-    pub fn members_len(&self) -> usize {
-        self.members.len()
-    }
-
-    /// Bytes that are charged to the budget.
-    pub fn held_bytes(&self) -> usize {
-        self.held_bytes
+    pub fn totals(&self) -> PresenceTotals {
+        PresenceTotals {
+            streams: self.streams.len(),
+            members: self.members.len(),
+            ..self.totals
+        }
     }
 
     /// A session joins a stream, or joins again: then the info is replaced. Returns the event of a member that was not
@@ -222,7 +228,6 @@ impl PresenceTable {
         &mut self,
         join: &Join<'a>,
         now: Instant,
-        budget: &impl Budget,
     ) -> Result<Option<PresenceEvent<'a>>, JoinRefusal> {
         let record = checked(join.record)?;
         let found = self.find(join);
@@ -233,13 +238,14 @@ impl PresenceTable {
             return Err(JoinRefusal::OtherId);
         }
         let bytes = self.join_bytes(join, &record, &found);
-        if !budget.try_charge(bytes) {
+        if !self.budget.try_charge(bytes) {
+            self.totals.refused_joins += 1;
             return Err(JoinRefusal::NoMemory);
         }
-        self.held_bytes += bytes;
+        self.totals.held_bytes += bytes;
         let member = match found.member {
             Some(member) => {
-                self.replace_info(member, &record, budget);
+                self.replace_info(member, &record);
                 member
             }
             None => self.insert_member(join.stream, &record),
@@ -256,17 +262,12 @@ impl PresenceTable {
     ///
     /// # Errors
     /// [`NotPresent`] when the session has not joined.
-    pub fn leave(
-        &mut self,
-        stream: &str,
-        sid: &str,
-        budget: &impl Budget,
-    ) -> Result<Option<Departure>, NotPresent> {
+    pub fn leave(&mut self, stream: &str, sid: &str) -> Result<Option<Departure>, NotPresent> {
         let attendance = self.find_attendance(sid).ok_or(NotPresent)?;
         let stream = self.streams.find(stream).ok_or(NotPresent)?;
         let places = &self.attendances[attendance as usize].places;
         let place = places.find(stream).ok_or(NotPresent)?;
-        Ok(self.remove_place(attendance, place, budget))
+        Ok(self.remove_place(attendance, place))
     }
 
     /// A session has ended. It is present for `presence_ttl` from now on.
@@ -276,20 +277,20 @@ impl PresenceTable {
         }
     }
 
-    /// Removes sessions whose time is over. Appends the members that leave with them. Returns true when more is due: the
-    /// shard's other tasks go first.
-    pub fn expire(
+    /// Removes sessions whose time is over, in `steps_max` steps at most, each of which takes about a microsecond. Appends
+    /// the members that leave with them. True: there is more to do. Costs nothing for what stays.
+    pub fn sweep(
         &mut self,
         now: Instant,
-        budget: &impl Budget,
+        steps_max: usize,
         departures: &mut Vec<Departure>,
     ) -> bool {
-        for _ in 0..EXPIRED_PER_SWEEP_MAX {
+        for _ in 0..steps_max {
             let Some(due) = self.expiry.due(&self.attendances, now) else {
                 return false;
             };
             let place = self.attendances[due as usize].places.last();
-            departures.extend(self.remove_place(due, place, budget));
+            departures.extend(self.remove_place(due, place));
         }
         self.expiry.due(&self.attendances, now).is_some()
     }
@@ -383,9 +384,9 @@ impl PresenceTable {
         of_stream + of_member + of_session
     }
 
-    fn release(&mut self, bytes: usize, budget: &impl Budget) {
-        self.held_bytes -= bytes;
-        budget.release(bytes);
+    fn release(&mut self, bytes: usize) {
+        self.totals.held_bytes -= bytes;
+        self.budget.release(bytes);
     }
 
     /// Adds a member of no session yet.
@@ -428,7 +429,7 @@ impl PresenceTable {
         self.stream_members[stream] = NO_MEMBERS;
     }
 
-    fn replace_info(&mut self, member: u32, record: &PresenceRecord<'_>, budget: &impl Budget) {
+    fn replace_info(&mut self, member: u32, record: &PresenceRecord<'_>) {
         let member = &mut self.members[member as usize];
         if member.record() == *record {
             return;
@@ -438,7 +439,7 @@ impl PresenceTable {
         let new_bytes = member.text.len();
         let of_stream = &mut self.stream_members[member.stream as usize];
         of_stream.text_bytes = of_stream.text_bytes - old_bytes + new_bytes;
-        self.release(old_bytes.saturating_sub(new_bytes), budget);
+        self.release(old_bytes.saturating_sub(new_bytes));
     }
 
     /// Adds a member to what a session has joined. Returns the session's attendance.
@@ -477,36 +478,31 @@ impl PresenceTable {
     }
 
     /// A session leaves one of its streams.
-    fn remove_place(
-        &mut self,
-        attendance: u32,
-        place: Place,
-        budget: &impl Budget,
-    ) -> Option<Departure> {
+    fn remove_place(&mut self, attendance: u32, place: Place) -> Option<Departure> {
         let places = &mut self.attendances[attendance as usize].places;
         if places.remove(place) {
-            self.release(PLACE_BYTES, budget);
+            self.release(PLACE_BYTES);
         } else {
-            self.remove_attendance(attendance, budget);
+            self.remove_attendance(attendance);
         }
         let member = &mut self.members[place.member as usize];
         member.sessions -= 1;
-        let departure = (member.sessions == 0).then(|| self.remove_member(place.member, budget));
+        let departure = (member.sessions == 0).then(|| self.remove_member(place.member));
         self.shrink();
         departure
     }
 
-    fn remove_attendance(&mut self, attendance: u32, budget: &impl Budget) {
+    fn remove_attendance(&mut self, attendance: u32) {
         self.expiry.clear(&mut self.attendances, attendance);
         let hash = self
             .hasher
             .hash_one(&*self.attendances[attendance as usize].sid);
         self.sid_index.remove(hash, attendance);
         let removed = self.attendances.remove(attendance as usize);
-        self.release(ATTENDANCE_BYTES + removed.sid.len(), budget);
+        self.release(ATTENDANCE_BYTES + removed.sid.len());
     }
 
-    fn remove_member(&mut self, id: u32, budget: &impl Budget) -> Departure {
+    fn remove_member(&mut self, id: u32) -> Departure {
         let hash = hash_of_member(&self.hasher, &self.members[id as usize]);
         self.member_index.remove(hash, id);
         let member = self.members.remove(id as usize);
@@ -524,9 +520,9 @@ impl PresenceTable {
             stream: self.streams.text(member.stream).into(),
             id: member.id().into(),
         };
-        self.release(MEMBER_BYTES + member.text.len(), budget);
+        self.release(MEMBER_BYTES + member.text.len());
         if self.streams.release(member.stream).is_some() {
-            self.release(STREAM_BYTES + departure.stream.len(), budget);
+            self.release(STREAM_BYTES + departure.stream.len());
         }
         departure
     }
