@@ -46,6 +46,10 @@ impl Interner {
             return (id, None);
         }
         self.text_bytes += text.len();
+        if self.texts.len() == self.texts.capacity() {
+            // Doubling would leave up to half of the entries unused.
+            self.texts.reserve_exact((self.texts.len() / 4).max(8));
+        }
         let id = self.texts.insert(Interned {
             text: text.into(),
             references: 1,
@@ -98,12 +102,13 @@ impl Interner {
     }
 
     /// Texts in use.
-    #[allow(
-        clippy::len_without_is_empty,
-        reason = "nobody asks whether it is empty"
-    )]
     pub fn len(&self) -> usize {
         self.texts.len()
+    }
+
+    /// True when no text is in use.
+    pub fn is_empty(&self) -> bool {
+        self.texts.is_empty()
     }
 
     /// Bytes of the texts in use.
