@@ -11,6 +11,7 @@ pub mod history;
 pub mod idempotency;
 mod index;
 pub mod presence;
+pub mod sessions;
 
 pub use budget::Budget;
 
