@@ -1,13 +1,16 @@
 //! A server without sessions: memory, wake-ups, start and end, and what looking at it costs.
 
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use crate::fleet::{Fleet, Plan};
 use crate::peer::Peer;
 use crate::process::{self, KernelMemory};
+use crate::scenarios::profiles::OneStream;
 use crate::target::public_flags;
 
-use super::{SHARD_THREAD_PREFIX, Scene, micros_each};
+use super::{PATIENCE, SHARD_THREAD_PREFIX, Scene, micros_each};
 
 pub const NAME: &str = "at rest";
 pub const MEMORY: &str = "private memory";
@@ -15,6 +18,8 @@ pub const WAKE_UPS: &str = "wake-ups per second and shard";
 /// After the start a server still gives memory back.
 const REST: Duration = Duration::from_secs(2);
 const PAGES: usize = 50;
+/// Sessions that are few for many shards.
+const FEW: usize = 100;
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// The shortest interval of gauges and metrics log, so that a few seconds show what an interval costs.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -93,4 +98,12 @@ fn measure_upkeep(scene: &mut Scene<'_>) {
         "µs",
         micros_each(cpu, intervals),
     );
+    say_few_sessions(scene, &peer);
+}
+
+/// How the kernel spreads the connections of a few clients, each by the hash of its addresses.
+fn say_few_sessions(scene: &mut Scene<'_>, peer: &Peer) {
+    let mut fleet = Fleet::start(&Plan::new(peer.address, Arc::new(OneStream), 1));
+    fleet.connect_all(FEW, PATIENCE);
+    scene.say_spread(peer, FEW);
 }
