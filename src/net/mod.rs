@@ -169,6 +169,18 @@ impl Socket {
         }
     }
 
+    /// Takes the connection out, for somebody who writes to it; it must be put back before anything else is done here.
+    /// `None` with TLS, where what is written has to be encrypted first, and when the driver has refused the socket.
+    pub fn lend(&mut self) -> Option<TcpSocket> {
+        let lends = self.tls.is_none() && self.tcp.fd().is_ok();
+        lends.then(|| self.tcp.take())
+    }
+
+    /// Puts back what [`Self::lend`] has given.
+    pub fn put_back(&mut self, tcp: TcpSocket) {
+        self.tcp = tcp;
+    }
+
     /// Tells the client that nothing more comes. An error means that it has closed already, and is ignored.
     pub async fn finish_writing(&mut self) {
         if let Some(tls) = &mut self.tls {

@@ -32,6 +32,13 @@ enum Held {
 }
 
 impl TcpSocket {
+    /// Takes the socket out of this place.
+    pub fn take(&mut self) -> Self {
+        Self {
+            held: mem::replace(&mut self.held, Held::Gone),
+        }
+    }
+
     /// Takes over a connected, non-blocking socket.
     pub fn new(stream: std::net::TcpStream) -> Self {
         Self {
@@ -153,7 +160,9 @@ impl TcpSocket {
         }
     }
 
-    fn fd(&self) -> io::Result<BorrowedFd<'_>> {
+    /// # Errors
+    /// When the driver has refused the socket before.
+    pub fn fd(&self) -> io::Result<BorrowedFd<'_>> {
         match &self.held {
             Held::Bare(stream) => Ok(stream.as_fd()),
             Held::Watched(stream) => Ok(sockets::borrow(stream)),

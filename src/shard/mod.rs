@@ -2,6 +2,7 @@
 //!
 //! The tasks of a shard share it as `Rc<Shard>`. They borrow state for one turn and never across an await.
 
+mod answers;
 mod broadcasts;
 mod calls;
 mod console;
@@ -37,8 +38,9 @@ use crate::hub::Interest;
 use crate::mesh::{ShardBudget, ShardId};
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::net::tls::ServerTls;
-use crate::net::{Timeouts, Yields};
+use crate::net::{TcpSocket, Timeouts, Yields};
 use crate::rpc::RpcClient;
+use crate::shard::answers::SentAnswer;
 use crate::shard::calls::CallQueue;
 use crate::shard::console::Console;
 use crate::shard::disconnects::{DisconnectQueue, Forwarding};
@@ -83,7 +85,7 @@ pub struct Shard {
     forwarding: Forwarding,
     /// A turn has left sessions that wait for a write.
     unflushed: Signal,
-    /// A turn has left sessions that can be served at once.
+    /// A turn has left sessions that can be served at once, or an answer waits for one.
     unserved: Signal,
     accept_stop: Stop,
     shutdown: Rc<Shutdown>,
@@ -119,6 +121,17 @@ impl Shard {
         drop(sessions);
         self.report_drained();
         result
+    }
+
+    /// Has the next turn write an answer. Tells what became of it.
+    fn send_answer(
+        &self,
+        socket: TcpSocket,
+        bytes: Vec<u8>,
+    ) -> impl Future<Output = SentAnswer> + use<> {
+        let sent = self.sessions.borrow().send_answer(socket, bytes);
+        self.unserved.notify();
+        sent
     }
 
     /// Counts a request until the guard is dropped; the drain waits for it.

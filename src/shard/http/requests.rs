@@ -94,7 +94,7 @@ impl Client {
         };
         drop(publication);
         let response = response.with_headers(broadcast::cors_headers(origin, policy));
-        self.write(head, response).await
+        self.write_with_turn(head, response).await
     }
 
     /// Puts a publication into the inboxes, or returns the answer that refuses it.

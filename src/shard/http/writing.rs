@@ -39,6 +39,24 @@ impl Client {
         self.send(out, keep).await
     }
 
+    /// Writes the answer to a publication together with its deliveries on this shard. Requests that came after it in the
+    /// same read do not wait for that.
+    pub(super) async fn write_with_turn(&mut self, head: &RequestHead, response: Response) -> Next {
+        let socket = self.input.is_empty().then(|| self.socket.lend());
+        let Some(socket) = socket.flatten() else {
+            return self.write(head, response).await;
+        };
+        let keep = self.keeps_alive(head) && !response.close;
+        let bytes = encode(Some(head), &response, keep, &date());
+        let mut written = self.shard.send_answer(socket, bytes).await;
+        self.socket.put_back(written.socket);
+        let Ok(taken) = written.taken else {
+            return Next::End;
+        };
+        written.bytes.drain(..taken);
+        self.send(written.bytes, keep).await
+    }
+
     pub(super) fn keeps_alive(&self, head: &RequestHead) -> bool {
         head.keep_alive() && !self.shard.shutdown.closes_connections()
     }

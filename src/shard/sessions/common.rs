@@ -7,6 +7,7 @@ use super::bounds::Bounds;
 use crate::config::Config;
 use crate::mesh::{ShardBudget, ShardId};
 use crate::metrics::{Metrics, ShardMetrics};
+use crate::shard::answers::Answers;
 use crate::shard::notices::Notices;
 use crate::wire::websocket::message::MessageLimits;
 
@@ -18,6 +19,8 @@ pub(super) struct Common {
     pub bounds: Bounds,
     /// The limits on messages that hold for every session, without what it has negotiated.
     pub message_limits: MessageLimits,
+    /// Answers of the HTTP phase, which leave with what is written to sessions.
+    pub answers: Answers,
     /// For warnings about clients that are refused as sessions.
     pub notices: Notices,
 }
@@ -32,6 +35,7 @@ impl Common {
             config,
             metrics: Arc::clone(budget.metrics()),
             budget,
+            answers: Answers::default(),
             notices: Notices::default(),
         }
     }

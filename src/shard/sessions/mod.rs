@@ -52,10 +52,12 @@ use self::writer::Writer;
 use crate::config::Config;
 use crate::hub::{Hub, Interest, LocalInterest};
 use crate::mesh::{Permit, ShardBudget, ShardId};
+use crate::net::TcpSocket;
 use crate::net::tls::TlsSession;
 use crate::protocol::publication::Publication;
 use crate::reactor::Reactor;
 use crate::session::{Admission, DisconnectCall, Step};
+use crate::shard::answers::SentAnswer;
 use crate::shard::calls::{Call, CallHandle};
 use crate::shard::message::{ShardInbox, Survey};
 
@@ -177,7 +179,16 @@ impl Sessions {
 
     /// True when the next harvest has work at once, without a wake-up.
     pub fn has_more(&self) -> bool {
-        self.table.has_work()
+        self.table.has_work() || !self.common.answers.is_empty()
+    }
+
+    /// Has the next turn write an answer to a client of the HTTP phase.
+    pub fn send_answer(
+        &self,
+        socket: TcpSocket,
+        bytes: Vec<u8>,
+    ) -> impl Future<Output = SentAnswer> + use<> {
+        self.common.answers.send(socket, bytes)
     }
 
     /// When the next tick is due.

@@ -89,7 +89,7 @@ impl Sessions {
     pub(super) fn flush_some(&mut self) {
         let time = TimeSlice::new(FLUSHING_TIME_MAX);
         let mut flushed = 0;
-        while flushed < FLUSHES_PER_TURN_MAX && !self.writer.is_empty() && !time.is_over() {
+        while flushed < FLUSHES_PER_TURN_MAX && self.writer.has_work() && !time.is_over() {
             self.writer.flush_few(&mut self.table, time);
             for (slot, outcome) in self.writer.take_outcomes() {
                 self.settle_written(slot, outcome);

@@ -14,6 +14,7 @@ use super::table::Table;
 use crate::metrics::ShardMetrics;
 use crate::protocol::reply::Reply;
 use crate::reactor::Outgoing;
+use crate::shard::answers::Answer;
 use crate::shard::outbox::batch::{Batch, BatchList, Urgency};
 use crate::shard::outbox::frame::{Frame, GATHERED_BYTES_MAX};
 use crate::shard::outbox::{Outbox, Written};
@@ -23,8 +24,8 @@ use crate::wire::websocket::deflate::Deflater;
 pub(super) const FLUSHES_PER_LOOK: usize = 128;
 /// Writes in a row to one session that has much waiting. After that the other sessions have their turn.
 const WRITES_PER_TURN_MAX: usize = 8;
-/// With fewer waiting sessions than this, sends through the ring are not worth their set-up.
-const BULK_SENDS_MIN: usize = 8;
+/// Fewer sends than this are made one by one: a single one through the ring costs more than send(2).
+const BULK_SENDS_MIN: usize = 3;
 
 /// What a write means for its session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +53,8 @@ pub(super) struct Writer {
     deflater: Deflater,
     /// Sessions that get a single frame in this turn, and the results of their sends.
     bulk_sends: Vec<(u32, u32)>,
+    /// The answers of the HTTP phase that go with them.
+    answers: Vec<Answer>,
     send_results: Vec<i32>,
     /// Outcomes of the flush other than [`Outcome::GoesOn`].
     outcomes: Vec<(u32, Outcome)>,
@@ -64,6 +67,7 @@ impl Writer {
             common,
             deflater: Deflater::new(),
             bulk_sends: Vec::new(),
+            answers: Vec::new(),
             send_results: Vec::new(),
             outcomes: Vec::new(),
         }
@@ -72,6 +76,11 @@ impl Writer {
     /// True when no session waits for the flush.
     pub fn is_empty(&self) -> bool {
         self.batch.is_empty()
+    }
+
+    /// True when there is something to write, to sessions or to clients of the HTTP phase.
+    pub fn has_work(&self) -> bool {
+        !self.batch.is_empty() || !self.common.answers.is_empty()
     }
 
     /// True when the batch should be written before publications add more.
@@ -169,11 +178,15 @@ impl Writer {
         }
     }
 
-    /// Writes up to [`FLUSHES_PER_LOOK`] sessions, fewer when `time` is over. Single frames are sent together through the
-    /// ring. [`Self::take_outcomes`] returns the outcomes.
+    /// Writes up to [`FLUSHES_PER_LOOK`] sessions, fewer when `time` is over, and as many answers. Answers and single frames
+    /// are sent together through the ring. [`Self::take_outcomes`] returns the outcomes.
     pub fn flush_few(&mut self, table: &mut Table, time: TimeSlice) {
         let mut bulk_sends = std::mem::take(&mut self.bulk_sends);
-        let in_bulk = table.reactor.sends_in_bulk() && self.batch.dirty_len() >= BULK_SENDS_MIN;
+        self.common
+            .answers
+            .take(FLUSHES_PER_LOOK, &mut self.answers);
+        let sends = self.batch.dirty_len() + self.answers.len();
+        let in_bulk = table.reactor.sends_in_bulk() && sends >= BULK_SENDS_MIN;
         for _ in 0..FLUSHES_PER_LOOK {
             let Some(slot) = self.batch.next_dirty() else {
                 break;
@@ -194,7 +207,10 @@ impl Writer {
                 }
             }
         }
-        self.send_in_bulk(table, &bulk_sends);
+        if in_bulk {
+            self.send_in_bulk(table, &bulk_sends);
+        }
+        self.answers.drain(..).for_each(Answer::write);
         bulk_sends.clear();
         self.bulk_sends = bulk_sends;
     }
@@ -229,28 +245,26 @@ impl Writer {
         Some(frame)
     }
 
-    /// Sends one frame to each of many sessions with few system calls.
+    /// Sends the answers, and one frame to each of many sessions, with few system calls.
     fn send_in_bulk(&mut self, table: &mut Table, bulk_sends: &[(u32, u32)]) {
-        if bulk_sends.is_empty() {
-            return;
-        }
-        let messages: Vec<Outgoing> = bulk_sends
-            .iter()
-            .map(|&(slot, frame)| Outgoing {
-                socket: table.connections[slot as usize].socket.as_fd(),
-                bytes: self.batch.bytes(frame),
-            })
-            .collect();
+        let mut answers = std::mem::take(&mut self.answers);
+        let answered = answers.iter().map(Answer::outgoing);
+        let delivered = bulk_sends.iter().map(|&(slot, frame)| Outgoing {
+            socket: table.connections[slot as usize].socket.as_fd(),
+            bytes: self.batch.bytes(frame),
+        });
+        let messages: Vec<Outgoing> = answered.chain(delivered).collect();
         let mut results = std::mem::take(&mut self.send_results);
         table.reactor.send_all(&messages, &mut results);
-        let sent = messages.len() as u64;
-        self.common.counters().writes_total.add(sent);
-        for (&(slot, frame), &result) in bulk_sends.iter().zip(&results) {
-            let taken = match result {
-                0.. => Ok(result as usize),
-                _ if [libc::EAGAIN, libc::EINTR].contains(&-result) => Ok(0),
-                _ => Err(io::Error::from_raw_os_error(-result)),
-            };
+        let mut taken = results.iter().map(|&result| bytes_taken(result));
+        for answer in answers.drain(..) {
+            let taken = taken.next().unwrap_or(Ok(0));
+            answer.finish(taken);
+        }
+        self.answers = answers;
+        let counters = self.common.counters();
+        counters.writes_total.add(bulk_sends.len() as u64);
+        for (&(slot, frame), taken) in bulk_sends.iter().zip(taken) {
             let written = taken.map(|bytes| self.batch.account_only_frame(frame, bytes));
             let outcome = self.on_written(table, slot, written);
             self.note(slot, outcome);
@@ -389,6 +403,15 @@ impl Writer {
         }
         table.set_timer(slot);
         Outcome::GoesOn
+    }
+}
+
+/// The result of a send through the ring. A full socket has taken nothing.
+fn bytes_taken(result: i32) -> io::Result<usize> {
+    match result {
+        0.. => Ok(result as usize),
+        _ if [libc::EAGAIN, libc::EINTR].contains(&-result) => Ok(0),
+        _ => Err(io::Error::from_raw_os_error(-result)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! The session table with real sockets and both reactors, without a runtime: the test makes every turn and sets the time.
 
+mod answers;
 mod any_turns;
 mod closing;
 mod drain;
