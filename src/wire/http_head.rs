@@ -159,6 +159,12 @@ pub(super) struct Span {
     end: u32,
 }
 
+impl Span {
+    fn len(self) -> usize {
+        (self.end - self.start) as usize
+    }
+}
+
 /// The text of a head in one allocation, and the positions of its fields.
 #[derive(Debug, Clone)]
 pub(super) struct HeaderStore {
@@ -166,34 +172,71 @@ pub(super) struct HeaderStore {
     fields: Vec<(Span, Span)>,
 }
 
-impl HeaderStore {
-    /// An empty store with room for a head of `head_bytes` bytes.
-    pub(super) fn with_capacity(head_bytes: usize) -> Self {
+/// Makes the [`HeaderStore`] of a head that has been parsed.
+pub(super) struct HeadCopy<'a> {
+    head: &'a [u8],
+    /// The whole head if it is UTF-8, which is the usual case and needs a single copy; then the parts that are not in it.
+    text: String,
+    is_whole: bool,
+}
+
+impl<'a> HeadCopy<'a> {
+    pub(super) fn new(head: &'a [u8]) -> Self {
+        let mut text = String::with_capacity(head.len());
+        let whole = std::str::from_utf8(head);
+        text.push_str(whole.unwrap_or_default());
+        HeadCopy {
+            head,
+            text,
+            is_whole: whole.is_ok(),
+        }
+    }
+
+    /// The position of a part of the head, with U+FFFD in place of invalid UTF-8.
+    pub(super) fn span(&mut self, part: &[u8]) -> Span {
+        match self.offset(part) {
+            Some(start) => span(start, start + part.len()),
+            None => {
+                let start = self.text.len();
+                self.text.push_str(&String::from_utf8_lossy(part));
+                span(start, self.text.len())
+            }
+        }
+    }
+
+    /// Where `part` is in the whole head that was copied.
+    fn offset(&self, part: &[u8]) -> Option<usize> {
+        let offset = part
+            .as_ptr()
+            .addr()
+            .checked_sub(self.head.as_ptr().addr())?;
+        let is_inside = self.head.get(offset..)?.len() >= part.len();
+        (self.is_whole && is_inside).then_some(offset)
+    }
+
+    pub(super) fn into_store(mut self, fields: &[httparse::Header<'_>]) -> HeaderStore {
+        let fields = fields
+            .iter()
+            .map(|field| (self.span(field.name.as_bytes()), self.span(field.value)))
+            .collect();
         HeaderStore {
-            text: String::with_capacity(head_bytes),
-            fields: Vec::new(),
+            text: self.text,
+            fields,
         }
     }
+}
 
-    /// Appends `bytes`, with U+FFFD in place of invalid UTF-8.
-    pub(super) fn push_text(&mut self, bytes: &[u8]) -> Span {
-        let start = self.position();
-        self.text.push_str(&String::from_utf8_lossy(bytes));
-        Span {
-            start,
-            end: self.position(),
-        }
+fn span(start: usize, end: usize) -> Span {
+    let position = |at: usize| {
+        u32::try_from(at).expect("a head is below HEAD_BYTES_CEILING, tripled it still fits in u32")
+    };
+    Span {
+        start: position(start),
+        end: position(end),
     }
+}
 
-    pub(super) fn push_fields(&mut self, fields: &[httparse::Header<'_>]) {
-        self.fields.reserve_exact(fields.len());
-        for field in fields {
-            let name = self.push_text(field.name.as_bytes());
-            let value = self.push_text(field.value);
-            self.fields.push((name, value));
-        }
-    }
-
+impl HeaderStore {
     pub(super) fn text(&self, span: Span) -> &str {
         &self.text[span.start as usize..span.end as usize]
     }
@@ -207,16 +250,22 @@ impl HeaderStore {
 
     /// The first value of the field called `name` (in any case), without the blanks around it.
     pub(super) fn first(&self, name: &str) -> Option<&str> {
-        self.fields()
-            .find(|(field, _)| field.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
+        let mut fields = self.fields.iter();
+        let found = fields.find(|(field, _)| self.is_called(*field, name));
+        found.map(|(_, value)| self.text(*value))
     }
 
     /// The values of all fields called `name` (in any case).
     pub(super) fn values<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
-        self.fields()
-            .filter(move |(field, _)| field.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value)
+        self.fields
+            .iter()
+            .filter(move |(field, _)| self.is_called(*field, name))
+            .map(|(_, value)| self.text(*value))
+    }
+
+    /// Compares lengths first, because most fields are others.
+    fn is_called(&self, field: Span, name: &str) -> bool {
+        field.len() == name.len() && self.text(field).eq_ignore_ascii_case(name)
     }
 
     /// True when a field called `name` has `token` in its comma list; both in any case.
@@ -232,11 +281,6 @@ impl HeaderStore {
             return false;
         }
         version_minor >= 1 || self.has_token("connection", "keep-alive")
-    }
-
-    fn position(&self) -> u32 {
-        u32::try_from(self.text.len())
-            .expect("a head is below HEAD_BYTES_CEILING, tripled it still fits in u32")
     }
 }
 

@@ -7,7 +7,8 @@ use std::borrow::Cow;
 
 use super::http_body::BodyFraming;
 use super::http_head::{
-    HeadLimits, HeadScanner, HeaderStore, HttpError, Span, field_slots, list_items, parse_error,
+    HeadCopy, HeadLimits, HeadScanner, HeaderStore, HttpError, Span, field_slots, list_items,
+    parse_error,
 };
 use super::percent;
 
@@ -66,7 +67,7 @@ impl RequestHead {
         let mut parsed = httparse::Request::new(&mut slots);
         match parsed.parse(input) {
             Ok(httparse::Status::Complete(consumed)) => {
-                Self::from_parsed(&parsed, input.len()).map(|head| Some((head, consumed)))
+                Self::from_parsed(&parsed, input).map(|head| Some((head, consumed)))
             }
             // For example because of a blank line inside the request line.
             Ok(httparse::Status::Partial) => Err(HttpError::Malformed("the head ends too early")),
@@ -227,7 +228,7 @@ impl RequestHead {
 
     fn from_parsed(
         parsed: &httparse::Request<'_, '_>,
-        head_bytes: usize,
+        head: &[u8],
     ) -> Result<RequestHead, HttpError> {
         let incomplete = HttpError::Malformed("incomplete request line");
         let (Some(method), Some(target), Some(version_minor)) =
@@ -235,12 +236,10 @@ impl RequestHead {
         else {
             return Err(incomplete);
         };
-        let mut store = HeaderStore::with_capacity(head_bytes);
-        let method = store.push_text(method.as_bytes());
-        let target = store.push_text(target.as_bytes());
-        store.push_fields(parsed.headers);
+        let mut copy = HeadCopy::new(head);
+        let (method, target) = (copy.span(method.as_bytes()), copy.span(target.as_bytes()));
         let head = RequestHead {
-            store,
+            store: copy.into_store(parsed.headers),
             method,
             target,
             version_minor,
@@ -272,7 +271,9 @@ impl RequestHead {
             (None, None) if self.version_minor >= 1 && self.method() != "CONNECT" => {
                 Err(HttpError::MissingHost)
             }
-            (Some(host), None) if !host.bytes().all(is_host_byte) => Err(HttpError::BadHost),
+            (Some(host), None) if !host.bytes().all(|byte| HOST_BYTES[usize::from(byte)]) => {
+                Err(HttpError::BadHost)
+            }
             _ => Ok(()),
         }
     }
@@ -309,9 +310,21 @@ fn path_or_root(path: &str) -> &str {
 
 /// True for the bytes that Go's HTTP server accepts in a `Host` field. Source: golang.org/x/net/http/httpguts,
 /// `ValidHostHeader`.
-fn is_host_byte(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!$%&'()*+,-.:;=[]_~".contains(&byte)
-}
+const HOST_BYTES: [bool; 256] = {
+    let mut accepted = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        accepted[byte] = (byte as u8).is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let others = b"!$%&'()*+,-.:;=[]_~";
+    let mut index = 0;
+    while index < others.len() {
+        accepted[others[index] as usize] = true;
+        index += 1;
+    }
+    accepted
+};
 
 /// Only digits: no sign, no blanks, no list. Source: RFC 9110 §8.6.
 pub(super) fn parse_content_length(value: &str) -> Result<u64, HttpError> {

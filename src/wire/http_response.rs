@@ -3,7 +3,7 @@
 //! This file does not decide what to answer. The shard's HTTP phase calls the encoding, `rpc` calls the decoding.
 
 use super::http_body::ResponseBodyFraming;
-use super::http_head::{HeadLimits, HeaderStore, HttpError, field_slots, parse_error};
+use super::http_head::{HeadCopy, HeadLimits, HeaderStore, HttpError, field_slots, parse_error};
 use super::http_request::parse_content_length;
 
 /// Appends a response. The fields have the order in which Go writes them: the caller's, then `Date`, `Content-Length` and,
@@ -133,10 +133,8 @@ impl ResponseHead {
         else {
             return Err(HttpError::Malformed("the head ends too early"));
         };
-        let mut store = HeaderStore::with_capacity(head.len());
-        store.push_fields(parsed.headers);
         Ok(ResponseHead {
-            store,
+            store: HeadCopy::new(head).into_store(parsed.headers),
             status,
             version_minor,
         })
