@@ -16,6 +16,7 @@ mod print;
 mod resolve;
 mod secrets;
 mod settings;
+mod stream_limits;
 mod suggest;
 mod support;
 mod value;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 pub use crate::auth::channels::StreamsConfig;
 pub use error::{ConfigError, stderr_line};
+pub use stream_limits::PREFIXES_MAX;
 
 use crate::os::random;
 use flags::Flags;
@@ -241,6 +243,7 @@ pub struct Config {
     pub rpc: RpcConfig,
     pub disconnect: DisconnectConfig,
     pub broadcast: BroadcastConfig,
+    pub broker: BrokerConfig,
     pub api: Option<ApiConfig>,
     pub metrics: MetricsConfig,
     pub log: LogConfig,
@@ -291,10 +294,11 @@ pub struct RuntimeConfig {
     /// `--cores`: number of shards; `None` = the CPUs allowed by affinity and cgroup quota.
     pub cores: Option<usize>,
     pub driver: DriverChoice,
+    /// `--memory_bytes_max`
     pub memory: MemoryBound,
 }
 
-/// `--memory_bytes_max`: how much the shards may hold for clients and requests.
+/// How much may be held: `--memory_bytes_max` for clients and requests, `--broker_bytes_max` by the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MemoryBound {
     /// A share of the memory limit of this process.
@@ -426,6 +430,47 @@ pub struct HttpBroadcastConfig {
     pub token: Option<String>,
     pub token_derived: bool,
     pub cors: bool,
+}
+
+/// What is kept for clients that come back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokerConfig {
+    pub adapter: BrokerAdapter,
+    /// Of the streams without a prefix of their own.
+    pub history: HistoryLimits,
+    /// Of the streams whose names begin with a prefix; the longest one counts. None is empty, none is here twice, and there
+    /// are at most [`PREFIXES_MAX`].
+    pub history_by_prefix: Vec<(String, HistoryLimits)>,
+    /// How long a session can be restored after its end; zero = never.
+    pub sessions_ttl: Duration,
+    /// How long a client is present after its end.
+    pub presence_ttl: Duration,
+    /// How much all of this may take.
+    pub memory: MemoryBound,
+}
+
+impl BrokerConfig {
+    /// Whether a session can be restored.
+    pub fn keeps_sessions(&self) -> bool {
+        self.adapter != BrokerAdapter::None && !self.sessions_ttl.is_zero()
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BrokerAdapter {
+    /// Nothing is kept.
+    None,
+    /// In the memory of this process.
+    Memory,
+}
+
+/// What a stream keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HistoryLimits {
+    /// 0 = no message is kept, but messages have positions.
+    pub messages: usize,
+    /// Age at which a message is dropped.
+    pub ttl: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -8,6 +8,7 @@ use std::fmt::Write;
 
 use super::options::{OptionSpec, Support};
 use super::settings::Settings;
+use super::stream_limits::StreamLimits;
 use super::value::{OptionKind, Value};
 
 /// Tables in the order of the reference; the keys without a table come first, our tables last.
@@ -107,6 +108,9 @@ pub fn toml_value(kind: OptionKind, value: &Value) -> toml::Value {
                 .map(|(name, value)| (name.clone(), value.clone().into()))
                 .collect(),
         ),
+        Value::StreamLimits(table) => {
+            toml::Value::Array(table.iter().map(StreamLimits::to_toml).collect())
+        }
     }
 }
 
@@ -238,6 +242,17 @@ mod tests {
             OptionKind::Tags => prop::collection::btree_map(text, text, 0..4)
                 .prop_map(|tags| Value::Tags(tags.into_iter().collect()))
                 .boxed(),
+            OptionKind::StreamLimits => {
+                let entry = (text, any::<Option<i64>>(), any::<Option<i64>>());
+                let entry = entry.prop_map(|(prefix, history_limit, history_ttl)| StreamLimits {
+                    prefix,
+                    history_limit,
+                    history_ttl,
+                });
+                prop::collection::vec(entry, 0..4)
+                    .prop_map(Value::StreamLimits)
+                    .boxed()
+            }
             _ => text.prop_map(Value::Text).boxed(),
         }
     }

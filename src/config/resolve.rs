@@ -10,11 +10,12 @@ use super::settings::Settings;
 use super::support::{self, not_allowed};
 use super::value::Value;
 use super::{
-    ApiConfig, AuthConfig, BroadcastConfig, CheckRequest, Config, ConsoleConfig, DisconnectConfig,
-    DisconnectMode, DriverChoice, HttpBroadcastConfig, JwtConfig, LogConfig, LogFormat, LogLevel,
-    MemoryBound, MetricsConfig, PingConfig, PingPrecision, RpcConfig, RpcEndpoint, RpcTlsConfig,
-    RuntimeConfig, ServerConfig, ShutdownConfig, StatsdConfig, StatsdTagStyle, StreamsConfig,
-    TlsFiles, WebSocketConfig, is_loopback_host,
+    ApiConfig, AuthConfig, BroadcastConfig, BrokerAdapter, BrokerConfig, CheckRequest, Config,
+    ConsoleConfig, DisconnectConfig, DisconnectMode, DriverChoice, HistoryLimits,
+    HttpBroadcastConfig, JwtConfig, LogConfig, LogFormat, LogLevel, MemoryBound, MetricsConfig,
+    PingConfig, PingPrecision, RpcConfig, RpcEndpoint, RpcTlsConfig, RuntimeConfig, ServerConfig,
+    ShutdownConfig, StatsdConfig, StatsdTagStyle, StreamsConfig, TlsFiles, WebSocketConfig,
+    is_loopback_host,
 };
 
 /// Port of the HTTP broadcast endpoint when it has no secret.
@@ -76,6 +77,7 @@ pub fn config(settings: &Settings, origin: Origin, problems: &mut Vec<ConfigErro
         rpc: rpc(settings, problems),
         disconnect: disconnect(settings),
         broadcast: broadcast(settings),
+        broker: broker(settings),
         api: api(settings),
         metrics: metrics(settings),
         log: log(settings),
@@ -172,10 +174,14 @@ fn runtime(settings: &Settings) -> RuntimeConfig {
             "epoll" => DriverChoice::Epoll,
             _ => DriverChoice::Auto,
         },
-        memory: match settings.int("memory_bytes_max") {
-            0 => MemoryBound::None,
-            bytes => usize::try_from(bytes).map_or(MemoryBound::OfLimit, MemoryBound::Bytes),
-        },
+        memory: memory_bound(settings, "memory_bytes_max"),
+    }
+}
+
+fn memory_bound(settings: &Settings, name: &str) -> MemoryBound {
+    match settings.int(name) {
+        0 => MemoryBound::None,
+        bytes => usize::try_from(bytes).map_or(MemoryBound::OfLimit, MemoryBound::Bytes),
     }
 }
 
@@ -363,6 +369,36 @@ fn broadcast(settings: &Settings) -> BroadcastConfig {
             token_derived,
             cors: settings.on("http_broadcast_cors"),
         }),
+    }
+}
+
+fn broker(settings: &Settings) -> BrokerConfig {
+    let history = HistoryLimits {
+        messages: count(settings, "history_limit"),
+        ttl: secs(settings, "history_ttl"),
+    };
+    let checked = |number: i64| u32::try_from(number).expect("checked with the table");
+    let by_prefix = settings.stream_limits("broker.limits").iter().map(|entry| {
+        let messages = entry.history_limit.map(|it| checked(it) as usize);
+        let ttl = entry
+            .history_ttl
+            .map(|it| Duration::from_secs(checked(it).into()));
+        let limits = HistoryLimits {
+            messages: messages.unwrap_or(history.messages),
+            ttl: ttl.unwrap_or(history.ttl),
+        };
+        (entry.prefix.clone(), limits)
+    });
+    BrokerConfig {
+        adapter: match settings.text("broker") {
+            "memory" => BrokerAdapter::Memory,
+            _ => BrokerAdapter::None,
+        },
+        history,
+        history_by_prefix: by_prefix.collect(),
+        sessions_ttl: secs(settings, "sessions_ttl"),
+        presence_ttl: secs(settings, "presence_ttl"),
+        memory: memory_bound(settings, "broker_bytes_max"),
     }
 }
 

@@ -3,6 +3,7 @@
 //! `file`, `environment` and `flags` fill it in this order, `deprecated` and `presets` change it, `resolve` reads it.
 
 use super::options::{OPTIONS, OptionSpec, index_of};
+use super::stream_limits::StreamLimits;
 use super::value::Value;
 
 /// The source of a value; later variants win.
@@ -109,6 +110,15 @@ impl Settings {
         match self.value(name) {
             Value::Tags(tags) => tags,
             other => panic!("{name} is a tag list in the table, not {other:?}"),
+        }
+    }
+
+    /// # Panics
+    /// When `name` is no table of limits in the table of options.
+    pub fn stream_limits(&self, name: &str) -> &[StreamLimits] {
+        match self.value(name) {
+            Value::StreamLimits(table) => table,
+            other => panic!("{name} is a table of limits in the table, not {other:?}"),
         }
     }
 

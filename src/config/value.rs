@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use super::stream_limits::{self, StreamLimits};
 use crate::wire::websocket::extensions::is_token_byte;
 
 /// A value of an option.
@@ -16,6 +17,7 @@ pub enum Value {
     List(Vec<String>),
     /// Names and values of constant labels.
     Tags(Vec<(String, String)>),
+    StreamLimits(Vec<StreamLimits>),
 }
 
 /// How an option is read and what it accepts.
@@ -50,6 +52,8 @@ pub enum OptionKind {
     },
     /// `name:value,name:value`; a table in the file.
     Tags,
+    /// An array of tables, which only the file can have.
+    StreamLimits,
 }
 
 /// What the items of a list are.
@@ -152,6 +156,7 @@ impl Value {
             Self::Text(text) => text.is_empty(),
             Self::List(items) => items.is_empty(),
             Self::Tags(tags) => tags.is_empty(),
+            Self::StreamLimits(table) => table.is_empty(),
         }
     }
 }
@@ -170,6 +175,10 @@ impl fmt::Display for Value {
                     .map(|(name, value)| format!("{name}:{value}"))
                     .collect();
                 out.write_str(&items.join(","))
+            }
+            Self::StreamLimits(table) => {
+                let entries: Vec<String> = table.iter().map(ToString::to_string).collect();
+                out.write_str(&entries.join(", "))
             }
         }
     }
@@ -196,6 +205,8 @@ impl OptionKind {
                 .map(|item| parse_tag(item))
                 .collect::<Result<_, _>>()
                 .map(Value::Tags),
+            Self::StreamLimits if text.is_empty() => Ok(Value::StreamLimits(Vec::new())),
+            Self::StreamLimits => Err(Unreadable::Syntax),
         }
     }
 
@@ -223,6 +234,11 @@ impl OptionKind {
                 .map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
                 .collect::<Option<_>>()
                 .map(Value::Tags),
+            (Self::StreamLimits, toml::Value::Array(entries)) => entries
+                .iter()
+                .map(StreamLimits::read)
+                .collect::<Option<_>>()
+                .map(Value::StreamLimits),
             _ => None,
         }
     }
@@ -236,6 +252,9 @@ impl OptionKind {
             Self::Text | Self::Name | Self::File | Self::Word(_) | Self::Path { .. } => "a string",
             Self::Paths | Self::List { .. } => "an array of strings",
             Self::Tags => "a table of strings",
+            Self::StreamLimits => {
+                "an array of tables, each with prefix and whole numbers as history_limit or history_ttl"
+            }
         }
     }
 
@@ -280,6 +299,7 @@ impl OptionKind {
             (Self::Tags, Value::Tags(tags)) => tags.iter().try_for_each(|(name, _)| {
                 check_label_name(name).map_err(|expected| expected + quoted(name))
             }),
+            (Self::StreamLimits, Value::StreamLimits(table)) => stream_limits::check(table),
             _ => Ok(()),
         }
     }

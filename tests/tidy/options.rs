@@ -8,7 +8,7 @@ use crate::source::{Source, line_of, sources};
 const TABLE: &str = "src/config/options/table.rs";
 
 /// Methods of `Settings` and `Flags` whose first argument is the name of an option.
-const LOOK_UPS: [&str; 12] = [
+const LOOK_UPS: [&str; 13] = [
     ".as_given(",
     ".derive(",
     ".int(",
@@ -19,6 +19,7 @@ const LOOK_UPS: [&str; 12] = [
     ".on(",
     ".reset(",
     ".source(",
+    ".stream_limits(",
     ".tags(",
     ".text(",
 ];

@@ -6,6 +6,7 @@ use thiserror::Error;
 
 /// Prefixes with limits of their own.
 pub const PREFIXES_MAX: usize = 64;
+const _: () = assert!(PREFIXES_MAX == crate::config::PREFIXES_MAX);
 
 /// What a stream keeps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

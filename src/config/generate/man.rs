@@ -199,6 +199,7 @@ fn placeholder(option: &OptionSpec) -> &'static str {
         OptionKind::List { separator: ';', .. } => "item;...",
         OptionKind::List { .. } => "item,...",
         OptionKind::Tags => "name:value,...",
+        OptionKind::StreamLimits => "tables",
     }
 }
 

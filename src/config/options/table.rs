@@ -47,6 +47,7 @@ const GATEWAYS: OptionKind = OptionKind::List {
     items: Items::Any,
 };
 const TAGS: OptionKind = OptionKind::Tags;
+const STREAM_LIMITS: OptionKind = OptionKind::StreamLimits;
 
 const PORT: OptionKind = OptionKind::Int {
     min: 0,
@@ -228,6 +229,10 @@ options! {
             "How long a closed session can be resumed";
         "presence_ttl", "broker.presence_ttl", SECS, "15", unused("there is no broker yet"),
             "How long presence survives without a touch after disconnect";
+        "broker_bytes_max", "broker.bytes_max", BYTES_OR_AUTO, "-1", refused("stream history is planned"),
+            "Bytes that the broker may hold, then its oldest messages go first; 0 = no bound, -1 = a quarter of the memory limit";
+        "broker.limits", "broker.limits", STREAM_LIMITS, "", only_in_file() refused("stream history is planned"),
+            "Limits of the streams whose names begin with a prefix, each a table with prefix, history_limit, history_ttl; the longest prefix counts";
     }
     Redis {
         "redis_url", "redis.url", TEXT, "redis://localhost:6379", also_env("REDIS_URL") sensitive() refused("Redis support is planned"),

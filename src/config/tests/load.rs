@@ -254,6 +254,89 @@ fn everything_else_lands_in_its_place() {
     assert_eq!(config.server.tls, Some(tls));
 }
 
+/// The configuration of a start that is refused, because the broker is.
+fn broker_config(toml: &str, args: &[&str]) -> BrokerConfig {
+    let file = toml_file(toml);
+    let path = format!("--config-path={}", path_of(&file));
+    match startup(&[], &[&["--norpc", "--check-config", &path], args].concat()) {
+        Ok(Startup::CheckConfig(config, _)) => config.broker,
+        other => panic!("{toml} {args:?} should be checked: {other:?}"),
+    }
+}
+
+#[test]
+fn the_broker_has_the_limits_of_the_reference() {
+    let broker = config(&[]).broker;
+    let expected = BrokerConfig {
+        adapter: BrokerAdapter::None,
+        history: HistoryLimits {
+            messages: 100,
+            ttl: Duration::from_secs(300),
+        },
+        history_by_prefix: Vec::new(),
+        sessions_ttl: Duration::from_secs(300),
+        presence_ttl: Duration::from_secs(15),
+        memory: MemoryBound::OfLimit,
+    };
+    assert_eq!(broker, expected);
+    assert!(!broker.keeps_sessions());
+}
+
+#[test]
+fn the_broker_can_have_other_limits_for_some_streams() {
+    let args = [
+        "--history_limit=5",
+        "--presence_ttl=7",
+        "--broker_bytes_max=1000000",
+    ];
+    let toml = "[broker]\nadapter = 'memory'\nhistory_ttl = 60\nsessions_ttl = 8\n
+        [[broker.limits]]\nprefix = 'chat/'\nhistory_limit = 1000\n
+        [[broker.limits]]\nprefix = 'ticker/'\nhistory_limit = 0\nhistory_ttl = 1";
+    let broker = broker_config(toml, &args);
+    let limits = |messages: usize, secs: u64| HistoryLimits {
+        messages,
+        ttl: Duration::from_secs(secs),
+    };
+    let expected = BrokerConfig {
+        adapter: BrokerAdapter::Memory,
+        history: limits(5, 60),
+        history_by_prefix: vec![
+            ("chat/".to_owned(), limits(1000, 60)),
+            ("ticker/".to_owned(), limits(0, 1)),
+        ],
+        sessions_ttl: Duration::from_secs(8),
+        presence_ttl: Duration::from_secs(7),
+        memory: MemoryBound::Bytes(1_000_000),
+    };
+    assert_eq!(broker, expected);
+    assert!(broker.keeps_sessions());
+    assert!(!broker_config("", &["--broker=memory", "--sessions_ttl=0"]).keeps_sessions());
+}
+
+#[test]
+fn a_table_of_limits_that_means_nothing_is_refused() {
+    let check = |toml: &str, expected: &str| {
+        let file = toml_file(toml);
+        let path = format!("--config-path={}", path_of(&file));
+        let refusal = refusal(&[], &["--norpc", &path]);
+        assert!(refusal.ends_with(expected), "{refusal}");
+    };
+    check(
+        "[[broker.limits]]\nprefix = 'a'\nhistory_limit = -1",
+        "invalid option broker.limits = a history_limit=-1: expected history_limit from 0 to 4294967295",
+    );
+    check(
+        "[[broker.limits]]\nprefix = 'a'\nlimit = 1",
+        "broker.limits must be an array of tables, each with prefix and whole numbers as history_limit or history_ttl, \
+         not an array of something else",
+    );
+    check(
+        "[broker]\nlimits = 5",
+        "broker.limits must be an array of tables, each with prefix and whole numbers as history_limit or history_ttl, \
+         not an integer",
+    );
+}
+
 #[test]
 fn metrics_by_interval_are_off_unless_asked_for() {
     let off = config(&["--metrics_log_filter=a", "--statsd_prefix=p."]).metrics;

@@ -58,6 +58,7 @@ fn column_of(option: &OptionSpec, column: &str) -> String {
             Value::Text(_) => "text",
             Value::List(_) => "list",
             Value::Tags(_) => "tags",
+            Value::StreamLimits(_) => "limits",
         }
         .to_owned(),
         "default" => option.default_text.to_owned(),
