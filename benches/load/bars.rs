@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use crate::names::case::{BUSY_CALLS, CHURN, ONE_CHANNEL, ONE_STREAM, STORM_FAST_APP, STORM_RPC};
-use crate::names::{BESIDE, unfair};
+use crate::names::{BESIDE, SHARDS, unfair};
 use crate::report::{Row, Stored, number};
 
 enum Goal {
@@ -215,6 +215,72 @@ const BARS: &[Bar] = &[
             "server CPU per delivery, of that with 1 core",
         ],
         AtMost(1.05),
+        None,
+    ),
+    bar(
+        "rooms of three at 32 shards: CPU per publication, divided by that with 1",
+        [
+            SHARDS,
+            "growth: 32 shards",
+            "rooms of three: server CPU per publication, of that with 1 shard",
+        ],
+        AtMost(1.6),
+        None,
+    ),
+    bar(
+        "the same, divided by that with 8",
+        [
+            SHARDS,
+            "growth: 32 shards",
+            "rooms of three: server CPU per publication, of that with 8 shards",
+        ],
+        AtMost(1.15),
+        None,
+    ),
+    bar(
+        "whispers in groups of three at 32 shards: CPU per whisper, divided by that with 1",
+        [
+            SHARDS,
+            "growth: 32 shards",
+            "whispers: server CPU per whisper, of that with 1 shard",
+        ],
+        AtMost(1.6),
+        None,
+    ),
+    bar(
+        "the same, divided by that with 8",
+        [
+            SHARDS,
+            "growth: 32 shards",
+            "whispers: server CPU per whisper, of that with 8 shards",
+        ],
+        AtMost(1.15),
+        None,
+    ),
+    bar(
+        "rooms of three at 32 shards: the table of interest, kB",
+        [SHARDS, "rooms of three: 32 shards", "table of interest"],
+        AtMost(1_048.0),
+        None,
+    ),
+    bar(
+        "private memory of a shard at rest, of 32, kB",
+        [
+            SHARDS,
+            "growth: 32 shards",
+            "private memory per further shard",
+        ],
+        AtMost(200.0),
+        None,
+    ),
+    bar(
+        "wake-ups of a shard at rest, of 32, per second",
+        [
+            SHARDS,
+            "at rest: 32 shards",
+            "wake-ups per second and shard",
+        ],
+        AtMost(2.0),
         None,
     ),
     bar(

@@ -13,6 +13,9 @@ const FLAT: [(&str, &str); 5] = [
     (waiting::NAME, waiting::PER_CHANGE),
 ];
 
+/// From here on a room of three has hardly two sessions on one shard, so that nothing grows any more.
+const SEVERAL: usize = 8;
+
 /// Adds a case for each number of shards, `growth: N shards`.
 pub fn compare(counts: &[usize], report: &mut Report) {
     let servers = distinct(report.rows().iter().map(|row| &row.server));
@@ -29,34 +32,34 @@ fn compare_one(server: &str, shards: usize, report: &mut Report) {
         let row = report.row(server, &case(part, shards), metric)?;
         Some(row.median())
     };
-    let ratio = |(part, metric): (&str, &str)| {
+    let ratio = |(part, metric): (&str, &str), base: usize| {
         let now = median(server, part, shards, metric)?;
-        Some(now / median(server, part, 1, metric)?)
+        Some(now / median(server, part, base, metric)?)
     };
-    let mut figures: Vec<(String, &str, Option<f64>)> = FLAT
-        .iter()
-        .map(|figure| {
-            let text = format!("{}: {}, of that with 1 shard", figure.0, figure.1);
-            (text, "ratio", ratio(*figure))
-        })
-        .collect();
+    let mut figures: Vec<(String, &str, Option<f64>)> = Vec::new();
+    for figure in FLAT {
+        let text = |base| format!("{}: {}, of that with {base}", figure.0, figure.1);
+        figures.push((text("1 shard"), "ratio", ratio(figure, 1)));
+        if shards > SEVERAL {
+            let several = text(&format!("{SEVERAL} shards"));
+            figures.push((several, "ratio", ratio(figure, SEVERAL)));
+        }
+    }
     let memory = |shards| median(server, resting::NAME, shards, resting::MEMORY);
     let each = || Some((memory(shards)? - memory(1)?) / (shards - 1) as f64);
     let each = if shards > 1 { each() } else { None };
     figures.push(("private memory per further shard".to_owned(), "kB", each));
     let before = server.replacen("ringcable", "before", 1);
     if before != server {
-        let rate = |server| {
-            median(
-                server,
-                publishing::ONE_STREAM,
-                shards,
-                publishing::PER_SECOND,
-            )
-        };
-        let compared = || Some(rate(server)? / rate(&before)?);
-        let text = "one stream: deliveries/s, of those before".to_owned();
-        figures.push((text, "ratio", compared()));
+        for (part, metric) in [
+            (publishing::ROOMS, publishing::PER_PUBLICATION),
+            (publishing::ONE_STREAM, publishing::PER_SECOND),
+        ] {
+            let value = |server| median(server, part, shards, metric);
+            let compared = || Some(value(server)? / value(&before)?);
+            let text = format!("{part}: {metric}, of that before");
+            figures.push((text, "ratio", compared()));
+        }
     }
     let case = case("growth", shards);
     for (metric, unit, value) in figures {
