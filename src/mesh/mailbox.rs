@@ -1,20 +1,23 @@
 //! One shard's inbox: many senders, one receiver, bounded in messages and in bytes.
+//!
+//! Everything that a sender must know to put a message in, or that the receiver must know to fall asleep, is in one atomic
+//! word. So each of them sees what the other has done before, and no wake-up is lost; `tests/mailbox_model.rs` tries the
+//! interleavings. A mutex is taken only by who waits, and by who wakes somebody.
 
 use std::cell::Cell;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use crossbeam_queue::ArrayQueue;
-
 use super::ShardId;
+use super::sync::{AtomicU64, Mutex, MutexGuard, Ordering, PoisonError, SegQueue, thread_local};
 
 /// Messages that one inbox holds. When it is full, senders wait.
 pub const INBOX_MESSAGES_MAX: usize = 4096;
 /// Payload bytes that one inbox holds. When they are used up, senders wait. A single message of any size fits into an empty
-/// inbox. Senders that come at the same moment may exceed the limit by one message each.
+/// inbox.
 pub const INBOX_BYTES_MAX: usize = 64 << 20;
 
 /// With more messages than this in its inbox a shard counts as behind. A client that publishes many messages waits between
@@ -28,53 +31,76 @@ pub trait Weigh {
     fn weight_bytes(&self) -> usize;
 }
 
+/// Bit of [`Mailbox::state`]: the receiver sleeps. The sender that takes it away wakes the receiver.
+const ASLEEP: u64 = 1 << 63;
+/// Bit of the state: senders wait for room and have left their wakers in `blocked`.
+const BLOCKED: u64 = 1 << 62;
+/// One message in the state. Below it are the bytes of all messages.
+const MESSAGE: u64 = 1 << 48;
+
+fn messages(state: u64) -> usize {
+    ((state & !(ASLEEP | BLOCKED)) / MESSAGE) as usize
+}
+
+/// The state with one more message of this size, and the receiver awake; `None` when there is no room.
+fn with_message(state: u64, bytes: u64) -> Option<u64> {
+    let held = state % MESSAGE;
+    let fits = held == 0 || held + bytes <= INBOX_BYTES_MAX as u64;
+    (fits && messages(state) < INBOX_MESSAGES_MAX).then_some((state & !ASLEEP) + MESSAGE + bytes)
+}
+
+thread_local! {
+    /// The mailbox of the shard that this thread runs, as an address; 0 on other threads.
+    static OWN_MAILBOX: Cell<usize> = Cell::new(0);
+}
+
 /// The sending side of a shard's inbox.
 pub struct Mailbox<M> {
-    queue: ArrayQueue<M>,
-    queued_bytes: AtomicUsize,
-    /// The receiver sleeps and has left its waker in `receiver`.
-    asleep: AtomicBool,
+    queue: SegQueue<M>,
+    /// Messages and their bytes, from before a message is put in until after it was taken out, with [`ASLEEP`] and
+    /// [`BLOCKED`].
+    state: AtomicU64,
+    /// The task that waits for messages.
     receiver: Mutex<Option<Waker>>,
-    /// Senders wait for room and have left their wakers in `blocked`.
-    has_blocked: AtomicBool,
+    /// Wakes the receiver's thread from another one.
+    bell: OnceLock<Waker>,
+    /// Times another thread has woken the receiver.
+    wakeups: AtomicU64,
     blocked: Mutex<Vec<Waker>>,
 }
 
 impl<M: Weigh> Mailbox<M> {
     fn new() -> Self {
         Self {
-            queue: ArrayQueue::new(INBOX_MESSAGES_MAX),
-            queued_bytes: AtomicUsize::new(0),
-            asleep: AtomicBool::new(false),
+            queue: SegQueue::new(),
+            state: AtomicU64::new(0),
             receiver: Mutex::new(None),
-            has_blocked: AtomicBool::new(false),
+            bell: OnceLock::new(),
+            wakeups: AtomicU64::new(0),
             blocked: Mutex::new(Vec::new()),
         }
     }
 
-    /// Messages that wait now.
+    /// Messages that wait now, with those that are just being put in.
     pub fn depth(&self) -> usize {
-        self.queue.len()
+        messages(self.state.load(Ordering::Acquire))
+    }
+
+    /// Times another thread has woken the shard for its inbox so far.
+    pub fn wakeups(&self) -> u64 {
+        self.wakeups.load(Ordering::Relaxed)
     }
 
     /// Puts a message in, or returns it when the inbox is full.
     pub fn try_send(&self, message: M) -> Result<(), M> {
-        let bytes = message.weight_bytes();
-        let queued = self.queued_bytes.load(Ordering::Relaxed);
-        if queued > 0 && queued + bytes > INBOX_BYTES_MAX {
+        let bytes = message.weight_bytes() as u64;
+        let Ok(before) = self.update(|state| with_message(state, bytes)) else {
             return Err(message);
-        }
-        self.queued_bytes.fetch_add(bytes, Ordering::Relaxed);
-        if let Err(message) = self.queue.push(message) {
-            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(message);
-        }
-        // In the total order the push comes before this swap, and the receiver's store to `asleep` comes before its look at
-        // the queue. So either the sender sees `asleep`, or the receiver sees the message.
-        if self.asleep.swap(false, Ordering::SeqCst)
-            && let Some(waker) = lock(&self.receiver).take()
-        {
-            waker.wake();
+        };
+        // The receiver does not fall asleep between the place and the message: it does so only when no place is taken.
+        self.queue.push(message);
+        if before & ASLEEP != 0 {
+            self.wake_receiver();
         }
         Ok(())
     }
@@ -106,7 +132,7 @@ impl<M: Weigh> Mailbox<M> {
     /// Registers the task: it is woken when the next message is taken out.
     fn block(&self, context: &Context<'_>) {
         lock(&self.blocked).push(context.waker().clone());
-        self.has_blocked.store(true, Ordering::SeqCst);
+        self.state.fetch_or(BLOCKED, Ordering::AcqRel);
     }
 
     fn poll_send(
@@ -143,11 +169,31 @@ impl<M: Weigh> Mailbox<M> {
         }
     }
 
+    /// The receiver's own thread runs, so its task only has to be put into the list of those to run next.
+    fn wake_receiver(&self) {
+        let own = OWN_MAILBOX.with(Cell::get) == self.address();
+        if !own {
+            self.wakeups.fetch_add(1, Ordering::Relaxed);
+        }
+        match self.bell.get() {
+            Some(bell) if !own => bell.wake_by_ref(),
+            _ => {
+                if let Some(task) = &*lock(&self.receiver) {
+                    task.wake_by_ref();
+                }
+            }
+        }
+    }
+
+    fn address(&self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
     fn pop(&self) -> Option<M> {
         let message = self.queue.pop()?;
-        self.queued_bytes
-            .fetch_sub(message.weight_bytes(), Ordering::Relaxed);
-        if self.has_blocked.swap(false, Ordering::SeqCst) {
+        let place = MESSAGE + message.weight_bytes() as u64;
+        if self.state.fetch_sub(place, Ordering::AcqRel) & BLOCKED != 0 {
+            self.state.fetch_and(!BLOCKED, Ordering::AcqRel);
             for waker in lock(&self.blocked).drain(..) {
                 waker.wake();
             }
@@ -155,17 +201,22 @@ impl<M: Weigh> Mailbox<M> {
         Some(message)
     }
 
-    fn poll_ready(&self, context: &Context<'_>) -> Poll<()> {
-        if !self.queue.is_empty() {
-            return Poll::Ready(());
+    /// True: the next sender wakes the receiver. False: there are messages, or one is just being put in.
+    fn fall_asleep(&self) -> bool {
+        self.update(|state| (messages(state) == 0).then_some(state | ASLEEP))
+            .is_ok()
+    }
+
+    /// Changes the state unless `change` refuses; returns the state before.
+    fn update(&self, change: impl FnMut(u64) -> Option<u64>) -> Result<u64, u64> {
+        self.state
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, change)
+    }
+
+    fn stay_awake(&self) {
+        if self.state.load(Ordering::Relaxed) & ASLEEP != 0 {
+            self.state.fetch_and(!ASLEEP, Ordering::AcqRel);
         }
-        *lock(&self.receiver) = Some(context.waker().clone());
-        self.asleep.store(true, Ordering::SeqCst);
-        if self.queue.is_empty() {
-            return Poll::Pending;
-        }
-        self.asleep.store(false, Ordering::SeqCst);
-        Poll::Ready(())
     }
 }
 
@@ -178,9 +229,19 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 pub struct Inbox<M> {
     mailbox: Arc<Mailbox<M>>,
     taken: Cell<u64>,
+    /// A task waits in [`Self::ready`].
+    waiting: Cell<bool>,
 }
 
 impl<M: Weigh> Inbox<M> {
+    /// Makes this thread the receiver's, and `bell` what other threads wake it with. Then whatever `bell` does must let the
+    /// task in [`Self::ready`] be polled. Without this call, senders wake the task itself.
+    pub fn hang_bell(&self, bell: Waker) {
+        OWN_MAILBOX.with(|own| own.set(self.mailbox.address()));
+        // There is one shard per inbox, and it starts once.
+        let _ = self.mailbox.bell.set(bell);
+    }
+
     /// The next message and its number, counted from 1, without waiting.
     pub fn pop(&self) -> Option<(u64, M)> {
         let message = self.mailbox.pop()?;
@@ -188,22 +249,71 @@ impl<M: Weigh> Inbox<M> {
         Some((self.taken.get(), message))
     }
 
-    /// Messages that have arrived so far, including all that a sender has put in before this call.
+    /// Messages that have arrived so far, including all that a sender has put in before this call. It counts places of the
+    /// queue and not the state: a message that has its place in the state only may yet be overtaken by later ones.
     pub fn arrived(&self) -> u64 {
-        self.taken.get() + self.depth() as u64
+        self.taken.get() + self.mailbox.queue.len() as u64
     }
 
     /// Waits until a message is there.
     ///
     /// # Cancel safety
     /// Takes nothing out: dropping the future loses nothing.
-    pub async fn ready(&self) {
-        poll_fn(|context| self.mailbox.poll_ready(context)).await;
+    pub fn ready(&self) -> Ready<'_, M> {
+        Ready { inbox: self }
+    }
+
+    /// The thread begins with work that takes the messages out: until [`Self::rest`], senders need not wake it.
+    pub fn stay_awake(&self) {
+        if self.waiting.get() {
+            self.mailbox.stay_awake();
+        }
+    }
+
+    /// The thread may fall asleep from now on. False: it may not, there are messages again and no sender has woken the task
+    /// that waits for them.
+    pub fn rest(&self) -> bool {
+        !self.waiting.get() || self.mailbox.fall_asleep()
     }
 
     /// Messages that wait now.
     pub fn depth(&self) -> usize {
         self.mailbox.depth()
+    }
+}
+
+/// The future of [`Inbox::ready`].
+pub struct Ready<'a, M: Weigh> {
+    inbox: &'a Inbox<M>,
+}
+
+impl<M: Weigh> Future for Ready<'_, M> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let inbox = self.inbox;
+        if inbox.depth() > 0 {
+            return Poll::Ready(());
+        }
+        let mut receiver = lock(&inbox.mailbox.receiver);
+        match &mut *receiver {
+            Some(task) => task.clone_from(context.waker()),
+            none => *none = Some(context.waker().clone()),
+        }
+        drop(receiver);
+        inbox.waiting.set(true);
+        if inbox.mailbox.fall_asleep() {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
+    }
+}
+
+impl<M: Weigh> Drop for Ready<'_, M> {
+    fn drop(&mut self) {
+        self.inbox.stay_awake();
+        self.inbox.waiting.set(false);
     }
 }
 
@@ -230,6 +340,7 @@ impl<M: Weigh> Mesh<M> {
             .map(|mailbox| Inbox {
                 mailbox: Arc::clone(mailbox),
                 taken: Cell::new(0),
+                waiting: Cell::new(false),
             })
             .collect();
         (Self { mailboxes }, inboxes)
@@ -255,137 +366,5 @@ impl<M: Weigh> Mesh<M> {
     /// Number of shards.
     pub fn shards(&self) -> usize {
         self.mailboxes.len()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::pin::pin;
-    use std::sync::mpsc;
-    use std::task::Wake;
-    use std::thread;
-
-    use super::*;
-
-    struct Unpark(thread::Thread);
-
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.0.unpark();
-        }
-    }
-
-    fn block_on<F: Future>(future: F) -> F::Output {
-        let waker = Arc::new(Unpark(thread::current())).into();
-        let mut context = Context::from_waker(&waker);
-        let mut future = pin!(future);
-        loop {
-            match future.as_mut().poll(&mut context) {
-                Poll::Ready(output) => return output,
-                Poll::Pending => thread::park(),
-            }
-        }
-    }
-
-    struct Job {
-        number: u32,
-        bytes: usize,
-    }
-
-    impl Weigh for Job {
-        fn weight_bytes(&self) -> usize {
-            self.bytes
-        }
-    }
-
-    fn job(number: u32, bytes: usize) -> Job {
-        Job { number, bytes }
-    }
-
-    #[test]
-    fn messages_of_many_senders_arrive_whole_and_in_each_senders_order() {
-        const SENDERS: u32 = 4;
-        const EACH: u32 = 20_000;
-        let (mesh, mut inboxes) = Mesh::new(1);
-        let inbox = inboxes.remove(0);
-        let senders: Vec<_> = (0..SENDERS)
-            .map(|sender| {
-                let mesh = mesh.clone();
-                thread::spawn(move || {
-                    for index in 0..EACH {
-                        block_on(mesh.mailbox(0).send(job(sender * EACH + index, 0)));
-                    }
-                })
-            })
-            .collect();
-        let mut next = [0; SENDERS as usize];
-        for _ in 0..SENDERS * EACH {
-            block_on(inbox.ready());
-            let value = inbox.pop().expect("ready means there is one").1.number;
-            let expected = &mut next[(value / EACH) as usize];
-            assert_eq!(value % EACH, *expected);
-            *expected += 1;
-        }
-        for sender in senders {
-            sender.join().expect("the sender ends well");
-        }
-        assert_eq!(inbox.depth(), 0);
-    }
-
-    #[test]
-    fn a_full_inbox_refuses_and_a_waiting_sender_goes_on_when_there_is_room() {
-        let (mesh, mut inboxes) = Mesh::new(1);
-        let inbox = inboxes.remove(0);
-        for index in 0..INBOX_MESSAGES_MAX as u32 {
-            assert!(mesh.mailbox(0).try_send(job(index, 0)).is_ok());
-        }
-        assert!(mesh.mailbox(0).try_send(job(0, 0)).is_err());
-        let (done, waited) = mpsc::channel();
-        let sender = thread::spawn({
-            let mesh = mesh.clone();
-            move || done.send(block_on(mesh.mailbox(0).send(job(u32::MAX, 0))))
-        });
-        assert!(waited.try_recv().is_err(), "there is no room yet");
-        assert_eq!(inbox.pop().expect("full").1.number, 0);
-        // Whether it had to wait depends on which thread was first; the message gets in on either way.
-        waited.recv().expect("the sender got in");
-        sender
-            .join()
-            .expect("ends well")
-            .expect("the result was read");
-        let last = std::iter::from_fn(|| inbox.pop())
-            .last()
-            .expect("not empty");
-        assert_eq!(last.1.number, u32::MAX);
-    }
-
-    #[test]
-    fn bytes_are_bounded_but_one_message_of_any_size_fits_an_empty_inbox() {
-        let (mesh, mut inboxes) = Mesh::new(1);
-        let inbox = inboxes.remove(0);
-        assert!(
-            mesh.mailbox(0)
-                .try_send(job(1, INBOX_BYTES_MAX + 1))
-                .is_ok()
-        );
-        assert!(mesh.mailbox(0).try_send(job(2, 1)).is_err());
-        assert_eq!(inbox.pop().expect("the large one").1.number, 1);
-        assert!(mesh.mailbox(0).try_send(job(3, 1)).is_ok());
-    }
-
-    #[test]
-    fn who_publishes_on_waits_until_the_shard_has_caught_up() {
-        let (mesh, mut inboxes) = Mesh::new(1);
-        let inbox = inboxes.remove(0);
-        for number in 0..=MESSAGES_AHEAD_MAX as u32 {
-            let sent = mesh.mailbox(0).try_send(job(number, 0));
-            assert!(sent.is_ok(), "others still find room");
-        }
-        let waker = Waker::noop();
-        let mut context = Context::from_waker(waker);
-        let mut caught_up = pin!(mesh.caught_up());
-        assert!(caught_up.as_mut().poll(&mut context).is_pending());
-        inbox.pop().expect("a message");
-        assert!(caught_up.as_mut().poll(&mut context).is_ready());
     }
 }

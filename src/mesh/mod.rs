@@ -7,6 +7,9 @@ mod budget;
 mod gather;
 mod mailbox;
 mod permits;
+mod sync;
+#[cfg(test)]
+mod tests;
 
 pub use budget::{Charge, ProcessBudget, ShardBudget};
 pub use gather::{Gather, Reply};
