@@ -26,6 +26,12 @@ impl Counter {
         self.0.store(value.wrapping_add(amount), Ordering::Relaxed);
     }
 
+    /// Replaces the value of a sample by a newer one.
+    #[inline]
+    pub fn sample(&self, value: u64) {
+        self.0.store(value, Ordering::Relaxed);
+    }
+
     /// The value now, or a moment ago when another thread is writing.
     #[inline]
     pub fn value(&self) -> u64 {
@@ -184,6 +190,8 @@ pub struct ShardMetrics {
     pub memory_refusals_total: Counter,
     /// Messages in the inbox. A sample.
     pub inbox_depth: Gauge,
+    /// Times another thread has woken this shard for its inbox. A sample.
+    pub inbox_wakeups_total: Counter,
     /// Messages that this shard, as a publisher, has put into inboxes: one for each shard that gets it. A batch is one
     /// message.
     pub publications_handed_total: Counter,

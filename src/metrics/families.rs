@@ -407,6 +407,11 @@ pub(super) const OWN: &[Family] = &[
         |m| &m.publications_handed_total,
     ),
     counter(
+        "inbox_wakeups_total",
+        "Times another thread had to wake the shard because it put a message into its inbox",
+        |m| &m.inbox_wakeups_total,
+    ),
+    counter(
         "inbox_waits_total",
         "Times the shard found an inbox full and waited for room",
         |m| &m.inbox_waits_total,

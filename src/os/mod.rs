@@ -4,7 +4,8 @@
 //! Unsafe code is only here and in `reactor/`; everywhere else a lint denies it. Called by `server` at start-up and by
 //! `shard` for sockets.
 
-pub(crate) mod cgroup;
+pub mod bell;
+mod cgroup;
 pub(crate) mod cpu;
 pub(crate) mod host;
 pub(crate) mod limits;

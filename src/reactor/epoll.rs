@@ -3,15 +3,22 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
+use std::sync::Arc;
 
 use super::{GENERATION_MASK, HARVEST_EVENTS_MAX, Readiness, Token};
+use crate::os::bell::Bell;
 
 const READ_EVENTS: u32 = (libc::EPOLLIN | libc::EPOLLRDHUP | libc::EPOLLET) as u32;
+
+/// What the bell's events carry; no token has these bits.
+const BELL: u64 = u64::MAX;
 
 /// One epoll instance and the buffer its events are read into.
 pub struct EpollReactor {
     epoll: OwnedFd,
     buffer: Vec<libc::epoll_event>,
+    /// Watched as long as the instance exists.
+    bell: Option<Arc<Bell>>,
 }
 
 impl EpollReactor {
@@ -25,18 +32,25 @@ impl EpollReactor {
         Ok(Self {
             epoll,
             buffer: Vec::with_capacity(HARVEST_EVENTS_MAX),
+            bell: None,
         })
     }
 
     pub(super) fn add(&mut self, socket: BorrowedFd<'_>, token: Token) -> io::Result<()> {
-        self.control(libc::EPOLL_CTL_ADD, socket, READ_EVENTS, token)
+        self.control(libc::EPOLL_CTL_ADD, socket, READ_EVENTS, data(token))
+    }
+
+    pub(super) fn watch_bell(&mut self, bell: Arc<Bell>) -> io::Result<()> {
+        self.control(libc::EPOLL_CTL_ADD, bell.as_fd(), READ_EVENTS, BELL)?;
+        self.bell = Some(bell);
+        Ok(())
     }
 
     /// Edge-triggered, so one event costs no extra call: it comes when the socket becomes writable, or at once if it is
     /// writable.
     pub(super) fn watch_write(&mut self, socket: BorrowedFd<'_>, token: Token) -> io::Result<()> {
         let events = READ_EVENTS | libc::EPOLLOUT as u32;
-        self.control(libc::EPOLL_CTL_MOD, socket, events, token)
+        self.control(libc::EPOLL_CTL_MOD, socket, events, data(token))
     }
 
     pub(super) fn remove(&mut self, socket: BorrowedFd<'_>) {
@@ -56,12 +70,9 @@ impl EpollReactor {
         operation: i32,
         socket: BorrowedFd<'_>,
         events: u32,
-        token: Token,
+        data: u64,
     ) -> io::Result<()> {
-        let mut event = libc::epoll_event {
-            events,
-            u64: u64::from(token.slot) | u64::from(token.generation & GENERATION_MASK) << 32,
-        };
+        let mut event = libc::epoll_event { events, u64: data };
         // SAFETY: both descriptors are open for the length of the call and `event` is a live value the kernel copies.
         check(unsafe {
             libc::epoll_ctl(
@@ -95,6 +106,7 @@ impl EpollReactor {
         events.extend(
             self.buffer
                 .iter()
+                .filter(|event| event.u64 != BELL)
                 .map(|event| readiness(event.events, event.u64)),
         );
         Ok(count == HARVEST_EVENTS_MAX)
@@ -105,6 +117,10 @@ impl AsFd for EpollReactor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.epoll.as_fd()
     }
+}
+
+fn data(token: Token) -> u64 {
+    u64::from(token.slot) | u64::from(token.generation & GENERATION_MASK) << 32
 }
 
 fn readiness(bits: u32, data: u64) -> Readiness {

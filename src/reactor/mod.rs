@@ -10,10 +10,13 @@ mod uring;
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 pub use epoll::EpollReactor;
 pub use sender::Outgoing;
 pub use uring::{UringReactor, probe};
+
+use crate::os::bell::Bell;
 
 /// Names one use of one slot of the session table; packed into the kernel's user data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +99,17 @@ impl Reactor {
         }
     }
 
+    /// Watches what other threads wake this one with: an edge makes [`Self::wake_fd`] readable, and is no event.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn watch_bell(&mut self, bell: Arc<Bell>) -> io::Result<()> {
+        match self {
+            Self::Uring(reactor) => reactor.watch_bell(bell),
+            Self::Epoll(reactor) => reactor.watch_bell(bell),
+        }
+    }
+
     /// Asks for one `writable` event.
     ///
     /// # Errors
@@ -173,6 +187,7 @@ impl Reactor {
 mod tests {
     use std::io::{Read, Write};
     use std::os::unix::net::UnixStream;
+    use std::task::Wake;
     use std::time::{Duration, Instant};
 
     use super::*;
@@ -336,6 +351,22 @@ mod tests {
             assert!(poll_readable(&wake, 5000), "{name}: slept through an event");
             assert_eq!(harvest(&mut reactor, 1).len(), 1, "{name}");
             writer.join().expect("writer");
+        }
+    }
+
+    #[test]
+    fn the_bell_wakes_each_time_it_is_rung_and_is_no_event() {
+        for (name, mut reactor) in reactors() {
+            let bell = Arc::new(Bell::new().expect("an eventfd"));
+            reactor.watch_bell(Arc::clone(&bell)).expect("watched");
+            let wake = reactor.wake_fd().expect("dup");
+            assert!(!poll_readable(&wake, 0), "{name}: nobody has rung");
+            for round in 0..3 {
+                Arc::clone(&bell).wake();
+                assert!(poll_readable(&wake, 1000), "{name} round {round}");
+                assert!(harvest_now(&mut reactor).is_empty(), "{name}");
+                assert!(!poll_readable(&wake, 0), "{name}: nothing is left over");
+            }
         }
     }
 

@@ -7,11 +7,13 @@
 use std::io;
 use std::mem;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use super::sender::{Outgoing, Sender};
 use super::{GENERATION_MASK, HARVEST_EVENTS_MAX, ReactorCounts, Readiness, Token};
+use crate::os::bell::Bell;
 
 /// Requests that can wait in the queue; a full queue is handed to the kernel at once.
 const SUBMISSION_ENTRIES: u32 = 256;
@@ -26,6 +28,7 @@ const KIND_SHIFT: u32 = 62;
 const KIND_READ: u64 = 0;
 const KIND_WRITE: u64 = 1;
 const KIND_CANCEL: u64 = 2;
+const KIND_BELL: u64 = 3;
 
 /// One ring, its sender, and its results that are not readiness.
 pub struct UringReactor {
@@ -34,6 +37,8 @@ pub struct UringReactor {
     sender: Option<Sender>,
     ended: Vec<Token>,
     counts: ReactorCounts,
+    /// Watched as long as the ring exists.
+    bell: Option<Arc<Bell>>,
 }
 
 /// Makes a ring of the size that a shard uses, and sends one request through the kernel.
@@ -85,6 +90,7 @@ impl UringReactor {
             sender: None,
             ended: Vec::new(),
             counts: ReactorCounts::default(),
+            bell: None,
         })
     }
 
@@ -95,6 +101,17 @@ impl UringReactor {
             .user_data(user_data(KIND_READ, token));
         // SAFETY: a poll request refers to no memory of ours; the kernel takes its own reference on the file.
         unsafe { self.push(entry) }
+    }
+
+    pub(super) fn watch_bell(&mut self, bell: Arc<Bell>) -> io::Result<()> {
+        let entry = opcode::PollAdd::new(types::Fd(bell.as_fd().as_raw_fd()), READ_EVENTS)
+            .multi(true)
+            .build()
+            .user_data(KIND_BELL << KIND_SHIFT);
+        // SAFETY: as in `add`.
+        unsafe { self.push(entry) }?;
+        self.bell = Some(bell);
+        self.submit()
     }
 
     pub(super) fn watch_write(&mut self, socket: BorrowedFd<'_>, token: Token) -> io::Result<()> {
@@ -160,12 +177,21 @@ impl UringReactor {
             self.enter()?;
         }
         let mut taken = 0;
+        let mut bell_ended = false;
         let mut completion = self.ring.completion();
         for entry in completion.by_ref().take(HARVEST_EVENTS_MAX) {
             taken += 1;
+            if entry.user_data() >> KIND_SHIFT == KIND_BELL {
+                bell_ended |= !cqueue::more(entry.flags());
+                continue;
+            }
             if let Some(event) = readiness(&entry, &mut self.ended) {
                 events.push(event);
             }
+        }
+        drop(completion);
+        if bell_ended && let Some(bell) = self.bell.take() {
+            self.watch_bell(bell)?;
         }
         Ok(taken == HARVEST_EVENTS_MAX)
     }

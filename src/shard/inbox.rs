@@ -13,19 +13,6 @@ use crate::shard::sessions::{Sessions, TimeSlice};
 /// and continued.
 const TAKING_TIME_MAX: Duration = Duration::from_millis(1);
 
-/// Serves the inbox for the life of the shard.
-pub async fn run(shard: Rc<Shard>) {
-    loop {
-        if !shard.sessions.borrow().is_fanning_out() {
-            shard.inbox.ready().await;
-        }
-        // The turn takes the messages itself.
-        shard.turn(|_| ());
-        // Publishers that never pause must not keep the shard from serving its sockets.
-        shard.yields.yield_now().await;
-    }
-}
-
 /// Takes the messages that are there now, before anything else in the turn and for at most [`TAKING_TIME_MAX`]. All their
 /// deliveries to one session go out with one write. When a command comes while older messages still wait, its subscription
 /// does not receive them ([`crate::hub::Hub::set_arrived`]), because they were published before it.

@@ -85,8 +85,12 @@ pub struct Shard {
     forwarding: Forwarding,
     /// A turn has left sessions that wait for a write.
     unflushed: Signal,
-    /// A turn has left sessions that can be served at once, or an answer waits for one.
+    /// A turn has left sessions that can be served at once, an answer waits for one, or there are messages again.
     unserved: Signal,
+    /// Until when the task of the timers sleeps; `None` while it runs.
+    timer_at: Cell<Option<Instant>>,
+    /// A turn has set a timer that is due before that.
+    earlier_timer: Signal,
     accept_stop: Stop,
     shutdown: Rc<Shutdown>,
 }
@@ -104,6 +108,8 @@ impl Shard {
     /// Makes one turn of the sessions. It begins with the messages that wait in the inbox.
     fn turn<R>(self: &Rc<Self>, change: impl FnOnce(&mut Sessions) -> R) -> R {
         let mut sessions = self.sessions.borrow_mut();
+        // What arrives from here on is taken by this turn, or by the next one without a wake-up.
+        self.inbox.stay_awake();
         let result = sessions.turn(
             Instant::now(),
             |sessions| {
@@ -115,8 +121,14 @@ impl Shard {
         if sessions.has_unflushed() {
             self.unflushed.notify();
         }
-        if sessions.has_more() {
+        if !self.inbox.rest() || sessions.has_more() || sessions.is_fanning_out() {
             self.unserved.notify();
+        }
+        if let Some(timer_at) = self.timer_at.get()
+            && sessions.next_tick_at().is_some_and(|at| at < timer_at)
+        {
+            self.timer_at.set(None);
+            self.earlier_timer.notify();
         }
         drop(sessions);
         self.report_drained();
@@ -132,6 +144,20 @@ impl Shard {
         let sent = self.sessions.borrow().send_answer(socket, bytes);
         self.unserved.notify();
         sent
+    }
+
+    /// True when there is something to do for sessions without waiting.
+    fn has_work(&self) -> bool {
+        let sessions = self.sessions.borrow();
+        sessions.has_more() || sessions.is_fanning_out() || self.inbox.depth() > 0
+    }
+
+    /// When the next timer is due, `latest` at the latest. A turn that sets an earlier one says so.
+    fn next_timer_at(&self, latest: Instant) -> Instant {
+        let tick = self.sessions.borrow().next_tick_at();
+        let at = tick.map_or(latest, |tick| tick.min(latest));
+        self.timer_at.set(Some(at));
+        at
     }
 
     /// Counts a request until the guard is dropped; the drain waits for it.

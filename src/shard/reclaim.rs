@@ -28,6 +28,11 @@ impl Reclaim {
         }
     }
 
+    /// When to ask again.
+    pub fn due_at(&self) -> Instant {
+        self.due_at
+    }
+
     /// True when the interval has passed and there were recent events that take memory and free it again.
     pub fn is_due(&mut self, now: Instant, counters: &ShardMetrics) -> bool {
         if now < self.due_at {

@@ -3,10 +3,11 @@
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use monoio::time::TimeDriver;
@@ -21,6 +22,7 @@ use crate::net::{Driver, Listener, ReactorWake, Timeouts, Yields};
 use crate::os;
 use crate::reactor::Reactor;
 use crate::rpc::{RpcClient, RpcShared};
+use crate::shard::Shard;
 use crate::shard::calls::CallQueue;
 use crate::shard::console::Console;
 use crate::shard::disconnects::{self, DisconnectQueue, Forwarding};
@@ -35,7 +37,6 @@ use crate::shard::sessions::Sessions;
 use crate::shard::shutdown::{PublicationsEnd, Shutdown};
 use crate::shard::signal::{Signal, Stop, unless};
 use crate::shard::slow_calls::SlowCalls;
-use crate::shard::{Shard, inbox};
 
 /// Everything a shard is given when its thread starts.
 pub struct ShardSetup {
@@ -130,7 +131,6 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
             setup.open_files,
         ));
     }
-    monoio::spawn(inbox::run(Rc::clone(&shard)));
     monoio::spawn(run_whispers(Rc::clone(&shard)));
     monoio::spawn(run_flushes(Rc::clone(&shard)));
     monoio::spawn(run_timers(Rc::clone(&shard)));
@@ -138,14 +138,20 @@ async fn serve(setup: ShardSetup, reactor: Reactor) -> io::Result<()> {
         monoio::spawn(disconnects::run(Rc::clone(&shard)));
     }
     shard.tell_control(ControlEvent::ShardStarted(driver));
-    serve_reactor(&shard, &wake).await
+    serve_sessions(&shard, &wake).await
 }
 
 /// Builds the shard's state, with the clocks that live in its runtime, and returns the listeners it is to serve.
-fn assemble(setup: ShardSetup, reactor: Reactor) -> io::Result<(Rc<Shard>, Vec<ListenerSetup>)> {
+fn assemble(
+    setup: ShardSetup,
+    mut reactor: Reactor,
+) -> io::Result<(Rc<Shard>, Vec<ListenerSetup>)> {
     let timeouts = Timeouts::start();
     let yields = Yields::start()?;
     let inbox = Rc::new(setup.inbox);
+    let bell = Arc::new(os::bell::Bell::new()?);
+    reactor.watch_bell(Arc::clone(&bell))?;
+    inbox.hang_bell(bell.into());
     let slow_call = setup.config.rpc.slow_call;
     let slow_calls = SlowCalls::new(setup.id, Arc::clone(&setup.metrics), slow_call);
     let concurrency = setup.rpc.as_ref().map_or(1, |rpc| rpc.concurrency());
@@ -193,6 +199,8 @@ fn assemble(setup: ShardSetup, reactor: Reactor) -> io::Result<(Rc<Shard>, Vec<L
         forwarding: Forwarding::default(),
         unflushed: Signal::default(),
         unserved: Signal::default(),
+        timer_at: Cell::new(None),
+        earlier_timer: Signal::default(),
         accept_stop: Stop::default(),
         shutdown,
     };
@@ -202,35 +210,60 @@ fn assemble(setup: ShardSetup, reactor: Reactor) -> io::Result<(Rc<Shard>, Vec<L
 /// How long sessions may be served before the shard asks the driver for completions and timers again.
 const SERVED_WITHOUT_PASS_MAX: Duration = Duration::from_millis(1);
 
-/// Serves established sessions for the life of the shard.
-async fn serve_reactor(shard: &Rc<Shard>, wake: &ReactorWake) -> io::Result<()> {
+/// Serves established sessions and the inbox for the life of the shard.
+async fn serve_sessions(shard: &Rc<Shard>, wake: &ReactorWake) -> io::Result<()> {
     let mut passed = Instant::now();
+    // Stays armed while the shard works for other reasons than an event.
+    let mut events = pin!(wake.ready());
     loop {
-        if shard.sessions.borrow().has_more() || passed.elapsed() >= SERVED_WITHOUT_PASS_MAX {
+        if shard.has_work() || passed.elapsed() >= SERVED_WITHOUT_PASS_MAX {
             shard.yields.yield_now().await;
             passed = Instant::now();
         }
-        // With epoll, readiness that is already known does not count as asking the driver.
-        if !shard.sessions.borrow().has_more() && wait_for_work(shard, wake).await? {
-            passed = Instant::now();
+        if !shard.has_work() {
+            let woken = wait_for_work(shard, events.as_mut()).await;
+            // With epoll, readiness that is already known does not count as asking the driver.
+            if woken.waited {
+                passed = Instant::now();
+            }
+            if let Some(result) = woken.events {
+                result?;
+                events.set(wake.ready());
+            }
         }
         shard.turn(Sessions::harvest)?;
     }
 }
 
-/// Returns when sessions can be served. True when it had to wait, so the driver has been asked.
-async fn wait_for_work(shard: &Rc<Shard>, wake: &ReactorWake) -> io::Result<bool> {
+/// Why the shard goes on.
+struct Woken {
+    /// It had to wait, so the driver has been asked.
+    waited: bool,
+    /// The reactor has events.
+    events: Option<io::Result<()>>,
+}
+
+/// Returns when there are events, messages in the inbox, or sessions that can be served at once. Another shard that sends a
+/// message rings the bell, which is an event.
+async fn wait_for_work(
+    shard: &Shard,
+    mut events: Pin<&mut impl Future<Output = io::Result<()>>>,
+) -> Woken {
     let mut waited = false;
-    let unserved = pin!(shard.unserved.notified());
-    let events = pin!(wake.ready());
-    let mut work = pin!(unless(unserved, events));
-    let ready = poll_fn(|context| {
-        let polled = work.as_mut().poll(context);
+    let mut unserved = pin!(shard.unserved.notified());
+    let mut messages = pin!(shard.inbox.ready());
+    poll_fn(|context| {
+        let polled = if unserved.as_mut().poll(context).is_ready()
+            || messages.as_mut().poll(context).is_ready()
+        {
+            Poll::Ready(None)
+        } else {
+            events.as_mut().poll(context).map(Some)
+        };
         waited |= polled.is_pending();
-        polled
-    });
-    ready.await.transpose()?;
-    Ok(waited)
+        polled.map(|events| Woken { waited, events })
+    })
+    .await
 }
 
 /// Continues the writes that a turn had no time for, and lets the other tasks of the shard run in between.
@@ -248,15 +281,17 @@ async fn run_whispers(shard: Rc<Shard>) {
     shard.publisher.send_waiting().await;
 }
 
+/// Makes a turn when a session's deadline has come, and lets the allocator look for free memory.
 async fn run_timers(shard: Rc<Shard>) {
     let mut reclaim = Reclaim::new(Instant::now());
     loop {
-        let next = shard.sessions.borrow().next_tick_at();
-        monoio::time::sleep(
-            next.saturating_duration_since(Instant::now())
-                .max(TIMER_SLEEP_MIN),
-        )
-        .await;
+        let due = shard.next_timer_at(reclaim.due_at());
+        let sleep = due.saturating_duration_since(Instant::now());
+        let mut timer = pin!(monoio::time::sleep(sleep.max(TIMER_SLEEP_MIN)));
+        let mut earlier = pin!(shard.earlier_timer.notified());
+        if unless(earlier.as_mut(), timer.as_mut()).await.is_none() {
+            continue;
+        }
         shard.turn(Sessions::on_tick);
         if reclaim.is_due(Instant::now(), shard.counters()) {
             os::memory::give_back();

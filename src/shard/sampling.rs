@@ -11,6 +11,7 @@ use crate::shard::message::ShardMesh;
 pub fn sample(metrics: &Metrics, mesh: &ShardMesh, interest: &Interest, rpc: Option<&RpcShared>) {
     for (shard, mailbox) in metrics.shards.iter().zip(mesh.mailboxes()) {
         shard.inbox_depth.set(mailbox.depth() as i64);
+        shard.inbox_wakeups_total.sample(mailbox.wakeups());
     }
     metrics.interest_bytes.set(interest.held_bytes() as i64);
     metrics

@@ -30,6 +30,8 @@ pub struct TimerWheel {
     start: Instant,
     /// The next tick to be handled.
     next_tick: Tick,
+    /// No slot is in the wheel for an earlier tick; [`NEVER`]: none is in it.
+    earliest: Tick,
     heads: Box<[u32]>,
     links: Vec<Link>,
     /// Bucket of each slot, needed to take it out; [`NO_BUCKET`] = not in the wheel.
@@ -37,12 +39,15 @@ pub struct TimerWheel {
 }
 
 const NO_BUCKET: u16 = u16::MAX;
+/// After 6.8 years of a shard.
+const NEVER: Tick = Tick::MAX;
 
 impl TimerWheel {
     pub fn new(start: Instant) -> Self {
         Self {
             start,
             next_tick: 0,
+            earliest: NEVER,
             heads: vec![NONE; BUCKETS].into(),
             links: Vec::new(),
             buckets: Vec::new(),
@@ -64,6 +69,11 @@ impl TimerWheel {
         self.start + TICK * self.next_tick
     }
 
+    /// When [`Self::expire`] may find a slot; `None` when the wheel is empty.
+    pub fn earliest_instant(&self) -> Option<Instant> {
+        (self.earliest != NEVER).then(|| self.start + TICK * self.earliest)
+    }
+
     /// Puts a slot in at `tick`, or moves it there when it is in already.
     pub fn set(&mut self, slot: u32, tick: Tick) {
         self.clear(slot);
@@ -72,7 +82,9 @@ impl TimerWheel {
             self.links.resize(index + 1, UNLINKED);
             self.buckets.resize(index + 1, NO_BUCKET);
         }
-        let bucket = tick.max(self.next_tick) as usize % BUCKETS;
+        let tick = tick.max(self.next_tick);
+        self.earliest = self.earliest.min(tick);
+        let bucket = tick as usize % BUCKETS;
         let head = self.heads[bucket];
         self.links[index] = Link {
             previous: NONE,
@@ -131,6 +143,9 @@ impl TimerWheel {
             self.clear(slot);
         }
         self.next_tick = self.next_tick.max(now + 1);
+        let mut ticks = self.next_tick..self.next_tick + BUCKETS as Tick;
+        let occupied = ticks.find(|&tick| self.heads[tick as usize % BUCKETS] != NONE);
+        self.earliest = occupied.unwrap_or(NEVER);
     }
 }
 
@@ -176,6 +191,27 @@ mod tests {
         expire(&mut wheel, 100);
         wheel.set(1, 3);
         assert_eq!(expire(&mut wheel, 101), [1]);
+    }
+
+    #[test]
+    fn the_shard_sleeps_until_a_slot_may_come_up() {
+        let start = Instant::now();
+        let mut wheel = TimerWheel::new(start);
+        let at = |tick: Tick| Some(start + TICK * tick);
+        assert_eq!(wheel.earliest_instant(), None);
+        wheel.set(1, 900);
+        assert_eq!(wheel.earliest_instant(), at(900));
+        wheel.set(2, 7);
+        wheel.set(3, 70);
+        assert_eq!(wheel.earliest_instant(), at(7));
+        assert_eq!(expire(&mut wheel, 7), [2]);
+        assert_eq!(wheel.earliest_instant(), at(70));
+        assert_eq!(expire(&mut wheel, 70), [3]);
+        // The bucket of tick 900 comes up once before.
+        assert_eq!(wheel.earliest_instant(), at(900 - BUCKETS as Tick));
+        wheel.clear(1);
+        assert!(expire(&mut wheel, 400).is_empty());
+        assert_eq!(wheel.earliest_instant(), None);
     }
 
     #[test]

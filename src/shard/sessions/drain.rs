@@ -30,6 +30,13 @@ struct SlowDrain {
     slots: usize,
 }
 
+impl Drain {
+    /// Sessions are told at every tick.
+    pub fn is_slow(&self) -> bool {
+        self.slow.is_some()
+    }
+}
+
 impl Sessions {
     /// Tells every session that the server shuts down. A client that connects from now on is told at once.
     pub fn close_all(&mut self) {

@@ -191,9 +191,12 @@ impl Sessions {
         self.common.answers.send(socket, bytes)
     }
 
-    /// When the next tick is due.
-    pub fn next_tick_at(&self) -> Instant {
-        self.table.wheel.next_instant()
+    /// When [`Self::on_tick`] has something to do; `None`: not before another turn.
+    pub fn next_tick_at(&self) -> Option<Instant> {
+        if self.drain.is_slow() {
+            return Some(self.table.wheel.next_instant());
+        }
+        self.table.wheel.earliest_instant()
     }
 
     /// What this shard has, for the gauges that count distinct values over all shards.
