@@ -1,5 +1,5 @@
-//! Every interleaving of senders and a receiver of one inbox, by loom: no message is slept through, no wake-up is made twice,
-//! and the numbers of the messages are those that `shard` relies on.
+//! Every interleaving of senders and a receiver of one inbox, by loom: no message is slept through, no wake-up is made
+//! twice, and the numbers of the messages are those that `shard` relies on.
 //!
 //! `src/mesh/mailbox.rs` is built here with loom's atomics and locks. Only its queue is replaced: crossbeam's does not know
 //! loom. The queue below promises what the mailbox needs and nothing more: a message has its place before it is written, and

@@ -51,6 +51,7 @@ fn with_message(state: u64, bytes: u64) -> Option<u64> {
 
 thread_local! {
     /// The mailbox of the shard that this thread runs, as an address; 0 on other threads.
+    #[allow(clippy::missing_const_for_thread_local, reason = "loom's macro knows no constants")]
     static OWN_MAILBOX: Cell<usize> = Cell::new(0);
 }
 

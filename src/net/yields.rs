@@ -3,7 +3,7 @@
 //! If a task only wakes itself, it is run again before the driver is asked for anything, because monoio parks only when no
 //! task is ready. Completions and timers, and with them accepts, requests and pings, would wait until the task has nothing
 //! more to do, and a client can delay that without end. So a yield waits for one pass of the driver. That pass does not
-//! sleep, because a pipe that the shard has just written to is ready at once. All tasks that yield at the same time share
+//! sleep, because it asks for a pipe that is readable. All tasks that yield at the same time share
 //! the pass.
 
 use std::cell::{Cell, RefCell};
@@ -15,6 +15,8 @@ use std::rc::Rc;
 use std::task::{Poll, Waker};
 
 use monoio::net::TcpStream;
+
+use super::Driver;
 
 /// The yields of one shard.
 #[derive(Default)]
@@ -28,13 +30,13 @@ pub struct Yields {
 }
 
 impl Yields {
-    /// Starts the task that causes the passes. Call inside the shard's runtime.
+    /// Starts the task that causes the passes. Call inside the shard's runtime, with its driver.
     ///
     /// # Errors
     /// Those of pipe(2) and of the driver's registration.
-    pub fn start() -> io::Result<Rc<Yields>> {
+    pub fn start(driver: Driver) -> io::Result<Rc<Yields>> {
         let yields = Rc::new(Yields::default());
-        let pipe = Pipe::new()?;
+        let pipe = Pipe::new(driver)?;
         monoio::spawn(run(Rc::clone(&yields), pipe));
         Ok(yields)
     }
@@ -95,22 +97,36 @@ struct Pipe {
     /// The reading side again, as a socket type: monoio has no type for a bare descriptor, and this one is only asked for
     /// readiness.
     readiness: TcpStream,
+    driver: Driver,
 }
 
 impl Pipe {
-    fn new() -> io::Result<Self> {
-        let (reader, writer) = io::pipe()?;
+    fn new(driver: Driver) -> io::Result<Self> {
+        let (reader, mut writer) = io::pipe()?;
+        if driver == Driver::IoUring {
+            writer.write_all(&[0])?;
+        }
         let watched = OwnedFd::from(reader.try_clone()?);
         Ok(Self {
             reader,
             writer,
             readiness: TcpStream::from_std(std::net::TcpStream::from(watched))?,
+            driver,
         })
+    }
+
+    /// One pass of the driver. With io_uring the ring is asked in each pass whether the pipe is readable, and it always is:
+    /// its one byte stays there. With epoll only a change is reported.
+    async fn pass(&mut self) -> io::Result<()> {
+        match self.driver {
+            Driver::IoUring => self.readiness.readable(false).await,
+            Driver::Epoll => self.pass_with_edge().await,
+        }
     }
 
     /// Waits for a byte that it writes itself. It writes after the wait has begun: on epoll, monoio would otherwise answer
     /// from the readiness that it remembers, without a pass of the driver.
-    async fn pass(&mut self) -> io::Result<()> {
+    async fn pass_with_edge(&mut self) -> io::Result<()> {
         let mut readable = pin!(self.readiness.readable(false));
         let mut written = None;
         poll_fn(|context| {
@@ -137,23 +153,23 @@ mod tests {
 
     use super::*;
 
-    fn on_both_drivers<F: Future<Output = ()>>(work: impl Fn() -> F) {
+    fn on_both_drivers<F: Future<Output = ()>>(work: impl Fn(Driver) -> F) {
         RuntimeBuilder::<IoUringDriver>::new()
             .enable_timer()
             .build()
             .expect("io_uring on the test machine")
-            .block_on(work());
+            .block_on(work(Driver::IoUring));
         RuntimeBuilder::<LegacyDriver>::new()
             .enable_timer()
             .build()
             .expect("epoll")
-            .block_on(work());
+            .block_on(work(Driver::Epoll));
     }
 
     #[test]
     fn timers_go_off_beside_a_task_that_always_goes_on() {
-        on_both_drivers(|| async {
-            let yields = Yields::start().expect("a pipe");
+        on_both_drivers(|driver| async move {
+            let yields = Yields::start(driver).expect("a pipe");
             let slept = Rc::new(Cell::new(false));
             let done = Rc::clone(&slept);
             monoio::spawn(async move {
@@ -170,8 +186,8 @@ mod tests {
 
     #[test]
     fn readiness_arrives_beside_tasks_that_always_go_on() {
-        on_both_drivers(|| async {
-            let yields = Yields::start().expect("a pipe");
+        on_both_drivers(|driver| async move {
+            let yields = Yields::start(driver).expect("a pipe");
             for _ in 0..3 {
                 let yields = Rc::clone(&yields);
                 monoio::spawn(async move {
@@ -195,8 +211,8 @@ mod tests {
 
     #[test]
     fn a_yield_does_not_sleep() {
-        on_both_drivers(|| async {
-            let yields = Yields::start().expect("a pipe");
+        on_both_drivers(|driver| async move {
+            let yields = Yields::start(driver).expect("a pipe");
             let started = Instant::now();
             for _ in 0..1000 {
                 yields.yield_now().await;

@@ -17,36 +17,31 @@ const LEVEL: u32 = 1;
 /// Smallest growth of the output buffer.
 const GROWTH_BYTES_MIN: usize = 512;
 
-/// Compresses messages. It keeps about 300 KiB, so there is one per shard, never one per session.
-#[derive(Debug)]
+/// Compresses messages. After the first one it keeps about 300 KiB, so there is one per shard, never one per session.
+#[derive(Debug, Default)]
 pub struct Deflater {
-    state: Compress,
-}
-
-impl Default for Deflater {
-    fn default() -> Self {
-        Self::new()
-    }
+    state: Option<Compress>,
 }
 
 impl Deflater {
     pub fn new() -> Self {
-        Deflater {
-            state: Compress::new(Compression::new(LEVEL), false),
-        }
+        Self::default()
     }
 
     /// The payload of a frame with RSV1 set. Nothing is remembered between calls.
     pub fn compress(&mut self, payload: &[u8]) -> Vec<u8> {
-        self.state.reset();
+        let state = self
+            .state
+            .get_or_insert_with(|| Compress::new(Compression::new(LEVEL), false));
+        state.reset();
         let mut out = Vec::with_capacity(compressed_bytes_max(payload.len()));
         let mut rest = payload;
         loop {
-            let before = self.state.total_in();
-            self.state
+            let before = state.total_in();
+            state
                 .compress_vec(rest, &mut out, FlushCompress::Sync)
                 .expect("raw deflate with a fresh state accepts any input");
-            rest = &rest[(self.state.total_in() - before) as usize..];
+            rest = &rest[(state.total_in() - before) as usize..];
             // Free room in `out` means that `out` has all output, that of the flush included.
             if rest.is_empty() && out.len() < out.capacity() {
                 break;
