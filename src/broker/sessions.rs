@@ -30,6 +30,9 @@ pub const KEPT_SESSION_BYTES_MAX: usize = 256 << 10;
 /// Sessions that may be given up to keep one. More are needed only when something else has used up the budget.
 pub const EVICTED_AT_ONCE_MAX: usize = 1_024;
 
+/// Packed bytes of a session that are removed in one step of a sweep: a session of usual size is one step.
+const STEP_BYTES: usize = 256;
+
 /// Memory of a kept session beside its packed texts: its entry, and what the allocator adds to them.
 const KEPT_BYTES: usize = entry_bytes::<Kept>() + 24;
 /// Memory of connection identifiers beside their interned text.
@@ -214,13 +217,15 @@ impl<B: Budget> KeptSessions<B> {
     /// Removes sessions whose time is over, in `steps_max` steps at most, each of which takes a microsecond or two. True:
     /// there is more to do. Costs nothing for what stays.
     pub fn sweep(&mut self, now: Instant, steps_max: usize) -> bool {
-        for _ in 0..steps_max {
-            let Some(due) = self.expiry.due(&self.sessions, now) else {
-                return false;
-            };
+        let mut steps = 0;
+        while let Some(due) = self.expiry.due(&self.sessions, now) {
+            if steps >= steps_max {
+                return true;
+            }
+            steps += 1 + self.sessions[due as usize].packed.len() / STEP_BYTES;
             self.remove(due);
         }
-        self.expiry.due(&self.sessions, now).is_some()
+        false
     }
 
     fn find(&self, sid: &str) -> Option<u32> {

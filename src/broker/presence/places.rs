@@ -52,14 +52,15 @@ impl Places {
         *self = Self::Many(grown.into_boxed_slice());
     }
 
-    /// Removes a place. Returns false when it is the only one: then the caller must remove the session.
+    /// Removes a place that is there. Returns false when it is the only one: then the caller must remove the session.
     pub fn remove(&mut self, place: Place) -> bool {
         let places = match self {
             Self::One(_) => return false,
             Self::Many(places) => places,
         };
         let mut left = std::mem::take(places).into_vec();
-        left.retain(|it| *it != place);
+        // A sweep removes the last one each time, which moves nothing.
+        left.remove(left.partition_point(|it| it.stream < place.stream));
         *self = match left[..] {
             [only] => Self::One(only),
             _ => Self::Many(left.into_boxed_slice()),

@@ -274,6 +274,15 @@ fn a_sweep_takes_its_steps_and_says_when_more_is_due() {
     let mut sweep = |steps_max| stage.sessions.sweep(stage.now, steps_max);
     assert!(sweep(0) && sweep(2) && !sweep(1));
     stage.assert_empty();
+    let mut large = of("ada");
+    large.cstate = [("key", "x".repeat(2 * STEP_BYTES))].into_iter().collect();
+    stage.keep("1", &large).unwrap();
+    stage.keep("2", &of("ada")).unwrap();
+    stage.now += TTL;
+    let mut sweep = |steps_max| stage.sessions.sweep(stage.now, steps_max);
+    assert!(sweep(3), "the large one takes three steps");
+    assert!(!sweep(1));
+    stage.assert_empty();
 }
 
 #[derive(Debug, Clone)]
