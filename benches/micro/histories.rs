@@ -105,21 +105,21 @@ pub fn replay_since() -> Step {
     .per(MESSAGES as u32)
 }
 
-/// A new key every time.
+/// A new key every time, beside a thousand others.
 pub fn see_key() -> Step {
     let now = Instant::now();
     let mut keys = SeenKeys::new(Unbounded::default());
+    for number in 0..1_000 {
+        keys.see("room:1", &number.to_string(), now);
+    }
     let mut number = 0_u64;
     Step::new(move || {
         number += 1;
-        let key = [
-            b'k',
-            number as u8,
-            (number >> 8) as u8,
-            (number >> 16) as u8,
-        ]
-        .map(|it| it & 127);
-        let key = std::str::from_utf8(&key).expect("ASCII");
+        let mut text = [b'k'; 17];
+        for (digit, byte) in text[1..].iter_mut().enumerate() {
+            *byte = b'a' + (number >> (4 * digit)) as u8 % 16;
+        }
+        let key = std::str::from_utf8(&text).expect("ASCII");
         black_box(keys.see("room:1", black_box(key), now));
     })
 }

@@ -109,7 +109,7 @@ const STEPS: &[NamedStep] = &[
         "history: replay 20 messages by time",
         histories::replay_since,
     ),
-    ("idempotency: look for a key", histories::see_key),
+    ("idempotency: remember a new key", histories::see_key),
     (
         "turn: one delivery, 1 message, io_uring",
         turns::fan_out_uring,

@@ -17,7 +17,7 @@ pub const KEY_WINDOW: Duration = Duration::from_secs(300);
 /// Keys that one shard remembers: 870 keyed publications a second for the whole window.
 pub const KEYS_MAX: usize = 262_144;
 /// Bytes charged for a key: its hash and time in a queue, its place in the table, and what is free in both.
-pub const KEY_BYTES: usize = 56;
+pub const KEY_BYTES: usize = 64;
 
 /// Keys whose time is over that one question removes. A sweep removes the others.
 const REMOVED_PER_QUESTION_MAX: usize = 4;
@@ -149,6 +149,10 @@ impl<B: Budget> SeenKeys<B> {
 
     fn remember(&mut self, hashes: [u64; 2], now: Instant) {
         let number = self.oldest.wrapping_add(self.keys.len() as u32);
+        if self.keys.len() == self.keys.capacity() {
+            // Doubling would leave up to half of the queue unused.
+            self.keys.reserve_exact((self.keys.len() / 4).max(8));
+        }
         self.keys.push_back(Key {
             hashes,
             seen_at: now,

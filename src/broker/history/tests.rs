@@ -414,6 +414,18 @@ fn what_was_lost_for_memory_is_refused_by_time_until_it_would_be_too_old() {
 }
 
 #[test]
+fn a_message_that_was_lost_in_the_very_millisecond_is_refused() {
+    let mut timed = Timed::new(limits(100, 300), &[]);
+    timed.pass(999);
+    timed.append("a", "1");
+    timed.leave_room(0);
+    timed.append("a", "2");
+    let answer = |secs: i64| offsets(timed.since("a", UNIX_START + secs));
+    assert_eq!(answer(1), Err(Refusal::NotKept));
+    assert_eq!(answer(2), Ok(vec![]));
+}
+
+#[test]
 fn a_sweep_takes_as_many_steps_as_it_may() {
     let mut timed = Timed::new(limits(100, 300), &[("b", limits(100, 600))]);
     for _ in 0..10 {
