@@ -9,12 +9,19 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use ringcable::broker::Budget;
+use ahash::RandomState;
+use ringcable::broker::history::{Classes, Epochs, History, Limits};
+use ringcable::broker::idempotency::{KEY_WINDOW, SeenKeys};
 use ringcable::broker::presence::{Join, PresenceTable, Stay};
 use ringcable::broker::sessions::{KeptSessions, SessionSnapshot, SubscriptionSnapshot};
+use ringcable::broker::{Budget, StreamKey};
 use ringcable::hub::Marks;
 use ringcable::protocol::presence::PresenceRecord;
 
+/// A message that a stream keeps, beside its bytes.
+const STORED_MESSAGE_BYTES_MAX: usize = 64;
+/// A stream that has had messages, beside its name.
+const IDLE_STREAM_BYTES_MAX: usize = 256;
 /// A member of a presence stream, beside its id and info; its sid is included.
 const MEMBER_BYTES_MAX: usize = 200;
 /// A kept session with 14 subscriptions, beside its texts.
@@ -168,6 +175,114 @@ fn a_kept_session_takes_no_more_than_its_bar_and_is_charged_for() {
         let (taken, charged) = (taken / count - texts, charged / count - texts);
         println!("{count} sessions, {own} own streams: {taken} bytes each, {charged} charged");
         assert!(taken <= KEPT_SESSION_BYTES_MAX, "{taken}");
+        assert!(charged >= taken, "{charged} of {taken}");
+    }
+}
+
+/// How long a message is kept in these tests.
+const HISTORY_TTL: Duration = Duration::from_secs(300);
+
+/// A history that keeps 100 messages of each stream.
+fn history(budget: Unbounded, now: Instant) -> History<Unbounded> {
+    let limits = Limits {
+        messages: 100,
+        ttl: HISTORY_TTL,
+    };
+    let classes = Classes::new(limits, Vec::new()).expect("a table without prefixes");
+    History::new(budget, classes, Epochs::new(7, 0, 1), now)
+}
+
+/// Names of streams with the hashes that a process gives them.
+fn streams(count: usize) -> Vec<(String, u64)> {
+    let hasher = RandomState::new();
+    let names = (0..count).map(|it| format!("a stream {it:07}"));
+    names
+        .map(|name| {
+            let hash = hasher.hash_one(&name);
+            (name, hash)
+        })
+        .collect()
+}
+
+/// Appends a message to each stream, `times` times.
+fn append(
+    history: &mut History<Unbounded>,
+    streams: &[(String, u64)],
+    message: &[u8],
+    times: usize,
+    now: Instant,
+) {
+    for &(ref name, hash) in std::iter::repeat_n(streams, times).flatten() {
+        history.append(StreamKey { name, hash }, message, now);
+    }
+}
+
+#[test]
+fn a_stored_message_takes_no_more_than_its_bar_and_is_charged_for() {
+    let now = Instant::now();
+    // The allocator has classes for these sizes with the two counts in front of the text.
+    for bytes in [112, 240, 1_008] {
+        for (count, times) in [(5_000, 2), (5_000, 5), (1_000, 20), (1_000, 60), (500, 99)] {
+            let (streams, message) = (streams(count), vec![b'x'; bytes]);
+            let budget = Unbounded::default();
+            let mut history = history(budget.clone(), now);
+            // So the streams themselves are not counted.
+            append(&mut history, &streams, &message, 1, now);
+            let before = (ALLOCATED.get(), budget.used.get());
+            append(&mut history, &streams, &message, times, now);
+            let each = |bytes_of_all: usize| bytes_of_all / (count * times) - bytes;
+            let taken = each(ALLOCATED.get() - before.0);
+            let charged = each(budget.used.get() - before.1);
+            println!("{times} messages of {bytes} bytes: {taken} beside them, {charged} charged");
+            assert!(taken <= STORED_MESSAGE_BYTES_MAX, "{taken}");
+            assert!(charged >= taken, "{charged} of {taken}");
+        }
+    }
+}
+
+#[test]
+fn a_stream_takes_no_more_than_its_bar_and_is_charged_for() {
+    let now = Instant::now();
+    for count in COUNTS {
+        let streams = streams(count);
+        let make = |budget: Unbounded| {
+            let mut history = history(budget, now);
+            append(&mut history, &streams, &[b'x'; 100], 3, now);
+            history.sweep(now + HISTORY_TTL, usize::MAX);
+            let totals = history.totals();
+            assert_eq!((totals.streams, totals.messages), (count, 0));
+            history
+        };
+        let remove = |history: &mut History<Unbounded>| {
+            history.sweep(now + 10 * HISTORY_TTL, usize::MAX);
+            assert_eq!(history.totals().streams, 0);
+        };
+        let (taken, charged) = measured(make, remove);
+        let name = streams[0].0.len();
+        let (taken, charged) = (taken / count - name, charged / count - name);
+        println!("{count} idle streams: {taken} bytes each beside the name, {charged} charged");
+        assert!(taken <= IDLE_STREAM_BYTES_MAX, "{taken}");
+        assert!(charged >= taken, "{charged} of {taken}");
+    }
+}
+
+#[test]
+fn an_idempotency_key_is_charged_for() {
+    let now = Instant::now();
+    for count in COUNTS {
+        let texts: Vec<String> = (0..count).map(|it| it.to_string()).collect();
+        let make = |budget: Unbounded| {
+            let mut keys = SeenKeys::new(budget);
+            texts
+                .iter()
+                .for_each(|key| _ = keys.see("a stream", key, now));
+            assert_eq!(keys.len(), count);
+            keys
+        };
+        let remove = |keys: &mut SeenKeys<Unbounded>| _ = keys.sweep(now + KEY_WINDOW, usize::MAX);
+        let (taken, charged) = measured(make, remove);
+        let (taken, charged) = (taken / count, charged / count);
+        println!("{count} keys: {taken} bytes each, {charged} charged");
         assert!(charged >= taken, "{charged} of {taken}");
     }
 }

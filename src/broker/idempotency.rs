@@ -194,12 +194,12 @@ impl<B: Budget> SeenKeys<B> {
     fn shrink(&mut self) {
         let wanted = self.keys.len().max(KEPT_KEYS);
         if self.keys.capacity() > 4 * wanted {
-            self.keys.shrink_to(2 * wanted);
+            self.keys.shrink_to(wanted);
         }
         if self.index.capacity() > 4 * wanted {
             let (keys, oldest) = (&self.keys, self.oldest);
             let hash_of = |&number: &u32| keys[number.wrapping_sub(oldest) as usize].hashes[0];
-            self.index.shrink_to(2 * wanted, hash_of);
+            self.index.shrink_to(wanted, hash_of);
         }
     }
 }
