@@ -1,7 +1,5 @@
 //! Where the bytes that the broker holds are charged. The shard has the budget; `broker` knows only this.
 
-use std::rc::Rc;
-
 /// A number of bytes that may be held.
 pub trait Budget {
     /// Charges `bytes`, to be released by [`Self::release`]. False: they do not fit, and nothing is charged.
@@ -10,17 +8,6 @@ pub trait Budget {
 
     /// Gives charged bytes back.
     fn release(&self, bytes: usize);
-}
-
-/// A budget that the parts of a shard's broker share.
-impl<B: Budget> Budget for Rc<B> {
-    fn try_charge(&self, bytes: usize) -> bool {
-        B::try_charge(self, bytes)
-    }
-
-    fn release(&self, bytes: usize) {
-        B::release(self, bytes);
-    }
 }
 
 /// A budget of a fixed size.
