@@ -131,6 +131,25 @@ on_both_drivers! {
         client.expect_nothing_before_pong();
     }
 
+    /// The first deadline is the first ping and the timeout; only a command that can be decoded ends it. Source:
+    /// `contract/extended.md` §3.8.
+    fn messages_that_cannot_be_decoded_are_no_sign_of_life(driver: Driver) {
+        let stage = Stage::with(driver, &["--ping_interval=1", "--pong_timeout=1"]);
+        let started = Instant::now();
+        let mut client = extended_client(&stage, "/cable");
+        loop {
+            client.send_text(r#"{"command":"join","identifier":"A","presence":{"id":5}}"#);
+            let text = client.read_frame().text();
+            if !text.starts_with(r#"{"type":"ping""#) {
+                assert_eq!(text, r#"{"type":"disconnect","reason":"no_pong","reconnect":true}"#);
+                break;
+            }
+        }
+        let silent = started.elapsed();
+        assert!(silent > Duration::from_millis(1400), "dropped after {silent:?}");
+        client.expect_close(1000, "No Pong");
+    }
+
     fn base_protocol_clients_need_not_answer_pings(driver: Driver) {
         let stage = Stage::with(driver, &["--ping_interval=1", "--pong_timeout=1"]);
         let mut silent = client(&stage, "/cable");
