@@ -4,7 +4,7 @@
 use std::process;
 use std::time::Duration;
 
-use crate::config::{Config, MetricsConfig, RpcEndpoint};
+use crate::config::{BrokerAdapter, BrokerConfig, Config, MetricsConfig, RpcEndpoint};
 use crate::console;
 use crate::demo::{self, DemoApp};
 use crate::driver::Choice;
@@ -137,11 +137,25 @@ pub fn configuration(config: &Config, choice: &Choice, open_files: OpenFiles) {
         tracing::warn!("{warning}");
     }
     authentication(config);
-    tracing::info!("Using no-op (legacy) broker");
+    tracing::info!("{}", broker(&config.broker));
     disconnects(config);
     broadcasting(config);
     rpc(config);
     endpoints(config);
+}
+
+/// The reference also shows its epoch; here each stream has an epoch of its own.
+fn broker(config: &BrokerConfig) -> String {
+    match config.adapter {
+        BrokerAdapter::None => "Using no-op (legacy) broker".to_owned(),
+        BrokerAdapter::Memory => format!(
+            "Using in-memory broker (history limit: {}, history ttl: {}s, sessions ttl: {}s, presence ttl: {}s)",
+            config.history.messages,
+            config.history.ttl.as_secs(),
+            config.sessions_ttl.as_secs(),
+            config.presence_ttl.as_secs(),
+        ),
+    }
 }
 
 /// A warning when the limit on open files is lower than `connections_max` needs (`--max-conn`, 0 = no limit).

@@ -26,7 +26,7 @@ pub fn apply(
         match name.as_str() {
             "fly" => fly(settings, env)?,
             "heroku" => listen_everywhere(settings),
-            "broker" => broker(settings)?,
+            "broker" => broker(settings),
             // Any other word switches detection off.
             _ => {}
         }
@@ -94,15 +94,11 @@ fn fly(settings: &mut Settings, env: &[(String, String)]) -> Result<(), ConfigEr
     Ok(())
 }
 
-fn broker(settings: &Settings) -> Result<(), ConfigError> {
-    if !settings.is_default("broker") {
-        return Ok(());
+/// Broadcasts come by HTTP, as by default, because Redis and NATS are not there yet.
+fn broker(settings: &mut Settings) {
+    if settings.is_default("broker") {
+        settings.derive("broker", Value::Text("memory".to_owned()));
     }
-    Err(ConfigError::NotSupported {
-        given: "--broker=memory of the broker preset".to_owned(),
-        why: "stream history is planned".to_owned(),
-        remedy: "remove the preset".to_owned(),
-    })
 }
 
 fn needed<'a>(env: &'a [(String, String)], variable: &'static str) -> Result<&'a str, ConfigError> {
@@ -197,10 +193,15 @@ mod tests {
             &[&FLY, &[("REDIS_URL", "redis://r")]],
             "option --pubsub=redis of the fly preset is not supported yet",
         );
-        check(
-            &[&[("ANYCABLE_PRESETS", "broker")]],
-            "option --broker=memory of the broker preset",
-        );
+    }
+
+    #[test]
+    fn the_broker_preset_keeps_history_in_memory() {
+        let preset: [(&str, &str); 1] = [("ANYCABLE_PRESETS", "broker")];
+        let (_, settings) = applied(&[&preset]).expect("good presets");
+        assert_eq!(settings.text("broker"), "memory");
+        let (_, settings) = applied(&[&preset, &[("ANYCABLE_BROKER", "none")]]).expect("good");
+        assert_eq!(settings.text("broker"), "none");
     }
 
     #[test]

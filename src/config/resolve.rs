@@ -66,6 +66,7 @@ pub fn config(settings: &Settings, origin: Origin, problems: &mut Vec<ConfigErro
     let mut warnings = warnings(settings);
     warnings.extend(secrets::doubts(settings));
     warnings.extend(support::without_effect(settings));
+    warnings.extend(support::without_broker(settings));
     warnings.extend(origin.warnings);
     Config {
         node_id,

@@ -19,8 +19,9 @@ pub fn check(settings: &mut Settings, problems: &mut Vec<ConfigError>) {
             settings.reset(option.name);
         }
     }
-    let checks: [(&[&str], Check); 7] = [
+    let checks: [(&[&str], Check); 8] = [
         (&["broadcast_adapter"], check_broadcast_adapters),
+        (&["broker"], check_broker),
         (&["statsd_host"], check_statsd_host),
         (&["statsd_prefix"], check_statsd_prefix),
         (&["host"], |settings| check_address(settings, "host")),
@@ -69,6 +70,30 @@ pub fn without_effect(settings: &Settings) -> Vec<String> {
                 settings.as_given(option.name)
             )),
             _ => None,
+        })
+        .collect()
+}
+
+/// The same about options of the broker when there is none.
+pub fn without_broker(settings: &Settings) -> Vec<String> {
+    const OF_THE_BROKER: [&str; 6] = [
+        "history_limit",
+        "history_ttl",
+        "sessions_ttl",
+        "presence_ttl",
+        "broker_bytes_max",
+        "broker.limits",
+    ];
+    if settings.text("broker") == "memory" {
+        return Vec::new();
+    }
+    let given = OF_THE_BROKER
+        .into_iter()
+        .filter(|name| is_asked_for(settings, name));
+    given
+        .map(|name| {
+            let given = settings.as_given(name);
+            format!("option {given} has no effect without a broker: set broker to memory")
         })
         .collect()
 }
@@ -150,6 +175,18 @@ fn check_broadcast_adapters(settings: &Settings) -> Result<(), ConfigError> {
         }
     }
     Ok(())
+}
+
+fn check_broker(settings: &Settings) -> Result<(), ConfigError> {
+    const NAME: &str = "broker";
+    if settings.text(NAME) != "nats" {
+        return Ok(());
+    }
+    Err(ConfigError::NotSupported {
+        given: settings.as_given(NAME),
+        why: "the NATS broker is planned".to_owned(),
+        remedy: "set it to memory or none".to_owned(),
+    })
 }
 
 /// Refused here, because the reference instead logs an error at every flush.
@@ -378,7 +415,7 @@ mod tests {
     fn all_problems_are_found_and_leave_defaults() {
         let args = [
             "--port=70000",
-            "--broker=memory",
+            "--broker=nats",
             "--ssl_cert=a.pem",
             "--headers=a b",
             "--log_level=x",
@@ -497,8 +534,8 @@ mod tests {
             assert_eq!(result("", &[], &[arg]), Err(expected));
         };
         check(
-            "--broker=memory",
-            "stream history is planned); remove it or set it to none",
+            "--broker=nats",
+            "the NATS broker is planned); set it to memory or none",
         );
         check(
             "--pubsub=redis",
@@ -538,8 +575,9 @@ mod tests {
 
     #[test]
     fn what_changes_nothing_is_accepted() {
-        let accepted: [&[&str]; 9] = [
+        let accepted: [&[&str]; 10] = [
             &["--broker=none", "--pubsub=none"],
+            &["--broker=memory"],
             &["--broker="],
             &["--redis_channel=__anycable__"],
             &["--redis_url=redis://r", "--pubsub=none"],

@@ -1,9 +1,11 @@
 //! The REST API: publishing with the API's token, and presence.
 //!
-//! Publishing is the broadcast endpoint with another token. Presence needs a broker, which ringcable does not have yet, so
-//! its checks end in "not implemented", as the reference's do without a broker. Called by `shard::http`.
+//! Publishing is the broadcast endpoint with another token. Presence is asked of the home of the stream between the checks
+//! and the answer; without a broker the answer is "not implemented", as in the reference. Called by `shard::http`.
 //!
 //! Source: `contract/http_transports.md` §2.
+
+use std::borrow::Cow;
 
 use crate::endpoints::Response;
 use crate::endpoints::bearer::authorised;
@@ -18,23 +20,44 @@ pub fn publish_policy(token: Option<String>) -> BroadcastPolicy {
     }
 }
 
-/// Answers a request below `<api_path>/presence/`.
+/// Checks a request below `<api_path>/presence/`. Returns the stream whose members are asked for.
 ///
 /// `stream` is the name that `Route::ApiPresence` found in the path. The order of the checks is the reference's: method,
-/// token, path, and last the answer "not implemented".
-pub fn presence(
+/// token, path.
+///
+/// # Errors
+/// The answer to a request that asks for nothing.
+pub fn presence_stream<'a>(
     method: &str,
     authorization: Option<&str>,
     token: Option<&str>,
-    stream: Option<&str>,
-) -> Response {
-    let status = match (method, stream) {
-        ("GET", _) if !authorised(authorization, token) => 401,
-        ("GET", None) => 404,
-        ("GET", Some(_)) => 501,
-        _ => 422,
-    };
-    Response::empty(status)
+    stream: Option<&'a str>,
+) -> Result<&'a str, Response> {
+    match (method, stream) {
+        ("GET", _) if !authorised(authorization, token) => Err(Response::empty(401)),
+        ("GET", None) => Err(Response::empty(404)),
+        ("GET", Some(stream)) => Ok(stream),
+        _ => Err(Response::empty(422)),
+    }
+}
+
+/// The answer with the members of a stream, from [`info_message`](crate::protocol::presence::info_message).
+pub fn members(info: &[u8]) -> Response {
+    Response {
+        headers: vec![("Content-Type", Cow::Borrowed("application/json"))],
+        body: Cow::Owned(info.to_vec()),
+        ..Response::empty(200)
+    }
+}
+
+/// The answer when no presence is kept.
+pub fn no_presence() -> Response {
+    Response::empty(501)
+}
+
+/// The answer when the members of a stream cannot be told.
+pub fn members_unknown() -> Response {
+    Response::empty(400)
 }
 
 #[cfg(test)]
@@ -49,12 +72,9 @@ mod tests {
         stream: Option<&str>,
         expected: u16,
     ) {
-        let response = presence(method, authorization, Some("K"), stream);
-        assert_eq!(
-            response,
-            Response::empty(expected),
-            "{method} {authorization:?} {stream:?}"
-        );
+        let checked = presence_stream(method, authorization, Some("K"), stream);
+        let status = checked.map_or_else(|refusal| refusal.status, |_| 200);
+        assert_eq!(status, expected, "{method} {authorization:?} {stream:?}");
     }
 
     #[test]
@@ -65,12 +85,12 @@ mod tests {
         check_presence("GET", None, None, 401);
         check_presence("GET", Some("Bearer X"), Some("x"), 401);
         check_presence("GET", Some("Bearer K"), None, 404);
-        check_presence("GET", Some("Bearer K"), Some("x"), 501);
+        check_presence("GET", Some("Bearer K"), Some("x"), 200);
     }
 
     #[test]
     fn presence_without_a_token_needs_no_header() {
-        assert_eq!(presence("GET", None, None, Some("x")).status, 501);
+        assert_eq!(presence_stream("GET", None, None, Some("x")), Ok("x"));
     }
 
     #[track_caller]

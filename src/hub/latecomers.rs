@@ -4,8 +4,10 @@
 //! in pieces, so a subscription may be made while older publications wait. It is then noted here with the number of messages
 //! that had arrived, and it does not receive messages up to this number. Nothing is noted while no message waits, and
 //! everything is forgotten when the last of those messages has been handled.
+//!
+//! The same table notes the subscriptions that hold back what has a position, until the messages before it are replayed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use ahash::RandomState;
 
@@ -20,6 +22,8 @@ pub(super) struct Latecomers {
     newest: u64,
     /// By (group, slot): the number of messages that had arrived when the slot joined.
     members: HashMap<(u32, u32), u64, RandomState>,
+    /// The subscriptions that hold back, by (group, slot).
+    holding_back: HashSet<(u32, u32), RandomState>,
     /// At this number of members, those are removed that no waiting message concerns any more.
     look_at: usize,
 }
@@ -59,10 +63,27 @@ impl Latecomers {
         if !self.members.is_empty() {
             self.members.remove(&(group, slot));
         }
+        self.end_hold_back(group, slot);
+    }
+
+    /// `slot` holds back what comes for `group`.
+    pub(super) fn hold_back(&mut self, group: u32, slot: u32) {
+        self.holding_back.insert((group, slot));
+    }
+
+    /// `slot` holds nothing back any more.
+    pub(super) fn end_hold_back(&mut self, group: u32, slot: u32) {
+        if self.holding_back.remove(&(group, slot)) && self.holding_back.is_empty() {
+            self.holding_back = HashSet::default();
+        }
+    }
+
+    pub(super) fn holds_back(&self, group: u32, slot: u32) -> bool {
+        self.holding_back.contains(&(group, slot))
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.members.is_empty()
+        self.members.is_empty() && self.holding_back.is_empty()
     }
 
     /// True when message `number` had arrived before `slot` joined `group`.

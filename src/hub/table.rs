@@ -467,7 +467,7 @@ impl Hub {
         self.latecomers.set_handled(number);
     }
 
-    /// True when a message may be older than some subscription: check [`Self::is_late_for`] then.
+    /// True when some subscription does not get everything: check [`Self::is_late_for`] and [`Self::holds_back`] then.
     pub fn has_latecomers(&self) -> bool {
         !self.latecomers.is_empty()
     }
@@ -687,5 +687,6 @@ fn hash_of(hasher: &RandomState, group: &Group) -> u64 {
     hasher.hash_one((group.stream, group.identifier))
 }
 
+mod holding;
 #[cfg(test)]
 mod tests;

@@ -83,25 +83,102 @@ impl ProcessBudget {
     }
 }
 
-/// One shard's part of the [`ProcessBudget`].
-pub struct ShardBudget {
+/// What one shard has leased of a [`ProcessBudget`], and how much of that it uses.
+pub struct Lease {
     process: Arc<ProcessBudget>,
-    metrics: Arc<Metrics>,
-    shard: ShardId,
     used: Cell<usize>,
     /// Leased from the process; never less than `used`.
     leased: Cell<usize>,
+}
+
+impl Lease {
+    pub fn new(process: Arc<ProcessBudget>) -> Self {
+        Self {
+            process,
+            used: Cell::new(0),
+            leased: Cell::new(0),
+        }
+    }
+
+    /// Bytes charged now.
+    pub fn used_bytes(&self) -> usize {
+        self.used.get()
+    }
+
+    /// Charges `bytes`, to be released by [`Self::release`]. False: the process is at its bound, and nothing has changed.
+    #[must_use]
+    pub fn try_charge(&self, bytes: usize) -> bool {
+        let charged = self.reserve(bytes, self.process.bytes_max);
+        if charged {
+            self.used.set(self.used.get() + bytes);
+        }
+        charged
+    }
+
+    /// Charges bytes that cannot be refused any more.
+    fn charge(&self, bytes: usize) {
+        if !self.reserve(bytes, self.process.bytes_max) {
+            let missing = (self.used.get() + bytes).saturating_sub(self.leased.get());
+            self.process.take(missing);
+            self.leased.set(self.leased.get() + missing);
+        }
+        self.used.set(self.used.get() + bytes);
+    }
+
+    /// Gives charged bytes back.
+    pub fn release(&self, bytes: usize) {
+        debug_assert!(bytes <= self.used.get(), "only what was charged");
+        self.used.set(self.used.get().saturating_sub(bytes));
+        let spare = self.leased.get() - self.used.get();
+        let lease_bytes = self.process.lease_bytes;
+        if spare > 2 * lease_bytes {
+            let back = spare - lease_bytes;
+            self.leased.set(self.leased.get() - back);
+            self.process.give(back);
+        }
+    }
+
+    /// Makes sure that `bytes` more are leased. False: the process would lease more than `bytes_max`.
+    fn reserve(&self, bytes: usize, bytes_max: usize) -> bool {
+        let Some(wanted) = self.used.get().checked_add(bytes) else {
+            return false;
+        };
+        let missing = wanted.saturating_sub(self.leased.get());
+        if missing == 0 {
+            return true;
+        }
+        let chunks = missing.checked_next_multiple_of(self.process.lease_bytes);
+        // Near the bound there may be room for these bytes but not for a chunk.
+        for wish in [chunks.unwrap_or(missing), missing] {
+            if self.process.try_take(wish, bytes_max) {
+                self.leased.set(self.leased.get() + wish);
+                return true;
+            }
+        }
+        false
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.process.give(self.leased.get());
+    }
+}
+
+/// One shard's part of the [`ProcessBudget`] for clients and requests, with its metrics and its log.
+pub struct ShardBudget {
+    lease: Lease,
+    metrics: Arc<Metrics>,
+    shard: ShardId,
     refusals: RefCell<Sparse>,
 }
 
 impl ShardBudget {
     pub fn new(process: Arc<ProcessBudget>, metrics: Arc<Metrics>, shard: ShardId) -> Rc<Self> {
         Rc::new(Self {
-            process,
+            lease: Lease::new(process),
             metrics,
             shard,
-            used: Cell::new(0),
-            leased: Cell::new(0),
             refusals: RefCell::default(),
         })
     }
@@ -114,27 +191,31 @@ impl ShardBudget {
     /// Bytes charged now.
     #[cfg(test)]
     pub fn used_bytes(&self) -> usize {
-        self.used.get()
+        self.lease.used_bytes()
+    }
+
+    fn process(&self) -> &ProcessBudget {
+        &self.lease.process
     }
 
     /// Charges `bytes`, to be released by [`Self::release`]. False: the process is at its bound. The caller must refuse the
     /// work; this function has counted and logged the refusal.
     #[must_use]
     pub fn try_charge(&self, bytes: usize) -> bool {
-        self.try_charge_within(bytes, self.process.bytes_max)
+        self.try_charge_within(bytes, self.process().bytes_max)
     }
 
     fn try_charge_within(&self, bytes: usize, bytes_max: usize) -> bool {
         let charged = self.has_room_within(bytes, bytes_max);
         if charged {
-            self.set_used(self.used.get() + bytes);
+            self.charge(bytes);
         }
         charged
     }
 
     /// True when the process is at its bound. Nothing is counted.
     pub fn is_full(&self) -> bool {
-        self.process.leased_bytes() >= self.process.bytes_max
+        self.process().leased_bytes() >= self.process().bytes_max
     }
 
     /// True when new work that begins with `bytes` may start. A refusal is counted as by [`Self::try_charge`]. While the
@@ -145,12 +226,12 @@ impl ShardBudget {
         if full {
             self.note_refusal(bytes);
         }
-        !full && self.has_room_within(bytes, self.process.bytes_max)
+        !full && self.has_room_within(bytes, self.process().bytes_max)
     }
 
     /// True when `bytes` more could be charged now. A refusal is counted.
     fn has_room_within(&self, bytes: usize, bytes_max: usize) -> bool {
-        let room = self.lease(bytes, bytes_max);
+        let room = self.lease.reserve(bytes, bytes_max);
         if !room {
             self.note_refusal(bytes);
         }
@@ -159,35 +240,24 @@ impl ShardBudget {
 
     /// Charges bytes that cannot be refused any more. They are few, or they replace others.
     pub fn charge(&self, bytes: usize) {
-        if !self.lease(bytes, self.process.bytes_max) {
-            let missing = (self.used.get() + bytes).saturating_sub(self.leased.get());
-            self.process.take(missing);
-            self.leased.set(self.leased.get() + missing);
-        }
-        self.set_used(self.used.get() + bytes);
+        self.lease.charge(bytes);
+        self.show();
     }
 
     /// Gives charged bytes back.
     pub fn release(&self, bytes: usize) {
-        debug_assert!(bytes <= self.used.get(), "only what was charged");
-        self.set_used(self.used.get().saturating_sub(bytes));
-        let spare = self.leased.get() - self.used.get();
-        let lease_bytes = self.process.lease_bytes;
-        if spare > 2 * lease_bytes {
-            let back = spare - lease_bytes;
-            self.leased.set(self.leased.get() - back);
-            self.process.give(back);
-        }
+        self.lease.release(bytes);
+        self.show();
     }
 
     /// As [`Self::try_charge`]; dropping the guard releases the bytes.
     pub fn hold(self: &Rc<Self>, bytes: usize) -> Option<Charge> {
-        self.hold_within(bytes, self.process.bytes_max)
+        self.hold_within(bytes, self.process().bytes_max)
     }
 
     /// As [`Self::hold`], for a small request, which may also use the memory that is reserved for small requests.
     pub fn hold_for_request(self: &Rc<Self>, bytes: usize) -> Option<Charge> {
-        self.hold_within(bytes, self.process.bytes_max_of_requests())
+        self.hold_within(bytes, self.process().bytes_max_of_requests())
     }
 
     fn hold_within(self: &Rc<Self>, bytes: usize, bytes_max: usize) -> Option<Charge> {
@@ -206,29 +276,9 @@ impl ShardBudget {
         }
     }
 
-    /// Makes sure that `bytes` more are leased. False: the process would lease more than `bytes_max`.
-    fn lease(&self, bytes: usize, bytes_max: usize) -> bool {
-        let Some(wanted) = self.used.get().checked_add(bytes) else {
-            return false;
-        };
-        let missing = wanted.saturating_sub(self.leased.get());
-        if missing == 0 {
-            return true;
-        }
-        let chunks = missing.checked_next_multiple_of(self.process.lease_bytes);
-        // Near the bound there may be room for these bytes but not for a chunk.
-        for wish in [chunks.unwrap_or(missing), missing] {
-            if self.process.try_take(wish, bytes_max) {
-                self.leased.set(self.leased.get() + wish);
-                return true;
-            }
-        }
-        false
-    }
-
-    fn set_used(&self, bytes: usize) {
-        self.used.set(bytes);
-        self.counters().memory_bytes.set(bytes as i64);
+    fn show(&self) {
+        let used_bytes = self.lease.used_bytes();
+        self.counters().memory_bytes.set(used_bytes as i64);
     }
 
     fn counters(&self) -> &ShardMetrics {
@@ -242,17 +292,11 @@ impl ShardBudget {
             tracing::warn!(
                 shard = self.shard,
                 bytes,
-                max = self.process.bytes_max,
+                max = self.process().bytes_max,
                 left_out = admitted.left_out(),
                 "the memory for clients and requests is used up (memory_bytes_max), new work is refused"
             );
         }
-    }
-}
-
-impl Drop for ShardBudget {
-    fn drop(&mut self) {
-        self.process.give(self.leased.get());
     }
 }
 
@@ -270,13 +314,13 @@ impl Charge {
     /// Charges `bytes` more. False: refused, and nothing has changed.
     #[must_use]
     pub fn grow(&mut self, bytes: usize) -> bool {
-        self.grow_within(bytes, self.budget.process.bytes_max)
+        self.grow_within(bytes, self.budget.process().bytes_max)
     }
 
     /// As [`Self::grow`], for a request that holds little; see [`ShardBudget::hold_for_request`].
     #[must_use]
     pub fn grow_for_request(&mut self, bytes: usize) -> bool {
-        self.grow_within(bytes, self.budget.process.bytes_max_of_requests())
+        self.grow_within(bytes, self.budget.process().bytes_max_of_requests())
     }
 
     fn grow_within(&mut self, bytes: usize, bytes_max: usize) -> bool {
@@ -428,7 +472,7 @@ mod tests {
                     let of_shard = held.iter().filter(|(other, _)| *other == id);
                     let sum: usize = of_shard.map(|(_, charge)| charge.bytes()).sum();
                     prop_assert_eq!(budget.used_bytes(), sum);
-                    prop_assert!(budget.leased.get() >= sum);
+                    prop_assert!(budget.lease.leased.get() >= sum);
                 }
                 prop_assert!(process.leased_bytes() <= bytes_max);
             }

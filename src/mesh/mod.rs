@@ -11,7 +11,7 @@ mod sync;
 #[cfg(test)]
 mod tests;
 
-pub use budget::{Charge, ProcessBudget, ShardBudget};
+pub use budget::{Charge, Lease, ProcessBudget, ShardBudget};
 pub use gather::{Gather, Reply};
 pub use mailbox::{Inbox, MESSAGES_AHEAD_MAX, Mesh, Weigh};
 pub use permits::{ClientSockets, ConnectionLimit, Full, Permit};

@@ -203,6 +203,36 @@ pub struct ShardMetrics {
     pub publications_refused_total: Counter,
     /// Whispers dropped because too many were waiting.
     pub whispers_dropped_total: Counter,
+    /// Bytes that the broker holds: history, presence, kept sessions.
+    pub broker_bytes: Gauge,
+    /// Streams at home on the shard that the broker knows.
+    pub broker_streams_num: Gauge,
+    /// Messages in the history of these streams.
+    pub broker_messages_num: Gauge,
+    /// Messages given up because the broker had no memory.
+    pub broker_evictions_total: Counter,
+    /// Members of the presence streams at home on the shard.
+    pub presence_members_num: Gauge,
+    /// Sessions that have ended and may come back.
+    pub sessions_kept_num: Gauge,
+    /// Kept sessions given up because the broker had no memory.
+    pub session_evictions_total: Counter,
+    /// Sessions that have come back.
+    pub restores_total: Counter,
+    /// Clients that wanted to continue a session that is not known.
+    pub restores_unknown_total: Counter,
+    /// Requests for history that were answered.
+    pub history_confirmed_total: Counter,
+    /// Requests for history that were refused: messages are missing.
+    pub history_refused_total: Counter,
+    /// Messages that were replayed.
+    pub history_messages_total: Counter,
+    /// Joins of a presence stream that were refused.
+    pub joins_refused_total: Counter,
+    /// Publications left out because their idempotency key was known.
+    pub publications_repeated_total: Counter,
+    /// Idempotency keys forgotten too early.
+    pub idempotency_keys_forgotten_total: Counter,
     /// RPC answers for sessions that are gone.
     pub late_results_total: Counter,
     /// Reactor events for slots that were reused.

@@ -431,6 +431,79 @@ pub(super) const OWN: &[Family] = &[
         "Whispers dropped because too many were waiting for room in an inbox",
         |m| &m.whispers_dropped_total,
     ),
+    gauge(
+        "broker_bytes",
+        "Bytes that the broker holds: history, presence, kept sessions",
+        |m| &m.broker_bytes,
+    ),
+    gauge(
+        "broker_streams_num",
+        "Streams at home on the shard that the broker knows",
+        |m| &m.broker_streams_num,
+    ),
+    gauge(
+        "broker_messages_num",
+        "Messages in the history of these streams",
+        |m| &m.broker_messages_num,
+    ),
+    counter(
+        "broker_evictions_total",
+        "Messages given up because the broker had no memory",
+        |m| &m.broker_evictions_total,
+    ),
+    gauge(
+        "presence_members_num",
+        "Members of the presence streams at home on the shard",
+        |m| &m.presence_members_num,
+    ),
+    gauge(
+        "sessions_kept_num",
+        "Sessions that have ended and may come back",
+        |m| &m.sessions_kept_num,
+    ),
+    counter(
+        "session_evictions_total",
+        "Kept sessions given up because the broker had no memory",
+        |m| &m.session_evictions_total,
+    ),
+    counter("restores_total", "Sessions that have come back", |m| {
+        &m.restores_total
+    }),
+    counter(
+        "restores_unknown_total",
+        "Clients that wanted to continue a session that is not known",
+        |m| &m.restores_unknown_total,
+    ),
+    counter(
+        "history_confirmed_total",
+        "Requests for history that were answered",
+        |m| &m.history_confirmed_total,
+    ),
+    counter(
+        "history_refused_total",
+        "Requests for history that were refused: messages are missing",
+        |m| &m.history_refused_total,
+    ),
+    counter(
+        "history_messages_total",
+        "Messages that were replayed",
+        |m| &m.history_messages_total,
+    ),
+    counter(
+        "joins_refused_total",
+        "Joins of a presence stream that were refused",
+        |m| &m.joins_refused_total,
+    ),
+    counter(
+        "publications_repeated_total",
+        "Publications left out because their idempotency key was known",
+        |m| &m.publications_repeated_total,
+    ),
+    counter(
+        "idempotency_keys_forgotten_total",
+        "Idempotency keys forgotten within their time, because there were too many",
+        |m| &m.idempotency_keys_forgotten_total,
+    ),
     counter(
         "late_results_total",
         "RPC results that arrived after their session was gone",

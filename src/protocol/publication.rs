@@ -106,6 +106,14 @@ pub fn decode_broadcast(body: &[u8]) -> Result<Broadcast, PublishError> {
     decode_remote_command(body)
 }
 
+/// Gives publications the key of their request and their place in it, unless they have keys of their own.
+pub fn give_keys(publications: &mut [Publication], key: &str) {
+    for (place, publication) in publications.iter_mut().enumerate() {
+        let own = &mut publication.idempotency_key;
+        own.get_or_insert_with(|| format!("{key} {place}").into());
+    }
+}
+
 /// Encodes `data` as the `message` of a delivery.
 ///
 /// A complete JSON text is inserted as written, without the whitespace around it, so numbers keep all their digits. Any

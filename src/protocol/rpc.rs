@@ -9,7 +9,9 @@ use std::borrow::Cow;
 
 use thiserror::Error;
 
-use super::json::{JsonError, JsonKind, Reader, escape_into};
+use super::command::PresencePayload;
+use super::json::{JsonError, JsonKind, Reader, escape_into, lossy_text};
+use super::publication::encode_message;
 use super::state::State;
 
 /// Encodes the part of `env` that does not change during a session, `"url":…,"headers":{…}`, for an [`RpcRequest`].
@@ -146,8 +148,15 @@ pub struct RpcAnswer {
     pub cstate: Vec<(String, String)>,
     /// Changes for [`State::merge`]; only for a command.
     pub istate: Vec<(String, String)>,
-    /// True when a `presence` object is there.
-    pub presence: bool,
+    /// What the app does about the client's presence.
+    pub presence: Option<PresenceChange>,
+}
+
+/// A change of a client's presence that the app makes. Source: `contract/extended.md` §7.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PresenceChange {
+    Join(PresencePayload),
+    Leave,
 }
 
 /// Why the body of a 200 is not an answer.
@@ -220,12 +229,44 @@ fn read_member(
         "transmissions" => answer.transmissions = read_texts(reader)?,
         "error_msg" => answer.error_msg = reader.string()?.into_owned(),
         "env" => read_env(reader, answer)?,
-        _ => {
-            reader.object(|reader, _| reader.skip_value())?;
-            answer.presence = true;
-        }
+        _ => answer.presence = read_presence(reader)?,
     }
     Ok(())
+}
+
+/// The `info` of the app is a string with JSON in it; any other text becomes a JSON string. A `type` other than `join` and
+/// `leave` is no change.
+fn read_presence(reader: &mut Reader<'_>) -> Result<Option<PresenceChange>, JsonError> {
+    let (mut kind, mut presence) = (Cow::Borrowed(""), PresencePayload::default());
+    reader.object(|reader, name| {
+        let is = |known: &str| name.eq_ignore_ascii_case(known);
+        if reader.take_null()? {
+            return Ok(());
+        }
+        if is("type") {
+            kind = reader.string()?;
+        } else if is("id") {
+            presence.id = reader.string()?.into();
+        } else if is("info") {
+            presence.info = Some(read_info(reader)?);
+        } else {
+            reader.skip_value()?;
+        }
+        Ok::<_, JsonError>(())
+    })?;
+    Ok(match &*kind {
+        "join" => Some(PresenceChange::Join(presence)),
+        "leave" => Some(PresenceChange::Leave),
+        _ => None,
+    })
+}
+
+fn read_info(reader: &mut Reader<'_>) -> Result<Box<str>, JsonError> {
+    if reader.kind()? != JsonKind::String {
+        return Ok(lossy_text(reader.raw_value()?).into());
+    }
+    let info = encode_message(reader.string()?);
+    Ok(String::from_utf8_lossy(&info).into())
 }
 
 /// The status as a number, or as the name that older protobuf libraries print. An unknown number is an error status, but not

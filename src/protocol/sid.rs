@@ -29,6 +29,30 @@ pub fn encode_sid(entropy: [u8; SID_LENGTH]) -> String {
         .collect()
 }
 
+/// Characters at the end of a session id that name a shard, six bits each.
+const SHARD_LENGTH: usize = 2;
+
+/// A new session id that names the shard which knows the session, so that a client that comes back is found at once.
+pub fn encode_sid_of_shard(entropy: [u8; SID_LENGTH], shard: usize) -> String {
+    let mut sid = encode_sid(entropy);
+    for at in 0..SHARD_LENGTH {
+        sid.push(char::from(ALPHABET[(shard >> (6 * at)) & 63]));
+    }
+    sid
+}
+
+/// The shard that a session id names; `None` when it was made elsewhere.
+pub fn shard_of(sid: &str) -> Option<usize> {
+    let sid = sid.as_bytes();
+    if sid.len() != SID_LENGTH + SHARD_LENGTH {
+        return None;
+    }
+    let digits = sid[SID_LENGTH..].iter().rev();
+    digits
+        .map(|&character| digit(character))
+        .try_fold(0, |shard, digit| Some((shard << 6) | digit? as usize))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;

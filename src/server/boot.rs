@@ -8,7 +8,7 @@ use std::{io, thread};
 use super::control::{SHARD_THREAD_PREFIX, terminate};
 use super::plan::Plan;
 use super::{Server, StartError};
-use crate::config::{Config, DriverChoice, MemoryBound};
+use crate::config::{BrokerAdapter, Config, DriverChoice, MemoryBound};
 use crate::driver::Choice;
 use crate::mesh::ProcessBudget;
 use crate::metrics::{Metrics, TlsMetrics};
@@ -17,10 +17,16 @@ use crate::os;
 use crate::rpc::RpcShared;
 use crate::shard::http::listener::ListenerSetup;
 use crate::shard::message::{ControlEvent, ShardInbox};
-use crate::shard::{self, ShardSetup};
+use crate::shard::{self, BrokerSetup, ShardSetup};
 
 /// The stack of a shard's thread. It can be small: parsers do not recurse, and futures live on the heap.
 const SHARD_STACK_BYTES: usize = 1 << 20;
+
+/// The parts of the memory limit that clients and requests may take, and that the broker may take, as divisors.
+const CLIENTS_PART: u64 = 2;
+const BROKER_PART: u64 = 4;
+/// What is not history gets this part of the broker's bytes.
+const OTHERS_PART: usize = 4;
 
 /// The metrics of this start, with the gauges that never change.
 pub fn metrics(plan: &Plan, budget: &ProcessBudget) -> Metrics {
@@ -49,9 +55,7 @@ fn memory_bytes_max(config: &Config) -> Option<usize> {
     match config.runtime.memory {
         MemoryBound::None => None,
         MemoryBound::Bytes(bytes) => Some(bytes),
-        MemoryBound::OfLimit => {
-            os::memory::limit_bytes().map(|bytes| usize::try_from(bytes / 2).unwrap_or(usize::MAX))
-        }
+        MemoryBound::OfLimit => memory_part(CLIENTS_PART),
     }
 }
 
@@ -66,6 +70,7 @@ pub fn start_shards(
     events: Sender<ControlEvent>,
     shards: impl Iterator<Item = (ShardInbox, Vec<ListenerSetup>)>,
 ) -> Result<(), StartError> {
+    let broker = broker(&server.config, server.mesh.shards());
     let cpus = os::cpu::allowed();
     let pinned = server.mesh.shards() <= cpus.len();
     for (id, (inbox, listeners)) in shards.enumerate() {
@@ -84,10 +89,31 @@ pub fn start_shards(
             driver: choice.driver,
             may_fall_back: server.config.runtime.driver == DriverChoice::Auto,
             control: events.clone(),
+            broker: broker.clone(),
             interest: Arc::clone(&server.interest),
         })?;
     }
     Ok(())
+}
+
+/// What the brokers of all shards share; `None` when nothing is kept.
+fn broker(config: &Config, shards: usize) -> Option<BrokerSetup> {
+    let bytes_max = match config.broker.memory {
+        MemoryBound::None => None,
+        MemoryBound::Bytes(bytes) => Some(bytes),
+        MemoryBound::OfLimit => memory_part(BROKER_PART),
+    };
+    (config.broker.adapter != BrokerAdapter::None).then(|| BrokerSetup {
+        history: ProcessBudget::new(bytes_max.map(|bytes| bytes - bytes / OTHERS_PART), shards),
+        others: ProcessBudget::new(bytes_max.map(|bytes| bytes / OTHERS_PART), shards),
+        epoch_seed: u64::from_ne_bytes(os::random::bytes()),
+    })
+}
+
+/// This part of the memory limit of the process; `None` when there is no limit.
+fn memory_part(part: u64) -> Option<usize> {
+    let bytes = os::memory::limit_bytes()? / part;
+    Some(usize::try_from(bytes).unwrap_or(usize::MAX))
 }
 
 fn spawn_shard(setup: ShardSetup) -> Result<(), StartError> {

@@ -13,7 +13,7 @@ use crate::auth::jwt;
 use crate::config::{Config, JwtConfig, PingPrecision};
 use crate::protocol::request_env::{filter_cookies, request_url};
 use crate::protocol::rpc::encode_env_prefix;
-use crate::protocol::sid::{SID_BYTES_MAX, SID_LENGTH, encode_sid};
+use crate::protocol::sid::SID_BYTES_MAX;
 use crate::session::Credentials;
 use crate::wire::http_request::RequestHead;
 use crate::wire::query::{BadQuery, query_param_last};
@@ -23,6 +23,8 @@ use crate::wire::query::{BadQuery, query_param_last};
 pub struct Admission {
     /// The id that the client or a proxy has chosen, or a random one.
     pub sid: String,
+    /// The id of the session that the client wants to continue. Source: contract/extended.md §1.
+    pub earlier: Option<String>,
     /// url and headers of the RPC env, as the calls of this session send them.
     pub env: Box<str>,
     pub credentials: Credentials,
@@ -47,18 +49,19 @@ pub enum Flaw {
 
 impl Admission {
     /// Reads `head`, which came from `peer`. `token` is a token that the transport itself carried, for example in a
-    /// sub-protocol. `entropy` makes the session id if the client has not chosen one.
+    /// sub-protocol. `new_sid` makes the session id if the client has not chosen one.
     pub fn new(
         head: &RequestHead,
         token: Option<&str>,
         peer: IpAddr,
         config: &Config,
-        entropy: [u8; SID_LENGTH],
+        new_sid: impl FnOnce() -> String,
     ) -> Self {
         let mut flaws = Vec::new();
         let query = head.query().unwrap_or("");
         Self {
-            sid: requested_sid(head, &mut flaws).unwrap_or_else(|| encode_sid(entropy)),
+            sid: requested_sid(head, &mut flaws).unwrap_or_else(new_sid),
+            earlier: earlier_sid(head, query),
             ping_interval_secs: ping_interval_secs(query, &mut flaws),
             ping_precision: query_param_last(query, "ptp").map(|text| match &*text {
                 "ms" => PingPrecision::Milliseconds,
@@ -80,6 +83,13 @@ fn requested_sid(head: &RequestHead, flaws: &mut Vec<Flaw>) -> Option<String> {
         return None;
     }
     Some(id.to_owned())
+}
+
+/// The header wins over the query. An id that no session can have is none.
+fn earlier_sid(head: &RequestHead, query: &str) -> Option<String> {
+    let in_header = head.filled("x-anycable-restore-sid").map(str::to_owned);
+    let sid = in_header.or_else(|| Some(query_param_last(query, "sid")?.into_owned()));
+    sid.filter(|sid| !sid.is_empty() && sid.len() <= SID_BYTES_MAX)
 }
 
 fn ping_interval_secs(query: &str, flaws: &mut Vec<Flaw>) -> Option<i64> {
@@ -185,7 +195,11 @@ mod tests {
             .expect("a good head")
             .expect("a whole head");
         let peer = peer.parse().expect("an address");
-        Admission::new(&head, token, peer, &config(args), [1; SID_LENGTH])
+        Admission::new(&head, token, peer, &config(args), random_sid)
+    }
+
+    fn random_sid() -> String {
+        "random".to_owned()
     }
 
     fn admit(args: &[&str], target: &str, fields: &str) -> Admission {
@@ -196,7 +210,7 @@ mod tests {
     fn a_request_id_is_the_session_id_unless_it_is_too_long() {
         fn check(fields: &str, expected: Option<&str>, flaws: &[Flaw]) {
             let admission = admit(&[], "/cable", fields);
-            let random = encode_sid([1; SID_LENGTH]);
+            let random = random_sid();
             assert_eq!(admission.sid, expected.unwrap_or(&random), "{fields}");
             assert_eq!(admission.flaws, flaws, "{fields}");
         }

@@ -23,6 +23,7 @@ impl Session {
             sid: self.sid(),
             env: "",
             deadlines: self.deadlines,
+            extended: self.is_extended(),
         });
         Departed {
             session: std::mem::replace(self, left),

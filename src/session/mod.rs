@@ -4,13 +4,16 @@
 //! session's slot.
 
 mod admission;
+mod broker;
 mod deadlines;
 mod departed;
 mod question;
+mod resume;
 mod state;
 mod step;
 
 pub use admission::{Admission, Flaw};
+pub use broker::{BrokerQuestion, HistoryStart, StreamHistory};
 pub use deadlines::{Deadlines, Tick};
 pub use departed::Departed;
 pub use question::Question;

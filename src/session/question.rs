@@ -1,6 +1,6 @@
 //! What a session asks the app.
 
-use crate::protocol::command::HistoryRequest;
+use crate::protocol::command::{HistoryRequest, PresencePayload};
 
 /// What the app is asked, and so what its answer is for. A waiting question holds only this: its request is built when it is
 /// sent, mostly from what the session has anyway.
@@ -9,8 +9,8 @@ pub enum Question {
     Connect,
     Subscribe {
         identifier: Box<str>,
-        /// Boxed, because few clients ask for history, and many subscribe at once after a restart of the app.
-        history: Option<Box<HistoryRequest>>,
+        /// Boxed, because few clients ask for more, and many subscribe at once after a restart of the app.
+        extras: Option<Box<SubscribeExtras>>,
     },
     Unsubscribe {
         identifier: Box<str>,
@@ -21,15 +21,42 @@ pub enum Question {
     },
 }
 
+/// What a client wants when it is subscribed.
+#[derive(Debug, Default)]
+pub struct SubscribeExtras {
+    pub history: Option<HistoryRequest>,
+    pub presence: Option<PresencePayload>,
+}
+
+impl SubscribeExtras {
+    /// `None` when the client wants nothing else.
+    pub fn new(
+        history: Option<HistoryRequest>,
+        presence: Option<PresencePayload>,
+    ) -> Option<Box<Self>> {
+        let wanted = history.is_some() || presence.is_some();
+        wanted.then(|| Box::new(Self { history, presence }))
+    }
+
+    fn held_bytes(&self) -> usize {
+        let history = self.history.as_ref();
+        let presence = self.presence.as_ref();
+        size_of::<Self>()
+            + history.map_or(0, HistoryRequest::held_bytes)
+            + presence.map_or(0, |it| {
+                it.id.len() + it.info.as_ref().map_or(0, |info| info.len())
+            })
+    }
+}
+
 impl Question {
     /// Bytes that it takes while the call waits and runs.
     pub fn held_bytes(&self) -> usize {
         let texts = match self {
             Self::Connect => 0,
-            Self::Subscribe {
-                identifier,
-                history,
-            } => identifier.len() + history.as_ref().map_or(0, |history| history.held_bytes()),
+            Self::Subscribe { identifier, extras } => {
+                identifier.len() + extras.as_ref().map_or(0, |extras| extras.held_bytes())
+            }
             Self::Unsubscribe { identifier } => identifier.len(),
             Self::Message { identifier, data } => identifier.len() + data.len(),
         };

@@ -18,6 +18,8 @@ pub struct SessionSettings<'a> {
     /// The pre-encoded url and headers of the RPC env.
     pub env: &'a str,
     pub deadlines: Deadlines,
+    /// The client speaks the extended protocol.
+    pub extended: bool,
 }
 
 /// Channel and connection state that the app has set. Most sessions have none.
@@ -39,6 +41,21 @@ pub(super) struct AppState {
 const ISTATE_BYTES: usize = 48;
 
 impl AppState {
+    /// `None` when there is no state.
+    fn new(cstate: State, mut istates: Vec<(Box<str>, State)>) -> Option<Self> {
+        istates.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let of_channel = |(identifier, state): &(Box<str>, State)| {
+            identifier.len() + ISTATE_BYTES + state.bytes()
+        };
+        let bytes = cstate.bytes() + istates.iter().map(of_channel).sum::<usize>();
+        let is_empty = cstate.is_empty() && istates.is_empty();
+        (!is_empty).then_some(Self {
+            cstate,
+            istates,
+            bytes,
+        })
+    }
+
     fn position(&self, identifier: &str) -> Result<usize, usize> {
         self.istates
             .binary_search_by(|(other, _)| (**other).cmp(identifier))
@@ -99,6 +116,7 @@ pub struct Session {
     pub(super) authenticated: bool,
     /// The session must end with a Disconnect call. Once set, this stays set.
     pub(super) wants_disconnect: bool,
+    extended: bool,
 }
 
 impl Session {
@@ -112,6 +130,7 @@ impl Session {
             subscribed_bytes: 0,
             authenticated: false,
             wants_disconnect: false,
+            extended: settings.extended,
         }
     }
 
@@ -131,6 +150,11 @@ impl Session {
 
     fn texts(&self) -> (&str, &str, &str) {
         split(&self.text, self.sid_bytes, self.identifiers_bytes)
+    }
+
+    /// The client speaks the extended protocol.
+    pub fn is_extended(&self) -> bool {
+        self.extended
     }
 
     pub fn is_authenticated(&self) -> bool {
@@ -165,6 +189,17 @@ impl Session {
 
     pub(super) fn cstate(&self) -> &State {
         cstate(&self.app_state)
+    }
+
+    /// All channel state, sorted by identifier.
+    pub(super) fn istates(&self) -> &[(Box<str>, State)] {
+        self.app_state.as_ref().map_or(&[], |state| &state.istates)
+    }
+
+    /// Takes over the states of an earlier session.
+    pub(super) fn restore_states(&mut self, cstate: State, istates: Vec<(Box<str>, State)>) {
+        let app_state = AppState::new(cstate, istates);
+        self.app_state = app_state.map(Box::new);
     }
 
     pub(super) fn istate(&self, identifier: &str) -> Option<&State> {

@@ -6,19 +6,20 @@ use crate::auth::channels::{self, LocalSubscribe, Route};
 use crate::auth::jwt::{self, JwtVerdict};
 use crate::config::{AuthConfig, DisconnectMode};
 use crate::hub::{self, Hub, Marks};
-use crate::protocol::command::{ClientCommand, CommandKind, Data, HistoryRequest};
+use crate::protocol::command::{ClientCommand, CommandKind, Data};
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::protocol::publication::{self, Publication};
 use crate::protocol::reply::{self, Reply};
-use crate::protocol::rpc::{self, RpcAnswer, RpcRequest, RpcStatus};
+use crate::protocol::rpc::{self, PresenceChange, RpcAnswer, RpcRequest, RpcStatus};
 use crate::protocol::state::State;
-use crate::session::question::Question;
+use crate::session::broker::{BrokerQuestion, ask_history};
+use crate::session::question::{Question, SubscribeExtras};
 use crate::session::{DisconnectCall, Session};
 
 /// Key in the channel state for the stream that whispers go to.
 const WHISPER_KEY: &str = "$w";
 /// Key in the channel state for the stream of the client's presence.
-const PRESENCE_KEY: &str = "$p";
+pub(super) const PRESENCE_KEY: &str = "$p";
 
 /// Subscriptions of one client, each counted once for every stream it listens to. The reference has no limit, so a client
 /// could fill the memory.
@@ -35,6 +36,8 @@ pub enum Step {
     /// Ask the app, then feed the answer to [`Session::on_connect_answer`] or [`Session::on_command_answer`]. Always the
     /// last step.
     Ask(Question),
+    /// Ask the broker, after what it was asked before.
+    AskBroker(BrokerQuestion),
     /// Hand this to every shard.
     Publish(Publication),
     /// The session is authenticated: count it, and let remote disconnects reach it.
@@ -103,6 +106,8 @@ pub struct Context<'a> {
     pub disconnect_mode: DisconnectMode,
     /// False: `--norpc`.
     pub has_rpc: bool,
+    /// False: history and presence are not kept.
+    pub has_broker: bool,
     /// Bytes by which the session's subscriptions may grow.
     pub room_bytes: usize,
     /// The process holds as much as it may: refuse anything large.
@@ -260,23 +265,19 @@ impl Session {
             }
             CommandKind::Unsubscribe => self.unsubscribe(context, command, steps)?,
             CommandKind::Message => self.message(context, command, steps)?,
-            CommandKind::History => answer_history(
-                context,
-                &command.identifier,
-                command.history.as_ref(),
-                steps,
-            ),
-            CommandKind::Presence => {
-                if self
-                    .reserved_stream(context, &command.identifier, PRESENCE_KEY)
-                    .is_some()
-                {
-                    let identifier = command.identifier.into();
-                    steps.push(Step::Send(Reply::PresenceError { identifier }));
-                }
+            CommandKind::History => {
+                ask_history(
+                    context,
+                    &command.identifier,
+                    command.history.as_ref(),
+                    steps,
+                );
             }
-            // Without a broker there is no presence to join.
-            CommandKind::Join | CommandKind::Leave => {}
+            CommandKind::Presence => self.ask_members(context, &command, steps),
+            CommandKind::Join => {
+                self.join(context, &command.identifier, command.presence, steps);
+            }
+            CommandKind::Leave => self.leave(context, &command.identifier, steps),
         }
         Ok(())
     }
@@ -306,12 +307,13 @@ impl Session {
                     presence,
                     steps,
                 );
-                answer_history(
+                ask_history(
                     context,
                     &command.identifier,
                     command.history.as_ref(),
                     steps,
                 );
+                self.join(context, &command.identifier, command.presence, steps);
             }
             Route::Local(LocalSubscribe::Reject) => {
                 steps.push(reject(&command.identifier));
@@ -322,7 +324,7 @@ impl Session {
             Route::Rpc => {
                 let question = Question::Subscribe {
                     identifier: command.identifier.into(),
-                    history: command.history.map(Box::new),
+                    extras: SubscribeExtras::new(command.history, command.presence),
                 };
                 self.call(question, steps);
             }
@@ -356,6 +358,7 @@ impl Session {
         steps: &mut Vec<Step>,
     ) -> Result<(), CommandRefusal> {
         if channels::is_local_channel(&command.identifier, &context.auth.streams) {
+            self.leave(context, &command.identifier, steps);
             self.forget(context, &command.identifier);
             return Ok(());
         }
@@ -418,17 +421,16 @@ impl Session {
             .disconnect
             .then_some(Step::Close(Close::COMMAND_FAILED));
         match question {
-            Question::Subscribe {
-                identifier,
-                history,
-            } => {
+            Question::Subscribe { identifier, extras } => {
                 self.note_rpc_answer(context.disconnect_mode);
                 if success {
                     self.change(context, &identifier, |_, context| {
                         context.hub.subscribe(context.slot, &identifier);
                     });
                     self.apply(context, &identifier, answer, steps);
-                    answer_history(context, &identifier, history.as_deref(), steps);
+                    let extras = extras.map(|extras| *extras).unwrap_or_default();
+                    ask_history(context, &identifier, extras.history.as_ref(), steps);
+                    self.join(context, &identifier, extras.presence, steps);
                 } else {
                     // A rejected subscription gets neither streams nor state: the reference leaks both (§6.2, DECIDE).
                     self.merge_cstate(&answer.cstate);
@@ -436,6 +438,7 @@ impl Session {
                 }
             }
             Question::Unsubscribe { identifier } => {
+                self.leave(context, &identifier, steps);
                 self.forget(context, &identifier);
                 self.merge_cstate(&answer.cstate);
                 send_all(answer.transmissions, steps);
@@ -460,6 +463,13 @@ impl Session {
         self.merge_istate(identifier, &answer.istate);
         self.merge_cstate(&answer.cstate);
         send_all(answer.transmissions, steps);
+        match answer.presence {
+            Some(PresenceChange::Join(presence)) => {
+                self.join(context, identifier, Some(presence), steps);
+            }
+            Some(PresenceChange::Leave) => self.leave(context, identifier, steps),
+            None => {}
+        }
     }
 
     fn apply_streams(&mut self, context: &mut Context<'_>, identifier: &str, answer: &RpcAnswer) {
@@ -491,7 +501,7 @@ impl Session {
     }
 
     /// Changes one subscription in the hub and updates the byte count of all subscriptions.
-    fn change(
+    pub(super) fn change(
         &mut self,
         context: &mut Context<'_>,
         identifier: &str,
@@ -574,7 +584,7 @@ impl Session {
     }
 
     /// The stream that the app (or a signed stream) has set for an identifier under `key`: `$w` or `$p`.
-    fn reserved_stream<'a>(
+    pub(super) fn reserved_stream<'a>(
         &'a self,
         context: &'a Context<'_>,
         identifier: &str,
@@ -635,26 +645,4 @@ fn refuse(reason: DisconnectReason, steps: &mut Vec<Step>) {
 fn send_all(transmissions: Vec<String>, steps: &mut Vec<Step>) {
     let replies = transmissions.into_iter().map(Reply::Transmission);
     steps.extend(replies.map(Step::Send));
-}
-
-/// No history is stored: a request that would have to fetch something is rejected, and one that asks for nothing is
-/// confirmed. Source: contract/websocket.md §7.
-fn answer_history(
-    context: &Context<'_>,
-    identifier: &str,
-    request: Option<&HistoryRequest>,
-    steps: &mut Vec<Step>,
-) {
-    let Some(request) = request else { return };
-    let streams = context.hub.streams_of(context.slot, identifier);
-    let wanted = match &request.streams {
-        _ if request.since != 0 => !streams.is_empty(),
-        Some(positions) => streams.iter().any(|stream| positions.of(stream).is_some()),
-        None => return,
-    };
-    let identifier = identifier.into();
-    steps.push(Step::Send(match wanted {
-        true => Reply::RejectHistory { identifier },
-        false => Reply::ConfirmHistory { identifier },
-    }));
 }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::log::cut_bytes;
-use crate::protocol::publication::{Broadcast, PublishError, decode_broadcast};
+use crate::protocol::publication::{self, Broadcast, PublishError, decode_broadcast};
 use crate::shard::Shard;
 use crate::shard::http::body::Body;
 use crate::shard::message::PublishMessage;
@@ -19,13 +19,13 @@ pub const DECODING_COPIES_MAX: usize = 3;
 
 /// Parses a broadcast and hands it to the shards. When this returns, every shard that may have a listener has it in its
 /// inbox. A body that cannot be parsed is logged and counted; the app is not told. Source: contract/broadcast.md §3, §4, §9.
-pub async fn publish_body(shard: &Rc<Shard>, body: &[u8]) {
+pub async fn publish_body(shard: &Rc<Shard>, body: &[u8], key: Option<&str>) {
     note_arrival(shard, || cut_bytes(body));
-    carry_out(shard, decode_broadcast(body), || cut_bytes(body)).await;
+    carry_out(shard, decode_broadcast(body), key, || cut_bytes(body)).await;
 }
 
 /// The same for a body longer than [`DECODED_HERE_BYTES_MAX`]. Returns false when no thread could be started to decode it.
-pub async fn publish_long_body(shard: &Rc<Shard>, body: Body) -> bool {
+pub async fn publish_long_body(shard: &Rc<Shard>, body: Body, key: Option<&str>) -> bool {
     let decoded = shard.long_work.run(move || {
         let body = body.into_bytes();
         (cut_bytes(&body), decode_broadcast(&body))
@@ -34,7 +34,7 @@ pub async fn publish_long_body(shard: &Rc<Shard>, body: Body) -> bool {
         return false;
     };
     note_arrival(shard, || shown.clone());
-    carry_out(shard, broadcast, || shown.clone()).await;
+    carry_out(shard, broadcast, key, || shown.clone()).await;
     true
 }
 
@@ -51,6 +51,7 @@ fn note_arrival(shard: &Shard, shown: impl Fn() -> String) {
 async fn carry_out(
     shard: &Rc<Shard>,
     broadcast: Result<Broadcast, PublishError>,
+    key: Option<&str>,
     shown: impl Fn() -> String,
 ) {
     let counters = shard.counters();
@@ -73,7 +74,10 @@ async fn carry_out(
     };
     counters.publications_total.add(1);
     match broadcast {
-        Broadcast::Publications(publications) => {
+        Broadcast::Publications(mut publications) => {
+            if let Some(key) = key {
+                publication::give_keys(&mut publications, key);
+            }
             let message = PublishMessage::Deliver(publications.into());
             shard.publisher.publish(message).into_inboxes().await;
         }

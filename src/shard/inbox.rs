@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::log::cut_bytes;
 use crate::shard::Shard;
 use crate::shard::console;
-use crate::shard::message::{ControlMessage, PublishMessage, ShardMessage};
+use crate::shard::message::{ControlMessage, PublishMessage, ResumeMessage, ShardMessage};
 use crate::shard::sessions::{Sessions, TimeSlice};
 
 /// How long one turn takes messages; the rest waits for the next turn. A publication with very many receivers is interrupted
@@ -49,9 +49,27 @@ fn take(shard: &Rc<Shard>, sessions: &mut Sessions, number: u64, message: ShardM
         ShardMessage::Publish(PublishMessage::RemoteDisconnect(command)) => {
             sessions.remote_disconnect(&command);
         }
+        ShardMessage::Home(message) => shard.publisher.take_home(*message),
+        ShardMessage::Answer(answer) => {
+            let (session, answer) = *answer;
+            sessions.on_broker_answer(session, answer);
+        }
+        ShardMessage::Resume(message) => take_resume(shard, sessions, *message),
         ShardMessage::Disconnect(job) => shard.disconnects.push(shard, *job),
         ShardMessage::Console(question) => console::answer(shard, sessions, *question),
         ShardMessage::Control(message) => execute(shard, sessions, message),
+    }
+}
+
+fn take_resume(shard: &Shard, sessions: &mut Sessions, message: ResumeMessage) {
+    match message {
+        ResumeMessage::Find { session, sid } => {
+            let snapshot = sessions.find_earlier(&sid);
+            let message = ResumeMessage::Found { session, snapshot };
+            let message = ShardMessage::Resume(Box::new(message));
+            shard.publisher.tell(session.shard, message);
+        }
+        ResumeMessage::Found { session, snapshot } => sessions.on_earlier(session, snapshot),
     }
 }
 

@@ -5,11 +5,16 @@ use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Instant;
 
+use bytes::Bytes;
+
+use crate::broker::history::Part;
+use crate::broker::presence::{JoinRefusal, LongAnswer, Stay};
+use crate::broker::sessions::SessionSnapshot;
 use crate::console::search::{Query, SessionReport};
 use crate::mesh::{Inbox, Mesh, Reply, SessionRef, ShardId, Weigh};
 use crate::net::Driver;
 use crate::protocol::publication::{Publication, RemoteDisconnect};
-use crate::session::DisconnectCall;
+use crate::session::{DisconnectCall, HistoryStart};
 
 /// The inboxes of all shards.
 pub type ShardMesh = Mesh<ShardMessage>;
@@ -24,6 +29,12 @@ pub enum ShardMessage {
     /// From any shard to shard 0, which makes the Disconnect calls. If it were lost, the app would show a user as present
     /// for ever.
     Disconnect(Box<DisconnectCall>),
+    /// From the shard that has a question about a stream, to the home of the stream.
+    Home(Box<HomeMessage>),
+    /// From the home of a stream, to the shard of the session that has asked.
+    Answer(Box<(SessionRef, BrokerAnswer)>),
+    /// About a session that a client wants to continue.
+    Resume(Box<ResumeMessage>),
     /// From the shard whose client uses the console.
     Console(Box<ConsoleQuestion>),
     /// From the control thread.
@@ -38,6 +49,77 @@ pub enum PublishMessage {
     Deliver(Arc<[Publication]>),
     /// For the sessions with these connection identifiers. Must not be lost: the sender waits for room.
     RemoteDisconnect(Arc<RemoteDisconnect>),
+}
+
+/// What other shards want of the home of a stream. Nothing of it may be lost: the sender waits for room, or queues it.
+#[derive(Debug)]
+pub enum HomeMessage {
+    /// Give these publications their places and deliver them. All their streams are at home there.
+    Publish {
+        publications: Arc<[Publication]>,
+        /// Dropped when they are in the inboxes of all shards that may have a listener; `None` for whispers.
+        arrived: Option<Reply<()>>,
+    },
+    /// A session asks.
+    Ask {
+        session: SessionRef,
+        stream: Box<str>,
+        question: HomeQuestion,
+    },
+    /// The session with this sid has ended; it was present in streams that are at home there.
+    Ended { sid: Box<str> },
+    /// Who is present in a stream; the answer is the text for the client of the API.
+    Members {
+        stream: Box<str>,
+        reply: Reply<Result<Bytes, LongAnswer>>,
+    },
+}
+
+/// What a session asks about one stream.
+#[derive(Debug)]
+pub enum HomeQuestion {
+    History {
+        /// The place of the stream in the question of the session.
+        place: usize,
+        start: HistoryStart,
+    },
+    Join {
+        sid: Box<str>,
+        id: Box<str>,
+        info: Option<Box<str>>,
+        stay: Stay,
+    },
+    Leave {
+        sid: Box<str>,
+    },
+    Members {
+        with_records: bool,
+    },
+}
+
+/// The answer to a [`HomeQuestion`].
+#[derive(Debug)]
+pub enum BrokerAnswer {
+    History {
+        place: usize,
+        /// `None`: the client has to load its state anew.
+        part: Option<Part>,
+    },
+    Joined(Result<(), JoinRefusal>),
+    Left,
+    /// The message for the client.
+    Members(Result<Bytes, LongAnswer>),
+}
+
+/// Between the shard that a client has come back to, and those that may know its earlier session.
+#[derive(Debug)]
+pub enum ResumeMessage {
+    /// Is there a session with this sid? The answer is for `session`.
+    Find { session: SessionRef, sid: Box<str> },
+    Found {
+        session: SessionRef,
+        snapshot: Option<SessionSnapshot>,
+    },
 }
 
 /// What the console asks of a shard for someone who looks at the page. The page says so when the answer is missing.
@@ -127,13 +209,54 @@ impl From<PublishMessage> for ShardMessage {
 impl Weigh for ShardMessage {
     fn weight_bytes(&self) -> usize {
         match self {
-            Self::Publish(PublishMessage::Deliver(publications)) => publications
-                .iter()
-                .map(|publication| publication.message.len() + publication.stream.len())
-                .sum(),
+            Self::Publish(PublishMessage::Deliver(publications)) => text_bytes(publications),
             Self::Publish(PublishMessage::RemoteDisconnect(command)) => command.identifiers.len(),
+            Self::Home(message) => message.weight_bytes(),
+            Self::Answer(answer) => answer.1.weight_bytes(),
             Self::Disconnect(disconnect_call) => disconnect_call.bytes_held(),
-            Self::Console(_) | Self::Control(_) => 0,
+            Self::Resume(_) | Self::Console(_) | Self::Control(_) => 0,
+        }
+    }
+}
+
+fn text_bytes(publications: &[Publication]) -> usize {
+    let texts = publications
+        .iter()
+        .map(|it| it.message.len() + it.stream.len());
+    texts.sum()
+}
+
+impl HomeMessage {
+    fn weight_bytes(&self) -> usize {
+        match self {
+            Self::Publish { publications, .. } => text_bytes(publications),
+            Self::Ask {
+                stream, question, ..
+            } => stream.len() + question.text_bytes(),
+            Self::Ended { sid } => sid.len(),
+            Self::Members { stream, .. } => stream.len(),
+        }
+    }
+}
+
+impl HomeQuestion {
+    fn text_bytes(&self) -> usize {
+        match self {
+            Self::Join { sid, id, info, .. } => {
+                sid.len() + id.len() + info.as_ref().map_or(0, |info| info.len())
+            }
+            Self::Leave { sid } => sid.len(),
+            Self::History { .. } | Self::Members { .. } => 0,
+        }
+    }
+}
+
+impl BrokerAnswer {
+    fn weight_bytes(&self) -> usize {
+        match self {
+            Self::History { part, .. } => part.as_ref().map_or(0, Part::message_bytes),
+            Self::Members(members) => members.as_ref().map_or(0, Bytes::len),
+            Self::Joined(_) | Self::Left => 0,
         }
     }
 }

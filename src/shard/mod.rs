@@ -25,6 +25,7 @@ mod shutdown;
 mod signal;
 mod slow_calls;
 mod spread;
+mod sweeping;
 mod timers;
 
 use std::cell::{Cell, RefCell};
@@ -48,7 +49,7 @@ use crate::shard::long_work::LongWork;
 use crate::shard::message::{ControlEvent, PublishMessage, ShardInbox, ShardMesh};
 use crate::shard::notices::Notices;
 use crate::shard::publisher::Publisher;
-pub use crate::shard::run::{ShardSetup, run};
+pub use crate::shard::run::{BrokerSetup, ShardSetup, run};
 use crate::shard::sessions::{Action, Sessions};
 pub use crate::shard::shutdown::PublicationsEnd;
 use crate::shard::shutdown::Shutdown;
@@ -190,6 +191,8 @@ impl Shard {
                 let message = PublishMessage::Deliver(Arc::new([whisper]));
                 self.publisher.publish(message).or_queued();
             }
+            Action::Tell { shard, message } => self.publisher.tell(shard, message),
+            Action::TellHome { stream, message } => self.publisher.tell_home(&stream, message),
             Action::Disconnect(job) if self.id == 0 => self.disconnects.push(self, job),
             Action::Disconnect(job) => self.forwarding.send(self, job),
         }

@@ -46,6 +46,7 @@ pub enum Notice {
     CommandRefused,
     /// The call to the app for a command has failed.
     CommandFailed,
+    JoinRefused,
     /// A client that got no welcome although it did nothing wrong.
     SessionFailed,
     NoPong,

@@ -1,15 +1,27 @@
 //! The one path of everything that is published, into the inboxes of the shards that may have a listener: publications and
-//! remote commands of the app, test messages of the console, whispers of clients.
+//! remote commands of the app, test messages of the console, whispers of clients, and presence.
+//!
+//! With a broker, publications go through the homes of their streams. The home of a stream gives them their places, keeps
+//! them and sends them to the shards. What one home sends to one shard arrives in the order in which it was sent, whether it
+//! is a publication or an answer: all of it goes through one queue when an inbox is full.
+
+mod home;
+mod passage;
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+pub use self::home::{BrokerLeases, Home};
+use self::passage::Passage;
+use bytes::Bytes;
+
+use crate::broker::presence::LongAnswer;
 use crate::hub::{Interest, ShardSet};
-use crate::mesh::ShardId;
+use crate::mesh::{Gather, ShardId};
 use crate::metrics::{Metrics, ShardMetrics};
 use crate::protocol::publication::Publication;
-use crate::shard::message::{PublishMessage, ShardMesh};
+use crate::shard::message::{HomeMessage, PublishMessage, ShardMesh, ShardMessage};
 use crate::shard::signal::Signal;
 
 /// Whispers of this shard's clients that wait while an inbox is full. One more whisper is dropped and counted: a whisper is
@@ -17,10 +29,11 @@ use crate::shard::signal::Signal;
 pub const WHISPERS_WAITING_MAX: usize = 1024;
 
 /// Gives a publication its place in its stream, and stores it.
-#[derive(Debug, Clone, Copy)]
 pub enum Broker {
     /// Nothing is stored. The order in which an inbox takes publications is their order.
     None,
+    /// Each stream is stored in the memory of its home shard.
+    Memory(Box<RefCell<Home>>),
 }
 
 /// Brings a publication to the other nodes.
@@ -38,22 +51,16 @@ pub struct Publisher {
     metrics: Arc<Metrics>,
     broker: Broker,
     engine: Engine,
-    /// Whispers for which an inbox had no room, in order.
+    /// What waits for room in an inbox, in order.
     waiting: RefCell<VecDeque<Passage>>,
     queued: Signal,
 }
 
-/// Something published that is not in the inboxes yet. The caller chooses whether it waits until it has arrived.
+/// Something published that is on its way. The caller chooses whether it waits until it has arrived.
 #[must_use = "nothing has been sent yet"]
 pub struct Published<'a> {
     publisher: &'a Publisher,
-    passage: Passage,
-}
-
-struct Passage {
     message: PublishMessage,
-    /// The shards that may have had a listener when this was published, and whose inboxes do not have it yet.
-    missing: ShardSet,
 }
 
 impl Publisher {
@@ -62,21 +69,21 @@ impl Publisher {
         mesh: ShardMesh,
         interest: Arc<Interest>,
         metrics: Arc<Metrics>,
+        broker: Broker,
     ) -> Self {
         Self {
             shard,
             mesh,
             interest,
             metrics,
-            broker: Broker::None,
+            broker,
             engine: Engine::None,
             waiting: RefCell::default(),
             queued: Signal::default(),
         }
     }
 
-    /// Counts what is published and chooses the shards that get it, by their listeners now. A shard whose first listener
-    /// comes later does not get it, even if the message has to wait for room in an inbox.
+    /// Counts what is published and prepares to send it.
     pub fn publish(&self, message: PublishMessage) -> Published<'_> {
         let count = match &message {
             PublishMessage::Deliver(publications) => publications.len(),
@@ -85,17 +92,18 @@ impl Publisher {
         self.counters().broadcast_msg_total.add(count as u64);
         Published {
             publisher: self,
-            passage: self.route(message),
+            message,
         }
     }
 
-    /// Chooses the way of a publication: to the broker, then to the engine, then into the inboxes of this process.
+    /// The way into the inboxes, without a broker or behind it. Chooses the shards by their listeners now: who subscribes
+    /// later gets nothing of it, even if an inbox is full and the message has to wait.
     fn route(&self, message: PublishMessage) -> Passage {
-        match (self.broker, self.engine) {
-            (Broker::None, Engine::None) => Passage {
-                missing: self.shards_for(&message),
-                message,
-            },
+        match self.engine {
+            Engine::None => {
+                let shards = self.shards_for(&message);
+                Passage::of_publication(message, shards)
+            }
         }
     }
 
@@ -124,19 +132,18 @@ impl Publisher {
         }
     }
 
-    /// Sends the whispers that wait, for the life of the shard.
+    /// Sends what waits for room, for the life of the shard.
     pub async fn send_waiting(&self) {
         loop {
             self.queued.notified().await;
-            // The first whisper stays in the queue while it is sent, so that no later one overtakes it.
-            while let Some((shard, message)) = self.first_waiting() {
+            // The first passage stays in the queue while it is sent, so that nothing later overtakes it.
+            while let Some((shard, message)) = self.next_waiting() {
                 self.counters().inbox_waits_total.add(1);
-                self.mesh.mailbox(shard).send(message.into()).await;
-                self.counters().publications_handed_total.add(1);
+                self.mesh.mailbox(shard).send(message).await;
                 let mut waiting = self.waiting.borrow_mut();
                 if let Some(first) = waiting.front_mut() {
-                    first.missing.remove(shard);
-                    if self.advance(first) {
+                    first.note_sent(shard, self.counters());
+                    if first.advance(&self.mesh, self.counters()) {
                         waiting.pop_front();
                     }
                 }
@@ -144,23 +151,28 @@ impl Publisher {
         }
     }
 
-    fn first_waiting(&self) -> Option<(ShardId, PublishMessage)> {
-        let waiting = self.waiting.borrow();
-        let first = waiting.front()?;
-        Some((first.missing.first()?, first.message.clone()))
+    fn next_waiting(&self) -> Option<(ShardId, ShardMessage)> {
+        self.waiting.borrow_mut().front_mut()?.take_next()
     }
 
-    /// Puts the message into one inbox after the other. Returns false when the next one is full.
-    fn advance(&self, passage: &mut Passage) -> bool {
-        while let Some(shard) = passage.missing.first() {
-            let message = passage.message.clone().into();
-            if self.mesh.mailbox(shard).try_send(message).is_err() {
-                return false;
-            }
-            self.counters().publications_handed_total.add(1);
-            passage.missing.remove(shard);
+    /// Sends a message behind everything that waits; queues it when there is no room.
+    fn send(&self, mut passage: Passage) {
+        let mut waiting = self.waiting.borrow_mut();
+        let is_done =
+            passage.is_done() || waiting.is_empty() && passage.advance(&self.mesh, self.counters());
+        if !is_done {
+            waiting.push_back(passage);
+            self.queued.notify();
         }
-        true
+    }
+
+    /// As [`Self::send`], for what may be lost: it is dropped at [`WHISPERS_WAITING_MAX`].
+    fn send_or_drop(&self, passage: Passage) {
+        if self.waiting.borrow().len() < WHISPERS_WAITING_MAX {
+            self.send(passage);
+        } else {
+            self.counters().whispers_dropped_total.add(1);
+        }
     }
 
     fn counters(&self) -> &ShardMetrics {
@@ -172,44 +184,199 @@ impl Published<'_> {
     /// For what must not be lost: waits while an inbox is full. When this returns, every shard that may have a receiver has
     /// it in its inbox.
     pub async fn into_inboxes(self) {
-        let Self {
-            publisher,
-            mut passage,
-        } = self;
-        let mut waited = 0;
-        while !publisher.advance(&mut passage)
-            && let Some(shard) = passage.missing.first()
-        {
-            waited += 1;
-            let message = passage.message.clone();
-            publisher.mesh.mailbox(shard).send(message.into()).await;
-            publisher.counters().publications_handed_total.add(1);
-            passage.missing.remove(shard);
-        }
-        if waited > 0 {
-            let counters = publisher.counters();
-            counters.inbox_waits_total.add(waited);
-            counters.publications_waited_total.add(1);
+        let Self { publisher, message } = self;
+        match (&publisher.broker, message) {
+            (Broker::Memory(_), PublishMessage::Deliver(publications)) => {
+                publisher.through_homes(publications).await;
+            }
+            (_, message) => publisher.bring(publisher.route(message)).await,
         }
     }
 
-    /// For a whisper: its client must not wait. The whisper goes into the inboxes at once if all have room and no other
-    /// whisper waits. Otherwise it is queued, or dropped at [`WHISPERS_WAITING_MAX`].
+    /// For a whisper: its client must not wait. The whisper goes into the inboxes at once if all have room and nothing else
+    /// waits. Otherwise it is queued, or dropped at [`WHISPERS_WAITING_MAX`].
     pub fn or_queued(self) {
-        let Self {
-            publisher,
-            mut passage,
-        } = self;
-        let mut waiting = publisher.waiting.borrow_mut();
-        if passage.missing.is_empty() || waiting.is_empty() && publisher.advance(&mut passage) {
-            return;
+        let Self { publisher, message } = self;
+        match (&publisher.broker, message) {
+            (Broker::Memory(_), PublishMessage::Deliver(publications)) => {
+                publisher.whisper_through_homes(publications);
+            }
+            (_, message) => publisher.send_or_drop(publisher.route(message)),
         }
-        if waiting.len() >= WHISPERS_WAITING_MAX {
-            publisher.counters().whispers_dropped_total.add(1);
-            return;
+    }
+}
+
+impl Publisher {
+    /// Puts the message into the inboxes, and waits where there is no room.
+    async fn bring(&self, mut passage: Passage) {
+        let mut waited = 0;
+        while !passage.advance(&self.mesh, self.counters())
+            && let Some((shard, message)) = passage.take_next()
+        {
+            waited += 1;
+            self.mesh.mailbox(shard).send(message).await;
+            passage.note_sent(shard, self.counters());
         }
-        waiting.push_back(passage);
-        publisher.queued.notify();
+        if waited > 0 {
+            self.counters().inbox_waits_total.add(waited);
+            self.counters().publications_waited_total.add(1);
+        }
+    }
+}
+
+/// With a broker.
+impl Publisher {
+    /// The home of a stream.
+    fn home_of(&self, stream: &str) -> ShardId {
+        let hash = self.interest.hasher().hash_one(stream);
+        (hash % self.mesh.shards() as u64) as ShardId
+    }
+
+    /// Sends a message to a shard, which may be this one, behind everything that waits.
+    pub fn tell(&self, shard: ShardId, message: ShardMessage) {
+        self.send(Passage::to_shard(shard, self.mesh.shards(), message));
+    }
+
+    /// Sends a message to the home of a stream, behind what this shard has told it before.
+    pub fn tell_home(&self, stream: &str, message: HomeMessage) {
+        let home = self.home_of(stream);
+        if home == self.shard {
+            return self.take_home(message);
+        }
+        self.tell(home, ShardMessage::Home(Box::new(message)));
+    }
+
+    /// Waits until publications are in the inboxes of all shards that may have a listener, by way of their homes.
+    async fn through_homes(&self, publications: Arc<[Publication]>) {
+        let parts = self.by_home(publications);
+        let (gather, replies) = Gather::new(parts.len());
+        for ((home, publications), reply) in parts.into_iter().zip(replies) {
+            let message = HomeMessage::Publish {
+                publications,
+                arrived: Some(reply),
+            };
+            if home == self.shard {
+                self.take_home(message);
+            } else {
+                let message = ShardMessage::Home(Box::new(message));
+                let waited = self.mesh.mailbox(home).send(message).await;
+                self.counters().inbox_waits_total.add(u64::from(waited));
+            }
+        }
+        gather.all().await;
+    }
+
+    fn whisper_through_homes(&self, publications: Arc<[Publication]>) {
+        for (home, publications) in self.by_home(publications) {
+            let message = HomeMessage::Publish {
+                publications,
+                arrived: None,
+            };
+            if home == self.shard {
+                self.take_home(message);
+            } else {
+                let message = ShardMessage::Home(Box::new(message));
+                self.send_or_drop(Passage::to_shard(home, self.mesh.shards(), message));
+            }
+        }
+    }
+
+    /// The publications by the homes of their streams, each in their order.
+    fn by_home(&self, publications: Arc<[Publication]>) -> Vec<(ShardId, Arc<[Publication]>)> {
+        let homes: Vec<ShardId> = publications
+            .iter()
+            .map(|it| self.home_of(&it.stream))
+            .collect();
+        if homes.iter().all(|home| *home == homes[0]) {
+            return homes
+                .first()
+                .map(|home| (*home, publications))
+                .into_iter()
+                .collect();
+        }
+        let mut distinct = homes.clone();
+        distinct.sort_unstable();
+        distinct.dedup();
+        let of_home = |home: ShardId| {
+            let all = publications.iter().zip(&homes);
+            let own = all.filter(|(_, other)| **other == home);
+            (
+                home,
+                own.map(|(publication, _)| publication.clone()).collect(),
+            )
+        };
+        distinct.into_iter().map(of_home).collect()
+    }
+
+    /// Does what another shard, or this one, wants of streams that are at home here.
+    pub fn take_home(&self, message: HomeMessage) {
+        let Broker::Memory(home) = &self.broker else {
+            return;
+        };
+        match message {
+            HomeMessage::Publish {
+                publications,
+                arrived,
+            } => {
+                let publications = home.borrow_mut().sequence(publications);
+                let may_be_lost = arrived.is_none();
+                let mut passage = self.route(PublishMessage::Deliver(publications));
+                passage.report_to(arrived);
+                match may_be_lost {
+                    true => self.send_or_drop(passage),
+                    false => self.send(passage),
+                }
+            }
+            HomeMessage::Ask {
+                session,
+                stream,
+                question,
+            } => {
+                let mut events = Vec::new();
+                let answer = home.borrow_mut().answer(&stream, question, &mut events);
+                self.publish_events(events);
+                let answer = ShardMessage::Answer(Box::new((session, answer)));
+                self.tell(session.shard, answer);
+            }
+            HomeMessage::Ended { sid } => home.borrow_mut().ended(&sid),
+            HomeMessage::Members { stream, reply } => {
+                reply.send(home.borrow().members(&stream, true));
+            }
+        }
+    }
+
+    fn publish_events(&self, events: Vec<Publication>) {
+        for event in events {
+            let message = PublishMessage::Deliver(Arc::new([event]));
+            self.send(self.route(message));
+        }
+    }
+
+    /// Who is present in a stream; `None` without a broker.
+    pub async fn members(&self, stream: &str) -> Option<Result<Bytes, LongAnswer>> {
+        let Broker::Memory(_) = &self.broker else {
+            return None;
+        };
+        let (gather, mut replies) = Gather::new(1);
+        let message = HomeMessage::Members {
+            stream: stream.into(),
+            reply: replies.pop()?,
+        };
+        self.tell_home(stream, message);
+        gather.all().await;
+        gather.take(1).0.pop()
+    }
+
+    /// Removes what the broker has kept long enough. True: there is more to do at once.
+    pub fn sweep(&self) -> bool {
+        let Broker::Memory(home) = &self.broker else {
+            return false;
+        };
+        let mut events = Vec::new();
+        let more = home.borrow_mut().sweep(&mut events);
+        self.publish_events(events);
+        home.borrow().report(self.counters());
+        more
     }
 }
 

@@ -13,16 +13,16 @@ use std::time::{Duration, Instant};
 use monoio::time::TimeDriver;
 use monoio::{IoUringDriver, LegacyDriver, Runtime, RuntimeBuilder};
 
-use crate::config::Config;
+use crate::broker::history::Epochs;
+use crate::config::{BrokerAdapter, Config};
 use crate::hub::Interest;
-use crate::mesh::{ProcessBudget, ShardBudget, ShardId};
+use crate::mesh::{Lease, ProcessBudget, ShardBudget, ShardId};
 use crate::metrics::Metrics;
 use crate::net::tls::ServerTls;
 use crate::net::{Driver, Listener, ReactorWake, Timeouts, Yields};
 use crate::os;
 use crate::reactor::Reactor;
 use crate::rpc::{RpcClient, RpcShared};
-use crate::shard::Shard;
 use crate::shard::calls::CallQueue;
 use crate::shard::console::Console;
 use crate::shard::disconnects::{self, DisconnectQueue, Forwarding};
@@ -31,12 +31,13 @@ use crate::shard::http::listener::{ListenerRules, ListenerSetup};
 use crate::shard::long_work::LongWork;
 use crate::shard::message::{ControlEvent, ShardInbox, ShardMesh};
 use crate::shard::notices::Notices;
-use crate::shard::publisher::Publisher;
+use crate::shard::publisher::{Broker, BrokerLeases, Home, Publisher};
 use crate::shard::reclaim::Reclaim;
-use crate::shard::sessions::Sessions;
+use crate::shard::sessions::{Kept, Sessions};
 use crate::shard::shutdown::{PublicationsEnd, Shutdown};
 use crate::shard::signal::{Signal, Stop, unless};
 use crate::shard::slow_calls::SlowCalls;
+use crate::shard::{Shard, sweeping};
 
 /// Everything a shard is given when its thread starts.
 pub struct ShardSetup {
@@ -59,8 +60,31 @@ pub struct ShardSetup {
     pub may_fall_back: bool,
     /// To the control thread.
     pub control: Sender<ControlEvent>,
+    /// `None`: nothing is kept.
+    pub broker: Option<BrokerSetup>,
     /// Which shards may have a listener of a stream; also the hasher of all shards.
     pub interest: Arc<Interest>,
+}
+
+/// What the brokers of all shards share.
+#[derive(Clone)]
+pub struct BrokerSetup {
+    /// The bytes that their histories may hold together.
+    pub history: Arc<ProcessBudget>,
+    /// The same for all else that they keep.
+    pub others: Arc<ProcessBudget>,
+    /// Random.
+    pub epoch_seed: u64,
+}
+
+impl BrokerSetup {
+    fn leases(&self) -> BrokerLeases {
+        let lease = |budget| Rc::new(Lease::new(Arc::clone(budget)));
+        BrokerLeases {
+            history: lease(&self.history),
+            others: lease(&self.others),
+        }
+    }
 }
 
 /// Runs a shard on the calling thread; returns only when it cannot start or its reactor breaks.
@@ -143,6 +167,9 @@ async fn serve(setup: ShardSetup, mut reactor: Reactor) -> io::Result<()> {
     monoio::spawn(run_whispers(Rc::clone(&shard)));
     monoio::spawn(run_flushes(Rc::clone(&shard)));
     monoio::spawn(run_timers(Rc::clone(&shard)));
+    if shard.config.broker.adapter != BrokerAdapter::None {
+        monoio::spawn(sweeping::run(Rc::clone(&shard)));
+    }
     if shard.id == 0 {
         monoio::spawn(disconnects::run(Rc::clone(&shard)));
     }
@@ -150,8 +177,23 @@ async fn serve(setup: ShardSetup, mut reactor: Reactor) -> io::Result<()> {
     serve_sessions(&shard, &wake).await
 }
 
+/// What the shard keeps for streams, and for sessions that may come back.
+fn keeping(setup: &ShardSetup) -> (Broker, Option<Kept>) {
+    let Some(broker) = &setup.broker else {
+        return (Broker::None, None);
+    };
+    let config = &setup.config.broker;
+    let leases = broker.leases();
+    let keeps_sessions = config.keeps_sessions();
+    let kept = keeps_sessions.then(|| Kept::new(config.sessions_ttl, Rc::clone(&leases.others)));
+    let epochs = Epochs::new(broker.epoch_seed, setup.id, setup.mesh.shards());
+    let home = Home::new(config, Arc::clone(&setup.interest), leases, epochs);
+    (Broker::Memory(Box::new(RefCell::new(home))), kept)
+}
+
 /// Builds the shard's state, with the clocks that live in its runtime, and returns the listeners it is to serve.
 fn assemble(setup: ShardSetup, reactor: Reactor) -> io::Result<(Rc<Shard>, Vec<ListenerSetup>)> {
+    let (broker, kept) = keeping(&setup);
     let timeouts = Timeouts::start();
     let yields = Yields::start(setup.driver)?;
     let inbox = Rc::new(setup.inbox);
@@ -164,20 +206,22 @@ fn assemble(setup: ShardSetup, reactor: Reactor) -> io::Result<(Rc<Shard>, Vec<L
         setup.mesh.clone(),
         Arc::clone(&setup.interest),
         Arc::clone(&setup.metrics),
+        broker,
     );
     let budget = ShardBudget::new(setup.budget, Arc::clone(&setup.metrics), setup.id);
+    let sessions = Sessions::new(
+        setup.id,
+        Arc::clone(&setup.config),
+        Rc::clone(&budget),
+        Arc::clone(&setup.interest),
+        reactor,
+        Rc::clone(&inbox),
+        Instant::now(),
+    );
     let shard = Shard {
         id: setup.id,
         budget: Rc::clone(&budget),
-        sessions: RefCell::new(Sessions::new(
-            setup.id,
-            Arc::clone(&setup.config),
-            budget,
-            Arc::clone(&setup.interest),
-            reactor,
-            Rc::clone(&inbox),
-            Instant::now(),
-        )),
+        sessions: RefCell::new(sessions.keeping(kept)),
         rpc: setup.rpc.map(|shared| {
             let metrics = Arc::clone(&setup.metrics);
             RpcClient::new(shared, metrics, setup.id, Rc::clone(&timeouts))

@@ -98,16 +98,12 @@ mod tests {
     #[test]
     fn shells_offer_what_works() {
         let offers = |name: &str| offered().any(|option| option.name == name);
-        for name in ["help", "port", "rpc_host", "driver", "ssl_cert", "generate"] {
+        for name in [
+            "help", "port", "rpc_host", "driver", "ssl_cert", "broker", "generate",
+        ] {
             assert!(offers(name), "{name}");
         }
-        for name in [
-            "broker",
-            "history_ttl",
-            "jwt_id_key",
-            "rpc_impl",
-            "streams.pubsub_channel",
-        ] {
+        for name in ["pubsub", "jwt_id_key", "rpc_impl", "streams.pubsub_channel"] {
             assert!(!offers(name), "{name}");
         }
     }

@@ -209,8 +209,8 @@ options! {
     Broadcasting {
         "broadcast_adapter", "broadcast_adapters", WORDS, "http", empty_is_unset(),
             "Publishing inputs to start, comma-separated; only http works yet";
-        "broker", "broker.adapter", BROKER_WORD, "", refused("stream history is planned"),
-            "Store of stream history and sessions: memory, nats, none";
+        "broker", "broker.adapter", BROKER_WORD, "",
+            "Keeps stream history, sessions that may come back, presence: memory, nats, none; only memory works yet";
         "pubsub", "pubsub_adapter", PUBSUB_WORD, "", refused("node-to-node fan-out is planned"),
             "Node-to-node fan-out: redis, nats, none";
         "redis_channel", "redis_pubsub_broadcast.channel", TEXT, "__anycable__", refused("Redis support is planned"),
@@ -221,17 +221,17 @@ options! {
             "Fan-out workers of anycable-go";
     }
     Broker {
-        "history_limit", "broker.history_limit", COUNT, "100", unused("there is no broker yet"),
+        "history_limit", "broker.history_limit", COUNT, "100",
             "Messages kept per stream";
-        "history_ttl", "broker.history_ttl", SECS, "300", unused("there is no broker yet"),
+        "history_ttl", "broker.history_ttl", SECS, "300",
             "Age limit of stream history";
-        "sessions_ttl", "broker.sessions_ttl", SECS, "300", unused("there is no broker yet"),
+        "sessions_ttl", "broker.sessions_ttl", SECS, "300",
             "How long a closed session can be resumed";
-        "presence_ttl", "broker.presence_ttl", SECS, "15", unused("there is no broker yet"),
+        "presence_ttl", "broker.presence_ttl", SECS, "15",
             "How long presence survives without a touch after disconnect";
-        "broker_bytes_max", "broker.bytes_max", BYTES_OR_AUTO, "-1", refused("stream history is planned"),
+        "broker_bytes_max", "broker.bytes_max", BYTES_OR_AUTO, "-1",
             "Bytes that the broker may hold, then its oldest messages go first; 0 = no bound, -1 = a quarter of the memory limit";
-        "broker.limits", "broker.limits", STREAM_LIMITS, "", only_in_file() refused("stream history is planned"),
+        "broker.limits", "broker.limits", STREAM_LIMITS, "", only_in_file(),
             "Limits of the streams whose names begin with a prefix, each a table with prefix, history_limit, history_ttl; the longest prefix counts";
     }
     Redis {

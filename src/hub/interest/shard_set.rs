@@ -21,6 +21,13 @@ impl ShardSet {
         }
     }
 
+    /// Only this shard of `shards`.
+    pub fn one(shard: usize, shards: usize) -> Self {
+        let mut one = Self::none(shards);
+        *one.word_mut(shard / WORD_BITS) |= 1 << (shard % WORD_BITS);
+        one
+    }
+
     /// All of `shards`.
     pub fn all(shards: usize) -> Self {
         let mut all = Self::none(shards);

@@ -350,13 +350,7 @@ fn recorded_command_answers_are_understood() {
             ..success()
         },
     );
-    check(
-        r#"{"status":1,"presence":{"type":"join","id":"1","info":{}},"stopStreams":true}"#,
-        RpcAnswer {
-            presence: true,
-            ..success()
-        },
-    );
+    check(r#"{"status":1,"stopStreams":true}"#, success());
     check(
         r#"{"STATUS":1,"Streams":null,"new":{"deep":[[]]}}"#,
         success(),
@@ -408,6 +402,40 @@ fn bodies_that_are_no_answer_are_errors() {
     ] {
         assert!(decode_answer(body.as_bytes()).is_err(), "{body}");
     }
+}
+
+#[test]
+fn the_app_changes_the_presence_of_a_client() {
+    #[track_caller]
+    fn check(presence: &str, expected: Option<PresenceChange>) {
+        let body = format!(r#"{{"status":1,"presence":{presence}}}"#);
+        let answer = decode_answer(body.as_bytes()).expect("an answer");
+        assert_eq!(answer.presence, expected, "{presence}");
+    }
+    let join = |id: &str, info: Option<&str>| {
+        Some(PresenceChange::Join(PresencePayload {
+            id: id.into(),
+            info: info.map(Into::into),
+        }))
+    };
+    check(r#"{"type":"join","id":"1"}"#, join("1", None));
+    check(r#"{"TYPE":"join","Id":"1","info":null}"#, join("1", None));
+    check(
+        r#"{"type":"join","id":"1","info":"{\"name\":\"Ada\"}"}"#,
+        join("1", Some(r#"{"name":"Ada"}"#)),
+    );
+    check(
+        r#"{"type":"join","id":"1","info":"Ada"}"#,
+        join("1", Some(r#""Ada""#)),
+    );
+    check(
+        r#"{"type":"join","id":"1","info":{"a": [1]}}"#,
+        join("1", Some(r#"{"a": [1]}"#)),
+    );
+    check(r#"{"type":"leave","id":"1"}"#, Some(PresenceChange::Leave));
+    check(r#"{"type":"stay","id":"1"}"#, None);
+    check("{}", None);
+    check("null", None);
 }
 
 proptest! {

@@ -76,6 +76,7 @@ impl Scene {
             sid: SID,
             env: ENV,
             deadlines: Deadlines::new(1, 0, 0, 0),
+            extended: false,
         };
         Self {
             config: config(args),
@@ -113,6 +114,7 @@ impl Scene {
             slot: SLOT,
             disconnect_mode: self.config.disconnect.mode,
             has_rpc: self.config.rpc.endpoint != crate::config::RpcEndpoint::None,
+            has_broker: self.config.broker.adapter != crate::config::BrokerAdapter::None,
             room_bytes: self.room_bytes,
             memory_is_full: self.memory_is_full,
         };
@@ -127,6 +129,7 @@ impl Scene {
         match step {
             Step::Send(reply) => format!("send {}", text(&reply.json())),
             Step::Register => "register".into(),
+            Step::AskBroker(question) => format!("ask {question:?}"),
             Step::Close(close) => format!("close {} {}", close.code, close.reason),
             Step::Publish(whisper) => {
                 let excluded = whisper.exclude_socket.as_deref().unwrap_or("nobody");

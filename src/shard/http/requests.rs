@@ -15,6 +15,9 @@ use crate::shard::notices::Notice;
 use crate::shard::sampling::sample;
 use crate::wire::http_request::RequestHead;
 
+/// The header of a broadcast that may be sent again: with a broker it is delivered once.
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
 impl Client {
     pub(super) async fn respond(&mut self, head: RequestHead) -> Next {
         self.shard.counters().http_requests_total.add(1);
@@ -27,7 +30,9 @@ impl Client {
                 return self.publish(&head, policy, Secured::Broadcast).await;
             }
             Route::ApiPublish => return self.publish(&head, &rules.publish, Secured::Api).await,
-            Route::ApiPresence { stream } => self.presence(&head, stream.as_deref()),
+            Route::ApiPresence { stream } => {
+                Box::pin(self.presence(&head, stream.as_deref())).await
+            }
             Route::Health => self.health(),
             Route::Metrics => self.metrics(),
             Route::Page(page) => page.response(),
@@ -39,11 +44,20 @@ impl Client {
         self.answer(&head, response).await
     }
 
-    fn presence(&self, head: &RequestHead, stream: Option<&str>) -> Response {
+    async fn presence(&self, head: &RequestHead, stream: Option<&str>) -> Response {
         let token = self.rules.api_token.as_deref();
-        let response = api::presence(head.method(), head.header("authorization"), token, stream);
-        self.note_refusal(head, &response, Secured::Api);
-        response
+        let authorization = head.header("authorization");
+        match api::presence_stream(head.method(), authorization, token, stream) {
+            Ok(stream) => match self.shard.publisher.members(stream).await {
+                Some(Ok(info)) => api::members(&info),
+                Some(Err(_)) => api::members_unknown(),
+                None => api::no_presence(),
+            },
+            Err(refusal) => {
+                self.note_refusal(head, &refusal, Secured::Api);
+                refusal
+            }
+        }
     }
 
     fn health(&self) -> Response {
@@ -82,7 +96,7 @@ impl Client {
         }
         let published = match self.read_body(head, BROADCAST_BODY_BYTES_MAX).await {
             Ok(_) if publication.is_late() => return self.drop_publication(),
-            Ok(body) => self.publish_body(body).await,
+            Ok(body) => self.publish_body(body, head.filled(IDEMPOTENCY_KEY)).await,
             Err(refusal) => Err(refusal),
         };
         let response = match published {
@@ -98,15 +112,15 @@ impl Client {
     }
 
     /// Puts a publication into the inboxes, or returns the answer that refuses it.
-    async fn publish_body(&mut self, body: Body) -> Result<(), Response> {
+    async fn publish_body(&mut self, body: Body, key: Option<&str>) -> Result<(), Response> {
         let is_long = body.len() > DECODED_HERE_BYTES_MAX;
         if is_long && !self.has_memory(DECODING_COPIES_MAX * body.len()) {
             return Err(self.no_memory());
         }
         self.publishes = true;
         if !is_long {
-            broadcasts::publish_body(&self.shard, &body.into_bytes()).await;
-        } else if !broadcasts::publish_long_body(&self.shard, body).await {
+            broadcasts::publish_body(&self.shard, &body.into_bytes(), key).await;
+        } else if !broadcasts::publish_long_body(&self.shard, body, key).await {
             // No thread could be started to decode the body.
             return Err(self.no_memory());
         }

@@ -2,7 +2,9 @@
 
 use crate::endpoints::Response;
 use crate::os::random;
+use crate::protocol::sid::{encode_sid, encode_sid_of_shard};
 use crate::session::Admission;
+use crate::shard::Shard;
 use crate::shard::http::client::{AcceptedUpgrade, Client, Next, SessionKind};
 use crate::shard::http::refusals;
 use crate::shard::http::writing::date;
@@ -73,7 +75,7 @@ impl Client {
             upgrade.token.as_deref(),
             self.peer,
             &self.shard.config,
-            random::bytes(),
+            || new_sid(&self.shard),
         );
         for flaw in &admission.flaws {
             refusals::flaw(&self.shard, &admission.sid, self.peer, flaw);
@@ -91,5 +93,13 @@ impl Client {
             SessionKind::Client => sessions.open(new),
             SessionKind::Console => sessions.open_console(new),
         });
+    }
+}
+
+/// A random session id. When sessions can come back, it names the shard that knows this one.
+fn new_sid(shard: &Shard) -> String {
+    match shard.config.broker.keeps_sessions() {
+        true => encode_sid_of_shard(random::bytes(), shard.id),
+        false => encode_sid(random::bytes()),
     }
 }

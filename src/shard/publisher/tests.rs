@@ -15,7 +15,10 @@ fn publisher() -> (Publisher, Vec<ShardInbox>) {
     let (mesh, inboxes) = ShardMesh::new(2);
     let interest = Arc::new(Interest::new(2, RandomState::new()));
     let metrics = Arc::new(Metrics::new(2));
-    (Publisher::new(0, mesh, interest, metrics), inboxes)
+    (
+        Publisher::new(0, mesh, interest, metrics, Broker::None),
+        inboxes,
+    )
 }
 
 /// Both shards have listeners of these streams.

@@ -43,6 +43,7 @@ pub(super) enum Cause {
 impl Sessions {
     /// Closes every session with these connection identifiers. Source: contract/broadcast.md §7 (DECIDE: all of them).
     pub fn remote_disconnect(&mut self, command: &RemoteDisconnect) {
+        self.forget_kept(command);
         for slot in self.table.identities.candidates(&command.identifiers) {
             let session = &self.table.connections[slot as usize].session;
             if session.identifiers() == &*command.identifiers {
@@ -177,6 +178,8 @@ impl Sessions {
     /// Removes the session from everything that refers to it; the socket stays. Happens once per session.
     fn end_session(&mut self, slot: u32, cause: Cause) {
         self.table.open_sessions -= 1;
+        self.keep_session(slot, cause);
+        self.end_presence(slot);
         let connection = &mut self.table.connections[slot as usize];
         connection.life = Life::Closing;
         let before = connection.session.own_bytes();
@@ -203,6 +206,7 @@ impl Sessions {
         let registered = self.table.identities.contains(slot);
         self.table.identities.forget(slot);
         self.hub.remove_session(slot);
+        self.common.budget.release(self.holdbacks.forget(slot));
         let was_console = self.watchers.remove(slot);
         let counters = self.common.counters();
         counters.clients_num.sub(i64::from(registered));

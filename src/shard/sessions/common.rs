@@ -13,6 +13,8 @@ use crate::wire::websocket::message::MessageLimits;
 
 pub(super) struct Common {
     pub shard: ShardId,
+    /// The number of all shards.
+    pub shards: usize,
     pub config: Arc<Config>,
     metrics: Arc<Metrics>,
     pub budget: Rc<ShardBudget>,
@@ -26,10 +28,16 @@ pub(super) struct Common {
 }
 
 impl Common {
-    pub fn new(shard: ShardId, config: Arc<Config>, budget: Rc<ShardBudget>) -> Self {
+    pub fn new(
+        shard: ShardId,
+        shards: usize,
+        config: Arc<Config>,
+        budget: Rc<ShardBudget>,
+    ) -> Self {
         let bounds = Bounds::new(&config.websocket);
         Self {
             shard,
+            shards,
             bounds,
             message_limits: bounds.message_limits(),
             config,

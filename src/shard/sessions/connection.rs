@@ -7,6 +7,7 @@ use std::rc::Rc;
 use super::bounds::{Bounds, SESSION_ENTRY_BYTES, SMALL_BYTES, SUBSCRIPTIONS_PART};
 use super::formats::Format;
 use super::schedule::Place;
+use super::waiting::{BrokerWait, OpenQuestion};
 use crate::mesh::{Charge, Permit, ShardBudget};
 use crate::net::tls::TlsSession;
 use crate::session::Session;
@@ -19,15 +20,22 @@ use crate::wire::websocket::message::MessageDecoder;
 const CONNECTION_BYTES_MAX: usize = 120;
 const _: () = assert!(size_of::<Connection>() <= CONNECTION_BYTES_MAX);
 
-/// Why the server does not read from a client: a call is under way, or the client has used up its share. Exists only then.
+/// Why the server does not read from a client: a call is under way, the broker is asked, or the client has used up its
+/// share. Exists only then.
 #[derive(Default)]
 pub(super) struct Held {
     pub call: Option<PendingCall>,
+    pub broker: Option<Box<BrokerWait>>,
     /// Input that was read before that.
     pub unread: Unread,
 }
 
 impl Held {
+    /// True while an answer is missing.
+    pub fn waits(&self) -> bool {
+        self.call.is_some() || self.broker.is_some()
+    }
+
     /// The bytes that are charged for it.
     fn bytes(&self) -> usize {
         let call = self.call.as_ref().map(|call| &call.charge);
@@ -100,6 +108,17 @@ impl Connection {
         self.held.as_ref().is_some_and(|held| held.call.is_some())
     }
 
+    /// True while the client's next command has to wait for an answer of the app or of the broker.
+    pub fn waits(&self) -> bool {
+        self.held.as_ref().is_some_and(|held| held.waits())
+    }
+
+    /// True while the client gets what it has missed.
+    pub fn is_replaying(&self) -> bool {
+        let wait = self.held.as_ref().and_then(|held| held.broker.as_ref());
+        wait.is_some_and(|wait| matches!(wait.open, Some(OpenQuestion::Replay(_))))
+    }
+
     fn has_unread(&self) -> bool {
         self.held
             .as_ref()
@@ -108,9 +127,10 @@ impl Connection {
 
     /// True when the session can be served without waiting for anything.
     pub fn is_ready(&self, bounds: &Bounds) -> bool {
-        let listens = self.is_open() && !self.has_call() && !self.is_backed_up(bounds);
+        let takes_more = self.is_open() && !self.is_backed_up(bounds);
+        let listens = takes_more && !self.waits();
         let input = listens && (self.input_waiting || self.has_unread());
-        input || self.write_ready
+        input || (takes_more && self.is_replaying()) || self.write_ready
     }
 
     /// Reads from the socket once. An end of the TLS stream counts as the end, because the client may leave the socket open

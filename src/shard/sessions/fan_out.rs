@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::common::Common;
 use super::formats::GroupFrames;
+use super::holdbacks::Holdbacks;
 use super::share::TimeSlice;
 use super::table::Table;
 use super::writer::Writer;
@@ -61,6 +62,7 @@ impl FanOut {
         hub: &mut Hub,
         table: &mut Table,
         writer: &mut Writer,
+        holdbacks: &mut Holdbacks,
         time: TimeSlice,
     ) -> bool {
         let Some(mut message) = self.message.take() else {
@@ -73,9 +75,11 @@ impl FanOut {
                     common,
                     hub,
                     group,
-                    number: message.number,
+                    message: &message,
+                    publication,
                 };
-                message.delivered += receivers.deliver(publication, table, writer, &mut self.slow);
+                let slow = &mut self.slow;
+                message.delivered += receivers.deliver(table, writer, holdbacks, slow);
                 groups += 1;
                 if writer.is_full() || (groups % GROUPS_PER_LOOK == 0 && time.is_over()) {
                     self.message = Some(message);
@@ -99,31 +103,33 @@ impl FanOut {
     }
 }
 
-/// The receivers of a publication of message `number` under one identifier.
+/// The receivers of a publication under one identifier.
 struct Receivers<'a> {
     common: &'a Common,
     hub: &'a Hub,
     group: u32,
-    number: u64,
+    message: &'a Message,
+    publication: &'a Publication,
 }
 
 impl Receivers<'_> {
     /// Queues a publication for the group. The frame is encoded once. Returns the number of receivers.
     fn deliver(
         &self,
-        publication: &Publication,
         table: &mut Table,
         writer: &mut Writer,
+        holdbacks: &mut Holdbacks,
         slow: &mut Vec<u32>,
     ) -> u64 {
         let has_latecomers = self.hub.has_latecomers();
         let (identifier, members) = self.hub.group(self.group);
-        let mut frames = GroupFrames::new(identifier, publication);
+        let mut frames = GroupFrames::new(identifier, self.publication);
+        let excluded_sid = self.publication.exclude_socket.as_deref();
         let mut delivered = 0;
         for &slot in members {
             let connection = &mut table.connections[slot as usize];
-            let excluded = publication.exclude_socket.as_deref() == Some(connection.session.sid());
-            if excluded || (has_latecomers && self.hub.is_late_for(self.group, slot, self.number)) {
+            let excluded = excluded_sid == Some(connection.session.sid());
+            if excluded || (has_latecomers && self.is_kept_from(slot, holdbacks, slow)) {
                 continue;
             }
             if connection.is_over(&self.common.bounds, &self.common.budget) {
@@ -134,6 +140,25 @@ impl Receivers<'_> {
             delivered += 1;
         }
         delivered
+    }
+
+    /// True when this session does not get the publication now: it has subscribed later, or its subscription holds back.
+    fn is_kept_from(&self, slot: u32, holdbacks: &mut Holdbacks, slow: &mut Vec<u32>) -> bool {
+        if self.hub.is_late_for(self.group, slot, self.message.number) {
+            return true;
+        }
+        let holds_back =
+            self.publication.position.is_some() && self.hub.holds_back(self.group, slot);
+        if holds_back {
+            let (identifier, _) = self.hub.group(self.group);
+            let (publications, index) = (&self.message.publications, self.message.next);
+            let bytes = holdbacks.keep(slot, identifier, publications, index);
+            self.common.budget.charge(bytes);
+            if holdbacks.bytes(slot) > self.common.bounds.session_bytes_max {
+                slow.push(slot);
+            }
+        }
+        holds_back
     }
 }
 

@@ -85,6 +85,7 @@ impl Sessions {
             self.write_outbox(slot);
             share.pay_writes();
         }
+        self.go_on_replay(slot);
         if self.table.slot_of(token).is_some() {
             self.on_input(slot, &mut share);
         }
@@ -104,7 +105,7 @@ impl Sessions {
             Life::Closing => return,
             Life::Lingering => return self.on_lingering_input(slot),
         }
-        if !connection.has_call() {
+        if !connection.waits() {
             return self.read(slot, share);
         }
         if connection.end_seen && !connection.session.is_authenticated() {
@@ -205,7 +206,7 @@ impl Sessions {
         if let Some(held) = &mut connection.held {
             if !unread.is_empty() {
                 held.unread = unread;
-            } else if held.call.is_none() {
+            } else if !held.waits() {
                 connection.held = None;
             }
         }
@@ -252,7 +253,7 @@ impl Sessions {
             return false;
         };
         let full = self.writer.has_no_room() || connection.is_backed_up(&self.common.bounds);
-        connection.is_open() && !connection.has_call() && !share.is_used_up() && !full
+        connection.is_open() && !connection.waits() && !share.is_used_up() && !full
     }
 
     fn on_violation(&mut self, slot: u32, error: &FrameError) {

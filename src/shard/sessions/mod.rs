@@ -5,7 +5,9 @@
 //! publishing, Disconnect calls) is returned as [`Action`]s.
 
 mod answers;
+mod asking;
 mod bounds;
+mod broker;
 mod closing;
 mod common;
 mod connection;
@@ -13,18 +15,25 @@ mod console;
 mod drain;
 mod fan_out;
 mod formats;
+mod holdbacks;
 mod identities;
 mod input;
+mod keeping;
+mod memberships;
 mod opening;
 mod output;
 mod reader;
+mod replay;
+mod resuming;
 mod schedule;
 mod share;
+mod sids;
 mod steps;
 mod table;
 #[cfg(test)]
 mod tests;
 mod ticks;
+mod waiting;
 mod watchers;
 mod writer;
 
@@ -45,7 +54,11 @@ use self::closing::Cause;
 use self::common::Common;
 use self::drain::Drain;
 use self::fan_out::FanOut;
+use self::holdbacks::Holdbacks;
+pub use self::keeping::Kept;
+use self::memberships::Memberships;
 use self::reader::Reader;
+use self::sids::Sids;
 use self::table::Table;
 use self::watchers::Watchers;
 use self::writer::Writer;
@@ -59,7 +72,7 @@ use crate::reactor::Reactor;
 use crate::session::{Admission, DisconnectCall, Step};
 use crate::shard::answers::SentAnswer;
 use crate::shard::calls::{Call, CallHandle};
-use crate::shard::message::{ShardInbox, Survey};
+use crate::shard::message::{HomeMessage, ShardInbox, ShardMessage, Survey};
 
 /// What the HTTP phase knows about a client whose upgrade has been answered.
 pub struct NewConnection {
@@ -84,6 +97,16 @@ pub enum Action {
     Canceled(Rc<CallHandle>),
     /// Hand this to the shards that may have a listener.
     Publish(Publication),
+    /// Send this to a shard, which may be this one.
+    Tell {
+        shard: ShardId,
+        message: ShardMessage,
+    },
+    /// Send this to the home of a stream. An answer goes to [`Sessions::on_broker_answer`].
+    TellHome {
+        stream: Box<str>,
+        message: HomeMessage,
+    },
     /// Put this into the disconnect queue.
     Disconnect(DisconnectCall),
     /// A connection watches the console: send snapshots.
@@ -105,6 +128,11 @@ pub struct Sessions {
     /// The bytes that are charged for the hub.
     hub_charged: usize,
     fan_out: FanOut,
+    holdbacks: Holdbacks,
+    memberships: Memberships,
+    sids: Sids,
+    /// Sessions that have ended and may come back; `None` when none are kept.
+    kept: Option<Kept>,
     drain: Drain,
     watchers: Watchers,
     /// Asked for the number of messages that have arrived for this shard.
@@ -128,7 +156,8 @@ impl Sessions {
         inbox: Rc<ShardInbox>,
         now: Instant,
     ) -> Self {
-        let common = Rc::new(Common::new(shard, config, budget));
+        let shards = interest.shards();
+        let common = Rc::new(Common::new(shard, shards, config, budget));
         Self {
             table: Table::new(Rc::clone(&common), interest.hasher().clone(), reactor, now),
             reader: Reader::new(),
@@ -137,6 +166,10 @@ impl Sessions {
             hub: Hub::new(LocalInterest::new(interest, shard)),
             hub_charged: 0,
             fan_out: FanOut::default(),
+            holdbacks: Holdbacks::default(),
+            memberships: Memberships::default(),
+            sids: Sids::default(),
+            kept: None,
             drain: Drain::default(),
             watchers: Watchers::default(),
             inbox,
@@ -145,6 +178,11 @@ impl Sessions {
             steps: Vec::new(),
             due_slots: Vec::new(),
         }
+    }
+
+    /// Keeps sessions that end, for clients that come back.
+    pub fn keeping(self, kept: Option<Kept>) -> Self {
+        Self { kept, ..self }
     }
 
     /// Makes one turn: changes the sessions, then writes what that has queued, as far as one turn may (see
@@ -193,7 +231,7 @@ impl Sessions {
 
     /// When [`Self::on_tick`] has something to do; `None`: not before another turn.
     pub fn next_tick_at(&self) -> Option<Instant> {
-        if self.drain.is_slow() {
+        if self.drain.is_slow() || self.holdbacks.expire_soon() {
             return Some(self.table.wheel.next_instant());
         }
         self.table.wheel.earliest_instant()

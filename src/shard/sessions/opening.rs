@@ -20,14 +20,23 @@ impl Sessions {
     /// Takes over a client whose upgrade has been answered.
     pub fn open(&mut self, mut new: NewConnection) {
         let credentials = std::mem::take(&mut new.admission.credentials);
+        let may_continue = new.extended && self.kept.is_some();
+        let earlier = new.admission.earlier.take().filter(|_| may_continue);
         let mut early_input = std::mem::take(&mut new.early_input);
         let Some(slot) = self.admit(new) else {
             return;
         };
-        if let Err(refusal) = self.authenticate(slot, &credentials) {
-            self.note_refusal(slot, refusal);
+        match earlier {
+            Some(earlier) => self.ask_for_earlier(slot, &earlier, credentials),
+            None => self.begin_authentication(slot, &credentials),
         }
         self.take_early_input(slot, &mut early_input);
+    }
+
+    pub(super) fn begin_authentication(&mut self, slot: u32, credentials: &Credentials) {
+        if let Err(refusal) = self.authenticate(slot, credentials) {
+            self.note_refusal(slot, refusal);
+        }
     }
 
     /// Takes over a client of the console, which has been authorized before.
@@ -55,6 +64,7 @@ impl Sessions {
                 sid: &new.admission.sid,
                 env: &new.admission.env,
                 deadlines: self.deadlines(&new),
+                extended: new.extended,
             }),
             decoder: MessageDecoder::default(),
             outbox: None,

@@ -61,6 +61,7 @@ impl Sessions {
             &mut self.hub,
             &mut self.table,
             &mut self.writer,
+            &mut self.holdbacks,
             time,
         );
         for slot in self.fan_out.take_slow() {

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::closing::Cause;
 use super::connection::PendingCall;
 use super::{Action, Sessions};
-use crate::config::RpcEndpoint;
+use crate::config::{BrokerAdapter, RpcEndpoint};
 use crate::protocol::disconnect::Close;
 use crate::session::{Context, Question, Session, Step};
 use crate::shard::calls::{Call, CallHandle};
@@ -36,6 +36,7 @@ impl Sessions {
             slot,
             disconnect_mode: self.common.config.disconnect.mode,
             has_rpc: self.common.config.rpc.endpoint != RpcEndpoint::None,
+            has_broker: self.common.config.broker.adapter != BrokerAdapter::None,
         };
         let session = &mut connection.session;
         let before = session.own_bytes();
@@ -57,6 +58,7 @@ impl Sessions {
         match step {
             Step::Send(reply) => self.send_reply(slot, &reply),
             Step::Ask(question) => self.start_call(slot, question),
+            Step::AskBroker(question) => self.ask_broker(slot, question),
             Step::Publish(publication) => self.actions.push(Action::Publish(publication)),
             Step::Register => self.register(slot),
             Step::Close(close) => {
@@ -80,6 +82,9 @@ impl Sessions {
         let connection = &self.table.connections[slot as usize];
         let identifiers = connection.session.identifiers();
         self.table.identities.register(slot, identifiers);
+        if connection.session.is_extended() && self.kept.is_some() {
+            self.sids.add(slot, |slot| self.table.sid(slot));
+        }
         self.common.counters().clients_num.add(1);
     }
 

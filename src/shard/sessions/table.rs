@@ -16,6 +16,7 @@ use super::common::Common;
 use super::connection::{Connection, Life};
 use super::identities::Identities;
 use super::schedule::{Place, Schedule};
+use super::waiting::{BrokerWait, OpenQuestion};
 use crate::mesh::SessionRef;
 use crate::reactor::{GENERATION_MASK, Reactor, Readiness, Token};
 use crate::session::Tick;
@@ -115,6 +116,28 @@ impl Table {
     pub fn live_mut(&mut self, session: SessionRef) -> Option<&mut Connection> {
         self.live(session)?;
         self.connections.get_mut(session.slot as usize)
+    }
+
+    /// What a session waits for from the broker; `None` when it waits for nothing or has ended.
+    pub fn broker_wait(&mut self, slot: u32) -> Option<&mut BrokerWait> {
+        let connection = self.connections.get_mut(slot as usize)?;
+        let held = connection
+            .held
+            .as_mut()
+            .filter(|_| connection.life == Life::Open)?;
+        held.broker.as_deref_mut()
+    }
+
+    /// Takes out the question that a session waits for.
+    pub fn take_open_question(&mut self, slot: u32) -> Option<OpenQuestion> {
+        self.broker_wait(slot)?.open.take()
+    }
+
+    /// Puts a question back that has not been answered completely, unless the session has ended meanwhile.
+    pub fn put_open_question(&mut self, slot: u32, question: OpenQuestion) {
+        if let Some(wait) = self.broker_wait(slot) {
+            wait.open = Some(question);
+        }
     }
 
     /// Gives a new connection its slot and its generation.

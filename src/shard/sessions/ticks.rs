@@ -17,6 +17,7 @@ impl Sessions {
             self.on_due(slot, &mut pings);
         }
         self.due_slots = due;
+        self.release_expired();
         self.drain_some();
     }
 

@@ -90,7 +90,13 @@ impl Scene {
             OneShard {
                 hub: Hub::new(LocalInterest::new(Arc::clone(&interest), shard)),
                 inbox,
-                publisher: Publisher::new(shard, mesh, Arc::clone(&interest), metrics),
+                publisher: Publisher::new(
+                    shard,
+                    mesh,
+                    Arc::clone(&interest),
+                    metrics,
+                    Broker::None,
+                ),
                 under_way: None,
             }
         });

@@ -95,6 +95,7 @@ impl Crowd {
                 Action::Disconnect(_) => self.disconnect_calls += 1,
                 Action::Publish(_) => panic!("nobody whispers"),
                 Action::Watch => panic!("nobody watches"),
+                Action::Tell { .. } | Action::TellHome { .. } => panic!("there is no broker"),
             }
         }
     }

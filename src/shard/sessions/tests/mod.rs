@@ -317,6 +317,7 @@ impl Bench {
             Action::Call(_) => panic!("a call"),
             Action::Publish(_) => panic!("a publication"),
             Action::Watch => panic!("the console"),
+            Action::Tell { .. } | Action::TellHome { .. } => panic!("there is no broker"),
         });
         sids.collect()
     }

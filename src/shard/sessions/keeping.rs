@@ -1,0 +1,107 @@
+//! What stays of a session that ends: it may come back, and it is present for a while.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::closing::Cause;
+use super::waiting::OpenQuestion;
+use super::{Action, Sessions};
+use crate::broker::sessions::{KeptSessions, SessionSnapshot};
+use crate::mesh::Lease;
+use crate::protocol::publication::RemoteDisconnect;
+use crate::shard::message::HomeMessage;
+
+/// Steps of one sweep: what is left is removed by the next one.
+const KEPT_SWEEP_STEPS: usize = 1024;
+
+/// The sessions that have ended here and may come back.
+pub struct Kept {
+    sessions: KeptSessions<Rc<Lease>>,
+}
+
+impl Kept {
+    /// Sessions can come back for `ttl` after their end.
+    pub fn new(ttl: Duration, lease: Rc<Lease>) -> Self {
+        Self {
+            sessions: KeptSessions::new(lease, ttl, Instant::now()),
+        }
+    }
+}
+
+impl Sessions {
+    /// None of the sessions with these connection identifiers can come back.
+    pub(super) fn forget_kept(&mut self, command: &RemoteDisconnect) {
+        if let Some(kept) = &mut self.kept {
+            kept.sessions.drop_all_of(&command.identifiers);
+        }
+    }
+
+    /// The session with this sid, if it can be restored: it is connected here, or it has ended here.
+    pub fn find_earlier(&self, sid: &str) -> Option<SessionSnapshot> {
+        let live = self.sids.find(sid, |slot| self.table.sid(slot));
+        match live {
+            Some(slot) => {
+                let session = &self.table.connections[slot as usize].session;
+                session
+                    .is_authenticated()
+                    .then(|| session.snapshot(&self.hub, slot))
+            }
+            None => self.kept.as_ref()?.sessions.restore(sid, Instant::now()),
+        }
+    }
+
+    /// Keeps a session that ends, if its client may come back. Called before its subscriptions go.
+    pub(super) fn keep_session(&mut self, slot: u32, cause: Cause) {
+        let connection = &self.table.connections[slot as usize];
+        let Some(kept) = &mut self.kept else { return };
+        self.sids.remove(slot, connection.session.sid());
+        let may_return = connection.session.is_extended()
+            && connection.session.is_authenticated()
+            && !matches!(cause, Cause::Remote | Cause::Auth | Cause::Shutdown);
+        if may_return {
+            let snapshot = connection.session.snapshot(&self.hub, slot);
+            let sid = connection.session.sid();
+            let now = Instant::now();
+            if let Err(refusal) = kept.sessions.keep(sid, &snapshot, now) {
+                tracing::debug!(
+                    context = "node",
+                    sid,
+                    shard = self.common.shard,
+                    %refusal,
+                    "a session that has ended cannot come back"
+                );
+            }
+        }
+    }
+
+    /// Removes kept sessions whose time is over. True: there is more to do at once.
+    pub fn sweep_kept(&mut self) -> bool {
+        let Some(kept) = &mut self.kept else {
+            return false;
+        };
+        let more = kept.sessions.sweep(Instant::now(), KEPT_SWEEP_STEPS);
+        let totals = kept.sessions.totals();
+        let counters = self.common.counters();
+        counters.sessions_kept_num.set(totals.restorable as i64);
+        let evictions = &counters.session_evictions_total;
+        evictions.add(totals.evicted - evictions.value());
+        more
+    }
+
+    /// Tells the homes of the streams in which an ending session is present, or may become present. Called once per session.
+    /// Members of the base protocol expire some time after they have joined, whether they are connected or not.
+    pub(super) fn end_presence(&mut self, slot: u32) {
+        let mut streams = self.memberships.forget(slot);
+        if !self.table.connections[slot as usize].session.is_extended() {
+            return;
+        }
+        if let Some(OpenQuestion::Join { stream }) = self.table.take_open_question(slot) {
+            streams.push(stream);
+        }
+        for stream in streams {
+            let sid = self.table.sid(slot).into();
+            let message = HomeMessage::Ended { sid };
+            self.actions.push(Action::TellHome { stream, message });
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The replay of what a client has missed, as fast as the client takes it, and of what was held back meanwhile.
+
+use super::Sessions;
+use super::formats::GroupFrames;
+use super::waiting::{OpenQuestion, Replay};
+use crate::protocol::publication::Publication;
+use crate::protocol::reply::Reply;
+
+/// Messages that are replayed to one session in a row, before others are served.
+const REPLAYED_IN_A_ROW: usize = 64;
+
+impl Sessions {
+    /// Sends what a client has missed, as far as it takes it now.
+    pub(super) fn go_on_replay(&mut self, slot: u32) {
+        let Some(OpenQuestion::Replay(mut replay)) = self.table.take_open_question(slot) else {
+            return;
+        };
+        for _ in 0..REPLAYED_IN_A_ROW {
+            if !self.takes_replay(slot) {
+                break;
+            }
+            let Some(publication) = replay.next() else {
+                return self.end_replay(slot, replay);
+            };
+            self.common.counters().history_messages_total.add(1);
+            self.deliver_to(slot, replay.identifier(), &publication);
+        }
+        self.table
+            .put_open_question(slot, OpenQuestion::Replay(replay));
+    }
+
+    fn takes_replay(&self, slot: u32) -> bool {
+        let connection = self.table.connections.get(slot as usize);
+        let takes = connection.is_some_and(|connection| {
+            connection.is_open() && !connection.is_backed_up(&self.common.bounds)
+        });
+        takes && !self.writer.is_full()
+    }
+
+    /// Everything has been replayed: says so, and goes on with what was held back meanwhile.
+    fn end_replay(&mut self, slot: u32, replay: Replay) {
+        self.common.counters().history_confirmed_total.add(1);
+        let identifier = replay.identifier().into();
+        self.send_reply(slot, &Reply::ConfirmHistory { identifier });
+        self.release_held_back(slot, replay.identifier(), Some(&replay));
+        self.ask_next(slot);
+    }
+
+    /// The subscription does not hold back any more. It gets what it has held back and not been replayed.
+    pub(super) fn release_held_back(
+        &mut self,
+        slot: u32,
+        identifier: &str,
+        replay: Option<&Replay>,
+    ) {
+        self.hub.end_hold_back(slot, identifier);
+        let Some(released) = self.holdbacks.end(slot, identifier) else {
+            return;
+        };
+        self.common.budget.release(released.bytes);
+        for held_back in &released.publications {
+            let publication = held_back.publication();
+            if replay.is_none_or(|replay| !replay.covers(publication)) {
+                self.deliver_to(slot, identifier, publication);
+            }
+        }
+    }
+
+    /// Delivers a publication to one session.
+    fn deliver_to(&mut self, slot: u32, identifier: &str, publication: &Publication) {
+        let Some(connection) = self.table.connections.get_mut(slot as usize) else {
+            return;
+        };
+        if !connection.is_open() {
+            return;
+        }
+        if connection.is_over(&self.common.bounds, &self.common.budget) {
+            return self.drop_slow_client(slot);
+        }
+        let mut frames = GroupFrames::new(identifier, publication);
+        self.writer.deliver(slot, connection, &mut frames);
+        self.common.counters().deliveries_total.add(1);
+    }
+
+    /// Ends the time that restored subscriptions wait for their clients to ask for history.
+    pub(super) fn release_expired(&mut self) {
+        for session in self.holdbacks.take_expired(self.table.now) {
+            if self.table.live(session).is_none() {
+                continue;
+            }
+            let asked = self.history_asked_for(session.slot);
+            let all = self.holdbacks.identifiers(session.slot);
+            for identifier in all.into_iter().filter(|it| asked.as_ref() != Some(it)) {
+                self.release_held_back(session.slot, &identifier, None);
+            }
+        }
+    }
+
+    /// The subscription whose history is under way.
+    fn history_asked_for(&mut self, slot: u32) -> Option<Box<str>> {
+        match self.table.broker_wait(slot)?.open.as_ref()? {
+            OpenQuestion::History(wait) => Some(wait.identifier().into()),
+            OpenQuestion::Replay(replay) => Some(replay.identifier().into()),
+            _ => None,
+        }
+    }
+}
