@@ -407,7 +407,8 @@ mod tests {
 
     #[test]
     fn history_is_read_with_its_positions() {
-        fn check(history: &str, expected: Option<(i64, Option<&[(&str, Position)]>)>) {
+        type Read<'a> = (i64, Option<&'a [(&'a str, Position)]>);
+        fn check(history: &str, expected: Option<Read<'_>>) {
             let payload = format!(r#"{{"history":{history}}}"#);
             let positions = |streams: &[(&str, Position)]| Positions {
                 streams: streams
