@@ -92,13 +92,17 @@ const STEPS: &[NamedStep] = &[
         steps::encode_delivery_1k,
     ),
     (
+        "delivery: encode 1 kB, identifier of 37 B",
+        steps::encode_delivery_1k_short,
+    ),
+    (
         "delivery: encode 21 kB for one identifier",
         steps::encode_delivery_21k,
     ),
     ("rpc: build a command body", steps::command_body),
     ("rpc: decode a command answer", steps::command_answer),
     ("hub: find one stream of 10,000", steps::find_stream),
-    ("hub: walk 10,000 receivers of one stream", steps::receivers),
+    ("hub: walk 10,000 receivers of one stream", steps::walk),
     ("inbox: hand over one publication", steps::hand_over),
     (
         "history: store 200 B in one of 10,000 streams",

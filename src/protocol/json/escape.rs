@@ -2,129 +2,194 @@
 
 /// Appends `text` to `out` as a JSON string, quotes included.
 ///
-/// `<`, `>`, `&`, U+2028 and U+2029 become `\u…` escapes, so the bytes equal those of the reference. One pass over the text.
-/// The text between two escapes is copied at once, and a whole block of it is checked in one step.
+/// `<`, `>`, `&`, U+2028 and U+2029 become `\u…` escapes, so the bytes equal those of the reference.
 ///
-/// sonic-rs is not used, although its writer is as fast: it first reserves six bytes for each byte of the text, and the body
-/// of a call would keep this memory until the call has ended.
+/// An identifier is JSON text with an escape in nearly every word. So there is no branch for each escape: a table says what
+/// is written for a byte, and only blocks without an escape are copied as they are.
+///
+/// sonic-rs is not used: it first reserves six bytes for each byte of the text, and the body of a call would keep this
+/// memory until the call has ended.
 ///
 /// Source: `contract/websocket.md` §5.1.
 pub fn escape_into(out: &mut Vec<u8>, text: &str) {
-    let bytes = text.as_bytes();
-    out.reserve(bytes.len() + 2);
-    out.push(b'"');
-    match bytes.len() < LONG_TEXT_BYTES {
-        true => push_escaped(out, bytes, |_| 0),
-        false => push_escaped(out, bytes, plain_blocks),
-    }
-    out.push(b'"');
-}
-
-/// Blocks are tried only for texts of at least this length.
-const LONG_TEXT_BYTES: usize = 128;
-const BLOCK_BYTES: usize = 32;
-
-/// `skip` is called at the end of each block. It returns how many of the next bytes need no check.
-#[inline(always)]
-fn push_escaped(out: &mut Vec<u8>, bytes: &[u8], skip: impl Fn(&[u8]) -> usize) {
-    let mut copied = 0;
-    let mut at = 0;
-    while at < bytes.len() {
-        if !NEEDS_ESCAPE[usize::from(bytes[at])] {
-            at += 1;
-            if at.is_multiple_of(BLOCK_BYTES) {
-                at += skip(&bytes[at..]);
-            }
-            continue;
+    let mut rest = text.as_bytes();
+    out.reserve(rest.len() + 2);
+    let mut escaped = Escaped::default();
+    escaped.push(QUOTE);
+    while !rest.is_empty() {
+        if !escaped.has_room() {
+            escaped.move_to(out);
         }
-        let width = match bytes[at] {
-            // Of the characters that start with E2, only the two line separators need an escape.
-            0xE2 => match bytes.get(at + 1..at + 3) {
-                Some([0x80, 0xA8 | 0xA9]) => 3,
-                _ => {
-                    at += 3;
-                    continue;
-                }
-            },
-            _ => 1,
+        let taken = match rest.first_chunk() {
+            Some(block) if is_plain(block) => escaped.copy(block),
+            Some(block) => escaped.push_all(block, rest),
+            None => escaped.push_all(rest, rest),
         };
-        out.extend_from_slice(&bytes[copied..at]);
-        push_escape(out, &bytes[at..at + width]);
-        at += width;
-        copied = at;
+        rest = &rest[taken..];
     }
-    out.extend_from_slice(&bytes[copied..]);
+    escaped.push(QUOTE);
+    escaped.move_to(out);
 }
 
 /// Bytes that [`escape_into`] appends for `text`. It may be a few too many.
 pub fn escaped_bytes(text: &str) -> usize {
-    let escapes = text.bytes().map(|byte| match byte {
-        b'"' | b'\\' => 1,
-        // The three bytes may be a line separator, whose escape has six bytes.
-        0xE2 => 3,
-        _ if NEEDS_ESCAPE[usize::from(byte)] => 5,
-        _ => 0,
+    // A byte that may begin a line separator has two more behind it, which are replaced by six in all.
+    let bytes = text.bytes().map(|byte| match OUTPUTS[usize::from(byte)] {
+        output if output & MAY_BE_SEPARATOR != 0 => 4,
+        output => output_bytes(output),
     });
-    text.len() + 2 + escapes.sum::<usize>()
+    bytes.sum::<usize>() + 2
 }
 
-/// How many bytes at the start of `bytes` are in blocks without a byte that needs a check.
-///
-/// Not inlined: its registers would make the loop over short runs slower.
-#[inline(never)]
-fn plain_blocks(bytes: &[u8]) -> usize {
-    let (blocks, _) = bytes.as_chunks::<BLOCK_BYTES>();
-    BLOCK_BYTES * blocks.iter().take_while(|block| is_plain(block)).count()
+const BLOCK_BYTES: usize = 16;
+/// The longest output: for one byte, or for a line separator.
+const OUTPUT_BYTES: usize = 6;
+/// Bytes that [`Escaped`] holds: a power of two.
+const PIECE_BYTES: usize = 256;
+
+/// A piece of the escaped text, written here first because `out` may have no room for the longest escapes.
+struct Escaped {
+    bytes: [u8; PIECE_BYTES + BLOCK_BYTES],
+    len: usize,
 }
 
-/// The compiler turns this form into vector instructions: each term is zero for a byte that needs a check.
+impl Default for Escaped {
+    fn default() -> Self {
+        Self {
+            bytes: [0; _],
+            len: 0,
+        }
+    }
+}
+
+impl Escaped {
+    /// Whether there is room for a block and the last quote.
+    fn has_room(&self) -> bool {
+        self.len < PIECE_BYTES - OUTPUT_BYTES * BLOCK_BYTES
+    }
+
+    fn move_to(&mut self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&self.bytes[..self.len]);
+        self.len = 0;
+    }
+
+    /// Writes the whole of `output` and counts its first bytes; the next output is written over the others.
+    #[inline(always)]
+    fn push(&mut self, output: u64) {
+        self.write(output.to_le_bytes());
+        self.len += output_bytes(output);
+    }
+
+    #[inline(always)]
+    fn copy(&mut self, block: &[u8; BLOCK_BYTES]) -> usize {
+        self.write(*block);
+        self.len += BLOCK_BYTES;
+        BLOCK_BYTES
+    }
+
+    #[inline(always)]
+    fn write<const BYTES: usize>(&mut self, bytes: [u8; BYTES]) {
+        debug_assert!(self.len < PIECE_BYTES, "has_room left enough");
+        // The mask changes nothing. Without it the compiler checks each index, and the loop takes twice as long.
+        let start = self.len & (PIECE_BYTES - 1);
+        self.bytes[start..start + BYTES].copy_from_slice(&bytes);
+    }
+
+    /// Pushes `bytes`, with which `rest` begins. Returns how many bytes of `rest` were pushed.
+    #[inline(always)]
+    fn push_all(&mut self, bytes: &[u8], rest: &[u8]) -> usize {
+        let len = self.len;
+        let mut outputs = 0;
+        for &byte in bytes {
+            let output = OUTPUTS[usize::from(byte)];
+            outputs |= output;
+            self.push(output);
+        }
+        if outputs & MAY_BE_SEPARATOR == 0 {
+            return bytes.len();
+        }
+        self.len = len;
+        self.push_with_separators(bytes.len(), rest)
+    }
+
+    /// Pushes at least `bytes` bytes of `rest`, and the rest of a line separator that begins in them.
+    #[cold]
+    fn push_with_separators(&mut self, bytes: usize, rest: &[u8]) -> usize {
+        let mut pushed = 0;
+        while pushed < bytes {
+            let (output, width) = match rest[pushed..] {
+                [0xE2, 0x80, last @ (0xA8 | 0xA9), ..] => (
+                    output([b'\\', b'u', b'2', b'0', b'2', last - 0xA8 + b'8']),
+                    3,
+                ),
+                [byte, ..] => (OUTPUTS[usize::from(byte)], 1),
+                [] => break,
+            };
+            self.push(output);
+            pushed += width;
+        }
+        pushed
+    }
+}
+
+/// Whether every byte of a block is written as it is. The compiler turns this form into vector instructions: each term is
+/// zero for a byte that needs a check.
+#[inline(always)]
 fn is_plain(block: &[u8; BLOCK_BYTES]) -> bool {
     let lowest = block.iter().fold(u8::MAX, |lowest, &byte| {
         lowest
             .min(byte.saturating_sub(0x1F))
-            .min(byte ^ b'"')
             .min(byte ^ b'\\')
-            .min(byte ^ b'<')
-            .min(byte ^ b'>')
-            .min(byte ^ b'&')
+            // `"` and `&` differ in one bit, and so do `<` and `>`.
+            .min((byte | (b'"' ^ b'&')) ^ b'&')
+            .min((byte | (b'<' ^ b'>')) ^ b'>')
             .min(byte ^ 0xE2)
     });
     lowest != 0
 }
 
-/// Bytes that [`escape_into`] must check.
-const NEEDS_ESCAPE: [bool; 256] = {
-    let mut table = [false; 256];
+/// What is written for each byte: up to [`OUTPUT_BYTES`] bytes from the lowest on, and their number in the highest byte.
+static OUTPUTS: [u64; 256] = {
+    let mut outputs = [0; 256];
     let mut byte = 0;
-    while byte < 0x20 {
-        table[byte] = true;
+    while byte < outputs.len() {
+        outputs[byte] = output_of(byte as u8);
         byte += 1;
     }
-    table[b'"' as usize] = true;
-    table[b'\\' as usize] = true;
-    table[b'<' as usize] = true;
-    table[b'>' as usize] = true;
-    table[b'&' as usize] = true;
-    table[0xE2] = true;
-    table
+    outputs
 };
+/// Of the characters that start with this byte, E2, only the two line separators need an escape.
+const MAY_BE_SEPARATOR: u64 = 1 << 48;
+/// The quotes around a string.
+const QUOTE: u64 = output([b'"']);
 
-#[inline(always)]
-fn push_escape(out: &mut Vec<u8>, character: &[u8]) {
+const fn output_of(byte: u8) -> u64 {
     const HEX: &[u8; 16] = b"0123456789abcdef";
-    match *character {
-        [b'"'] => out.extend_from_slice(b"\\\""),
-        [b'\\'] => out.extend_from_slice(b"\\\\"),
-        [0x08] => out.extend_from_slice(b"\\b"),
-        [0x0C] => out.extend_from_slice(b"\\f"),
-        [b'\n'] => out.extend_from_slice(b"\\n"),
-        [b'\r'] => out.extend_from_slice(b"\\r"),
-        [b'\t'] => out.extend_from_slice(b"\\t"),
-        [byte] => {
-            out.extend_from_slice(b"\\u00");
-            out.extend_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+    match byte {
+        b'"' | b'\\' => output([b'\\', byte]),
+        0x08 => output(*b"\\b"),
+        0x0C => output(*b"\\f"),
+        b'\n' => output(*b"\\n"),
+        b'\r' => output(*b"\\r"),
+        b'\t' => output(*b"\\t"),
+        0..0x20 | b'<' | b'>' | b'&' => {
+            let (high, low) = (HEX[byte as usize >> 4], HEX[byte as usize & 15]);
+            output([b'\\', b'u', b'0', b'0', high, low])
         }
-        [.., 0xA8] => out.extend_from_slice(b"\\u2028"),
-        _ => out.extend_from_slice(b"\\u2029"),
+        0xE2 => output([byte]) | MAY_BE_SEPARATOR,
+        _ => output([byte]),
     }
+}
+
+const fn output<const BYTES: usize>(text: [u8; BYTES]) -> u64 {
+    assert!(BYTES <= OUTPUT_BYTES);
+    let mut bytes = [0; 8];
+    bytes[7] = BYTES as u8;
+    let (start, _) = bytes.split_at_mut(BYTES);
+    start.copy_from_slice(&text);
+    u64::from_le_bytes(bytes)
+}
+
+const fn output_bytes(output: u64) -> usize {
+    (output >> 56) as usize
 }

@@ -47,16 +47,28 @@ fn escaped_one_by_one(text: &str) -> String {
 }
 
 proptest! {
-    /// Runs of all lengths near the length of a block, between characters of each kind.
+    /// Runs of all lengths near the length of a block and of a piece, of characters with no, short and long escapes, between
+    /// characters of each kind.
     #[test]
     fn long_strings_are_escaped_like_short_ones(
-        parts in prop::collection::vec((0usize..140, "[\\x00-\\x7f€\u{2028}\u{2029}\u{2030}🎉]{0,3}"), 0..8),
+        parts in prop::collection::vec(
+            ("[xx\"\u{1}\u{2028}]", 0usize..140, "[\\x00-\\x7f€\u{2028}\u{2029}\u{2030}🎉]{0,3}"),
+            0..8,
+        ),
+        before in 0usize..300,
     ) {
         let text: String = parts
             .iter()
-            .map(|(run, others)| "x".repeat(*run) + others)
+            .map(|(character, run, others)| character.repeat(*run) + others)
             .collect();
-        prop_assert_eq!(escaped(&text), escaped_one_by_one(&text));
+        let mut out = vec![b'~'; before];
+        escape_into(&mut out, &text);
+        prop_assert_eq!(&out[..before], vec![b'~'; before]);
+        let (out, expected) = (&out[before..], escaped_one_by_one(&text));
+        prop_assert_eq!(str::from_utf8(out), Ok(&*expected));
+        prop_assert!(out.len() <= escaped_bytes(&text));
+        let is_exact = !text.as_bytes().contains(&0xE2);
+        prop_assert!(!is_exact || out.len() == escaped_bytes(&text));
     }
 }
 
