@@ -108,6 +108,13 @@ enum Members {
     Many(u32),
 }
 
+/// A member that has moved to another index of its group.
+struct Move {
+    slot: u32,
+    group: u32,
+    index: u32,
+}
+
 /// A crowd's vector is shrunk when it is three quarters empty and larger than this.
 const CROWD_SLOTS_KEPT: usize = 64;
 
@@ -273,11 +280,13 @@ impl Hub {
         let Some(row) = self.rows.get_mut(slot as usize) else {
             return;
         };
+        let mut moves = Vec::new();
         for edge in std::mem::take(row) {
             self.edges -= 1;
-            self.leave(slot, edge);
+            moves.extend(self.leave(slot, edge));
             self.identifiers.release(edge.identifier());
         }
+        self.note_moves(&mut moves);
         self.shrink();
     }
 
@@ -516,7 +525,8 @@ impl Hub {
     /// Removes one edge from its group. The last edge of a subscription stays, without a group.
     fn detach_at(&mut self, slot: u32, position: usize) {
         let edge = self.rows[slot as usize][position];
-        self.leave(slot, edge);
+        let mut moved = self.leave(slot, edge);
+        self.note_moves(moved.as_mut_slice());
         let edges = self
             .row(slot)
             .iter()
@@ -636,25 +646,49 @@ impl Hub {
         true
     }
 
-    /// Removes an edge's session from its group. The session that moves into its place gets its new index.
-    fn leave(&mut self, slot: u32, edge: Edge) {
+    /// Removes an edge's session from its group. Returns the member that has moved into its place, for
+    /// [`Self::note_moves`].
+    #[must_use]
+    fn leave(&mut self, slot: u32, edge: Edge) -> Option<Move> {
         self.latecomers.left(edge.group, slot);
-        let Some(group) = self.groups.get(edge.group as usize) else {
-            return;
-        };
-        let stream = group.stream;
+        let stream = self.groups.get(edge.group as usize)?.stream;
+        let mut moved = None;
         if self.swap_remove_member(edge.group, edge.index) {
             let members = self.members_of(&self.groups[edge.group as usize].members);
-            if let Some(&moved) = members.get(edge.index as usize) {
-                let row = &mut self.rows[moved as usize];
-                let moved_edge = row.iter_mut().find(|other| other.group == edge.group);
-                moved_edge.expect("a member has an edge to its group").index = edge.index;
-            }
+            moved = members.get(edge.index as usize).map(|&slot| Move {
+                slot,
+                group: edge.group,
+                index: edge.index,
+            });
         } else {
             self.remove_group(edge.group);
         }
         if let Some(hash) = self.streams.release(stream) {
             self.interest.remove(stream, hash);
+        }
+        moved
+    }
+
+    /// Writes the new indices into the edges of the members that have moved. Each of their rows is read once, no matter how
+    /// many moves it has: a session may leave thousands of crowds, and another one may be the last member of all of them.
+    fn note_moves(&mut self, moves: &mut [Move]) {
+        moves.sort_unstable_by_key(|moved| (moved.slot, moved.group));
+        for moves in moves.chunk_by(|one, other| one.slot == other.slot) {
+            let moved_to = |edge: &Edge| {
+                let found = moves.binary_search_by_key(&edge.group, |moved| moved.group);
+                found.ok().map(|found| moves[found].index)
+            };
+            let mut left = moves.len();
+            for edge in &mut self.rows[moves[0].slot as usize] {
+                if let Some(index) = moved_to(edge) {
+                    edge.index = index;
+                    left -= 1;
+                    if left == 0 {
+                        break;
+                    }
+                }
+            }
+            debug_assert_eq!(left, 0, "a member has an edge to its group");
         }
     }
 
