@@ -5,11 +5,13 @@
 //! names and identifiers are interned with reference counts; a session's subscriptions are one boxed slice of edges. A hub
 //! tells the publishers of all shards which streams have a listener here (`interest`).
 
+mod edge;
 mod interest;
 mod intern;
 mod latecomers;
 mod table;
 
+pub use edge::Marks;
 pub use interest::{Interest, LocalInterest, ShardSet};
 pub use intern::{Interner, TextId};
-pub use table::{Hub, Marks, identifier_bytes};
+pub use table::{Hub, identifier_bytes};
