@@ -151,3 +151,121 @@ impl Messages {
         true
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::net::Shutdown;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::shard::sessions::tests::parts::Parts;
+
+    /// Reads until something comes. Returns the number of bytes, 0 for the end.
+    fn receive(reader: &mut Reader, connection: &mut Connection) -> usize {
+        loop {
+            match reader.receive(connection, &mut Share::new()) {
+                Received::Plain(bytes) => return bytes,
+                Received::End => return 0,
+                Received::Nothing => assert!(!connection.input_waiting),
+                Received::Records(_) => unreachable!("no TLS"),
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_read_that_fills_the_buffer_leaves_input() {
+        Parts::on_both(&[], |parts| {
+            let (slot, mut client) = parts.connect();
+            let mut reader = Reader::new();
+            let connection = parts.connection(slot);
+            client.write_all(b"frames").expect("write");
+            assert_eq!(receive(&mut reader, connection), 6);
+            assert_eq!(&reader.buffer[..6], b"frames");
+            assert!(!connection.input_waiting);
+            client
+                .write_all(&vec![1; READ_BUFFER_BYTES + 1])
+                .expect("write");
+            let mut left = READ_BUFFER_BYTES + 1;
+            while left > 0 {
+                let bytes = receive(&mut reader, connection);
+                assert_eq!(connection.input_waiting, bytes == READ_BUFFER_BYTES);
+                left -= bytes;
+            }
+        });
+    }
+
+    #[test]
+    fn a_connection_that_may_have_ended_is_read_to_its_end() {
+        Parts::on_both(&[], |parts| {
+            let (slot, mut client) = parts.connect();
+            let mut reader = Reader::new();
+            let connection = parts.connection(slot);
+            client.write_all(b"last").expect("write");
+            client.shutdown(Shutdown::Both).expect("shutdown");
+            connection.end_seen = true;
+            assert_eq!(receive(&mut reader, connection), 4);
+            assert!(connection.input_waiting);
+            assert_eq!(receive(&mut reader, connection), 0);
+        });
+    }
+
+    /// A masked frame that says that it has 1,000 bytes, and some of them.
+    fn beginning_of_a_message() -> Vec<u8> {
+        [&[0x81, 0x80 | 126, 3, 232, 0, 0, 0, 0][..], &[b'x'; 500]].concat()
+    }
+
+    fn begin(messages: &mut Messages, parts: &mut Parts, slot: u32) -> MessageLimits {
+        let common = Rc::clone(&parts.common);
+        messages.begin(&common, parts.connection(slot))
+    }
+
+    #[test]
+    fn an_unfinished_message_is_kept_and_charged_until_its_next_part_comes() {
+        Parts::on_both(&[], |parts| {
+            let (slot, _client) = parts.connect();
+            let mut messages = Messages::default();
+            let before = parts.common.budget.used_bytes();
+            let limits = begin(&mut messages, parts, slot);
+            let mut input = beginning_of_a_message();
+            let (taken, found) = messages.next(&mut input, &limits).expect("a good start");
+            assert!(taken == 508 && found.is_none());
+            assert!(messages.end(&parts.common, &mut parts.table, slot));
+            let held = parts.connection(slot).decoder.held_bytes();
+            assert!(held >= 500);
+            assert_eq!(parts.common.budget.used_bytes(), before + held);
+            let limits = begin(&mut messages, parts, slot);
+            assert_eq!(parts.common.budget.used_bytes(), before);
+            let mut rest = [b'y'; 500];
+            let (_, found) = messages.next(&mut rest, &limits).expect("a whole message");
+            assert!(matches!(found, Some(Incoming::Text(text)) if text.len() == 1000));
+            assert!(messages.end(&parts.common, &mut parts.table, slot));
+            assert_eq!(parts.common.budget.used_bytes(), before);
+        });
+    }
+
+    #[test]
+    fn nothing_is_kept_of_a_message_after_an_error_or_the_end_of_its_session() {
+        Parts::on_both(&[], |parts| {
+            let (slot, _client) = parts.connect();
+            let mut messages = Messages::default();
+            let before = parts.common.budget.used_bytes();
+            let limits = begin(&mut messages, parts, slot);
+            let mut input = beginning_of_a_message();
+            input.extend_from_slice(&[b'x'; 500]);
+            input.extend_from_slice(b"not a masked frame");
+            let (taken, _) = messages.next(&mut input, &limits).expect("a whole message");
+            assert!(messages.next(&mut input[taken..], &limits).is_err());
+            assert!(messages.end(&parts.common, &mut parts.table, slot));
+            assert_eq!(parts.connection(slot).decoder.held_bytes(), 0);
+            let limits = begin(&mut messages, parts, slot);
+            messages
+                .next(&mut beginning_of_a_message(), &limits)
+                .expect("a good start");
+            parts.table.remove(slot);
+            let without = parts.common.budget.used_bytes();
+            assert!(messages.end(&parts.common, &mut parts.table, slot));
+            assert!(parts.common.budget.used_bytes() == without && without < before);
+        });
+    }
+}

@@ -59,3 +59,44 @@ fn pop(queue: &mut VecDeque<Token>) -> Option<Token> {
     }
     token
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(slot: u32) -> Token {
+        Token {
+            slot,
+            generation: 1,
+        }
+    }
+
+    #[test]
+    fn each_queue_is_in_the_order_of_arrival() {
+        let mut schedule = Schedule::default();
+        for slot in [3, 1, 2] {
+            schedule.push_fresh(token(slot));
+            schedule.push_unfinished(token(slot + 10));
+        }
+        assert_eq!(schedule.unfinished_len(), 3);
+        for slot in [3, 1, 2] {
+            assert!(!schedule.is_empty());
+            assert_eq!(schedule.pop_unfinished(), Some(token(slot + 10)));
+            assert_eq!(schedule.pop_fresh(), Some(token(slot)));
+        }
+        assert!(schedule.is_empty());
+        assert_eq!(
+            (schedule.pop_fresh(), schedule.pop_unfinished()),
+            (None, None)
+        );
+    }
+
+    #[test]
+    fn memory_of_a_crowd_is_given_back_when_it_has_been_served() {
+        let mut schedule = Schedule::default();
+        let crowd = 10 * ROOM_KEPT as u32;
+        (0..crowd).for_each(|slot| schedule.push_fresh(token(slot)));
+        (0..crowd).for_each(|slot| assert_eq!(schedule.pop_fresh(), Some(token(slot))));
+        assert!(schedule.fresh.capacity() <= 2 * ROOM_KEPT);
+    }
+}

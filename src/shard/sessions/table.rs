@@ -289,3 +289,88 @@ impl Table {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use super::*;
+    use crate::shard::sessions::tests::parts::Parts;
+
+    #[test]
+    fn what_refers_to_an_ended_connection_does_not_find_the_next_one_in_its_slot() {
+        Parts::on_both(&[], |parts| {
+            let (slot, _client) = parts.connect();
+            let (token, session) = (parts.table.token(slot), parts.table.session_ref(slot));
+            assert_eq!(parts.table.slot_of(token), Some(slot));
+            assert!(parts.table.live(session).is_some());
+            parts.table.remove(slot);
+            let (next, _client) = parts.connect();
+            assert_eq!(next, slot);
+            assert_eq!(parts.table.slot_of(token), None);
+            assert!(parts.table.live_mut(session).is_none());
+            // A session that is being closed has its slot, but is not live.
+            let (token, session) = (parts.table.token(slot), parts.table.session_ref(slot));
+            parts.connection(slot).life = Life::Closing;
+            assert_eq!(parts.table.slot_of(token), Some(slot));
+            assert!(parts.table.live(session).is_none());
+        });
+    }
+
+    #[test]
+    fn removal_gives_everything_back_and_ends_the_connection_at_once() {
+        Parts::on_both(&[], |parts| {
+            let before = parts.common.budget.used_bytes();
+            let (slot, mut client) = parts.connect();
+            assert!(parts.common.budget.used_bytes() > before);
+            assert_eq!(parts.counters().sessions_num.value(), 1);
+            parts.table.remove(slot);
+            assert_eq!(parts.common.budget.used_bytes(), before);
+            assert_eq!(parts.counters().sessions_num.value(), 0);
+            // The reactor has not been flushed, so an armed poll may still hold the file open.
+            assert_eq!(client.read(&mut [0; 1]).expect("the end"), 0);
+        });
+    }
+
+    #[test]
+    fn a_session_is_scheduled_once_behind_the_others_after_it_used_up_its_share() {
+        Parts::on_both(&[], |parts| {
+            let (fresh, mut client) = parts.connect();
+            let (greedy, mut other) = parts.connect();
+            parts.connection(greedy).place = Place::Greedy;
+            for _ in 0..2 {
+                client.write_all(b"x").expect("write");
+                other.write_all(b"x").expect("write");
+                parts.take_events_until(|table| {
+                    [fresh, greedy]
+                        .iter()
+                        .all(|&slot| table.connections[slot as usize].input_waiting)
+                });
+                parts.connection(fresh).input_waiting = false;
+                parts.connection(greedy).input_waiting = false;
+            }
+            let token = |parts: &Parts, slot| Some(parts.table.token(slot));
+            assert_eq!(parts.table.schedule.pop_fresh(), token(parts, fresh));
+            assert_eq!(parts.table.schedule.pop_unfinished(), token(parts, greedy));
+            assert!(parts.table.schedule.is_empty());
+        });
+    }
+
+    #[test]
+    fn an_event_that_comes_too_late_is_counted_and_dropped() {
+        Parts::on_both(&[], |parts| {
+            let (slot, _client) = parts.connect();
+            let token = parts.table.token(slot);
+            parts.table.remove(slot);
+            let (_, _client) = parts.connect();
+            parts.table.on_event(Readiness {
+                token,
+                readable: true,
+                writable: true,
+                closed: true,
+            });
+            assert_eq!(parts.counters().stale_events_total.value(), 1);
+            assert!(parts.table.schedule.is_empty() && !parts.connection(slot).end_seen);
+        });
+    }
+}

@@ -419,3 +419,122 @@ fn count_written(counters: &ShardMetrics, written: &Written) {
     counters.server_msg_total.add(written.messages);
     counters.data_sent_total.add(written.payload_bytes);
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::net::{Shutdown, TcpStream};
+
+    use super::*;
+    use crate::shard::outbox::frame::FrameKind;
+    use crate::shard::sessions::tests::parts::Parts;
+    use crate::wire::websocket::frame;
+
+    const TIME: std::time::Duration = std::time::Duration::from_secs(5);
+
+    fn message(text: &str) -> Frame {
+        Frame::new(frame::text_frame(text.as_bytes()), FrameKind::Message)
+    }
+
+    fn next(client: &mut TcpStream, text: &str) {
+        let expected = frame::text_frame(text.as_bytes());
+        let mut bytes = vec![0; expected.len()];
+        client.read_exact(&mut bytes).expect("a frame");
+        assert_eq!(bytes, expected);
+    }
+
+    fn flush(writer: &mut Writer, parts: &mut Parts) -> Vec<(u32, Outcome)> {
+        while !writer.is_empty() {
+            writer.flush_few(&mut parts.table, TimeSlice::new(TIME));
+        }
+        writer.end_flush();
+        writer.take_outcomes()
+    }
+
+    /// So many sessions that single frames are sent together where the reactor can do that.
+    #[test]
+    fn each_session_gets_its_frames_in_the_order_of_queueing() {
+        Parts::on_both(&[], |parts| {
+            let mut writer = Writer::new(Rc::clone(&parts.common));
+            let mut clients: Vec<_> = (0..2 * BULK_SENDS_MIN).map(|_| parts.connect()).collect();
+            for (slot, _) in &clients {
+                assert_eq!(
+                    writer.send(&mut parts.table, *slot, message("a")),
+                    Queued::Yes
+                );
+            }
+            let twice = clients[3].0;
+            assert_eq!(
+                writer.send_reply(&mut parts.table, twice, &Reply::Pong),
+                Queued::Yes
+            );
+            assert_eq!(flush(&mut writer, parts), []);
+            for (slot, client) in &mut clients {
+                next(client, "a");
+                if *slot == twice {
+                    next(client, r#"{"type":"pong"}"#);
+                }
+            }
+            let messages = clients.len() as u64 + 1;
+            assert_eq!(parts.counters().server_msg_total.value(), messages);
+            assert_eq!(parts.counters().outbox_bytes.value(), 0);
+        });
+    }
+
+    #[test]
+    fn the_turn_learns_of_broken_sockets_and_of_closing_sessions_that_have_everything() {
+        Parts::on_both(&[], |parts| {
+            let mut writer = Writer::new(Rc::clone(&parts.common));
+            let (broken, _client) = parts.connect();
+            let (closing, mut client) = parts.connect();
+            parts
+                .connection(broken)
+                .socket
+                .shutdown(Shutdown::Both)
+                .expect("shutdown");
+            parts.connection(closing).life = Life::Closing;
+            assert_eq!(
+                writer.send(&mut parts.table, broken, message("a")),
+                Queued::Yes
+            );
+            // Only the last frames go to a session that is being closed.
+            assert_eq!(
+                writer.send(&mut parts.table, closing, message("no")),
+                Queued::Yes
+            );
+            writer.send_last(&mut parts.table, closing, message("last"));
+            let expected = [
+                (broken, Outcome::Failed { messages: 1 }),
+                (closing, Outcome::Drained),
+            ];
+            assert_eq!(flush(&mut writer, parts), expected);
+            next(&mut client, "last");
+        });
+    }
+
+    #[test]
+    fn a_client_that_takes_nothing_gets_no_more_than_a_session_may_hold() {
+        Parts::on_both(&["--session_bytes_max=1048576"], |parts| {
+            let mut writer = Writer::new(Rc::clone(&parts.common));
+            let (slot, _client) = parts.connect();
+            let large = "x".repeat(256 << 10);
+            let mut frames = 0;
+            while writer.send(&mut parts.table, slot, message(&large)) == Queued::Yes {
+                assert_eq!(flush(&mut writer, parts), []);
+                frames += 1;
+                assert!(frames < 1000, "the kernel takes no end");
+            }
+            let held = parts.connection(slot).held_bytes();
+            assert!((1 << 20..(1 << 20) + (300 << 10)).contains(&held), "{held}");
+            let counted = parts.counters().outbox_bytes.value();
+            let outbox = parts.connection(slot).outbox.as_ref().expect("frames wait");
+            assert_eq!(counted, outbox.pending_bytes() as i64);
+            // The message that says why it ends is queued all the same, and what waits can be dropped for it.
+            writer.clear_queue(&mut parts.table, slot);
+            writer.send_last_reply(&mut parts.table, slot, &Reply::Pong);
+            assert_eq!(flush(&mut writer, parts), []);
+            let outbox = parts.connection(slot).outbox.as_ref().expect("frames wait");
+            assert!(outbox.messages() <= 2 && outbox.held_bytes() < 600 << 10);
+        });
+    }
+}

@@ -8,6 +8,7 @@ mod fairness;
 mod input;
 mod opening;
 mod output;
+pub(super) mod parts;
 mod pings;
 mod watchers;
 
@@ -50,11 +51,26 @@ const WELCOME: &str = r#"{"type":"welcome"}"#;
 
 /// Runs a test on both reactors.
 fn on_both(args: &[&str], test: impl Fn(&mut Bench)) {
+    on_both_reactors(|driver, reactor| test(&mut Bench::new(args, driver, reactor)));
+}
+
+fn on_both_reactors(test: impl Fn(&'static str, Reactor)) {
     let uring = Reactor::uring().expect("io_uring on the test machine");
-    let epoll = Reactor::epoll().expect("epoll");
-    for (driver, reactor) in [("io_uring", uring), ("epoll", epoll)] {
-        test(&mut Bench::new(args, driver, reactor));
-    }
+    test("io_uring", uring);
+    test("epoll", Reactor::epoll().expect("epoll"));
+}
+
+/// Both ends of a connection as they are after the HTTP phase.
+fn pair(listener: &TcpListener) -> (TcpStream, TcpStream) {
+    let address = listener.local_addr().expect("bound");
+    let client = TcpStream::connect(address).expect("connect");
+    let (server, _) = listener.accept().expect("accept");
+    server.set_nonblocking(true).expect("nonblocking");
+    server.set_nodelay(true).expect("nodelay");
+    client.set_nodelay(true).expect("nodelay");
+    client.set_read_timeout(Some(PATIENCE)).expect("timeout");
+    client.set_write_timeout(Some(PATIENCE)).expect("timeout");
+    (server, client)
 }
 
 fn config(args: &[&str]) -> Config {
@@ -173,15 +189,7 @@ impl Bench {
     }
 
     fn pair(&self) -> (TcpStream, TcpStream) {
-        let address = self.listener.local_addr().expect("bound");
-        let client = TcpStream::connect(address).expect("connect");
-        let (server, _) = self.listener.accept().expect("accept");
-        server.set_nonblocking(true).expect("nonblocking");
-        server.set_nodelay(true).expect("nodelay");
-        client.set_nodelay(true).expect("nodelay");
-        client.set_read_timeout(Some(PATIENCE)).expect("timeout");
-        client.set_write_timeout(Some(PATIENCE)).expect("timeout");
-        (server, client)
+        pair(&self.listener)
     }
 
     /// A client whose upgrade has just been answered, and its far end.
