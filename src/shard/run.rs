@@ -194,26 +194,23 @@ fn keeping(setup: &ShardSetup) -> (Broker, Option<Kept>) {
 /// Builds the shard's state, with the clocks that live in its runtime, and returns the listeners it is to serve.
 fn assemble(setup: ShardSetup, reactor: Reactor) -> io::Result<(Rc<Shard>, Vec<ListenerSetup>)> {
     let (broker, kept) = keeping(&setup);
+    let metrics = || Arc::clone(&setup.metrics);
+    let interest = || Arc::clone(&setup.interest);
     let timeouts = Timeouts::start();
     let yields = Yields::start(setup.driver)?;
     let inbox = Rc::new(setup.inbox);
     let slow_call = setup.config.rpc.slow_call;
-    let slow_calls = SlowCalls::new(setup.id, Arc::clone(&setup.metrics), slow_call);
+    let slow_calls = SlowCalls::new(setup.id, metrics(), slow_call);
     let concurrency = setup.rpc.as_ref().map_or(1, |rpc| rpc.concurrency());
-    let shutdown = Shutdown::new(setup.id, Arc::clone(&setup.metrics), setup.publications_end);
-    let publisher = Publisher::new(
-        setup.id,
-        setup.mesh.clone(),
-        Arc::clone(&setup.interest),
-        Arc::clone(&setup.metrics),
-        broker,
-    );
-    let budget = ShardBudget::new(setup.budget, Arc::clone(&setup.metrics), setup.id);
+    let shutdown = Shutdown::new(setup.id, metrics(), setup.publications_end);
+    let mesh = setup.mesh.clone();
+    let publisher = Publisher::new(setup.id, mesh, interest(), metrics(), broker);
+    let budget = ShardBudget::new(setup.budget, metrics(), setup.id);
     let sessions = Sessions::new(
         setup.id,
         Arc::clone(&setup.config),
         Rc::clone(&budget),
-        Arc::clone(&setup.interest),
+        interest(),
         reactor,
         Rc::clone(&inbox),
         Instant::now(),
@@ -222,14 +219,13 @@ fn assemble(setup: ShardSetup, reactor: Reactor) -> io::Result<(Rc<Shard>, Vec<L
         id: setup.id,
         budget: Rc::clone(&budget),
         sessions: RefCell::new(sessions.keeping(kept)),
-        rpc: setup.rpc.map(|shared| {
-            let metrics = Arc::clone(&setup.metrics);
-            RpcClient::new(shared, metrics, setup.id, Rc::clone(&timeouts))
-        }),
+        rpc: setup
+            .rpc
+            .map(|rpc| RpcClient::new(rpc, metrics(), setup.id, Rc::clone(&timeouts))),
         config: setup.config,
-        metrics: setup.metrics,
+        metrics: metrics(),
         mesh: setup.mesh,
-        interest: setup.interest,
+        interest: interest(),
         tls: setup.tls,
         timeouts,
         inbox,
