@@ -318,7 +318,12 @@ impl Publisher {
                 publications,
                 arrived,
             } => {
+                let count = publications.len();
                 let publications = home.borrow_mut().sequence(publications);
+                let repeated = count - publications.len();
+                self.counters()
+                    .publications_repeated_total
+                    .add(repeated as u64);
                 let may_be_lost = arrived.is_none();
                 let mut passage = self.route(PublishMessage::Deliver(publications));
                 passage.report_to(arrived);

@@ -90,7 +90,9 @@ impl Sessions {
     }
 
     fn log_refused_join(&self, slot: u32, refusal: &JoinRefusal) {
-        self.common.counters().failed_client_msg_total.add(1);
+        let counters = self.common.counters();
+        counters.joins_refused_total.add(1);
+        counters.failed_client_msg_total.add(1);
         if let Some(admitted) = self.common.notices.admit(Notice::JoinRefused) {
             tracing::warn!(
                 context = "node",
