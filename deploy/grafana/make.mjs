@@ -182,6 +182,34 @@ const ROWS = [
       [rate("ringcable_session_bytes_exceeded_total"), "a session holds session_bytes_max"],
     ], "Should be 0. The second is one client that asks for too much.", { width: 12 }),
   ]],
+  ["Broker", [
+    graph("Held by the broker", "bytes", [[sum("ringcable_broker_bytes"), "history, presence, sessions, keys"]],
+      "At broker_bytes_max the oldest messages go first."),
+    graph("Kept", "short", [
+      [sum("ringcable_broker_streams_num"), "streams"],
+      [sum("ringcable_broker_messages_num"), "messages"],
+      [sum("ringcable_sessions_kept_num"), "sessions that may come back"],
+      [sum("ringcable_presence_members_num"), "members of presence streams"],
+    ], "Only with --broker=memory."),
+    graph("Given up by the broker", "ops", [
+      [rate("ringcable_broker_evictions_total"), "messages"],
+      [rate("ringcable_session_evictions_total"), "sessions"],
+      [rate("ringcable_idempotency_keys_forgotten_total"), "idempotency keys"],
+      [rate("ringcable_joins_refused_total"), "refused joins"],
+    ], "Should be 0. A join may also be refused because of its id or info; the log says why."),
+    graph("Clients that come back", "ops", [
+      [rate("ringcable_restores_total"), "restored"],
+      [rate("ringcable_restores_unknown_total"), "unknown, authenticated anew"],
+    ], "After a restart of the server all are unknown."),
+    graph("History", "ops", [
+      [rate("ringcable_history_confirmed_total"), "answered"],
+      [rate("ringcable_history_refused_total"), "refused"],
+    ], "Refused: the client loads its state anew."),
+    graph("Replayed, repeated", "ops", [
+      [rate("ringcable_history_messages_total"), "messages replayed"],
+      [rate("ringcable_publications_repeated_total"), "broadcasts with a known key"],
+    ], "The second are delivered once and answered each time."),
+  ]],
   ["Shards", [
     graph("CPU", "percentunit", [[rate("ringcable_cpu_seconds_total", "instance, shard"), "{{instance}} shard {{shard}}"]],
       "A shard is one thread: at 100 % it has no time left, whatever the other CPUs do."),
