@@ -50,6 +50,7 @@ pub(crate) use on_both_drivers_while;
 
 mod bounds;
 mod broadcast;
+mod broker;
 mod broker_figures;
 mod campfire;
 mod check;
