@@ -204,7 +204,7 @@ fn silly_values_are_refused_by_name() {
 #[test]
 fn features_that_are_not_there_yet_are_refused_by_name() {
     for args in [
-        &["--broker=memory"][..],
+        &["--broker=nats"][..],
         &["--pubsub=redis"],
         &["--broadcast_adapter=redisx"],
         &["--sse"],

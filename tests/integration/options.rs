@@ -62,7 +62,7 @@ fn check_config_finds_what_a_start_finds() {
         (&["--nope"], "flag provided but not defined: -nope"),
         (&["--port=x"], "invalid value \"x\" for flag -port"),
         (&["--disconnect_rate=0"], "--disconnect_rate=0"),
-        (&["--broker=memory"], "--broker=memory is not supported yet"),
+        (&["--broker=nats"], "--broker=nats is not supported yet"),
         (&["--config-path=none.toml"], "open none.toml: no such file"),
         (&["--config-path=broken.toml"], "broken.toml line 1"),
         (&["--ssl_cert=a.pem"], "needs --ssl_key too"),
@@ -131,7 +131,7 @@ fn check_config_lists_all_problems_of_a_run() {
                 "--ssl_cert=none.pem",
                 "--ssl_key=none.key",
             ])
-            .args(["--path=/health", "--log_level=loud", "--broker=memory"])
+            .args(["--path=/health", "--log_level=loud", "--broker=nats"])
             .env("ANYCABLE_MAX_CONN", "many")
             .env("ANYCABLE_HEADERS", "\"cookie,origin\"")
     };
@@ -144,7 +144,7 @@ fn check_config_lists_all_problems_of_a_run() {
          whole number",
         "invalid option --log_level=loud: expected one of debug, info, warn, error",
         "invalid option ANYCABLE_HEADERS=\"cookie,origin\": expected names of headers, without the quotes (docker --env-file",
-        "option --broker=memory is not supported yet",
+        "option --broker=nats is not supported yet",
         "option --console=true needs a secret",
         "no RPC host is set",
         "cannot read ssl_cert \"none.pem\"",
@@ -433,7 +433,7 @@ fn bash_completes_flags_words_and_files() {
     for flag in ["--help", "--rpc_host", "--check-config", "--driver"] {
         assert!(all.iter().any(|offer| offer == flag), "{flag} in {all:?}");
     }
-    for flag in ["--broker", "--jwt_id_key", "--history_ttl"] {
+    for flag in ["--pubsub", "--jwt_id_key", "--ds_path"] {
         assert!(all.iter().all(|offer| offer != flag), "{flag} in {all:?}");
     }
 }
@@ -465,11 +465,6 @@ fn presets_that_cannot_work_are_refused_with_the_reason() {
             .env("ANYCABLE_FLY_RPC_APP_NAME", "web"),
         "option --rpc_host=dns:///ams.web.internal:50051 is not supported yet by ringcable (RPC over gRPC is planned); \
          set --rpc_host to the http:// or https:// URL of the app's /_anycable",
-    );
-    refused(
-        Launch::bare().args([RPC, "--presets=broker"]),
-        "option --broker=memory of the broker preset is not supported yet by ringcable (stream history is planned); \
-         remove the preset",
     );
 }
 
@@ -541,7 +536,7 @@ on_both_drivers! {
             .start();
         for parts in [
             ["WRN", "option --read_buffer_size=4096 has no effect: connections have no buffers of their own"],
-            ["WRN", "option ANYCABLE_HISTORY_TTL=60 has no effect: there is no broker yet"],
+            ["WRN", "option ANYCABLE_HISTORY_TTL=60 has no effect without a broker: set broker to memory"],
             ["WRN", "option ANYCABLE_PUSHER_SECRET has no effect: the Pusher protocol is not served"],
             ["WRN", "Unknown environment variable ANYCABLE_RPC_HOTS is ignored (did you mean ANYCABLE_RPC_HOST?)"],
             ["WRN", "Unknown key metrics.http in ./anycable.toml is ignored (did you mean metrics.http_path?)"],
