@@ -26,15 +26,17 @@ impl Part {
         self.last
     }
 
+    /// The message at this place of the answer, from 0 on.
+    pub fn entry(&self, at: usize) -> Option<(Position, &Message)> {
+        let (message, last) = self.messages.get(at).zip(self.last)?;
+        let later = self.messages.len() - 1 - at;
+        let offset = last.offset - later as u64;
+        Some((Position { offset, ..last }, message))
+    }
+
     /// The messages in order.
-    pub fn entries(&self) -> impl ExactSizeIterator<Item = (Position, &Message)> {
-        let count = self.messages.len() as u64;
-        let last = self.last;
-        self.messages.iter().enumerate().map(move |(at, message)| {
-            let last = last.expect("messages are those of a known stream");
-            let offset = last.offset - count + 1 + at as u64;
-            (Position { offset, ..last }, message)
-        })
+    pub fn entries(&self) -> impl Iterator<Item = (Position, &Message)> {
+        (0..).map_while(|at| self.entry(at))
     }
 
     /// Bytes of all messages.

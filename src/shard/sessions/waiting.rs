@@ -107,7 +107,7 @@ impl Replay {
     /// Takes the next message, as the publication that it was.
     pub fn next(&mut self) -> Option<Publication> {
         while let Some((stream, part)) = self.parts.get(self.next_part) {
-            if let Some((position, message)) = part.entries().nth(self.next_message) {
+            if let Some((position, message)) = part.entry(self.next_message) {
                 self.next_message += 1;
                 return Some(Publication {
                     stream: stream.clone(),
