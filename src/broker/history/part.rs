@@ -35,8 +35,8 @@ impl Part {
     }
 
     /// The messages in order.
-    pub fn entries(&self) -> impl Iterator<Item = (Position, &Message)> {
-        (0..).map_while(|at| self.entry(at))
+    pub fn entries(&self) -> impl ExactSizeIterator<Item = (Position, &Message)> {
+        (0..self.messages.len()).map(|at| self.entry(at).expect("within the answer"))
     }
 
     /// Bytes of all messages.

@@ -272,7 +272,7 @@ fn messages_are_given_by_the_second_in_which_they_were_stored() {
     check(-1, &[1, 2, 3]);
     check(i64::MIN, &[1, 2, 3]);
     let unknown = timed.since("b", 0).expect("empty");
-    assert_eq!((unknown.last(), unknown.entries().count()), (None, 0));
+    assert_eq!((unknown.last(), unknown.entries().len()), (None, 0));
 }
 
 #[test]
