@@ -141,11 +141,13 @@ impl Sessions {
                 message: ShardMessage::Resume(Box::new(message)),
             });
         }
+        let disconnects_seen = self.disconnects_seen();
         let connection = &mut self.table.connections[slot as usize];
         let held = connection.held.get_or_insert_default();
         held.broker.get_or_insert_default().open = Some(OpenQuestion::Resume {
             credentials: Box::new(credentials),
             missing,
+            disconnects_seen,
         });
         connection.session.deadlines.command_started();
     }

@@ -67,6 +67,10 @@ impl Holdbacks {
         }
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.by_slot.is_empty()
+    }
+
     /// Notes that nothing of this session need be held back for its client's sake after `until`, which never decreases from
     /// call to call.
     pub fn expire_at(&mut self, until: Tick, session: SessionRef) {

@@ -1,5 +1,6 @@
 //! What stays of a session that ends: it may come back, and it is present for a while.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
@@ -9,14 +10,54 @@ use super::{Action, Sessions};
 use crate::broker::sessions::{KeptSessions, SessionSnapshot};
 use crate::mesh::Lease;
 use crate::protocol::publication::RemoteDisconnect;
+use crate::session::Tick;
 use crate::shard::message::HomeMessage;
+use crate::shard::timers::TICK;
 
 /// Steps of one sweep: what is left is removed by the next one.
 const KEPT_SWEEP_STEPS: usize = 1024;
 
+/// Remote disconnects that a shard remembers. A session whose answer is awaited while more than these come is not restored.
+const REMEMBERED_DISCONNECTS_MAX: usize = 1024;
+/// A remote disconnect is on its way into the inboxes of the other shards for this long at most, unless they stand still.
+const DISCONNECT_LASTS: Duration = Duration::from_secs(10);
+const DISCONNECT_LASTS_TICKS: Tick = (DISCONNECT_LASTS.as_millis() / TICK.as_millis()) as Tick;
+
 /// The sessions that have ended here and may come back.
 pub struct Kept {
     sessions: KeptSessions<Rc<Lease>>,
+    disconnects: RemoteDisconnects,
+}
+
+/// The last remote disconnects. They reach the shards one after the other. So one may come here before a session is
+/// restored here, and to the shard that knows the earlier session after it has answered. Neither shard would end the
+/// restored session.
+#[derive(Default)]
+struct RemoteDisconnects {
+    /// All so far.
+    count: u64,
+    /// Of the last ones: the hash of the identifiers, and the time.
+    last: VecDeque<(u64, Tick)>,
+}
+
+impl RemoteDisconnects {
+    fn note(&mut self, identifiers: u64, now: Tick) {
+        if self.last.len() == REMEMBERED_DISCONNECTS_MAX {
+            self.last.pop_front();
+        }
+        self.last.push_back((identifiers, now));
+        self.count += 1;
+    }
+
+    /// False only when none of those after the first `seen`, and of those that are on their way, is for these identifiers.
+    fn may_concern(&self, identifiers: u64, seen: u64, now: Tick) -> bool {
+        let later = (self.count - seen) as usize;
+        let mut newest_first = self.last.iter().rev().enumerate();
+        later > self.last.len()
+            || newest_first.any(|(place, &(hash, at))| {
+                hash == identifiers && (place < later || now - at <= DISCONNECT_LASTS_TICKS)
+            })
+    }
 }
 
 impl Kept {
@@ -24,6 +65,7 @@ impl Kept {
     pub fn new(ttl: Duration, lease: Rc<Lease>) -> Self {
         Self {
             sessions: KeptSessions::new(lease, ttl, Instant::now()),
+            disconnects: RemoteDisconnects::default(),
         }
     }
 }
@@ -33,7 +75,22 @@ impl Sessions {
     pub(super) fn forget_kept(&mut self, command: &RemoteDisconnect) {
         if let Some(kept) = &mut self.kept {
             kept.sessions.drop_all_of(&command.identifiers);
+            let hash = self.table.identities.hash(&command.identifiers);
+            kept.disconnects.note(hash, self.table.now);
         }
+    }
+
+    /// The remote disconnects that this shard has seen.
+    pub(super) fn disconnects_seen(&self) -> u64 {
+        self.kept.as_ref().map_or(0, |kept| kept.disconnects.count)
+    }
+
+    /// True when a session may have been disconnected remotely while it was being restored here. This shard had seen `seen`
+    /// remote disconnects before.
+    pub(super) fn disconnected_since(&self, seen: u64, identifiers: &str) -> bool {
+        let hash = self.table.identities.hash(identifiers);
+        let kept = self.kept.as_ref();
+        kept.is_some_and(|kept| kept.disconnects.may_concern(hash, seen, self.table.now))
     }
 
     /// The session with this sid, if it can be restored: it is connected here, or it has ended here.

@@ -2,6 +2,7 @@
 
 use super::Sessions;
 use super::formats::GroupFrames;
+use super::resuming::RESUME_HOLD_TICKS;
 use super::waiting::{OpenQuestion, Replay};
 use crate::protocol::publication::Publication;
 use crate::protocol::reply::Reply;
@@ -12,7 +13,7 @@ const REPLAYED_IN_A_ROW: usize = 64;
 impl Sessions {
     /// Sends what a client has missed, as far as it takes it now.
     pub(super) fn go_on_replay(&mut self, slot: u32) {
-        let Some(OpenQuestion::Replay(mut replay)) = self.table.take_open_question(slot) else {
+        let Some(mut replay) = self.table.take_replay(slot) else {
             return;
         };
         for _ in 0..REPLAYED_IN_A_ROW {
@@ -53,6 +54,8 @@ impl Sessions {
         identifier: &str,
         replay: Option<&Replay>,
     ) {
+        // The app may have ended one of the streams meanwhile.
+        let streams = self.hub.held_back_streams(slot, identifier);
         self.hub.end_hold_back(slot, identifier);
         let Some(released) = self.holdbacks.end(slot, identifier) else {
             return;
@@ -60,8 +63,21 @@ impl Sessions {
         self.common.budget.release(released.bytes);
         for held_back in &released.publications {
             let publication = held_back.publication();
-            if replay.is_none_or(|replay| !replay.covers(publication)) {
+            if streams.contains(&publication.stream)
+                && replay.is_none_or(|replay| !replay.covers(publication))
+            {
                 self.deliver_to(slot, identifier, publication);
+            }
+        }
+    }
+
+    /// Drops what was held back for subscriptions of the session that have ended.
+    pub(super) fn drop_held_back_of_ended(&mut self, slot: u32) {
+        for identifier in self.holdbacks.identifiers(slot) {
+            if !self.hub.holds_something_back(slot, &identifier)
+                && let Some(dropped) = self.holdbacks.end(slot, &identifier)
+            {
+                self.common.budget.release(dropped.bytes);
             }
         }
     }
@@ -82,26 +98,21 @@ impl Sessions {
         self.common.counters().deliveries_total.add(1);
     }
 
-    /// Ends the time that restored subscriptions wait for their clients to ask for history.
+    /// Ends the time that restored subscriptions wait for their clients to ask for history. A client that has asked for one
+    /// of them, or whose commands have not been read yet, may have asked for the others too, so these wait on.
     pub(super) fn release_expired(&mut self) {
         for session in self.holdbacks.take_expired(self.table.now) {
-            if self.table.live(session).is_none() {
+            let Some(connection) = self.table.live(session) else {
+                continue;
+            };
+            if connection.input_waiting || self.table.broker_wait(session.slot).is_some() {
+                self.holdbacks
+                    .expire_at(self.table.now + RESUME_HOLD_TICKS, session);
                 continue;
             }
-            let asked = self.history_asked_for(session.slot);
-            let all = self.holdbacks.identifiers(session.slot);
-            for identifier in all.into_iter().filter(|it| asked.as_ref() != Some(it)) {
+            for identifier in self.holdbacks.identifiers(session.slot) {
                 self.release_held_back(session.slot, &identifier, None);
             }
-        }
-    }
-
-    /// The subscription whose history is under way.
-    fn history_asked_for(&mut self, slot: u32) -> Option<Box<str>> {
-        match self.table.broker_wait(slot)?.open.as_ref()? {
-            OpenQuestion::History(wait) => Some(wait.identifier().into()),
-            OpenQuestion::Replay(replay) => Some(replay.identifier().into()),
-            _ => None,
         }
     }
 }

@@ -15,7 +15,7 @@ use crate::shard::timers::TICK;
 /// How long the subscriptions of a restored session wait for its client to ask for history before they deliver what has
 /// come since. The clients ask at once.
 pub const RESUME_HOLD_MAX: Duration = Duration::from_secs(2);
-const RESUME_HOLD_TICKS: Tick = (RESUME_HOLD_MAX.as_millis() / TICK.as_millis()) as Tick;
+pub(super) const RESUME_HOLD_TICKS: Tick = (RESUME_HOLD_MAX.as_millis() / TICK.as_millis()) as Tick;
 
 impl Sessions {
     /// A shard has answered whether it knows the earlier session.
@@ -34,10 +34,17 @@ impl Sessions {
         if found.is_none() && *missing > 0 {
             return;
         }
-        let Some(OpenQuestion::Resume { credentials, .. }) = wait.open.take() else {
+        let Some(OpenQuestion::Resume {
+            credentials,
+            disconnects_seen,
+            ..
+        }) = wait.open.take()
+        else {
             return;
         };
         self.end_wait(slot);
+        let found =
+            found.filter(|found| !self.disconnected_since(disconnects_seen, &found.identifiers));
         match found {
             Some(snapshot) => self.restore(session, snapshot),
             None => {

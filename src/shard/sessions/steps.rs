@@ -46,6 +46,9 @@ impl Sessions {
         if may_subscribe {
             self.charge_hub();
         }
+        if !self.holdbacks.is_empty() {
+            self.drop_held_back_of_ended(slot);
+        }
         for step in steps.drain(..) {
             self.carry_out(slot, step);
         }

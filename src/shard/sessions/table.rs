@@ -16,7 +16,7 @@ use super::common::Common;
 use super::connection::{Connection, Life};
 use super::identities::Identities;
 use super::schedule::{Place, Schedule};
-use super::waiting::{BrokerWait, OpenQuestion};
+use super::waiting::{BrokerWait, OpenQuestion, Replay};
 use crate::mesh::SessionRef;
 use crate::reactor::{GENERATION_MASK, Reactor, Readiness, Token};
 use crate::session::Tick;
@@ -131,6 +131,18 @@ impl Table {
     /// Takes out the question that a session waits for.
     pub fn take_open_question(&mut self, slot: u32) -> Option<OpenQuestion> {
         self.broker_wait(slot)?.open.take()
+    }
+
+    /// Takes out what is being replayed to a session. Another question stays open.
+    pub fn take_replay(&mut self, slot: u32) -> Option<Replay> {
+        let wait = self.broker_wait(slot)?;
+        match wait.open.take()? {
+            OpenQuestion::Replay(replay) => Some(replay),
+            other => {
+                wait.open = Some(other);
+                None
+            }
+        }
     }
 
     /// Puts a question back that has not been answered completely, unless the session has ended meanwhile.

@@ -34,6 +34,8 @@ pub(super) enum OpenQuestion {
     Resume {
         credentials: Box<Credentials>,
         missing: usize,
+        /// The remote disconnects that this shard had seen before.
+        disconnects_seen: u64,
     },
 }
 
@@ -55,10 +57,6 @@ impl HistoryWait {
             missing: streams.len(),
             streams,
         }
-    }
-
-    pub fn identifier(&self) -> &str {
-        &self.identifier
     }
 
     /// Notes the answer for the stream at this place in the question; `None` = refused. True when all streams are answered.

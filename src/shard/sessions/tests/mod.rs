@@ -10,6 +10,7 @@ mod opening;
 mod output;
 pub(super) mod parts;
 mod pings;
+mod resuming;
 mod watchers;
 
 use std::collections::VecDeque;
