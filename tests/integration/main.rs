@@ -61,6 +61,7 @@ mod console;
 mod demo;
 mod departures;
 mod disconnects;
+mod exactness;
 mod handshake;
 mod harness;
 mod http_front;

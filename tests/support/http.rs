@@ -223,13 +223,17 @@ pub struct KeepAliveBroadcaster {
 
 impl KeepAliveBroadcaster {
     pub fn publish(&mut self, stream: &str, data: &str) {
+        self.post(&publication(stream, data));
+    }
+
+    /// Posts a body of any kind.
+    pub fn post(&mut self, body: &str) {
         let mut headers = vec![("Content-Type", "application/json")];
         headers.extend(
             self.authorization
                 .as_deref()
                 .map(|value| ("Authorization", value)),
         );
-        let body = publication(stream, data);
         let response = self
             .connection
             .request("POST", &self.path, &headers, body.as_bytes());

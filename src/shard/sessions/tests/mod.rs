@@ -6,6 +6,7 @@ mod closing;
 mod drain;
 mod fairness;
 mod input;
+mod many_shards;
 mod opening;
 mod output;
 pub(super) mod parts;
@@ -447,6 +448,29 @@ impl Client {
                 Err(error) if error.kind() == ErrorKind::ConnectionReset => return "reset".into(),
                 // This thread's ring has something to report.
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => panic!("nothing came: {error}"),
+            }
+        }
+    }
+
+    /// As [`Self::next`]; `None` when nothing has come.
+    fn next_now(&mut self) -> Option<String> {
+        loop {
+            if let Some((head, payload)) = self.take_frame() {
+                return Some(shown(head, payload));
+            }
+            self.socket.set_nonblocking(true).expect("nonblocking");
+            let mut buffer = [0; 64 << 10];
+            let read = self.socket.read(&mut buffer);
+            self.socket.set_nonblocking(false).expect("blocking");
+            match read {
+                Ok(0) => return Some("end".into()),
+                Ok(bytes) => self.unread.extend_from_slice(&buffer[..bytes]),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => {
+                    return Some("reset".into());
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return None,
                 Err(error) => panic!("nothing came: {error}"),
             }
         }
