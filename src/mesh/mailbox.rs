@@ -256,7 +256,7 @@ impl<M: Weigh> Inbox<M> {
         self.taken.get() + self.mailbox.queue.len() as u64
     }
 
-    /// Waits until a message is there.
+    /// Waits until a message is there, or is just being put in: [`Self::pop`] may still find nothing then.
     ///
     /// # Cancel safety
     /// Takes nothing out: dropping the future loses nothing.

@@ -12,10 +12,10 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-pub use self::home::{BrokerLeases, Home};
-use self::passage::Passage;
 use bytes::Bytes;
 
+pub use self::home::{BrokerLeases, Home};
+use self::passage::Passage;
 use crate::broker::presence::LongAnswer;
 use crate::hub::{Interest, ShardSet};
 use crate::mesh::{Gather, ShardId};

@@ -164,7 +164,7 @@ async fn serve(setup: ShardSetup, mut reactor: Reactor) -> io::Result<()> {
             setup.open_files,
         ));
     }
-    monoio::spawn(run_whispers(Rc::clone(&shard)));
+    monoio::spawn(run_waiting_messages(Rc::clone(&shard)));
     monoio::spawn(run_flushes(Rc::clone(&shard)));
     monoio::spawn(run_timers(Rc::clone(&shard)));
     if shard.config.broker.adapter != BrokerAdapter::None {
@@ -327,8 +327,8 @@ async fn run_flushes(shard: Rc<Shard>) {
     }
 }
 
-/// Sends the whispers that wait for room in an inbox.
-async fn run_whispers(shard: Rc<Shard>) {
+/// Sends the messages that wait for room in an inbox.
+async fn run_waiting_messages(shard: Rc<Shard>) {
     shard.publisher.send_waiting().await;
 }
 
