@@ -1,7 +1,7 @@
 //! Clients that are cut at random moments and come back while numbered messages go out: each of them gets every message of
 //! its streams once and in order.
 //!
-//! `RINGCABLE_LONG=1` makes it 1,000 clients and 200,000 messages.
+//! `RINGCABLE_LONG=200000` makes it 1,000 clients and so many messages.
 
 use std::env;
 use std::io::{ErrorKind, Read, Write};
@@ -24,6 +24,11 @@ const OWN_STREAMS: usize = 2;
 const BATCH: usize = 20;
 const WORKERS: usize = 2;
 const PUBLISHERS: usize = 2;
+/// A restored client is promised everything if it asks within two seconds. One that is served later by its busy worker
+/// comes back once more.
+const ASKS_WITHIN: Duration = Duration::from_secs(1);
+/// Bytes of one read: few, so that all clients of a worker are served often.
+const READ_BYTES: usize = 4 << 10;
 /// Half-open connections that are kept per worker; the oldest is closed for one more.
 const HALF_OPEN: usize = 50;
 
@@ -38,20 +43,20 @@ struct Size {
 }
 
 fn size() -> Size {
-    if env::var_os("RINGCABLE_LONG").is_some() {
-        Size {
+    let long = env::var("RINGCABLE_LONG");
+    match long.map(|messages| messages.parse::<u64>().expect("a number of messages")) {
+        Ok(messages) => Size {
             clients: 1_000,
-            messages: 25_000,
-            cut_after_max: 6_000,
+            messages: messages / STREAMS as u64,
+            cut_after_max: messages / 30,
             patience: PATIENCE * 6,
-        }
-    } else {
-        Size {
+        },
+        Err(_) => Size {
             clients: 40,
             messages: 400,
             cut_after_max: 250,
             patience: PATIENCE,
-        }
+        },
     }
 }
 
@@ -75,13 +80,14 @@ struct Counts {
     new: AtomicU64,
     replayed: AtomicU64,
     closed_by_server: AtomicU64,
+    late: AtomicU64,
 }
 
 impl Counts {
     fn check(&self, size: &Size, time: Duration) {
         let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         println!(
-            "{} clients, {} messages in {:?}: {} cuts, {} restored, {} new, {} replays, {} closed by the server",
+            "{} clients, {} messages in {:?}: {} cuts, {} restored, {} new, {} replays, {} closed by the server, {} late",
             size.clients,
             count(&self.messages),
             time,
@@ -90,6 +96,7 @@ impl Counts {
             count(&self.new),
             count(&self.replayed),
             count(&self.closed_by_server),
+            count(&self.late),
         );
         assert_eq!(
             count(&self.messages),
@@ -118,7 +125,7 @@ struct Client {
     lines: Vec<Line>,
     /// Messages until the next cut.
     left: u64,
-    /// When it comes back.
+    /// When it comes back, or has come back.
     back_at: Instant,
 }
 
@@ -177,6 +184,7 @@ impl Client {
             .set_nonblocking(true)
             .expect("an option of every socket");
         self.socket = Some(socket);
+        self.back_at = Instant::now();
         self.unread.clear();
         self.upgraded = false;
     }
@@ -281,6 +289,11 @@ impl Worker<'_> {
     fn on_welcome(&mut self, client: &mut Client, text: &Value) {
         client.sid = Some(text["sid"].as_str().expect("a sid").to_owned());
         let restored = text["restored"] == true;
+        if restored && client.back_at.elapsed() > ASKS_WITHIN {
+            self.counts.late.fetch_add(1, Ordering::Relaxed);
+            client.socket = None;
+            return;
+        }
         let count = if restored {
             &self.counts.restored
         } else {
@@ -461,7 +474,7 @@ fn run(driver: Driver) {
                 counts: &counts,
                 random,
                 half_open: Vec::new(),
-                buffer: vec![0; 64 << 10],
+                buffer: vec![0; READ_BYTES],
             };
             workers.push(scope.spawn(move || worker.run(clients)));
         }

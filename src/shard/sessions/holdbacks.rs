@@ -146,3 +146,73 @@ impl Holdbacks {
         holdbacks.map(|it| it.bytes).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(slot: u32) -> SessionRef {
+        SessionRef {
+            shard: 0,
+            slot,
+            generation: 1,
+        }
+    }
+
+    fn publications() -> Arc<[Publication]> {
+        let publication = |message: &'static str| Publication {
+            stream: "s".into(),
+            message: message.into(),
+            ..Publication::default()
+        };
+        [publication("12"), publication("345")].into()
+    }
+
+    #[test]
+    fn what_is_kept_comes_back_in_order_and_its_bytes_are_known() {
+        let mut holdbacks = Holdbacks::default();
+        holdbacks.begin(1, "A");
+        let publications = publications();
+        let charged = holdbacks.keep(1, "A", &publications, 1);
+        assert_eq!(charged, HELD_BACK_BYTES + 3);
+        // It does so already, and loses nothing.
+        holdbacks.begin(1, "A");
+        let charged = charged + holdbacks.keep(1, "A", &publications, 0);
+        holdbacks.begin(1, "B");
+        let others = holdbacks.keep(1, "B", &publications, 0);
+        assert_eq!(holdbacks.bytes(1), charged + others);
+        let ended = holdbacks.end(1, "A").expect("it holds back");
+        let messages = ended.publications.iter();
+        let messages: Vec<&[u8]> = messages.map(|it| &it.publication().message[..]).collect();
+        assert_eq!((messages, ended.bytes), (vec![&b"345"[..], b"12"], charged));
+        assert_eq!(holdbacks.identifiers(1), ["B".into()]);
+        assert_eq!(holdbacks.forget(1), others);
+        assert!(holdbacks.is_empty());
+    }
+
+    #[test]
+    fn nothing_is_kept_for_who_does_not_hold_back() {
+        let mut holdbacks = Holdbacks::default();
+        assert_eq!(holdbacks.keep(1, "A", &publications(), 0), 0);
+        holdbacks.begin(1, "A");
+        assert_eq!(holdbacks.keep(1, "B", &publications(), 0), 0);
+        assert_eq!(holdbacks.keep(2, "A", &publications(), 0), 0);
+        assert!(holdbacks.end(1, "B").is_none() && holdbacks.end(2, "A").is_none());
+        assert!(holdbacks.end(1, "A").is_some() && holdbacks.end(1, "A").is_none());
+        assert_eq!((holdbacks.bytes(1), holdbacks.forget(1)), (0, 0));
+        assert!(holdbacks.is_empty());
+    }
+
+    #[test]
+    fn sessions_expire_in_the_order_of_time() {
+        let mut holdbacks = Holdbacks::default();
+        for (until, slot) in [(3, 1), (3, 2), (5, 3)] {
+            holdbacks.expire_at(until, session(slot));
+        }
+        assert_eq!(holdbacks.take_expired(2), []);
+        assert_eq!(holdbacks.take_expired(3), [session(1), session(2)]);
+        assert!(holdbacks.expire_soon());
+        assert_eq!(holdbacks.take_expired(9), [session(3)]);
+        assert!(!holdbacks.expire_soon());
+    }
+}

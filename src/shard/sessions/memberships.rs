@@ -38,3 +38,24 @@ impl Memberships {
         self.by_slot.remove(&slot).unwrap_or_default()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_is_in_each_stream_once_and_nowhere_after_its_end() {
+        let mut memberships = Memberships::default();
+        for stream in ["a", "b", "a"] {
+            memberships.add(1, stream.into());
+        }
+        memberships.add(2, "a".into());
+        memberships.remove(1, "unknown");
+        memberships.remove(3, "a");
+        assert!(memberships.contains(1, "a") && !memberships.contains(2, "b"));
+        assert_eq!(memberships.forget(1), ["a".into(), "b".into()]);
+        assert!(memberships.forget(1).is_empty() && memberships.contains(2, "a"));
+        memberships.remove(2, "a");
+        assert!(memberships.by_slot.is_empty());
+    }
+}

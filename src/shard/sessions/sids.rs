@@ -35,3 +35,29 @@ impl Sids {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_with_one_sid_are_found_until_the_last_has_ended() {
+        let texts = ["a", "b", "a"];
+        let sid_of = |slot: u32| texts[slot as usize];
+        let mut sids = Sids::default();
+        (0..3).for_each(|slot| sids.add(slot, sid_of));
+        assert_eq!(sids.find("b", sid_of), Some(1));
+        sids.remove(0, "a");
+        assert_eq!(sids.find("a", sid_of), Some(2));
+        // Not there any more, and never added.
+        sids.remove(0, "a");
+        sids.remove(7, "c");
+        sids.remove(2, "a");
+        assert_eq!(
+            (sids.find("a", sid_of), sids.find("c", sid_of)),
+            (None, None)
+        );
+        sids.remove(1, "b");
+        assert_eq!(sids.slots.capacity(), 0);
+    }
+}

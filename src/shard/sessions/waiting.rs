@@ -131,3 +131,114 @@ impl Replay {
             })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::broker::history::{Classes, Epochs, History, Limits};
+    use crate::broker::{Budget, StreamKey};
+    use crate::protocol::position::{Epoch, Position};
+    use crate::session::HistoryStart;
+
+    struct Unbounded;
+
+    impl Budget for Unbounded {
+        fn try_charge(&self, _bytes: usize) -> bool {
+            true
+        }
+
+        fn release(&self, _bytes: usize) {}
+    }
+
+    /// The last messages of a stream with three, and their epoch.
+    fn part(messages: usize) -> Part {
+        let limits = Limits {
+            messages: 10,
+            ttl: Duration::from_secs(10),
+        };
+        let classes = Classes::new(limits, Vec::new()).expect("no prefixes");
+        let now = Instant::now();
+        let mut history = History::new(Unbounded, classes, Epochs::new(1, 0, 1), now);
+        let key = || StreamKey { name: "a", hash: 1 };
+        for message in ["1", "2", "3"] {
+            history.append(key(), message.as_bytes(), now);
+        }
+        history.newest(key(), messages).expect("a known stream")
+    }
+
+    fn wait(streams: &[&str]) -> HistoryWait {
+        let asked = |stream: &&str| StreamHistory {
+            stream: (*stream).into(),
+            start: HistoryStart::Since(1),
+        };
+        HistoryWait::new("A".into(), streams.iter().map(asked).collect())
+    }
+
+    fn live(stream: &str, epoch: Epoch, offset: u64) -> Publication {
+        Publication {
+            stream: stream.into(),
+            position: Some(Position { epoch, offset }),
+            ..Publication::default()
+        }
+    }
+
+    #[test]
+    fn parts_are_replayed_in_the_order_of_the_question() {
+        let mut wait = wait(&["a", "b", "c"]);
+        assert!(!wait.note(2, Some(part(1))));
+        assert!(!wait.note(0, Some(part(2))));
+        assert!(wait.note(1, Some(Part::default())));
+        let mut replay = wait.into_replay().expect("all parts");
+        assert_eq!(replay.identifier(), "A");
+        let mut replayed = Vec::new();
+        while let Some(publication) = replay.next() {
+            let offset = publication.position.expect("a stored message").offset;
+            assert_eq!(publication.message, offset.to_string());
+            replayed.push((publication.stream.to_string(), offset));
+        }
+        let expected = [("a", 2), ("a", 3), ("c", 3)];
+        assert_eq!(
+            replayed,
+            expected.map(|(stream, offset)| (stream.to_owned(), offset))
+        );
+        assert!(replay.next().is_none());
+    }
+
+    #[test]
+    fn one_refused_part_refuses_all() {
+        let mut wait = wait(&["a", "b"]);
+        assert!(!wait.note(1, None));
+        assert!(wait.note(0, Some(part(1))));
+        assert_eq!(wait.into_replay().err().as_deref(), Some("A"));
+    }
+
+    #[test]
+    fn an_answer_covers_what_is_not_newer_in_its_epoch() {
+        let mut wait = wait(&["a", "b"]);
+        let answer = part(0);
+        let epoch = answer.last().expect("a position").epoch;
+        wait.note(0, Some(answer));
+        wait.note(1, Some(Part::default()));
+        let replay = wait.into_replay().expect("all parts");
+        let table = [
+            (live("a", epoch, 2), true),
+            (live("a", epoch, 3), true),
+            (live("a", epoch, 4), false),
+            (live("a", Epoch::from_bits(99), 1), false),
+            (live("b", epoch, 1), false),
+            (live("c", epoch, 1), false),
+            (
+                Publication {
+                    position: None,
+                    ..live("a", epoch, 1)
+                },
+                false,
+            ),
+        ];
+        for (publication, covered) in table {
+            assert_eq!(replay.covers(&publication), covered, "{publication:?}");
+        }
+    }
+}
