@@ -334,6 +334,10 @@ impl Bench {
 
     fn broadcast(&mut self, publication: &Publication) {
         self.turn(|sessions| fan_out(sessions, std::slice::from_ref(publication)));
+        // A turn writes for two milliseconds at most, which are soon over on a busy machine.
+        while self.sessions.has_unflushed() {
+            self.turn(|_| ());
+        }
     }
 
     /// Broadcasts big messages to `x` until a socket takes no more. Returns their number.
