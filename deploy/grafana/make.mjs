@@ -247,6 +247,12 @@ const ROWS = [
       [rate("ringcable_inbox_waits_total"), "full inboxes"],
       [rate("ringcable_publications_refused_total"), "refused at a stop"],
     ], "A shard does not keep up; the app's broadcast requests take longer."),
+    graph("Shards that get a message", "ops", [
+      [rate("ringcable_publications_handed_total"), "put into inboxes"],
+      [rate("ringcable_inbox_wakeups_total"), "shards woken for it"],
+    ], "A message is put into the inboxes of the shards that may have a listener. A wake-up costs about 10 µs."),
+    graph("Table of interest", "bytes", [[of("ringcable_interest_bytes"), "{{instance}}"]],
+      "Which shards may have a listener. It grows with the streams of the shard that has most."),
     graph("Refused requests", "ops", [
       [rate("ringcable_http_unauthorized_total"), "wrong token"],
       [rate("ringcable_http_not_found_total"), "unknown path"],
