@@ -147,6 +147,12 @@ impl Shard {
         sent
     }
 
+    /// True when a turn has left deliveries for the next ones.
+    fn has_deliveries_waiting(&self) -> bool {
+        let sessions = self.sessions.borrow();
+        sessions.has_unflushed() || sessions.is_fanning_out()
+    }
+
     /// True when there is something to do for sessions without waiting.
     fn has_work(&self) -> bool {
         let sessions = self.sessions.borrow();

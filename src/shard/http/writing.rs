@@ -40,9 +40,11 @@ impl Client {
     }
 
     /// Writes the answer to a publication together with its deliveries on this shard. Requests that came after it in the
-    /// same read do not wait for that.
+    /// same read do not wait for that. While earlier deliveries wait for a write, the answer does not wait for them: what
+    /// the app publishes next is then written together with them.
     pub(super) async fn write_with_turn(&mut self, head: &RequestHead, response: Response) -> Next {
-        let socket = self.input.is_empty().then(|| self.socket.lend());
+        let goes_along = self.input.is_empty() && !self.shard.has_deliveries_waiting();
+        let socket = goes_along.then(|| self.socket.lend());
         let Some(socket) = socket.flatten() else {
             return self.write(head, response).await;
         };
