@@ -574,7 +574,14 @@ impl Scene {
                 taken += self.shards[shard].take(self.now, usize::MAX);
             }
             (0..PEOPLE).for_each(|person| self.read(person));
-            quiet = if taken == 0 && self.publishing.is_empty() {
+            // On a busy machine a turn may be over before it has taken anything.
+            let is_idle = |shard: &OneShard| {
+                let sessions = &shard.sessions;
+                let has_work = sessions.has_unflushed() || sessions.has_more();
+                shard.inbox.depth() == 0 && !sessions.is_fanning_out() && !has_work
+            };
+            let all_idle = self.shards.iter().all(is_idle);
+            quiet = if taken == 0 && all_idle && self.publishing.is_empty() {
                 quiet + 1
             } else {
                 0
