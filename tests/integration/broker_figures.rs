@@ -1,16 +1,12 @@
 //! What the broker counts, and its bound in bytes, as the metrics page shows them. `docs/reliable-streams.md` tells
 //! operators to watch these.
 
-use std::time::{Duration, Instant};
-
 use serde_json::{Value, json};
 
-use crate::support::{Cable, Driver, Stage};
+use crate::support::{Cable, Driver, Stage, wait};
 
 const EXTENDED: &str = "actioncable-v1-ext-json";
 const ROOM: &str = r#"{"channel":"$pubsub","stream_name":"room"}"#;
-/// Figures of the broker are brought up to date once a second.
-const PATIENCE: Duration = Duration::from_secs(20);
 
 fn stage(driver: Driver, args: &[&str]) -> Stage {
     let all = ["--broker=memory", "--noauth", "--public_streams"];
@@ -38,31 +34,11 @@ fn command(name: &str, key: &str, value: Value) -> String {
     json!({ "command": name, "identifier": ROOM, key: value }).to_string()
 }
 
-/// The sum of one of ringcable's own metrics over all shards.
-fn metric(stage: &Stage, name: &str) -> i64 {
-    let prefix = format!("ringcable_{name}{{");
-    let page = stage.server.get("/metrics").text();
-    let values = page.lines().filter(|line| line.starts_with(&prefix));
-    values
-        .map(|line| {
-            line.rsplit(' ')
-                .next()
-                .and_then(|value| value.parse::<i64>().ok())
-                .expect("a number")
-        })
-        .sum()
-}
-
+/// Figures of the broker are brought up to date once a second.
 fn wait_for(stage: &Stage, name: &str, is_enough: impl Fn(i64) -> bool) -> i64 {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let value = metric(stage, name);
-        if is_enough(value) {
-            return value;
-        }
-        assert!(Instant::now() < deadline, "{name} is {value}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    wait::until(name, || {
+        Some(stage.server.own_metric(name)).filter(|value| is_enough(*value))
+    })
 }
 
 on_both_drivers! {
@@ -73,13 +49,13 @@ on_both_drivers! {
             post(&stage, "1", json!({ "idempotency_key": "one" }));
         }
         let position = client.next_json();
-        assert_eq!(metric(&stage, "publications_repeated_total"), 2);
+        assert_eq!(stage.server.own_metric("publications_repeated_total"), 2);
 
         client.send(&command("join", "presence", json!({ "id": "5" })));
         assert_eq!(client.next_json()["message"]["type"], "join");
         client.send(&command("join", "presence", json!({ "id": "6" })));
         client.expect_nothing_before_pong();
-        assert_eq!(metric(&stage, "joins_refused_total"), 1);
+        assert_eq!(stage.server.own_metric("joins_refused_total"), 1);
 
         let ask = |epoch: &Value| {
             let streams = json!({ "room": { "epoch": epoch, "offset": 0 } });
@@ -91,7 +67,7 @@ on_both_drivers! {
         client.send(&ask(&json!("________")));
         assert_eq!(client.next_json()["type"], "reject_history");
         let replays = ["history_confirmed_total", "history_messages_total", "history_refused_total"];
-        assert_eq!(replays.map(|name| metric(&stage, name)), [1, 1, 1]);
+        assert_eq!(replays.map(|name| stage.server.own_metric(name)), [1, 1, 1]);
 
         for (earlier, restored) in [(&*sid, json!(true)), ("somebody else's", Value::Null)] {
             let mut again = Cable::to(&stage.server)
@@ -100,7 +76,7 @@ on_both_drivers! {
                 .open();
             assert_eq!(again.next_json()["restored"], restored);
         }
-        assert_eq!(["restores_total", "restores_unknown_total"].map(|name| metric(&stage, name)), [1, 1]);
+        assert_eq!(["restores_total", "restores_unknown_total"].map(|name| stage.server.own_metric(name)), [1, 1]);
         for (gauge, value) in [("broker_streams_num", 1), ("broker_messages_num", 1), ("presence_members_num", 1)] {
             wait_for(&stage, gauge, |it| it == value);
         }
@@ -132,7 +108,7 @@ on_both_drivers! {
         let info = "x".repeat(16 << 10);
         client.send(&command("join", "presence", json!({ "id": "5", "info": info })));
         client.expect_nothing_before_pong();
-        assert_eq!(metric(&stage, "joins_refused_total"), 1);
+        assert_eq!(stage.server.own_metric("joins_refused_total"), 1);
 
         for _ in 0..100 {
             drop(enter(&stage));
@@ -144,6 +120,6 @@ on_both_drivers! {
             post(&stage, "1", json!({ "transient": true, "idempotency_key": number.to_string() }));
         }
         wait_for(&stage, "idempotency_keys_forgotten_total", |it| it > 0);
-        assert!(metric(&stage, "broker_bytes") <= 65_536);
+        assert!(stage.server.own_metric("broker_bytes") <= 65_536);
     }
 }

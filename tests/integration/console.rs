@@ -255,7 +255,7 @@ on_both_drivers! {
         assert!(tries.iter().all(|status| [403, 429].contains(status)), "{tries:?}");
         assert!(tries.contains(&429), "{tries:?}");
         assert_eq!(log_in(&server, keys::SECRET).status, 303);
-        assert!(metric(&server, "console_refused_total") >= 1);
+        assert!(server.own_metric("console_refused_total") >= 1);
     }
 
     fn other_pages_can_neither_watch_nor_act(driver: Driver) {
@@ -402,7 +402,7 @@ on_both_drivers! {
         wanted.expect_close(1000, "Closed remotely");
         stage.server.wait_for_log(&["the console has disconnected a session", "sid=wanted", "peer=127.0.0.1"]);
         stage.server.wait_for_metric("clients_num", 1);
-        assert_eq!(metric(&stage.server, "console_actions_total"), 1);
+        assert_eq!(stage.server.own_metric("console_actions_total"), 1);
         order["reconnect"] = json!(true);
         assert_eq!(act(&stage.server, "/_console/disconnect", &order).0, 404, "it has ended already");
         other.expect_nothing_before_pong();
@@ -424,7 +424,7 @@ on_both_drivers! {
         assert_eq!(act(&server, "/_console/publish", &json!({ "stream": "", "data": "hi" })).0, 422);
         assert_eq!(act(&server, "/_console/publish", &json!({ "command": "disconnect", "payload": { "identifier": "x" } })).0, 422);
         assert_eq!(server.metric("publications_total"), 2);
-        assert_eq!(metric(&server, "console_actions_total"), 2);
+        assert_eq!(server.own_metric("console_actions_total"), 2);
         server.wait_for_log(&["the console has published a test message", "stream=room:1", "listeners=6"]);
     }
 
@@ -500,21 +500,6 @@ fn console_without_a_secret_is_refused_unless_it_is_on_loopback() {
             "{finished}"
         );
     }
-}
-
-/// The sum of one of ringcable's own metrics over all shards.
-fn metric(server: &Server, name: &str) -> i64 {
-    let prefix = format!("ringcable_{name}{{");
-    let text = server.get("/metrics").text();
-    let values = text.lines().filter(|line| line.starts_with(&prefix));
-    values
-        .map(|line| {
-            line.rsplit(' ')
-                .next()
-                .and_then(|value| value.parse::<i64>().ok())
-                .expect("a number")
-        })
-        .sum()
 }
 
 /// A cookie that is good until `end`, made as `docs/console.md` says.

@@ -384,6 +384,21 @@ impl Server {
             .expect("a metric of the reference is an integer")
     }
 
+    /// The sum of one of ringcable's own metrics over all shards, for example `sessions_num`.
+    pub fn own_metric(&self, name: &str) -> i64 {
+        let prefix = format!("ringcable_{name}{{");
+        let page = self.get("/metrics").text();
+        let values = page.lines().filter(|line| line.starts_with(&prefix));
+        values
+            .map(|line| {
+                line.rsplit(' ')
+                    .next()
+                    .and_then(|value| value.parse::<i64>().ok())
+                    .expect("a number")
+            })
+            .sum()
+    }
+
     pub fn wait_for_metric(&self, name: &str, value: i64) {
         let mut last = 0;
         let deadline = Instant::now() + PATIENCE;
