@@ -219,11 +219,10 @@ fn broadcasting(config: &Config) {
     if http.token_derived {
         tracing::info!(context = "broadcast", provider = "http", "{TOKEN_DERIVED}");
     }
-    let cors = if http.cors { ", CORS enabled" } else { "" };
     tracing::info!(
         context = "broadcast",
         provider = "http",
-        "Accept broadcast requests at {} ({}{cors})",
+        "Accept broadcast requests at {} ({}{})",
         url(
             config.server.tls.is_some(),
             &config.server.host,
@@ -231,7 +230,12 @@ fn broadcasting(config: &Config) {
             &http.path
         ),
         authorization(http.token.as_ref()),
+        cors(http.cors),
     );
+}
+
+fn cors(on: bool) -> &'static str {
+    if on { ", CORS enabled" } else { "" }
 }
 
 fn rpc(config: &Config) {
@@ -285,9 +289,10 @@ fn endpoints(config: &Config) {
         }
         tracing::info!(
             context = "api",
-            "Handle API requests at {} ({})",
-            url(tls, &server.host, api.port, &api.path),
+            "Handle API requests at {} ({}{})",
+            url(tls, &api.host, api.port, &api.path),
             authorization(api.token.as_ref()),
+            cors(api.cors),
         );
     }
     if let Some(path) = &config.metrics.http_path {

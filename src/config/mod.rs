@@ -475,10 +475,17 @@ pub struct HistoryLimits {
 
 #[derive(Debug, Clone, PartialEq)]
 pub struct ApiConfig {
+    /// Bind address; equal to `server.host` unless set.
+    pub host: String,
+    /// The main port here means a route of the main listener, if the host is the same.
     pub port: u16,
     pub path: String,
     pub token: Option<String>,
     pub token_derived: bool,
+    /// `api.cors_headers`.
+    pub cors: bool,
+    /// `api.cors_hosts`, as [`ServerConfig::allowed_origins`]; empty = every origin.
+    pub cors_hosts: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -143,6 +143,10 @@ fn warnings(settings: &Settings) -> Vec<String> {
             channel_without_secret("cable_ready", "cable_ready_secret"),
             "cable_ready has no effect without a secret, CableReady::Stream goes to RPC",
         ),
+        (
+            !settings.list("api.cors_hosts").is_empty() && !settings.on("api.cors_headers"),
+            "api.cors_hosts has no effect without api.cors_headers",
+        ),
     ]
     .into_iter()
     .filter(|(applies, _)| *applies)
@@ -411,6 +415,7 @@ fn api(settings: &Settings) -> Option<ApiConfig> {
         derived: token_derived,
     } = secrets::api_token(settings);
     (settings.on("public") || own_port != 0 || token.is_some()).then(|| ApiConfig {
+        host: own_host(settings, "api.host"),
         port: if own_port == 0 {
             port(settings, "port")
         } else {
@@ -419,6 +424,8 @@ fn api(settings: &Settings) -> Option<ApiConfig> {
         path: settings.text("api_path").to_owned(),
         token,
         token_derived,
+        cors: settings.on("api.cors_headers"),
+        cors_hosts: lower_cased(settings.list("api.cors_hosts")),
     })
 }
 
@@ -426,10 +433,7 @@ fn metrics(settings: &Settings) -> MetricsConfig {
     let rotate_interval = secs(settings, "metrics_rotate_interval");
     MetricsConfig {
         http_path: Some(settings.text("metrics_http").to_owned()).filter(|path| !path.is_empty()),
-        host: match settings.text("metrics_host") {
-            "" => settings.text("host").to_owned(),
-            own => own.to_owned(),
-        },
+        host: own_host(settings, "metrics_host"),
         port: port(settings, "metrics_port"),
         tags: settings.tags("metrics_tags").to_vec(),
         stats_refresh_interval: secs(settings, "stats_refresh_interval"),
@@ -441,6 +445,14 @@ fn metrics(settings: &Settings) -> MetricsConfig {
         log: settings.on("metrics_log"),
         log_filter: settings.list("metrics_log_filter").to_vec(),
         statsd: statsd(settings),
+    }
+}
+
+/// The bind address of a feature that may have one of its own.
+fn own_host(settings: &Settings, name: &str) -> String {
+    match settings.text(name) {
+        "" => settings.text("host").to_owned(),
+        own => own.to_owned(),
     }
 }
 

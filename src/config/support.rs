@@ -19,7 +19,7 @@ pub fn check(settings: &mut Settings, problems: &mut Vec<ConfigError>) {
             settings.reset(option.name);
         }
     }
-    let checks: [(&[&str], Check); 8] = [
+    let checks: [(&[&str], Check); 9] = [
         (&["broadcast_adapter"], check_broadcast_adapters),
         (&["broker"], check_broker),
         (&["statsd_host"], check_statsd_host),
@@ -27,6 +27,9 @@ pub fn check(settings: &mut Settings, problems: &mut Vec<ConfigError>) {
         (&["host"], |settings| check_address(settings, "host")),
         (&["metrics_host"], |settings| {
             check_address(settings, "metrics_host")
+        }),
+        (&["api.host"], |settings| {
+            check_address(settings, "api.host")
         }),
         (&["ssl_cert", "ssl_key"], check_tls_files),
         (&["shutdown_slowdrain"], check_slow_drain),

@@ -12,12 +12,9 @@ use crate::endpoints::bearer::authorised;
 use crate::endpoints::broadcast::{BroadcastPolicy, Cors};
 
 /// The policy of `POST <api_path>/publish`, for `endpoints::broadcast::check`; `token` is the API's, `None` = no
-/// authorization.
-pub fn publish_policy(token: Option<String>) -> BroadcastPolicy {
-    BroadcastPolicy {
-        token,
-        cors: Cors::Off,
-    }
+/// authorization. The presence endpoint has no CORS headers, as in the reference.
+pub fn publish_policy(token: Option<String>, cors: Cors) -> BroadcastPolicy {
+    BroadcastPolicy { token, cors }
 }
 
 /// Checks a request below `<api_path>/presence/`. Returns the stream whose members are asked for.
@@ -95,7 +92,7 @@ mod tests {
 
     #[track_caller]
     fn check_publish(method: &str, authorization: Option<&str>, expected: BroadcastVerdict) {
-        let policy = publish_policy(Some("K".to_owned()));
+        let policy = publish_policy(Some("K".to_owned()), Cors::Off);
         assert_eq!(
             check(method, authorization, Some("http://a.com"), &policy),
             expected

@@ -33,9 +33,9 @@ pub enum Cors {
     /// No CORS headers; `OPTIONS` counts as a wrong method.
     #[default]
     Off,
-    /// `--http_broadcast_cors` with an empty `--allowed_origins`.
+    /// Switched on (`--http_broadcast_cors`, `api.cors_headers`) with an empty list of hosts.
     AnyOrigin,
-    /// `--http_broadcast_cors` with `--allowed_origins`: the rule that upgrades use as well.
+    /// Switched on with hosts (`--allowed_origins`, `api.cors_hosts`): the rule that upgrades use as well.
     Origins(AllowedOrigins),
 }
 
@@ -115,7 +115,7 @@ pub fn cors_headers(origin: Option<&str>, policy: &BroadcastPolicy) -> Headers {
 }
 
 impl Cors {
-    /// `on` is `--http_broadcast_cors`, `origins` the entries of `--allowed_origins`.
+    /// `on` is the switch, `origins` the entries of the list of hosts.
     pub fn new(on: bool, origins: &[String]) -> Self {
         match (on, origins.is_empty()) {
             (false, _) => Cors::Off,

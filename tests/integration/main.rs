@@ -48,6 +48,7 @@ macro_rules! on_both_drivers_while {
 
 pub(crate) use on_both_drivers_while;
 
+mod api;
 mod bounds;
 mod broadcast;
 mod broker;

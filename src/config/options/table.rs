@@ -507,12 +507,12 @@ options! {
             "Base path of the REST API";
         "api_secret", "api.secret", TEXT, "", sensitive(),
             "Token of the REST API; a value enables it; empty = derived from secret";
-        "api.host", "api.host", TEXT, "", only_in_file() refused("a separate host of the API is planned"),
-            "Bind address of the REST API";
-        "api.cors_headers", "api.cors_headers", BOOL, "false", only_in_file() refused("CORS headers of the API are planned"),
-            "Answer OPTIONS and add CORS headers on the REST API";
-        "api.cors_hosts", "api.cors_hosts", CSV, "", only_in_file() unused("CORS headers of the API are planned"),
-            "Hosts for the CORS headers of the REST API";
+        "api.host", "api.host", TEXT, "", only_in_file(),
+            "Bind address of the REST API; empty = same as host";
+        "api.cors_headers", "api.cors_headers", BOOL, "false", only_in_file(),
+            "Answer OPTIONS and add CORS headers when publishing through the REST API";
+        "api.cors_hosts", "api.cors_hosts", HOSTS, "", only_in_file(),
+            "Hosts for the CORS headers of the REST API, as in allowed_origins; empty = every origin";
     }
     Misc {
         "presets", "presets", WORDS, "", empty_is_unset(),

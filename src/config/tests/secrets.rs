@@ -120,6 +120,44 @@ fn the_api_is_mounted_by_public_port_or_secret() {
 }
 
 #[test]
+fn the_api_has_an_address_and_cors_of_its_own_by_the_file() {
+    let api = |toml: &str, args: &[&str]| {
+        let file = toml_file(toml);
+        let path = format!("--config-path={}", path_of(&file));
+        let config = config(&[&[path.as_str(), "--api_secret=0123456789abcdef"], args].concat());
+        (config.api.expect("mounted"), config.warnings)
+    };
+    let (plain, _) = api("", &["--host=h"]);
+    assert_eq!((plain.host.as_str(), plain.cors), ("h", false));
+    let toml =
+        "[api]\nhost = '10.0.0.1'\ncors_headers = true\ncors_hosts = 'A.example, *.b.example'";
+    let (own, warnings) = api(toml, &["--host=h"]);
+    assert_eq!((own.host.as_str(), own.port), ("10.0.0.1", 8080));
+    assert!(own.cors);
+    assert_eq!(own.cors_hosts, ["a.example", "*.b.example"]);
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let (_, warnings) = api("[api]\ncors_hosts = 'a.example'", &[]);
+    assert_eq!(
+        warnings,
+        ["api.cors_hosts has no effect without api.cors_headers"]
+    );
+    let refused = |toml: &str| {
+        let file = toml_file(toml);
+        refusal(
+            &[],
+            &["--norpc", &format!("--config-path={}", path_of(&file))],
+        )
+    };
+    let host = refused("[api]\nhost = 'http://a'");
+    assert!(
+        host.starts_with("invalid option api.host = http://a: expected an address"),
+        "{host}"
+    );
+    let hosts = refused("[api]\ncors_hosts = 'https://a.example'");
+    assert!(hosts.contains("hosts without scheme and path"), "{hosts}");
+}
+
+#[test]
 fn public_means_noauth_and_public_streams() {
     let open = config(&["--public"]);
     assert!(open.auth.noauth && open.auth.streams.public);

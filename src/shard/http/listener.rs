@@ -103,7 +103,9 @@ impl ListenerRules {
             .as_ref()
             .filter(|_| features.broadcast);
         let origins = &config.server.allowed_origins;
-        let api_token = config.api.as_ref().and_then(|api| api.token.clone());
+        let api = config.api.as_ref().filter(|_| features.api);
+        let api_token = api.and_then(|api| api.token.clone());
+        let api_cors = api.map(|api| Cors::new(api.cors, &api.cors_hosts));
         Ok(Self {
             features,
             routes: Routes::new(paths)?,
@@ -112,7 +114,7 @@ impl ListenerRules {
                 token: http.and_then(|http| http.token.clone()),
                 cors: Cors::new(http.is_some_and(|http| http.cors), origins),
             },
-            publish: api::publish_policy(api_token.clone()),
+            publish: api::publish_policy(api_token.clone(), api_cors.unwrap_or_default()),
             api_token,
             console: config
                 .console
@@ -156,7 +158,7 @@ pub fn listeners(config: &Config) -> Vec<(BindAddress, Features)> {
         serve(host, http.port, |features| features.broadcast = true);
     }
     if let Some(api) = &config.api {
-        serve(host, api.port, |features| features.api = true);
+        serve(&api.host, api.port, |features| features.api = true);
     }
     if config.metrics.http_path.is_some() {
         serve(&config.metrics.host, config.metrics.port, |features| {
@@ -243,6 +245,21 @@ mod tests {
         check_listeners(&one_beside, &[(80, "wb"), (82, "am")]);
         let other_host = ["--metrics_http=/m", "--metrics_host=10.0.0.1"];
         check_listeners(&other_host, &[(80, "wba"), (80, "m")]);
+    }
+
+    #[test]
+    fn the_api_has_a_listener_of_its_own_with_its_own_host() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        std::fs::write(file.path(), "[api]\nhost = '10.0.0.1'").expect("a file");
+        let path = format!("--config-path={}", file.path().display());
+        check_listeners(&[&path], &[(80, "wb"), (80, "a")]);
+        check_listeners(&[&path, "--host=10.0.0.1"], &[(80, "wba")]);
+        check_listeners(&[&path, "--api_port=81"], &[(80, "wb"), (81, "a")]);
+        let beside = ["--metrics_http=/m", "--metrics_host=10.0.0.1"];
+        check_listeners(
+            &[&[path.as_str()], &beside[..]].concat(),
+            &[(80, "wb"), (80, "am")],
+        );
     }
 
     #[test]
