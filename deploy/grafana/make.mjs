@@ -183,8 +183,10 @@ const ROWS = [
     ], "Should be 0. The second is one client that asks for too much.", { width: 12 }),
   ]],
   ["Broker", [
-    graph("Held by the broker", "bytes", [[sum("ringcable_broker_bytes"), "history, presence, sessions, keys"]],
-      "At broker_bytes_max the oldest messages go first."),
+    graph("Held by the broker", "bytes", [
+      [sum("ringcable_broker_bytes"), "history, presence, sessions, keys"],
+      [sum("ringcable_broker_bytes_max"), "broker_bytes_max"],
+    ], "At broker_bytes_max the oldest messages go first."),
     graph("Kept", "short", [
       [sum("ringcable_broker_streams_num"), "streams"],
       [sum("ringcable_broker_messages_num"), "messages"],

@@ -285,6 +285,8 @@ pub struct Metrics {
     pub interest_bytes: Gauge,
     /// Bytes that the shards together may hold for clients and requests, 0 = no bound. Set at the start.
     pub memory_bytes_max: Gauge,
+    /// Bytes that the broker may hold on all shards together, 0 = no bound, or no broker. Set at the start.
+    pub broker_bytes_max: Gauge,
     /// When the process started, in seconds since 1970. Set at the start.
     pub start_time_seconds: Gauge,
     /// Calls to the app that may run at a time, over all shards. Set at the start.
@@ -307,6 +309,8 @@ pub struct Metrics {
     pub private_bytes_at_start: OnceLock<u64>,
     /// The driver in use, `io_uring` or `epoll`; empty until it has been probed.
     pub driver: OnceLock<&'static str>,
+    /// There is a broker. To be set before the metrics are shared; false at first.
+    pub has_broker: bool,
     /// False hides the six `rpc_*` names of the reference, as the reference does without RPC. To be set before the
     /// metrics are shared; true at first.
     pub rpc_configured: bool,
@@ -343,6 +347,7 @@ impl Metrics {
             open_files_limit: Gauge::default(),
             interest_bytes: Gauge::default(),
             memory_bytes_max: Gauge::default(),
+            broker_bytes_max: Gauge::default(),
             start_time_seconds: Gauge::default(),
             rpc_slots_num: Gauge::default(),
             rpc_running_num: Gauge::default(),
@@ -354,6 +359,7 @@ impl Metrics {
             threads: Gauge::default(),
             private_bytes_at_start: OnceLock::new(),
             driver: OnceLock::new(),
+            has_broker: false,
             rpc_configured: true,
             tls: None,
         }

@@ -272,6 +272,11 @@ pub(super) const OWN_PROCESS: &[ProcessFamily] = &[
         "Bytes that may be held for clients and requests, 0 = no bound",
         |m| m.memory_bytes_max.value(),
     ),
+    process_gauge(
+        "broker_bytes_max",
+        "Bytes that the broker may hold, 0 = no bound, or no broker",
+        |m| m.broker_bytes_max.value(),
+    ),
     process_gauge("open_files_limit", "The limit on open files", |m| {
         m.open_files_limit.value()
     }),

@@ -29,7 +29,7 @@ const BROKER_PART: u64 = 4;
 const OTHERS_PART: usize = 4;
 
 /// The metrics of this start, with the gauges that never change.
-pub fn metrics(plan: &Plan, budget: &ProcessBudget) -> Metrics {
+pub fn metrics(config: &Config, plan: &Plan, budget: &ProcessBudget) -> Metrics {
     let mut metrics = Metrics::new(plan.shards);
     metrics.rpc_configured = plan.rpc.is_some();
     metrics.tls = plan.tls.as_ref().map(|_| TlsMetrics::default());
@@ -41,6 +41,11 @@ pub fn metrics(plan: &Plan, budget: &ProcessBudget) -> Metrics {
     metrics.rpc_slots_num.set(slots as i64);
     let bytes_max = budget.bytes_max().unwrap_or(0);
     metrics.memory_bytes_max.set(bytes_max as i64);
+    metrics.has_broker = has_broker(config);
+    if metrics.has_broker {
+        let bytes_max = broker_bytes_max(config).unwrap_or(0);
+        metrics.broker_bytes_max.set(bytes_max as i64);
+    }
     metrics
 }
 
@@ -98,16 +103,25 @@ pub fn start_shards(
 
 /// What the brokers of all shards share; `None` when nothing is kept.
 fn broker(config: &Config, shards: usize) -> Option<BrokerSetup> {
-    let bytes_max = match config.broker.memory {
-        MemoryBound::None => None,
-        MemoryBound::Bytes(bytes) => Some(bytes),
-        MemoryBound::OfLimit => memory_part(BROKER_PART),
-    };
-    (config.broker.adapter != BrokerAdapter::None).then(|| BrokerSetup {
+    let bytes_max = broker_bytes_max(config);
+    has_broker(config).then(|| BrokerSetup {
         history: ProcessBudget::new(bytes_max.map(|bytes| bytes - bytes / OTHERS_PART), shards),
         others: ProcessBudget::new(bytes_max.map(|bytes| bytes / OTHERS_PART), shards),
         epoch_seed: u64::from_ne_bytes(os::random::bytes()),
     })
+}
+
+fn has_broker(config: &Config) -> bool {
+    config.broker.adapter != BrokerAdapter::None
+}
+
+/// `None` = no bound.
+fn broker_bytes_max(config: &Config) -> Option<usize> {
+    match config.broker.memory {
+        MemoryBound::None => None,
+        MemoryBound::Bytes(bytes) => Some(bytes),
+        MemoryBound::OfLimit => memory_part(BROKER_PART),
+    }
 }
 
 /// This part of the memory limit of the process; `None` when there is no limit.

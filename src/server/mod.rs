@@ -99,7 +99,7 @@ pub fn run(mut config: Config) -> Result<(), StartError> {
     let budget = boot::budget(&config, plan.shards);
     let (mesh, inboxes) = ShardMesh::new(plan.shards);
     let server = Server {
-        metrics: Arc::new(boot::metrics(&plan, &budget)),
+        metrics: Arc::new(boot::metrics(&config, &plan, &budget)),
         config: Arc::new(config),
         interest: Arc::new(Interest::new(plan.shards, RandomState::new())),
         mesh,
