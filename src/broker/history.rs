@@ -28,11 +28,13 @@ mod part;
 mod ring;
 #[cfg(test)]
 mod tests;
+mod view;
 
 pub use epochs::Epochs;
 pub use limits::{Classes, Limits, PREFIXES_MAX, PrefixError};
 pub use part::{Part, Refusal};
 pub use ring::Message;
+pub use view::{KeptMessage, StreamTotals, StreamView};
 
 use ages::Ages;
 use ring::{Entry, Ring};

@@ -327,6 +327,16 @@ impl<B: Budget> PresenceTable<B> {
         Ok(info_message(total, self.records(stream), text_bytes))
     }
 
+    /// Places of streams with members, from 0 on. Some are empty.
+    pub fn places(&self) -> usize {
+        self.streams.places()
+    }
+
+    /// The stream at a place.
+    pub fn name_at(&self, place: usize) -> Option<&str> {
+        self.streams.text_at(place)
+    }
+
     fn members_of(&self, stream: &str) -> Option<&StreamMembers> {
         let stream = self.streams.find(stream)?;
         Some(&self.stream_members[stream as usize])

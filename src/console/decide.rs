@@ -30,6 +30,8 @@ pub enum Decision {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Operation {
     Search,
+    Streams,
+    Stream,
     Disconnect,
     Publish,
 }
@@ -66,6 +68,8 @@ pub fn decide(
         ConsoleRoute::Records if reads && access.is_granted() => return Decision::Records,
         ConsoleRoute::Records if reads => login_needed(),
         ConsoleRoute::Search if is_post => return operation(head, access, Operation::Search),
+        ConsoleRoute::Streams if is_post => return operation(head, access, Operation::Streams),
+        ConsoleRoute::Stream if is_post => return operation(head, access, Operation::Stream),
         ConsoleRoute::Disconnect if is_post => {
             return operation(head, access, Operation::Disconnect);
         }
@@ -73,6 +77,8 @@ pub fn decide(
         ConsoleRoute::Login => wrong_method("GET, POST"),
         ConsoleRoute::Logout
         | ConsoleRoute::Search
+        | ConsoleRoute::Streams
+        | ConsoleRoute::Stream
         | ConsoleRoute::Disconnect
         | ConsoleRoute::Publish => wrong_method("POST"),
         ConsoleRoute::File(_)
@@ -154,6 +160,8 @@ mod tests {
         check("GET /_console/records", "", Err(401));
         check("GET /_console/cable", OWN, Err(401));
         check("POST /_console/search", OWN_ACTION, Err(401));
+        check("POST /_console/streams", OWN_ACTION, Err(401));
+        check("POST /_console/stream", OWN_ACTION, Err(401));
         check("POST /_console/disconnect", OWN_ACTION, Err(401));
         check("POST /_console/publish", OWN_ACTION, Err(401));
         check("POST /_console/login", OWN, Ok(Decision::LogIn));
@@ -179,6 +187,18 @@ mod tests {
             OWN_ACTION,
             Ok(Decision::Operation(Operation::Search)),
         );
+        check(
+            "POST /_console/streams",
+            OWN_ACTION,
+            Ok(Decision::Operation(Operation::Streams)),
+        );
+        check(
+            "POST /_console/stream",
+            OWN_ACTION,
+            Ok(Decision::Operation(Operation::Stream)),
+        );
+        check("POST /_console/streams", OWN, Err(403));
+        check("GET /_console/stream", OWN_ACTION, Err(405));
         check(
             "POST /_console/disconnect",
             OWN_ACTION,

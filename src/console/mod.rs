@@ -10,6 +10,7 @@ pub mod page;
 pub mod requests;
 pub mod search;
 pub mod snapshot;
+pub mod streams;
 
 pub use decide::{Decision, Operation, decide};
 
@@ -35,6 +36,10 @@ pub enum ConsoleRoute {
     /// The recent records: warnings, errors, slow clients.
     Records,
     Search,
+    /// A list of streams.
+    Streams,
+    /// One stream in detail.
+    Stream,
     Disconnect,
     Publish,
     /// Style, scripts, icon. No login is needed for them: they are in the public source as well.
@@ -57,6 +62,8 @@ pub fn route(path: &str) -> Option<ConsoleRoute> {
         "cable" => ConsoleRoute::Cable,
         "records" => ConsoleRoute::Records,
         "search" => ConsoleRoute::Search,
+        "streams" => ConsoleRoute::Streams,
+        "stream" => ConsoleRoute::Stream,
         "disconnect" => ConsoleRoute::Disconnect,
         "publish" => ConsoleRoute::Publish,
         _ => page::file(name).map_or(ConsoleRoute::Nowhere, ConsoleRoute::File),

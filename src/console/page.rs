@@ -38,6 +38,7 @@ pub fn file(name: &str) -> Option<File> {
         "charts.js" => (JAVASCRIPT, include_str!("page/charts.js")),
         "figures.js" => (JAVASCRIPT, include_str!("page/figures.js")),
         "sessions.js" => (JAVASCRIPT, include_str!("page/sessions.js")),
+        "streams.js" => (JAVASCRIPT, include_str!("page/streams.js")),
         "icon.svg" => (SVG, include_str!("page/icon.svg")),
         _ => return None,
     };
@@ -162,7 +163,8 @@ mod tests {
                 "console.js",
                 "figures.js",
                 "icon.svg",
-                "sessions.js"
+                "sessions.js",
+                "streams.js"
             ]
         );
     }

@@ -1,5 +1,6 @@
 //! Decodes the bodies of the page's requests.
 
+use super::streams::{StreamOrder, StreamQuery};
 use crate::protocol::json::{JsonError, Reader};
 use crate::protocol::publication::{Broadcast, Publication, decode_broadcast};
 
@@ -27,6 +28,8 @@ pub enum RequestError {
     TooLarge(&'static str),
     #[error("search for at most {QUERY_BYTES_MAX} bytes")]
     QueryTooLong,
+    #[error("streams cannot be sorted so")]
+    NoOrder,
     #[error("a test message needs the name of a stream")]
     NoStream,
 }
@@ -41,11 +44,43 @@ pub fn search(body: &[u8]) -> Result<String, RequestError> {
         }
         Ok(false)
     })?;
+    Ok(checked_query(&query)?.to_owned())
+}
+
+fn checked_query(query: &str) -> Result<&str, RequestError> {
     let query = query.trim();
-    if query.len() > QUERY_BYTES_MAX {
-        return Err(RequestError::QueryTooLong);
+    match query.len() {
+        0..=QUERY_BYTES_MAX => Ok(query),
+        _ => Err(RequestError::QueryTooLong),
     }
-    Ok(query.to_owned())
+}
+
+/// `{"query": "…", "order": "listeners"}`; an empty text finds every stream.
+pub fn streams(body: &[u8]) -> Result<StreamQuery, RequestError> {
+    let (mut query, mut order) = (String::new(), Some(StreamOrder::default()));
+    members(body, |reader, name| {
+        match name {
+            "query" => query = reader.string()?.into_owned(),
+            "order" => order = StreamOrder::named(&reader.string()?),
+            _ => return Ok(false),
+        }
+        Ok(true)
+    })?;
+    let order = order.ok_or(RequestError::NoOrder)?;
+    Ok(StreamQuery::new(checked_query(&query)?, order))
+}
+
+/// `{"stream": "…"}`: the whole name.
+pub fn stream(body: &[u8]) -> Result<String, RequestError> {
+    let mut stream = String::new();
+    members(body, |reader, name| {
+        if name == "stream" {
+            stream = reader.string()?.into_owned();
+            return Ok(true);
+        }
+        Ok(false)
+    })?;
+    Ok(stream)
 }
 
 /// `{"shard": 0, "slot": 1, "generation": 2, "sid": "…", "reconnect": false}`.
@@ -123,6 +158,34 @@ mod tests {
     }
 
     #[test]
+    fn streams_are_asked_for_by_a_text_and_an_order() {
+        let check = |body: &str, expected: Option<StreamOrder>| {
+            let query = streams(body.as_bytes()).ok();
+            assert_eq!(query.map(|query| query.order), expected, "{body}");
+        };
+        check("{}", Some(StreamOrder::Listeners));
+        check(
+            r#"{"query":" chat/ ","order":"bytes"}"#,
+            Some(StreamOrder::Bytes),
+        );
+        check(r#"{"order":"messages"}"#, Some(StreamOrder::Messages));
+        check(r#"{"order":"size"}"#, None);
+        check(r#"{"order":1}"#, None);
+        check(r#"{"query":1}"#, None);
+        let query = streams(br#"{"query":" chat/ "}"#).expect("good");
+        assert!(query.is_in("a/chat/1") && !query.is_in("chat"));
+        let long = "x".repeat(QUERY_BYTES_MAX + 1);
+        check(&format!(r#"{{"query":"{long}"}}"#), None);
+    }
+
+    #[test]
+    fn one_stream_is_asked_for_by_its_name_as_it_is() {
+        assert_eq!(stream(br#"{"stream":" a "}"#).ok().as_deref(), Some(" a "));
+        assert_eq!(stream(b"{}").ok().as_deref(), Some(""));
+        assert!(stream(br#"{"stream":null}"#).is_err());
+    }
+
+    #[test]
     fn a_disconnect_names_one_session() {
         let body = br#"{"shard":1,"slot":2,"generation":3,"sid":"s","reconnect":true}"#;
         let expected = DisconnectRequest {
@@ -162,7 +225,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_body_panics(body in any::<Vec<u8>>()) {
-            let _ = (search(&body), disconnect(&body), publication(&body));
+            let _ = (search(&body), streams(&body), stream(&body), disconnect(&body), publication(&body));
         }
     }
 }

@@ -60,6 +60,21 @@ pub fn encode(metrics: &Metrics, facts: &Facts<'_>) -> Vec<u8> {
             pending: gauge_sum(shards, |shard| &shard.rpc_pending_num),
             disconnect_queue: gauge_sum(shards, |shard| &shard.disconnect_queue_size),
         }),
+        broker: metrics.has_broker.then(|| Broker {
+            bytes: gauge_sum(shards, |shard| &shard.broker_bytes),
+            bytes_max: metrics.broker_bytes_max.value(),
+            streams: gauge_sum(shards, |shard| &shard.broker_streams_num),
+            messages: gauge_sum(shards, |shard| &shard.broker_messages_num),
+            members: gauge_sum(shards, |shard| &shard.presence_members_num),
+            sessions: gauge_sum(shards, |shard| &shard.sessions_kept_num),
+            restored: sum(|shard| &shard.restores_total),
+            not_restored: sum(|shard| &shard.restores_unknown_total),
+            answered: sum(|shard| &shard.history_confirmed_total),
+            refused: sum(|shard| &shard.history_refused_total),
+            replayed: sum(|shard| &shard.history_messages_total),
+            evicted: sum(|shard| &shard.broker_evictions_total),
+            evicted_sessions: sum(|shard| &shard.session_evictions_total),
+        }),
     };
     sonic_rs::to_vec(&snapshot).expect("texts and numbers are always JSON")
 }
@@ -83,6 +98,7 @@ struct Message<'a> {
     last_record: u64,
     shards: Vec<Shard>,
     rpc: Option<Rpc<'a>>,
+    broker: Option<Broker>,
 }
 
 #[derive(Serialize)]
@@ -143,6 +159,29 @@ struct Rpc<'a> {
     disconnect_queue: i64,
 }
 
+/// Brought up to date once a second, as the metrics are.
+#[derive(Serialize)]
+struct Broker {
+    bytes: i64,
+    /// 0: no bound.
+    bytes_max: i64,
+    streams: i64,
+    messages: i64,
+    members: i64,
+    /// Sessions that may come back.
+    sessions: i64,
+    restored: u64,
+    not_restored: u64,
+    /// Questions for history that were answered.
+    answered: u64,
+    refused: u64,
+    /// Messages in these answers.
+    replayed: u64,
+    /// Messages given up for memory.
+    evicted: u64,
+    evicted_sessions: u64,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,5 +237,27 @@ mod tests {
         let value: serde_json::Value =
             serde_json::from_slice(&encode(&metrics, &FACTS)).expect("JSON");
         assert!(value["rpc"].is_null());
+    }
+
+    #[test]
+    fn with_a_broker_it_is_said_what_all_shards_keep() {
+        let mut metrics = Metrics::new(2);
+        let snapshot = |metrics: &Metrics| -> serde_json::Value {
+            serde_json::from_slice(&encode(metrics, &FACTS)).expect("JSON")
+        };
+        assert!(snapshot(&metrics)["broker"].is_null());
+        metrics.has_broker = true;
+        metrics.broker_bytes_max.set(1_000);
+        metrics.shards[0].broker_bytes.set(30);
+        metrics.shards[1].broker_bytes.set(12);
+        metrics.shards[1].history_refused_total.add(2);
+        metrics.shards[0].broker_evictions_total.add(5);
+        let broker = &snapshot(&metrics)["broker"];
+        let shown = |name: &str| broker[name].as_u64().expect("a number");
+        assert_eq!((shown("bytes"), shown("bytes_max")), (42, 1_000));
+        assert_eq!(
+            (shown("refused"), shown("evicted"), shown("restored")),
+            (2, 5, 0)
+        );
     }
 }

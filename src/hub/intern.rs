@@ -121,6 +121,16 @@ impl Interner {
         self.texts.iter().map(|(_, interned)| &*interned.text)
     }
 
+    /// Places of texts, from 0 on. A text keeps its place; some places are empty.
+    pub fn places(&self) -> usize {
+        self.texts.capacity()
+    }
+
+    /// The text at a place.
+    pub fn text_at(&self, place: usize) -> Option<&str> {
+        self.texts.get(place).map(|interned| &*interned.text)
+    }
+
     /// Frees memory after many texts have been removed: shrinks what is more than three quarters empty.
     pub fn shrink(&mut self) {
         if self.index.capacity() > 4 * self.index.len().max(64) {
@@ -147,6 +157,8 @@ mod tests {
         let (second, new) = interner.acquire("b");
         assert!(new.is_some() && second != first);
         assert_eq!((interner.text(first), interner.len()), ("a", 2));
+        let texts = (0..interner.places()).filter_map(|place| interner.text_at(place));
+        assert_eq!(texts.collect::<Vec<_>>(), ["a", "b"]);
         assert_eq!(interner.release(first), None);
         let hash = interner.hash_of(first);
         assert_eq!(interner.release(first), hash);

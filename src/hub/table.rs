@@ -125,6 +125,16 @@ impl Hub {
         self.streams.texts()
     }
 
+    /// Places of streams with a subscriber here, from 0 on. Some are empty.
+    pub fn stream_places(&self) -> usize {
+        self.streams.places()
+    }
+
+    /// The stream at a place.
+    pub fn stream_at(&self, place: usize) -> Option<&str> {
+        self.streams.text_at(place)
+    }
+
     /// True when `slot` has subscribed to `identifier`.
     pub fn is_subscribed(&self, slot: u32, identifier: &str) -> bool {
         self.identifiers

@@ -1,5 +1,7 @@
 //! The console's tasks on one shard: snapshots while someone watches, questions to the other shards, and their answers.
 
+mod streams;
+
 use std::cell::Cell;
 use std::pin::pin;
 use std::rc::Rc;
@@ -123,7 +125,16 @@ pub fn answer(shard: &Rc<Shard>, sessions: &mut Sessions, question: ConsoleQuest
         ConsoleQuestion::Search { query, reply } => {
             monoio::spawn(search(Rc::clone(shard), query, reply));
         }
-        ConsoleQuestion::Listeners { stream, reply } => reply.send(sessions.listeners(&stream)),
+        ConsoleQuestion::Streams { query, reply } => {
+            monoio::spawn(streams::propose(Rc::clone(shard), query, reply));
+        }
+        ConsoleQuestion::Figures { names, reply } => {
+            monoio::spawn(streams::count(Rc::clone(shard), names, reply));
+        }
+        ConsoleQuestion::Stream { stream, reply } => {
+            reply.send(streams::part(shard, sessions, &stream));
+        }
+        ConsoleQuestion::Listeners { stream, reply } => reply.send(sessions.listeners(&stream).0),
         ConsoleQuestion::Disconnect {
             session,
             sid,

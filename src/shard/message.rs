@@ -11,6 +11,7 @@ use crate::broker::history::Part;
 use crate::broker::presence::{JoinRefusal, LongAnswer, Stay};
 use crate::broker::sessions::SessionSnapshot;
 use crate::console::search::{Query, SessionReport};
+use crate::console::streams::{Proposal, StreamFigures, StreamPart, StreamQuery};
 use crate::mesh::{Inbox, Mesh, Reply, SessionRef, ShardId, Weigh};
 use crate::net::Driver;
 use crate::protocol::publication::{Publication, RemoteDisconnect};
@@ -129,6 +130,21 @@ pub enum ConsoleQuestion {
     Search {
         query: Arc<Query>,
         reply: Reply<Vec<SessionReport>>,
+    },
+    /// Propose the streams that come first here.
+    Streams {
+        query: Arc<StreamQuery>,
+        reply: Reply<Proposal>,
+    },
+    /// Count what is here of these streams, in their order.
+    Figures {
+        names: Arc<[Box<str>]>,
+        reply: Reply<Vec<StreamFigures>>,
+    },
+    /// Say what is known here of this stream.
+    Stream {
+        stream: Arc<str>,
+        reply: Reply<StreamPart>,
     },
     /// Count the subscriptions that listen to this stream.
     Listeners { stream: Arc<str>, reply: Reply<u64> },

@@ -8,7 +8,7 @@
 mod home;
 mod passage;
 
-use std::cell::RefCell;
+use std::cell::{Ref, RefCell};
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -227,7 +227,7 @@ impl Publisher {
 /// With a broker.
 impl Publisher {
     /// The home of a stream.
-    fn home_of(&self, stream: &str) -> ShardId {
+    pub fn home_of(&self, stream: &str) -> ShardId {
         let hash = self.interest.hasher().hash_one(stream);
         (hash % self.mesh.shards() as u64) as ShardId
     }
@@ -370,6 +370,14 @@ impl Publisher {
         self.tell_home(stream, message);
         gather.all().await;
         gather.take(1).0.pop()
+    }
+
+    /// What this shard keeps; `None` without a broker.
+    pub fn home(&self) -> Option<Ref<'_, Home>> {
+        match &self.broker {
+            Broker::None => None,
+            Broker::Memory(home) => Some(home.borrow()),
+        }
     }
 
     /// Removes what the broker has kept long enough. True: there is more to do at once.

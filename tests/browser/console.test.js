@@ -223,6 +223,65 @@ test("a session is found, shown, spoken to and ended, by keyboard alone", async 
   await page.context().close();
 });
 
+const listed = (page) => page.locator("#streams .stream").allTextContents();
+
+async function searchStreams(page, query, order) {
+  await page.fill("#stream-query", query);
+  if (order) await page.selectOption("#order", order);
+  await page.press("#stream-query", "Enter");
+  await page.waitForFunction(() => !/^(Searching|Look for)/.test(document.getElementById("streams-state").textContent));
+}
+
+test("streams are found, and one is shown with its history, members and listeners, by keyboard alone", async () => {
+  await broadcast("announcements", { text: "<b>Lunch</b> is ready" });
+  const page = await openConsole();
+  await searchStreams(page, "no-stream-is-called-so");
+  assert.match(await state(page, "streams-state"), /^No stream has “no-stream-is-called-so”/);
+  assert.equal(await page.locator("#streams-found").isVisible(), false);
+  await searchStreams(page, "");
+  assert.ok((await listed(page)).slice(0, 3).includes("unread_rooms"));
+  assert.equal(await page.textContent("#streams td >> nth=0"), String(CROWD - 1));
+  await searchStreams(page, "Rooms::Open/1", "listeners");
+  assert.ok((await page.locator("#streams .note").allTextContents()).includes("room:gid://ringcable-demo/Rooms::Open/1"));
+  await searchStreams(page, "_reads");
+  assert.deepEqual((await page.locator("#streams .note").allTextContents()).filter((text) => !/^user_gid:\/\/ringcable-demo\/User\/\w+_reads$/.test(text)), []);
+  await searchStreams(page, "announce", "bytes");
+  assert.deepEqual(await listed(page), ["announcements"]);
+  assert.deepEqual((await page.locator("#streams td").allTextContents()).slice(0, 2), ["0", "1"]);
+  await page.waitForFunction(() => document.querySelector("#card-stored .value")?.textContent !== "0");
+  assert.match(await page.textContent("#card-held .note"), /^of [\d.]+ [MG]B$/);
+
+  await page.focus("#streams .stream");
+  await page.keyboard.press("Enter");
+  await page.waitForSelector("#stream-parts .kept");
+  assert.equal(await page.evaluate(() => document.activeElement.id), "stream-name");
+  assert.equal(await state(page, "stream-name"), "announcements");
+  const parts = await state(page, "stream-parts");
+  assert.match(parts, /offsets 1 to 1.*Messages1#1.*<b>Lunch<\/b>.*Members0Nobody is present\.Listeners0Nobody listens\./);
+  await page.focus("#message-stream");
+  await page.keyboard.press("Enter");
+  await page.keyboard.type('"dinner"');
+  await page.keyboard.press("Tab");
+  await page.keyboard.press("Enter");
+  await page.waitForFunction(() => /#2.*dinner/.test(document.getElementById("stream-parts").textContent));
+  await page.focus("#close-stream");
+  await page.keyboard.press("Enter");
+  assert.equal(await page.locator("#stream-detail").isVisible(), false);
+  assert.equal(await page.evaluate(() => document.activeElement.id), "stream-query");
+
+  const presence = JSON.stringify({ channel: "PresenceChannel", room_id: 1 });
+  clients[0].say({ command: "subscribe", identifier: presence });
+  clients[0].say({ command: "join", identifier: presence, presence: { id: "15", info: { name: "Ada" } } });
+  await until("she is there", async () => {
+    await searchStreams(page, "presence:", "members");
+    return await page.locator("#streams td:last-child >> nth=0").textContent() === "1";
+  });
+  await page.click("#streams .stream >> nth=0");
+  await page.waitForSelector("#stream-parts .kept");
+  assert.match(await state(page, "stream-parts"), /Members1.*15.*\{"name":"Ada"\}.*Listeners1.*Ada0/);
+  await page.context().close();
+});
+
 test("names of strangers are text, not markup", async () => {
   const eve = new Client(encodeURIComponent("<img src=x>"), [JSON.stringify({ channel: "UnreadRoomsChannel", x: "<b>y</b>" })]);
   clients.push(eve);
@@ -253,19 +312,24 @@ test("axe-core has nothing to say, in both schemes and at every width", async ()
     await search(page, "Ada");
     await page.click(".session summary >> nth=0");
     await page.click("text=The last minute as a table");
+    await searchStreams(page, "", "messages");
+    await page.click("#streams .stream >> nth=0");
+    await page.waitForSelector("#stream-parts .kept");
     await assertAccessible(page, colorScheme);
+    if (process.env.SHOTS) await page.screenshot({ path: `${process.env.SHOTS}/console-${colorScheme}.png`, fullPage: true });
     for (const width of [1180, 720, 360]) {
       await page.setViewportSize({ width, height: 800 });
       assert.equal(await overflow(page), 0, `${colorScheme} at ${width}`);
     }
     await assertAccessible(page, `${colorScheme}, narrow`);
+    if (process.env.SHOTS) await page.screenshot({ path: `${process.env.SHOTS}/console-phone-${colorScheme}.png`, fullPage: true });
     await page.context().close();
   }
 });
 
 if (process.env.SCREENSHOT) {
   test("pictures", async () => {
-    const pages = await Promise.all(["light", "dark"].map((colorScheme) => openConsole({ colorScheme, viewport: { width: 1280, height: 1000 } })));
+    const pages = await Promise.all(["light", "dark"].map((colorScheme) => openConsole({ colorScheme, viewport: { width: 1280, height: 1500 } })));
     const end = Date.now() + 75_000;
     for (let round = 0; Date.now() < end; round += 1) {
       const wave = 1 + Math.round(2 + 2 * Math.sin(round / 5));
@@ -281,8 +345,12 @@ if (process.env.SCREENSHOT) {
       await new Promise((resolve) => setTimeout(resolve, 350));
     }
     for (const [index, page] of pages.entries()) {
-      await search(page, "User/Ada1");
+      await search(page, "User/Radia72");
       await page.click(".session summary >> nth=0");
+      await searchStreams(page, "", "messages");
+      await page.click("#streams .stream >> nth=0");
+      await page.waitForSelector("#stream-parts .kept");
+      await page.evaluate(() => scrollTo(0, 0));
       await page.fill("#stream", "unread_rooms");
       await page.fill("#message", '{"hello": "from the console"}');
       await page.click("#publish button");

@@ -47,7 +47,7 @@ fn status(server: &Server, request: &str, lines: &[&str]) -> u16 {
 }
 
 /// What the page asks for, on loopback.
-fn act(server: &Server, path: &str, body: &Value) -> (u16, Value) {
+pub fn act(server: &Server, path: &str, body: &Value) -> (u16, Value) {
     let headers = [ACTION, OWN_PAGE];
     let answer = http::request(
         server.address(),
@@ -161,7 +161,7 @@ on_both_drivers! {
         let page = stage.server.get("/_console");
         assert!(page.header("Content-Security-Policy").is_some_and(|policy| policy.starts_with("default-src 'none'")));
         assert_eq!((page.header("Cache-Control"), page.header("X-Content-Type-Options")), (Some("no-store"), Some("nosniff")));
-        for file in ["console.css", "console.js", "cable.js", "charts.js", "figures.js", "sessions.js", "icon.svg"] {
+        for file in ["console.css", "console.js", "cable.js", "charts.js", "figures.js", "sessions.js", "streams.js", "icon.svg"] {
             assert_eq!(stage.server.get(&format!("/_console/{file}")).status, 200, "{file}");
         }
         assert_eq!(stage.server.get("/_console/nothing.js").status, 404);
@@ -297,6 +297,24 @@ on_both_drivers! {
         assert_eq!(stage.server.metric("clients_num"), 1);
         drop(client);
         next_snapshot(&mut console, |snapshot| sum(snapshot, "sessions") == 0 && sum(snapshot, "closed") == 1);
+    }
+
+    fn snapshots_say_what_the_broker_keeps(driver: Driver) {
+        let without = console(driver);
+        assert_eq!(next_snapshot(&mut watch(&without.server), |_| true)["broker"], Value::Null);
+        let stage = Stage::with(driver, &["--console", "--broker=memory", "--broker_bytes_max=1000000"]);
+        let mut console = watch(&stage.server);
+        stage.publish("room", "1");
+        let snapshot = next_snapshot(&mut console, |snapshot| snapshot["broker"]["messages"] == 1);
+        let broker = &snapshot["broker"];
+        assert_eq!((&broker["streams"], &broker["bytes_max"], &broker["evicted"]), (&json!(1), &json!(1_000_000), &json!(0)));
+        assert!(broker["bytes"].as_u64().is_some_and(|bytes| bytes > 100), "{broker}");
+        let has_bound = |server: &Server, bound: &str| {
+            let page = server.get("/metrics").text();
+            assert!(page.contains(&format!("\nringcable_broker_bytes_max {bound}\n")), "{page}");
+        };
+        has_bound(&stage.server, "1000000");
+        has_bound(&without.server, "0");
     }
 
     fn snapshots_stop_when_nobody_looks_and_start_again(driver: Driver) {

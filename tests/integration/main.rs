@@ -59,6 +59,7 @@ mod cli;
 mod commands;
 mod compression;
 mod console;
+mod console_streams;
 mod demo;
 mod departures;
 mod disconnects;

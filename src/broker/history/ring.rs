@@ -68,6 +68,11 @@ impl Ring {
         oldest
     }
 
+    /// All, the oldest first.
+    pub fn entries(&self) -> impl DoubleEndedIterator<Item = &Entry> {
+        self.entries.iter()
+    }
+
     /// The newest `count` messages, the oldest first.
     pub fn newest(&self, count: usize) -> impl Iterator<Item = &Message> {
         let skipped = self.entries.len().saturating_sub(count);

@@ -28,6 +28,15 @@ export const CARDS = [
   { id: "memory", title: "Memory/connection", lines: ["perSession"], text: (now) => bytes(now.perSession), note: (now) => `${bytes(now.memory)} in all` },
 ];
 
+export const BROKER_CARDS = [
+  { id: "held", title: "Broker memory", lines: ["held"], text: (now) => bytes(now.held), note: (now) => now.heldMax > 0 ? `of ${bytes(now.heldMax)}` : "without a bound" },
+  { id: "stored", title: "Messages kept", lines: ["stored"], text: (now) => count(now.stored), note: (now) => `in ${count(now.knownStreams)} streams` },
+  { id: "kept", title: "Sessions kept", lines: ["keptSessions"], text: (now) => count(now.keptSessions), note: (now) => `may come back · ${count(now.members)} present` },
+  { id: "restores", title: "Restores/s", lines: ["restored"], text: (now) => rateText(now.restored), note: (now) => `${rateText(now.notRestored)}/s were not known` },
+  { id: "replays", title: "Replays/s", lines: ["replayed"], text: (now) => rateText(now.replayed), note: (now) => `${rateText(now.answered)} answers/s, ${rateText(now.refused)} refused`, unit: "messages" },
+  { id: "evictions", title: "Evictions/s", lines: ["evicted"], text: (now) => rateText(now.evicted), note: (now) => `${count(now.evictedInAll)} messages, ${count(now.evictedSessions)} sessions so far` },
+];
+
 export class Card {
   #definition;
   #value = element("strong", { className: "value" });
@@ -103,6 +112,7 @@ export function fillMinuteTable(body, samples) {
   body.replaceChildren(...shown.map((sample) => row(clock(sample.at), [
     count(sample.sessions), count(sample.streams), rateText(sample.deliveries), rateText(sample.messages),
     millis(sample.median), millis(sample.slowest), bytes(sample.perSession), bytes(sample.memory),
+    ...(sample.held === null ? [] : [bytes(sample.held), rateText(sample.restored), rateText(sample.replayed), rateText(sample.evicted)]),
   ])));
 }
 

@@ -1,9 +1,10 @@
 // The console: snapshots come over Action Cable, and everything on the page is made from them.
 
-import { CARDS, Card, element, fillMinuteTable, fillShardTable } from "./charts.js";
+import { BROKER_CARDS, CARDS, Card, element, fillMinuteTable, fillShardTable } from "./charts.js";
 import { Cable } from "./cable.js";
 import { History, SECONDS_SHOWN, clock, duration } from "./figures.js";
 import { ask, serverIsBack, startSessions } from "./sessions.js";
+import { startStreams } from "./streams.js";
 
 const IDENTIFIER = '{"channel":"ringcable:console"}';
 const STATES = { connecting: "Connecting", live: "Live", lost: "Connection lost, trying again" };
@@ -12,6 +13,7 @@ const LEVELS = { ERROR: "Error", WARN: "Warning", SLOW: "Slow client" };
 const $ = (id) => document.getElementById(id);
 const past = new History();
 const cards = CARDS.map((definition) => new Card(definition, $("cards")));
+const brokerCards = BROKER_CARDS.map((definition) => new Card(definition, $("broker-cards")));
 let recordShown = -1;
 // The figures of the last minute survive a reload of the page, in this tab only. They contain no names.
 let kept = JSON.parse(sessionStorage.getItem("snapshots") ?? "[]");
@@ -37,6 +39,7 @@ function showSnapshot(snapshot) {
   remember(snapshot);
   document.body.dataset.snapshots = String(Number(document.body.dataset.snapshots ?? 0) + 1);
   for (const card of cards) card.show(past.samples);
+  showBroker(snapshot.broker !== null);
   fillShardTable($("shards"), past.samples);
   fillMinuteTable($("minute"), past.samples);
   $("about").textContent = [`node ${snapshot.node}`, `ringcable ${snapshot.version}`, snapshot.driver, `up ${duration(snapshot.uptime_secs)}`].join(" · ");
@@ -45,6 +48,14 @@ function showSnapshot(snapshot) {
     // After an error the next snapshot causes another try.
     loadRecords().catch(() => { recordShown = -1; });
   }
+}
+
+// Without a broker there is nothing to see of it.
+function showBroker(isThere) {
+  document.body.dataset.broker = isThere ? "yes" : "no";
+  $("broker-figures").hidden = !isThere;
+  if (isThere) for (const card of brokerCards) card.show(past.samples);
+  for (const option of $("order").options) option.hidden = option.disabled = !isThere && option.value !== "listeners";
 }
 
 async function loadRecords() {
@@ -63,5 +74,6 @@ function recordItem({ level, unix_ms: at, message, times, fields }) {
 }
 
 startSessions();
+startStreams();
 showPhase("connecting");
 new Cable(`${location.origin.replace(/^http/, "ws")}/_console/cable`, IDENTIFIER, { phase: showPhase, message: showSnapshot });

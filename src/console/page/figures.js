@@ -49,6 +49,7 @@ function sampleOf(snapshot, previous, windowStart) {
     calls: rpc ? rate(rpc.calls, previous?.rpc?.calls ?? 0) : null,
     failures: rpc ? rate(rpc.errors, previous?.rpc?.errors ?? 0) : null,
     pending: rpc?.pending ?? null,
+    ...brokerFigures(snapshot.broker, (name) => rate(snapshot.broker[name], previous?.broker?.[name] ?? 0)),
     shards: shards.map((shard, id) => ({
       sessions: shard.sessions,
       deliveries: rate(shard.deliveries, previous?.shards[id]?.deliveries ?? 0),
@@ -57,6 +58,28 @@ function sampleOf(snapshot, previous, windowStart) {
       inbox: shard.inbox_depth,
       slow: shard.slow,
     })),
+  };
+}
+
+// All null without a broker.
+function brokerFigures(broker, rateOf) {
+  const now = (name) => (broker ? broker[name] : null);
+  const perSecond = (name) => (broker ? rateOf(name) : null);
+  return {
+    held: now("bytes"),
+    heldMax: now("bytes_max"),
+    stored: now("messages"),
+    knownStreams: now("streams"),
+    members: now("members"),
+    keptSessions: now("sessions"),
+    restored: perSecond("restored"),
+    notRestored: perSecond("not_restored"),
+    replayed: perSecond("replayed"),
+    answered: perSecond("answered"),
+    refused: perSecond("refused"),
+    evicted: perSecond("evicted"),
+    evictedInAll: now("evicted"),
+    evictedSessions: now("evicted_sessions"),
   };
 }
 

@@ -133,7 +133,7 @@ const nameOf = ({ identifiers }) => pairs(identifiers).map(([, value]) => value)
 
 // When the server is back, old error texts are removed.
 export function serverIsBack() {
-  for (const id of ["search-state", "publish-state"]) if ($(id).classList.contains("wrong")) say(id, "");
+  for (const id of ["search-state", "publish-state", "streams-state", "stream-state"]) if ($(id).classList.contains("wrong")) say(id, "");
 }
 
 let chosen;
@@ -170,6 +170,7 @@ async function publish() {
   try {
     const { listeners } = await ask("/_console/publish", { stream, data: $("message").value });
     say("publish-state", heard(listeners));
+    document.dispatchEvent(new CustomEvent("published", { detail: stream }));
   } catch (error) {
     say("publish-state", error.message, true);
   }
@@ -181,7 +182,7 @@ function heard(listeners) {
   return listeners === 1 ? "Published to 1 subscription." : `Published to ${count(listeners)} subscriptions.`;
 }
 
-function say(id, text, wrong = false) {
+export function say(id, text, wrong = false) {
   $(id).textContent = text;
   $(id).classList.toggle("wrong", wrong);
 }

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::console::access::Guard;
 use crate::console::requests::{self, DisconnectRequest};
 use crate::console::search::{Query, SearchAnswer};
+use crate::console::streams::{Proposed, StreamList, StreamQuery, StreamReport};
 use crate::console::{
     self, BODY_BYTES_MAX, ConsoleRoute, Decision, LOGIN_BODY_BYTES_MAX, Operation, page,
 };
@@ -116,6 +117,14 @@ impl Client {
                 Ok(query) => self.search(&query).await,
                 Err(error) => page::refusal(422, &error.to_string()),
             },
+            Operation::Streams => match requests::streams(&body) {
+                Ok(query) => self.streams(query).await,
+                Err(error) => page::refusal(422, &error.to_string()),
+            },
+            Operation::Stream => match requests::stream(&body) {
+                Ok(stream) => self.stream(&stream).await,
+                Err(error) => page::refusal(422, &error.to_string()),
+            },
             Operation::Disconnect => match requests::disconnect(&body) {
                 Ok(request) => self.disconnect(request).await,
                 Err(error) => page::refusal(422, &error.to_string()),
@@ -148,6 +157,35 @@ impl Client {
         })
         .await;
         page::json(200, &SearchAnswer::merged(found, complete))
+    }
+
+    /// What comes first somewhere is counted everywhere.
+    async fn streams(&mut self, query: StreamQuery) -> Response {
+        let query = Arc::new(query);
+        let (proposals, complete) = ask_all(&self.shard, |reply| ConsoleQuestion::Streams {
+            query: Arc::clone(&query),
+            reply,
+        })
+        .await;
+        let proposed = Proposed::by_all(proposals);
+        let names: Arc<[Box<str>]> = proposed.names.as_slice().into();
+        let (figures, counted) = ask_all(&self.shard, |reply| ConsoleQuestion::Figures {
+            names: Arc::clone(&names),
+            reply,
+        })
+        .await;
+        let list = StreamList::of(proposed, figures, query.order, complete && counted);
+        page::json(200, &list)
+    }
+
+    async fn stream(&mut self, stream: &str) -> Response {
+        let stream: Arc<str> = stream.into();
+        let (parts, complete) = ask_all(&self.shard, |reply| ConsoleQuestion::Stream {
+            stream: Arc::clone(&stream),
+            reply,
+        })
+        .await;
+        page::json(200, &StreamReport::merged(parts, complete))
     }
 
     async fn disconnect(&mut self, request: DisconnectRequest) -> Response {

@@ -201,7 +201,15 @@ impl Home {
         forgotten.add(self.seen.forgotten() - forgotten.value());
     }
 
-    fn key<'a>(&self, stream: &'a str) -> StreamKey<'a> {
+    pub fn history(&self) -> &History<Rc<Lease>> {
+        &self.history
+    }
+
+    pub fn presence(&self) -> &PresenceTable<Rc<Lease>> {
+        &self.presence
+    }
+
+    pub fn key<'a>(&self, stream: &'a str) -> StreamKey<'a> {
         StreamKey {
             name: stream,
             hash: self.interest.hasher().hash_one(stream),

@@ -1,4 +1,4 @@
-//! The console's view of the session table: snapshots, searches, and the disconnect of one session.
+//! The console's view of the session table: snapshots, searches, listeners, and the disconnect of one session.
 
 use std::sync::Arc;
 
@@ -7,6 +7,7 @@ use super::formats::console_frame;
 use super::{Action, Sessions};
 use crate::console::IDENTIFIER;
 use crate::console::search::{HITS_MAX, Query, SessionReport, TEXT_SHOWN_BYTES_MAX, subscriptions};
+use crate::console::streams::ListenerReport;
 use crate::log::shortened;
 use crate::mesh::SessionRef;
 use crate::protocol::command::{CommandKind, decode_command};
@@ -129,12 +130,44 @@ impl Sessions {
         }
     }
 
-    /// Subscriptions of this shard that listen to `stream`.
-    pub fn listeners(&self, stream: &str) -> u64 {
-        self.hub
-            .receivers(stream)
-            .map(|(_, members)| members.len() as u64)
-            .sum()
+    /// Subscriptions of this shard that listen to `stream`, and the number of their identifiers.
+    pub fn listeners(&self, stream: &str) -> (u64, usize) {
+        let receivers = self.hub.receivers(stream);
+        receivers.fold((0, 0), |(listeners, identifiers), (_, members)| {
+            (listeners + members.len() as u64, identifiers + 1)
+        })
+    }
+
+    pub fn has_listener(&self, stream: &str) -> bool {
+        self.hub.receivers(stream).next().is_some()
+    }
+
+    /// Some of the subscriptions that listen to `stream`, `max` at most.
+    pub fn listening(&self, stream: &str, max: usize) -> Vec<ListenerReport> {
+        let receivers = self.hub.receivers(stream);
+        let listeners = receivers
+            .flat_map(|(identifier, slots)| slots.iter().map(move |slot| (identifier, *slot)));
+        let shown = |text: &str| shortened(text, TEXT_SHOWN_BYTES_MAX);
+        let report = |(identifier, slot): (&str, u32)| {
+            let session = &self.table.connections[slot as usize].session;
+            ListenerReport {
+                shard: self.common.shard,
+                sid: shown(session.sid()),
+                identifiers: shown(session.identifiers()),
+                identifier: shown(identifier),
+            }
+        };
+        listeners.take(max).map(report).collect()
+    }
+
+    /// See [`crate::hub::Hub::stream_places`].
+    pub fn stream_places(&self) -> usize {
+        self.hub.stream_places()
+    }
+
+    /// See [`crate::hub::Hub::stream_at`].
+    pub fn stream_at(&self, place: usize) -> Option<&str> {
+        self.hub.stream_at(place)
     }
 
     /// Ends one session. Returns false when the session with this sid has ended already.

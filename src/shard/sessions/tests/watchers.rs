@@ -189,8 +189,8 @@ fn a_session_that_is_found_tells_its_subscriptions() {
             told,
             [("A", vec!["x".to_owned(), "y".to_owned()]), ("B", vec![])]
         );
-        assert_eq!(bench.sessions.listeners("x"), 1);
-        assert_eq!(bench.sessions.listeners("z"), 0);
+        assert_eq!(bench.sessions.listeners("x"), (1, 1));
+        assert_eq!(bench.sessions.listeners("z"), (0, 0));
     });
 }
 
