@@ -97,8 +97,8 @@ pub fn load(args: &[String], env: &[(String, String)]) -> Result<Startup, Config
             connections,
         )));
     }
-    if settings.on("demo") && settings.text("secret").is_empty() {
-        settings.derive("secret", Value::Text(random_text(SECRET_CHARS)?));
+    if settings.on("demo") {
+        demo(&mut settings)?;
     }
     resolve::derive_ports(&mut settings);
     let origin = resolve::Origin {
@@ -114,6 +114,16 @@ pub fn load(args: &[String], env: &[(String, String)]) -> Result<Startup, Config
     }
     none_of(&mut problems)?;
     Ok(Startup::Run(config))
+}
+
+/// What the demo needs and nobody has set.
+fn demo(settings: &mut Settings) -> Result<(), ConfigError> {
+    if settings.text("secret").is_empty() {
+        settings.derive("secret", Value::Text(random_text(SECRET_CHARS)?));
+    }
+    // Its page shows what a broker is for.
+    presets::broker(settings);
+    Ok(())
 }
 
 /// The text for options that print something and need no configuration.

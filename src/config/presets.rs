@@ -95,7 +95,7 @@ fn fly(settings: &mut Settings, env: &[(String, String)]) -> Result<(), ConfigEr
 }
 
 /// Broadcasts come by HTTP, as by default, because Redis and NATS are not there yet.
-fn broker(settings: &mut Settings) {
+pub fn broker(settings: &mut Settings) {
     if settings.is_default("broker") {
         settings.derive("broker", Value::Text("memory".to_owned()));
     }

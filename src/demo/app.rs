@@ -87,7 +87,7 @@ impl App {
         let answer = match call {
             "/connect" => {
                 let call: ConnectCall = sonic_rs::from_slice(body)?;
-                channels::connect(&call)
+                channels::connect(sid, &call)
             }
             "/command" => {
                 let call: CommandCall = sonic_rs::from_slice(body)?;
@@ -95,7 +95,7 @@ impl App {
             }
             _ => {
                 let DisconnectCall { .. } = sonic_rs::from_slice(body)?;
-                chat.leave_all(sid, &mut publications);
+                chat.leave_all(sid);
                 Answer::success()
             }
         };

@@ -221,10 +221,7 @@ mod tests {
     fn a_full_queue_is_said_to_the_caller() {
         // No URL is set, so the thread takes one publication from the queue and waits with it.
         let broadcaster = Broadcaster::start(None).unwrap();
-        let publication = || Publication {
-            stream: "s".to_owned(),
-            data: "1".to_owned(),
-        };
+        let publication = || Publication::new("s".to_owned(), &1);
         let refused = (0..QUEUE_PUBLICATIONS_MAX + 2)
             .find_map(|_| broadcaster.broadcast(publication()).err());
         assert_eq!(

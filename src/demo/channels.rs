@@ -14,12 +14,12 @@ use super::rpc::{Answer, CommandCall, ConnectCall};
 use super::user::User;
 
 /// Finds the user of a connection by the URL or the cookie.
-pub fn connect(call: &ConnectCall) -> Answer {
+pub fn connect(sid: &str, call: &ConnectCall) -> Answer {
     match User::from_env(
         &call.env.url,
         call.env.headers.get("cookie").map(String::as_str),
     ) {
-        Some(user) => Answer::welcome(user.identifiers()),
+        Some(user) => Answer::welcome(user.identifiers(), sid),
         None => Answer::unauthorized(),
     }
 }
@@ -171,7 +171,10 @@ impl Visit<'_> {
             Channel::Presence => {
                 self.chat
                     .enter(self.room_id, self.sid, self.user, self.now_ms, self.out);
-                self.with_members(answer)
+                match self.chat.room(self.room_id) {
+                    Some(room) => answer.with_presence(room.presence_stream()),
+                    None => answer,
+                }
             }
             Channel::Room => self.with_history(answer, 0),
             Channel::RoomList => {
@@ -187,7 +190,7 @@ impl Visit<'_> {
 
     fn unsubscribe(&mut self, channel: Channel) -> Answer {
         match channel {
-            Channel::Presence => self.chat.leave(self.room_id, self.sid, self.out),
+            Channel::Presence => self.chat.leave(self.room_id, self.sid),
             Channel::TypingNotifications => self.typing("stop"),
             _ => {}
         }
@@ -204,13 +207,13 @@ impl Visit<'_> {
                 Answer::success()
             }
             (Channel::Presence, "absent") => {
-                self.chat.leave(self.room_id, self.sid, self.out);
+                self.chat.leave(self.room_id, self.sid);
                 Answer::success()
             }
             (Channel::Presence, "refresh") => {
                 self.chat
-                    .refresh(self.room_id, self.sid, self.user, self.now_ms, self.out);
-                self.with_members(Answer::success())
+                    .refresh(self.room_id, self.sid, self.user, self.now_ms);
+                Answer::success()
             }
             (Channel::TypingNotifications, "start") => {
                 self.typing("start");
@@ -246,13 +249,12 @@ impl Visit<'_> {
 
     fn typing(&mut self, action: &'static str) {
         if let Some(room) = self.chat.room(self.room_id) {
-            self.out.push(Publication::new(
-                room.typing_stream(),
-                &Typing {
-                    action,
-                    user: self.user,
-                },
-            ));
+            let typing = Typing {
+                action,
+                user: self.user,
+            };
+            self.out
+                .push(Publication::transient(room.typing_stream(), &typing));
         }
     }
 
@@ -265,13 +267,6 @@ impl Visit<'_> {
                     history: room.history(after),
                 },
             ),
-            None => answer,
-        }
-    }
-
-    fn with_members(&self, answer: Answer) -> Answer {
-        match self.chat.room(self.room_id) {
-            Some(room) => answer.transmit_message(self.identifier, &room.members()),
             None => answer,
         }
     }
@@ -355,7 +350,7 @@ mod tests {
         check(r#"{"channel":"InboxMentionsChannel"}"#, 1, 1);
         check(r#"{"channel":"InboxThreadsChannel"}"#, 1, 1);
         check(r#"{"channel":"RoomChannel", "room_id":1}"#, 1, 2);
-        check(r#"{"channel":"PresenceChannel", "room_id":1}"#, 1, 2);
+        check(r#"{"channel":"PresenceChannel", "room_id":1}"#, 1, 1);
         check(
             r#"{"channel":"TypingNotificationsChannel","room_id":1}"#,
             1,
@@ -405,10 +400,7 @@ mod tests {
             .join(" ")
         };
         let reads = format!("user_{}_reads", User::named("Ann").expect("a name").id);
-        assert_eq!(
-            published("subscribe", "PresenceChannel", ""),
-            format!("presence {reads}")
-        );
+        assert_eq!(published("subscribe", "PresenceChannel", ""), reads);
         assert_eq!(
             published("message", "PresenceChannel", r#"{"action":"refresh"}"#),
             ""
@@ -419,7 +411,7 @@ mod tests {
         );
         assert_eq!(
             published("message", "PresenceChannel", r#"{"action":"absent"}"#),
-            "presence"
+            ""
         );
         assert_eq!(
             published(
@@ -458,6 +450,16 @@ mod tests {
             "typing_notifications"
         );
         assert_eq!(published("unsubscribe", "RoomChannel", ""), "");
+    }
+
+    #[test]
+    fn presence_is_left_to_the_broker() {
+        let identifier = r#"{"channel":"PresenceChannel","room_id":1}"#;
+        let (answer, _) = run(&mut Chat::seeded(0), "subscribe", identifier, "");
+        assert_eq!(
+            answer["env"]["istate"]["$p"], answer["streams"][0],
+            "{answer}"
+        );
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The chat itself: rooms, messages, who is in which room, who has read what. Pure: time is an argument, and what the pages
-//! must get is returned as [`Publication`]s.
+//! The chat itself: rooms, messages, who has read what. Pure: time is an argument, and what the pages must get is returned
+//! as [`Publication`]s. Who is in a room is told by the broker; the chat only remembers who reads a room at the moment.
 //!
 //! Every collection has a named limit. Called by `channels` and `app`.
 
@@ -18,10 +18,8 @@ const HISTORY_MESSAGES_MAX: usize = 60;
 pub const BODY_CHARS_MAX: usize = 2000;
 /// Longest client id, which a page gives its own message to recognise it.
 const CLIENT_ID_BYTES_MAX: usize = 64;
-/// Sessions listed in a room. More sessions can chat, but they are not listed.
+/// Sessions that read a room. More sessions can chat, but what is said there becomes unread for them.
 const ROOM_SESSIONS_MAX: usize = 2000;
-/// Names sent in one list of members.
-const MEMBERS_LISTED_MAX: usize = 100;
 /// A session that has not reported its presence for this long counts as gone. Long, because browsers let hidden tabs run
 /// only once a minute.
 const PRESENCE_TTL_MS: u64 = 150_000;
@@ -59,6 +57,14 @@ pub struct Publication {
     pub stream: String,
     /// JSON text.
     pub data: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    meta: Option<Meta>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct Meta {
+    /// Only for those who listen at the moment: it is not kept in the history of the stream.
+    transient: bool,
 }
 
 impl Publication {
@@ -66,6 +72,15 @@ impl Publication {
         Publication {
             stream,
             data: json(data),
+            meta: None,
+        }
+    }
+
+    /// For what nobody wants to hear later.
+    pub fn transient(stream: String, data: &impl Serialize) -> Publication {
+        Publication {
+            meta: Some(Meta { transient: true }),
+            ..Publication::new(stream, data)
         }
     }
 }
@@ -89,14 +104,6 @@ pub struct RoomSummary<'a> {
     pub name: &'a str,
     pub topic: &'a str,
     pub unread: u64,
-}
-
-/// The users in a room.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-pub struct Members<'a> {
-    room_id: u64,
-    members: Vec<&'a User>,
-    total: usize,
 }
 
 #[derive(Debug)]
@@ -184,7 +191,8 @@ impl Chat {
 
     /// Adds a message and publishes it to the room, to everybody's room list, and to the users it mentions.
     ///
-    /// Returns false, and changes nothing, when the text is blank or too long or the room is unknown.
+    /// Returns false, and changes nothing, when the text is blank or too long or the room is unknown. A message that a page
+    /// sends again, because it does not know whether it has arrived, is there once.
     pub fn speak(&mut self, speech: Speech, now_ms: u64, out: &mut Vec<Publication>) -> bool {
         let Speech {
             room_id,
@@ -202,6 +210,9 @@ impl Chat {
         let Some(room) = self.room_mut(room_id) else {
             return false;
         };
+        if room.has_heard(user, client_id) {
+            return true;
+        }
         let message = room
             .append(user.clone(), body.to_owned(), client_id.to_owned(), now_ms)
             .clone();
@@ -230,7 +241,7 @@ impl Chat {
         true
     }
 
-    /// The session enters the room: it is listed, and its user has read the room.
+    /// The session enters the room: its user has read it, and reads on.
     pub fn enter(
         &mut self,
         room_id: u64,
@@ -239,55 +250,42 @@ impl Chat {
         now_ms: u64,
         out: &mut Vec<Publication>,
     ) {
-        if self.refresh(room_id, sid, user, now_ms, out) {
+        if self.refresh(room_id, sid, user, now_ms) {
             self.mark_read(user, room_id);
             out.push(Publication::new(read_stream(user), &ReadRoom { room_id }));
         }
     }
 
     /// The session is still in the room. Returns whether the room exists.
-    pub fn refresh(
-        &mut self,
-        room_id: u64,
-        sid: &str,
-        user: &User,
-        now_ms: u64,
-        out: &mut Vec<Publication>,
-    ) -> bool {
+    pub fn refresh(&mut self, room_id: u64, sid: &str, user: &User, now_ms: u64) -> bool {
         let Some(room) = self.room_mut(room_id) else {
             return false;
         };
-        room.change_sessions(out, |sessions| {
-            sessions
-                .retain(|_, presence| now_ms.saturating_sub(presence.seen_at_ms) < PRESENCE_TTL_MS);
-            if sessions.len() < ROOM_SESSIONS_MAX || sessions.contains_key(sid) {
-                sessions.insert(
-                    sid.to_owned(),
-                    Presence {
-                        user: user.clone(),
-                        seen_at_ms: now_ms,
-                    },
-                );
-            }
-        });
+        let sessions = &mut room.sessions;
+        sessions.retain(|_, presence| now_ms.saturating_sub(presence.seen_at_ms) < PRESENCE_TTL_MS);
+        if sessions.len() < ROOM_SESSIONS_MAX || sessions.contains_key(sid) {
+            sessions.insert(
+                sid.to_owned(),
+                Presence {
+                    user: user.clone(),
+                    seen_at_ms: now_ms,
+                },
+            );
+        }
         true
     }
 
     /// The session has left the room.
-    pub fn leave(&mut self, room_id: u64, sid: &str, out: &mut Vec<Publication>) {
+    pub fn leave(&mut self, room_id: u64, sid: &str) {
         if let Some(room) = self.room_mut(room_id) {
-            room.change_sessions(out, |sessions| {
-                sessions.remove(sid);
-            });
+            room.sessions.remove(sid);
         }
     }
 
     /// The session is gone from every room.
-    pub fn leave_all(&mut self, sid: &str, out: &mut Vec<Publication>) {
+    pub fn leave_all(&mut self, sid: &str) {
         for room in &mut self.rooms {
-            room.change_sessions(out, |sessions| {
-                sessions.remove(sid);
-            });
+            room.sessions.remove(sid);
         }
     }
 
@@ -336,17 +334,10 @@ impl Room {
         newer.skip(skipped).collect()
     }
 
-    /// Users in the room, each once, sorted by name.
-    pub fn members(&self) -> Members<'_> {
-        let mut members: Vec<&User> = self.member_set().into_iter().collect();
-        let total = members.len();
-        members.sort_by(|a, b| a.name.cmp(&b.name));
-        members.truncate(MEMBERS_LISTED_MAX);
-        Members {
-            room_id: self.id,
-            members,
-            total,
-        }
+    /// Whether the user's page has sent this message before.
+    fn has_heard(&self, user: &User, client_id: &str) -> bool {
+        let is_it = |message: &Message| message.client_id == client_id && message.user == *user;
+        !client_id.is_empty() && self.messages.iter().any(is_it)
     }
 
     pub fn message_stream(&self) -> String {
@@ -387,20 +378,6 @@ impl Room {
             .values()
             .map(|presence| &presence.user)
             .collect()
-    }
-
-    /// Runs `change`, and publishes the members of the room if they are different afterwards. For example, a second tab of a
-    /// user changes nothing.
-    fn change_sessions(
-        &mut self,
-        out: &mut Vec<Publication>,
-        change: impl FnOnce(&mut BTreeMap<String, Presence>),
-    ) {
-        let before: BTreeSet<User> = self.member_set().into_iter().cloned().collect();
-        change(&mut self.sessions);
-        if !self.member_set().into_iter().eq(&before) {
-            out.push(Publication::new(self.presence_stream(), &self.members()));
-        }
     }
 }
 
@@ -462,7 +439,7 @@ mod tests {
                 room_id,
                 user: &user(name),
                 body,
-                client_id: "c",
+                client_id: "",
             },
             1000,
             &mut out,
@@ -487,7 +464,7 @@ mod tests {
             (
                 format!("room:{room}"),
                 format!(
-                    r#"{{"message":{{"id":2,"room_id":2,"user":{{"id":"{ann}","name":"Ann"}},"body":"hi @Bob, and @Bob!","sent_at_ms":1000,"client_id":"c"}}}}"#
+                    r#"{{"message":{{"id":2,"room_id":2,"user":{{"id":"{ann}","name":"Ann"}},"body":"hi @Bob, and @Bob!","sent_at_ms":1000,"client_id":""}}}}"#
                 ),
             ),
             (
@@ -501,7 +478,11 @@ mod tests {
         ];
         assert_eq!(
             out,
-            expected.map(|(stream, data)| Publication { stream, data })
+            expected.map(|(stream, data)| Publication {
+                stream,
+                data,
+                meta: None
+            })
         );
     }
 
@@ -537,43 +518,50 @@ mod tests {
     }
 
     #[test]
-    fn members_are_told_only_when_they_change() {
+    fn what_is_sent_twice_is_said_once() {
+        let mut chat = Chat::seeded(0);
+        let mut say = |name: &str, client_id: &str| {
+            let mut out = Vec::new();
+            let speech = Speech {
+                room_id: 1,
+                user: &user(name),
+                body: "hi",
+                client_id,
+            };
+            assert!(chat.speak(speech, 0, &mut out));
+            out.len()
+        };
+        assert_eq!([say("Ann", "c1"), say("Ann", "c1")], [2, 0]);
+        assert_eq!([say("Bob", "c1"), say("Ann", "c2")], [2, 2]);
+        assert_eq!([say("Ann", ""), say("Ann", "")], [2, 2]);
+    }
+
+    #[test]
+    fn what_nobody_wants_later_is_transient() {
+        let typing = Publication::transient("s".to_owned(), &1);
+        assert_eq!(
+            json(&typing),
+            r#"{"stream":"s","data":"1","meta":{"transient":true}}"#
+        );
+        let spoken = Publication::new("s".to_owned(), &1);
+        assert_eq!(json(&spoken), r#"{"stream":"s","data":"1"}"#);
+    }
+
+    #[test]
+    fn a_room_that_is_entered_is_read() {
         let mut chat = Chat::seeded(0);
         let mut out = Vec::new();
         chat.enter(1, "s1", &user("Ann"), 0, &mut out);
-        assert_eq!(out.len(), 2, "members and the read mark");
-        assert!(out[0].data.contains(r#""total":1"#), "{out:?}");
-        assert_eq!(
-            out[1],
-            Publication {
-                stream: read_stream(&user("Ann")),
-                data: r#"{"room_id":1}"#.to_owned()
-            }
-        );
-
-        let mut changes = |step: &mut dyn FnMut(&mut Chat, &mut Vec<Publication>)| {
-            let mut out = Vec::new();
-            step(&mut chat, &mut out);
-            out.iter()
-                .filter(|publication| publication.stream.starts_with("presence:"))
-                .count()
-        };
-        assert_eq!(
-            changes(&mut |chat, out| chat.enter(1, "s2", &user("Ann"), 0, out)),
-            0,
-            "a second tab"
-        );
-        assert_eq!(
-            changes(&mut |chat, out| chat.enter(1, "s3", &user("Bob"), 0, out)),
-            1
-        );
-        assert_eq!(
-            changes(&mut |chat, out| chat.leave(1, "s1", out)),
-            0,
-            "the second tab is still there"
-        );
-        assert_eq!(changes(&mut |chat, out| chat.leave_all("s2", out)), 1);
-        assert_eq!(changes(&mut |chat, out| chat.leave_all("s2", out)), 0);
+        let read = Publication::new(read_stream(&user("Ann")), &ReadRoom { room_id: 1 });
+        assert_eq!(out, [read]);
+        let readers = |chat: &Chat| chat.room(1).expect("room 1").member_set().len();
+        chat.enter(1, "s2", &user("Ann"), 0, &mut out);
+        chat.enter(1, "s3", &user("Bob"), 0, &mut out);
+        assert_eq!(readers(&chat), 2);
+        chat.leave(1, "s1");
+        assert_eq!(readers(&chat), 2, "the second tab is still there");
+        chat.leave_all("s2");
+        assert_eq!(readers(&chat), 1);
     }
 
     #[test]
@@ -582,9 +570,9 @@ mod tests {
         let mut out = Vec::new();
         chat.enter(1, "s1", &user("Ann"), 0, &mut out);
         chat.enter(1, "s2", &user("Bob"), PRESENCE_TTL_MS - 1, &mut out);
-        assert_eq!(chat.room(1).expect("room 1").members().total, 2);
-        chat.refresh(1, "s2", &user("Bob"), PRESENCE_TTL_MS, &mut out);
-        assert_eq!(chat.room(1).expect("room 1").members().total, 1);
+        assert_eq!(chat.room(1).expect("room 1").member_set().len(), 2);
+        chat.refresh(1, "s2", &user("Bob"), PRESENCE_TTL_MS);
+        assert_eq!(chat.room(1).expect("room 1").member_set().len(), 1);
     }
 
     #[test]

@@ -137,7 +137,10 @@ mod tests {
         let (status, body) = post(&app.rpc_url(), "connect", &format!(r#"{{"env":{env}}}"#));
         assert_eq!(status, "HTTP/1.1 200 OK");
         let answer: serde_json::Value = serde_json::from_str(&body).unwrap();
-        assert_eq!(answer["transmissions"][0], r#"{"type":"welcome"}"#);
+        assert_eq!(
+            answer["transmissions"][0],
+            r#"{"type":"welcome","sid":"s1"}"#
+        );
         let identifiers = serde_json::to_string(answer["identifiers"].as_str().unwrap()).unwrap();
 
         let (_, body) = post(

@@ -7,7 +7,6 @@ const HTML: &str = "text/html; charset=utf-8";
 const JAVASCRIPT: &str = "text/javascript; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const SVG: &str = "image/svg+xml";
-const TEXT: &str = "text/plain; charset=utf-8";
 
 /// One file of the page.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +25,7 @@ const fn file(path: &'static str, content_type: &'static str, body: &'static [u8
 }
 
 /// All files, the page itself first.
-pub const FILES: [File; 7] = [
+pub const FILES: [File; 6] = [
     file("/", HTML, include_bytes!("assets/index.html")),
     file("/demo/app.js", JAVASCRIPT, include_bytes!("assets/app.js")),
     file(
@@ -37,14 +36,9 @@ pub const FILES: [File; 7] = [
     file("/demo/app.css", CSS, include_bytes!("assets/app.css")),
     file("/demo/icon.svg", SVG, include_bytes!("assets/icon.svg")),
     file(
-        "/demo/actioncable.js",
+        "/demo/cable.js",
         JAVASCRIPT,
-        include_bytes!("assets/vendor/actioncable.js"),
-    ),
-    file(
-        "/demo/actioncable.LICENSE",
-        TEXT,
-        include_bytes!("assets/vendor/actioncable.LICENSE"),
+        include_bytes!("assets/cable.js"),
     ),
 ];
 

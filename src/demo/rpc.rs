@@ -30,7 +30,7 @@ pub struct CommandCall {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DisconnectCall {
-    /// Only the form is checked: the chat knows presence by sid.
+    /// Only the form is checked: the chat knows visitors by sid.
     #[serde(default, rename = "identifiers")]
     pub _identifiers: String,
     #[serde(default, rename = "subscriptions")]
@@ -45,7 +45,7 @@ pub struct Env {
     pub url: String,
     #[serde(default)]
     pub headers: BTreeMap<String, String>,
-    /// The app keeps no state in the session, so these two stay empty; a value of the wrong type is an error nevertheless.
+    /// The app reads no state of the session; a value of the wrong type is an error nevertheless.
     #[serde(default, rename = "cstate")]
     pub _cstate: BTreeMap<String, String>,
     #[serde(default, rename = "istate")]
@@ -71,30 +71,47 @@ pub struct Answer {
     #[serde(skip_serializing_if = "String::is_empty")]
     error_msg: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    env: Option<EmptyEnv>,
+    env: Option<Changes>,
 }
 
-/// `{}`: nothing changed in the session's state.
+/// What changed in the session's state; `{}`: nothing.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
-struct EmptyEnv {}
+struct Changes {
+    /// Of this subscription.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    istate: BTreeMap<&'static str, String>,
+}
+
+/// The key of a subscription's state that names the stream of its presence.
+const PRESENCE_KEY: &str = "$p";
 
 impl Answer {
     /// SUCCESS without any text or change.
     pub fn success() -> Answer {
         Answer {
             status: SUCCESS,
-            env: Some(EmptyEnv {}),
+            env: Some(Changes::default()),
             ..Answer::default()
         }
     }
 
-    /// Connect succeeded: the connection identifiers and the welcome.
-    pub fn welcome(identifiers: String) -> Answer {
+    /// Connect succeeded: the connection identifiers and the welcome. With its `sid` a client can come back.
+    pub fn welcome(identifiers: String, sid: &str) -> Answer {
+        #[derive(Serialize)]
+        struct Welcome<'a> {
+            #[serde(rename = "type")]
+            kind: &'static str,
+            sid: &'a str,
+        }
+        let welcome = Welcome {
+            kind: "welcome",
+            sid,
+        };
         Answer {
             identifiers,
             ..Answer::success()
         }
-        .transmit(r#"{"type":"welcome"}"#.to_owned())
+        .transmit(json(&welcome))
     }
 
     /// Connect was refused, and the client shall not retry.
@@ -115,12 +132,19 @@ impl Answer {
         .transmit(subscription_reply(identifier, "confirm_subscription"))
     }
 
+    /// Lets the client be present in `stream` with this subscription.
+    pub fn with_presence(mut self, stream: String) -> Answer {
+        let changes = self.env.get_or_insert_default();
+        changes.istate.insert(PRESENCE_KEY, stream);
+        self
+    }
+
     /// The channel refused the subscription.
     pub fn rejected(identifier: &str) -> Answer {
         Answer {
             status: FAILURE,
             stop_streams: true,
-            env: Some(EmptyEnv {}),
+            env: Some(Changes::default()),
             ..Answer::default()
         }
         .transmit(subscription_reply(identifier, "reject_subscription"))
@@ -196,8 +220,8 @@ mod tests {
     #[test]
     fn answers_have_the_bytes_of_the_contract() {
         check(
-            Answer::welcome(r#"{"current_user":"Z2lk"}"#.to_owned()),
-            r#"{"status":1,"identifiers":"{\"current_user\":\"Z2lk\"}","transmissions":["{\"type\":\"welcome\"}"],"env":{}}"#,
+            Answer::welcome(r#"{"current_user":"Z2lk"}"#.to_owned(), "s1"),
+            r#"{"status":1,"identifiers":"{\"current_user\":\"Z2lk\"}","transmissions":["{\"type\":\"welcome\",\"sid\":\"s1\"}"],"env":{}}"#,
         );
         check(
             Answer::unauthorized(),
@@ -206,6 +230,10 @@ mod tests {
         check(
             Answer::confirmed(r#"{"channel":"A"}"#, vec!["s".to_owned()]),
             r#"{"status":1,"streams":["s"],"transmissions":["{\"identifier\":\"{\\\"channel\\\":\\\"A\\\"}\",\"type\":\"confirm_subscription\"}"],"env":{}}"#,
+        );
+        check(
+            Answer::success().with_presence("p".to_owned()),
+            r#"{"status":1,"env":{"istate":{"$p":"p"}}}"#,
         );
         check(
             Answer::rejected("A"),

@@ -7,6 +7,7 @@ import { launch, openWindow } from "./support/chromium.js";
 import { Ringcable, freePort } from "./support/server.js";
 
 const RECOVERY_MS = 45_000;
+const flags = (port, ...more) => ["--demo", `--port=${port}`, "--host=127.0.0.1", "--cores=2", ...more];
 
 let browser;
 let ringcable;
@@ -15,7 +16,7 @@ const errors = [];
 
 before(async () => {
   const port = await freePort();
-  ringcable = await Ringcable.start({ port, args: ["--demo", `--port=${port}`, "--host=127.0.0.1"] });
+  ringcable = await Ringcable.start({ port, args: flags(port) });
   base = `http://127.0.0.1:${port}`;
   browser = await launch();
 });
@@ -24,12 +25,21 @@ after(async () => {
   await ringcable?.stop();
 });
 
-async function enter(name, options) {
-  const page = await openWindow(browser, `${base}/?name=${name}`, { errors, ...options });
+async function enter(name, { at = base, ...options } = {}) {
+  const page = await openWindow(browser, `${at}/?name=${name}`, { errors, ...options });
   await page.waitForSelector(".message");
-  await page.waitForFunction(() => document.body.dataset.phase === "connected");
+  await inPhase(page, "connected");
   return page;
 }
+
+const inPhase = (page, phase) => page.waitForFunction((wanted) => document.body.dataset.phase === wanted, phase);
+const counted = (page, id, value) => page.waitForFunction(([of, wanted]) => document.getElementById(of).textContent === wanted, [id, value]);
+/** The messages below the line that says how many were missed, and that line. */
+const missed = (page) => page.evaluate(() => {
+  const line = document.querySelector(".away");
+  const rows = [...document.querySelectorAll("#messages > li")];
+  return [line?.textContent, ...rows.slice(rows.indexOf(line) + 1).map((row) => row.querySelector(".bubble").textContent)];
+});
 
 async function write(page, text) {
   await page.fill("#composer-text", text);
@@ -247,6 +257,106 @@ test("two windows chat, see each other, see who types and what is unread", async
   await ada.context().close();
 });
 
+test("a window that was offline gets what it missed, marked as such", async () => {
+  const ada = await enter("Ada");
+  const grace = await enter("Grace");
+  await seesPeople(grace, "Ada", "Grace");
+  await write(grace, "Before you go");
+  await said(ada, "Before you go");
+
+  await ada.focus("#network");
+  await ada.keyboard.press("Enter");
+  await inPhase(ada, "offline");
+  assert.match(await ada.textContent("#banner-text"), /^This window is offline/);
+  assert.equal(await ada.textContent("#network"), "Go online");
+  await assertAccessible(ada, "the chat, offline");
+  for (const text of ["One", "Two", "Three"]) await write(grace, text);
+  await grace.click(".room-link:has-text('Random')");
+  await write(grace, "Elsewhere");
+  await ada.fill("#composer-text", "Written while offline");
+  await ada.press("#composer-text", "Enter");
+  await ada.waitForSelector(".message.underway");
+  assert.equal(await ada.locator(".bubble:text-is('Three')").count(), 0);
+  if (process.env.SHOTS) await ada.screenshot({ path: `${process.env.SHOTS}/demo-offline.png` });
+
+  await ada.click("#banner-online");
+  await inPhase(ada, "connected");
+  await said(ada, "Written while offline");
+  assert.deepEqual(await missed(ada), ["3 messages while you were offline", "One", "Two", "Three", "Written while offline"]);
+  await counted(ada, "count-resumed", "1");
+  await counted(ada, "count-caught-up", "3");
+  assert.equal(await ada.textContent("#count-subscriptions"), "10");
+  await badge(ada, "Random").waitFor();
+  assert.equal(await ada.evaluate(() => document.activeElement.id), "composer-text");
+  await assertAccessible(ada, "the chat, back");
+  if (process.env.SHOTS) {
+    await ada.screenshot({ path: `${process.env.SHOTS}/demo-back.png` });
+    await ada.setViewportSize({ width: 390, height: 844 });
+    await ada.screenshot({ path: `${process.env.SHOTS}/demo-back-phone.png` });
+    await ada.click("#toggle-live");
+    await ada.click("#network");
+    await ada.screenshot({ path: `${process.env.SHOTS}/demo-offline-phone.png` });
+    await ada.click("#network");
+    await inPhase(ada, "connected");
+  }
+  await grace.context().close();
+  await ada.context().close();
+});
+
+test("a window whose network is cut comes back by itself, and nobody sees it leave", async () => {
+  const ada = await enter("Ada");
+  const grace = await enter("Grace");
+  await seesPeople(grace, "Ada", "Grace");
+  await grace.evaluate(() => {
+    window.lists = [];
+    new MutationObserver(() => window.lists.push(document.querySelectorAll("#people li").length)).observe(document.getElementById("people"), { childList: true });
+  });
+  await ada.context().setOffline(true);
+  await inPhase(ada, "reconnecting");
+  for (const text of ["Are you there?", "Ada?"]) await write(grace, text);
+  await ada.context().setOffline(false);
+  await inPhase(ada, "connected");
+  await said(ada, "Ada?");
+  assert.deepEqual(await missed(ada), ["2 messages while you were offline", "Are you there?", "Ada?"]);
+  await counted(ada, "count-resumed", "1");
+  await write(ada, "I am back");
+  await said(grace, "I am back");
+  await seesPeople(ada, "Ada", "Grace");
+  assert.deepEqual(await grace.evaluate(() => window.lists.filter((length) => length !== 2)), []);
+  await grace.context().close();
+  await ada.context().close();
+});
+
+test("who is away for long leaves, and what is not kept any more comes from the app", async () => {
+  const port = await freePort();
+  const server = await Ringcable.start({ port, args: flags(port, "--history_limit=2", "--presence_ttl=1") });
+  try {
+    const at = `http://127.0.0.1:${port}`;
+    const ada = await enter("Ada", { at });
+    const grace = await enter("Grace", { at });
+    await seesPeople(grace, "Ada", "Grace");
+    // The first time without the position of any message of the room, then with one that is not kept any more.
+    const absences = [["One", "Two", "Three", "Four"], ["Five", "Six", "Seven"]];
+    for (const [number, texts] of absences.entries()) {
+      await ada.click("#network");
+      await seesPeople(grace, "Grace");
+      for (const text of texts) await write(grace, text);
+      await ada.click("#network");
+      await said(ada, texts.at(-1));
+      assert.deepEqual(await missed(ada), [`${texts.length} messages while you were offline`, ...texts]);
+      await counted(ada, "count-resumed", String(number + 1));
+      await seesPeople(grace, "Ada", "Grace");
+    }
+    await seesPeople(ada, "Ada", "Grace");
+    await write(grace, "Eight");
+    await said(ada, "Eight");
+    await grace.context().close();
+    await ada.context().close();
+  } finally {
+    await server.stop();
+  }
+});
+
 /** Both windows at a moment when there is something to see: Ada's in the light scheme, Grace's in the dark one. */
 async function takePictures(ada, grace, path) {
   await ada.locator("#composer-text").pressSequentially("Nice", { delay: 40 });
@@ -286,7 +396,7 @@ test("what is written while the server restarts arrives after it", async () => {
   await page.setViewportSize({ width: 1280, height: 800 });
   if (process.env.SHOTS) await page.screenshot({ path: `${process.env.SHOTS}/demo-down.png` });
 
-  ringcable = await Ringcable.start({ port, args: ["--demo", `--port=${port}`, "--host=127.0.0.1"] });
+  ringcable = await Ringcable.start({ port, args: flags(port) });
   await page.waitForFunction(() => document.body.dataset.phase === "connected", null, { timeout: RECOVERY_MS });
   await said(page, "Still there?");
   assert.equal(await page.locator(".bubble:text-is('Still there?')").count(), 1);

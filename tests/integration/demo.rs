@@ -24,7 +24,7 @@ on_both_drivers! {
         let page = server.get("/");
         assert_eq!(page.status, 200);
         assert!(page.header("Content-Type").is_some_and(|value| value.starts_with("text/html")));
-        for path in ["/demo/app.js", "/demo/app.css", "/demo/actioncable.js"] {
+        for path in ["/demo/app.js", "/demo/app.css", "/demo/cable.js"] {
             assert_eq!(server.get(path).status, 200, "{path}");
         }
         assert_eq!(server.get("/health").status, 200);
@@ -46,6 +46,61 @@ on_both_drivers! {
         let seen = next_for(&mut bob, &typing, |value| value.get("message").is_some());
         assert_eq!(seen["message"]["action"], "start");
         assert_eq!(seen["message"]["user"]["name"], "Ann");
+    }
+
+    fn whoever_was_offline_gets_what_was_missed_without_the_app(driver: Driver) {
+        let server = demo(driver);
+        let room = json!({ "channel": "RoomChannel", "room_id": 1 }).to_string();
+        let enter = |target: &str| {
+            let mut client = Cable::at(&server, target).subprotocols("actioncable-v1-ext-json").open();
+            let welcome = client.next_json();
+            assert_eq!(welcome["type"], "welcome", "{welcome}");
+            (client, welcome)
+        };
+        let speak = |client: &mut Cable, text: &str| {
+            client.perform(&room, &json!({ "action": "speak", "body": text, "client_id": text }).to_string());
+            next_for(client, &room, |value| value["message"]["message"]["body"] == text)
+        };
+        let (mut ann, welcome) = enter("/cable?name=Ann");
+        let (mut bob, _) = enter("/cable?name=Bob");
+        for client in [&mut ann, &mut bob] {
+            client.command("subscribe", &room);
+            next_for(client, &room, |value| value["type"] == "confirm_subscription");
+        }
+        speak(&mut bob, "hello");
+        let last = next_for(&mut ann, &room, |value| value["message"]["message"]["body"] == "hello");
+        drop(ann);
+        speak(&mut bob, "are you there?");
+        // What a page says twice, because it does not know what has arrived, is said once.
+        bob.perform(&room, &json!({ "action": "speak", "body": "are you there?", "client_id": "are you there?" }).to_string());
+
+        let sid = welcome["sid"].as_str().expect("a sid");
+        let (mut ann, welcome) = enter(&format!("/cable?name=Ann&sid={sid}"));
+        assert_eq!((&welcome["restored"], &welcome["restored_ids"]), (&json!(true), &json!([room])));
+        let position = json!({ "epoch": last["epoch"], "offset": last["offset"] });
+        let mut streams = serde_json::Map::new();
+        streams.insert(last["stream_id"].as_str().expect("a stream").to_owned(), position);
+        ann.send(&json!({ "command": "history", "identifier": room, "history": { "streams": streams } }).to_string());
+        assert_eq!(ann.next_json()["message"]["message"]["body"], "are you there?");
+        assert_eq!(ann.next_json()["type"], "confirm_history");
+    }
+
+    fn who_is_in_a_room_is_told_by_the_broker(driver: Driver) {
+        let server = demo(driver);
+        let presence = json!({ "channel": "PresenceChannel", "room_id": 1 }).to_string();
+        let mut clients = ["Ann", "Bob"].map(|name| Cable::at(&server, &format!("/cable?name={name}")).welcomed());
+        for client in &mut clients {
+            client.command("subscribe", &presence);
+            next_for(client, &presence, |value| value["type"] == "confirm_subscription");
+        }
+        let [ann, bob] = &mut clients;
+        ann.send(&json!({ "command": "join", "identifier": presence, "presence": { "id": "a", "info": { "name": "Ann" } } }).to_string());
+        let event = next_for(bob, &presence, |value| value["type"] == "presence");
+        assert_eq!(event["message"], json!({ "id": "a", "info": { "name": "Ann" }, "type": "join" }));
+        bob.command("presence", &presence);
+        assert_eq!(next_for(bob, &presence, |value| value["type"] == "presence")["message"]["total"], 1);
+        ann.command("unsubscribe", &presence);
+        assert_eq!(next_for(bob, &presence, |value| value["type"] == "presence")["message"], json!({ "id": "a", "type": "leave" }));
     }
 
     fn demo_ends_cleanly(driver: Driver) {

@@ -1,7 +1,7 @@
 // The chat page: rooms, messages, who is here, who types. Everything it shows came over one Action Cable connection.
 
-import { adapters, createConsumer } from "/demo/actioncable.js";
-import { TRIPS_SHOWN_MAX, watch } from "/demo/live.js";
+import { Cable } from "/demo/cable.js";
+import { Live, TRIPS_SHOWN_MAX } from "/demo/live.js";
 
 const SUGGESTED_NAMES = ["Ada", "Grace", "Linus", "Margaret", "Dennis", "Radia", "Ken", "Barbara", "Edsger", "Frances"];
 const CABLE_PATH = "/cable";
@@ -14,9 +14,10 @@ const PRESENCE_REFRESH_MS = 50 * 1000;
 const NEAR_END_PX = 120;
 const STALE_MS = 6000;
 const ROOM_MESSAGES_MAX = 400;
+const MEMBERS_SHOWN_MAX = 100;
 
 const $ = (id) => document.getElementById(id);
-const live = watch(adapters);
+const live = new Live();
 
 // ---- who I am -----------------------------------------------------------------------------------------------------
 
@@ -69,12 +70,13 @@ const state = {
   me: null,
   rooms: new Map(),
   currentId: null,
-  members: { members: [], total: 0 },
+  // Names by presence id.
+  members: new Map(),
   typing: new Map(),
   // My messages that the server has not sent back yet, by client id.
   unsent: new Map(),
 };
-let consumer;
+let cable;
 let roomSubscriptions = [];
 
 const currentRoom = () => state.rooms.get(state.currentId);
@@ -87,7 +89,7 @@ function start(name) {
   $("endpoint").textContent = location.host + CABLE_PATH;
 
   // The windows of one browser share the cookie, so the name also goes into the URL.
-  consumer = createConsumer(() => `${CABLE_PATH}?name=${encodeURIComponent(name)}`);
+  cable = new Cable(() => `${CABLE_PATH}?name=${encodeURIComponent(name)}`, live);
   listen("RoomListChannel", takeRoomList);
   listen("UnreadRoomsChannel", ({ roomId }) => markUnread(roomId));
   listen("UnreadNotificationsChannel", ({ roomId }) => markMentioned(roomId));
@@ -98,13 +100,13 @@ function start(name) {
 }
 
 function listen(channel, received) {
-  return consumer.subscriptions.create({ channel }, { received });
+  return cable.subscribe({ channel }, { received });
 }
 
 function takeRoomList({ you, rooms }) {
   if (you) state.me = you;
   for (const { id, name, topic, unread } of rooms ?? []) {
-    const room = state.rooms.get(id) ?? { id, messages: new Map(), lastId: 0, mentioned: false };
+    const room = state.rooms.get(id) ?? { id, messages: new Map(), lastId: 0, mentioned: false, away: null, isBack: false };
     state.rooms.set(id, Object.assign(room, { name, topic, unread: id === state.currentId ? 0 : unread }));
   }
   if (state.currentId === null && state.rooms.size > 0) enterRoom(state.rooms.keys().next().value);
@@ -117,16 +119,25 @@ function enterRoom(id) {
   for (const subscription of roomSubscriptions) subscription.unsubscribe();
   state.currentId = id;
   state.typing.clear();
-  state.members = { members: [], total: 0 };
+  state.members.clear();
   markRead(id);
 
+  const room = state.rooms.get(id);
   const onlyHere = (received) => (message) => state.currentId === id && received(message);
-  const create = (channel, callbacks) => consumer.subscriptions.create({ channel, room_id: id }, callbacks);
-  const messages = create("RoomChannel", { received: (message) => takeRoomMessage(id, message) });
+  const create = (channel, callbacks) => cable.subscribe({ channel, room_id: id }, callbacks);
+  let wasThere = false;
+  const messages = create("RoomChannel", {
+    connected: ({ restored }) => {
+      if (restored) room.away = null;
+      room.isBack = wasThere && !restored;
+      wasThere = true;
+    },
+    received: (message, missed) => takeRoomMessage(room, message, missed),
+    caughtUp: () => sayAgain(room),
+  });
   const presence = create("PresenceChannel", {
-    // A user may have come after the answer to the subscribe and before our first broadcast; this answer lists them.
-    connected: () => presence.perform("refresh"),
-    received: onlyHere((members) => { state.members = members; renderMembers(); }),
+    connected: ({ restored }) => enterPresence(presence, restored),
+    presence: onlyHere(takePresence),
   });
   const typing = create("TypingNotificationsChannel", { received: onlyHere(takeTyping) });
   roomSubscriptions = [messages, presence, typing];
@@ -137,26 +148,61 @@ function enterRoom(id) {
   renderTyping();
 }
 
-function takeRoomMessage(roomId, { history, after, message, refused }) {
-  const room = state.rooms.get(roomId);
+// A session that is continued has to join again. When it does so in time, nobody sees it leave.
+function enterPresence(presence, restored) {
+  presence.join(state.me.id, { name: state.me.name });
+  presence.askWhoIsHere();
+  // The app was told that the connection has ended, and nothing of its return.
+  if (restored) presence.perform("refresh");
+}
+
+function takePresence({ type, id, info, records }) {
+  if (type === "info") state.members = new Map((records ?? []).map((member) => [member.id, nameOf(member)]));
+  else if (type === "join") state.members.set(id, nameOf({ id, info }));
+  else if (type === "leave") state.members.delete(id);
+  renderMembers();
+}
+
+// Members choose their info themselves.
+const nameOf = ({ id, info }) => (typeof info?.name === "string" ? info.name.slice(0, NAME_CHARS_MAX) : id);
+
+function takeRoomMessage(room, { history, after, message, refused }, missed) {
   if (refused !== undefined) {
     state.unsent.delete(refused);
   } else if (history) {
     takeHistory(room, history, after);
   } else if (message) {
-    // A gap in the ids: messages were sent while this page was not connected.
-    if (message.id > room.lastId + 1) catchUp(room);
-    else keep(room, message);
+    if (message.id > room.lastId + 1) {
+      // A gap in the ids: messages were sent while this page was not connected, and the server does not keep them any more.
+      room.isBack ||= missed;
+      catchUp(room);
+    } else {
+      if (missed && !room.messages.has(message.id)) noteMissed(room, message);
+      keep(room, message);
+    }
   }
-  if (roomId === state.currentId) renderMessages();
+  if (room.id === state.currentId) renderMessages();
+}
+
+// The messages of the last absence are marked.
+function noteMissed(room, { id }) {
+  room.away ??= { firstId: id, count: 0 };
+  room.away.count += 1;
+  live.missed();
 }
 
 function takeHistory(room, history, after) {
+  const last = room.messages.get(room.lastId);
   if (after === 0) {
     // The answer to a subscribe. The server may have restarted, so this history replaces all messages of the page.
     room.messages.clear();
     room.lastId = 0;
+    room.away = null;
   }
+  const isThere = (message) => history.some(({ id, sent_at_ms }) => id === message.id && sent_at_ms === message.sent_at_ms);
+  const goesOn = after > 0 || (last && isThere(last));
+  if (room.isBack && goesOn) for (const message of history) if (message.id > (last?.id ?? 0)) noteMissed(room, message);
+  room.isBack = false;
   history.forEach((message) => keep(room, message));
   if (after === 0 && history.length > 0) {
     catchUp(room);
@@ -186,14 +232,17 @@ function keep(room, message) {
 
 function speak(body) {
   const clientId = crypto.getRandomValues(new Uint32Array(2)).join("-");
-  state.unsent.set(clientId, { clientId, roomId: state.currentId, body, sentAt: performance.now() });
+  state.unsent.set(clientId, { clientId, roomId: state.currentId, body });
   send(clientId);
   renderMessages();
   scrollToEnd();
 }
 
 function send(clientId) {
-  const { body } = state.unsent.get(clientId);
+  const message = state.unsent.get(clientId);
+  const { body } = message;
+  // The round trip of what was written without a connection begins when it is sent.
+  message.sentAt = performance.now();
   roomSubscriptions.messages.perform("speak", { body, client_id: clientId });
 }
 
@@ -319,27 +368,37 @@ function renderMessages() {
   const wanted = new Map();
   let previous;
   for (const message of [...arrived, ...underway]) {
+    if (room.away?.firstId === message.id) {
+      wanted.set(`away/${message.id}/${room.away.count}`, () => awayRow(room.away.count));
+      previous = undefined;
+    }
     const grouped = previous?.user.id === message.user.id && message.sent_at_ms - previous.sent_at_ms < GROUP_MS;
-    wanted.set(keyOf(message, grouped), { message, grouped });
+    const key = keyOf(message, grouped);
+    wanted.set(key, () => messageRow(message, grouped));
     previous = message;
   }
   // Rows that stay keep their node, so that a screen reader reads only new messages aloud.
   for (const row of [...list.children]) if (!wanted.has(row.dataset.key)) row.remove();
   let at = list.firstElementChild;
-  for (const [key, { message, grouped }] of wanted) {
+  for (const [key, row] of wanted) {
     if (at?.dataset.key === key) at = at.nextElementSibling;
-    else list.insertBefore(messageRow(key, message, grouped), at);
+    else list.insertBefore(row(), at).dataset.key = key;
   }
   if (atEnd) scrollToEnd();
+}
+
+function awayRow(count) {
+  const text = count === 1 ? "1 message while you were offline" : `${count} messages while you were offline`;
+  return element("li", { className: "away" }, element("span", { text }));
 }
 
 const keyOf = ({ id, user, sent_at_ms, underway }, grouped) =>
   `${id}/${user.id}/${underway ? "underway" : sent_at_ms}/${grouped}`;
 
-function messageRow(key, message, grouped) {
+function messageRow(message, grouped) {
   const mine = message.user.id === state.me.id;
   const classes = ["message", mine && "mine", grouped && "grouped", message.underway && "underway"];
-  const row = element("li", { className: classes.filter(Boolean).join(" "), "data-key": key });
+  const row = element("li", { className: classes.filter(Boolean).join(" ") });
   if (!grouped) {
     const sent = new Date(message.sent_at_ms);
     const time = sent.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
@@ -356,11 +415,11 @@ function messageRow(key, message, grouped) {
 }
 
 function renderMembers() {
-  const { members, total } = state.members;
-  $("people-count").textContent = total || "";
-  $("people").replaceChildren(...members.map(({ id, name }) => element("li", {}, avatar(name),
+  const members = [...state.members].sort(([, one], [, other]) => (one < other ? -1 : 1)).slice(0, MEMBERS_SHOWN_MAX);
+  $("people-count").textContent = state.members.size || "";
+  $("people").replaceChildren(...members.map(([id, name]) => element("li", {}, avatar(name),
     element("span", { text: name }), ...(id === state.me.id ? [element("em", { text: "you" })] : []))));
-  $("faces").replaceChildren(...members.slice(0, 4).map(({ name }) => avatar(name)));
+  $("faces").replaceChildren(...members.slice(0, 4).map(([, name]) => avatar(name)));
 }
 
 function renderTyping() {
@@ -392,6 +451,10 @@ const PHASES = {
     label: "Reconnecting",
     banner: "The connection is gone. The page tries again by itself; what you write now is sent when it is back.",
   },
+  offline: {
+    label: "Offline",
+    banner: "This window is offline. What the others write now comes when it is back; what you write is sent then.",
+  },
   refused: { label: "Refused", banner: "The server closed this connection for good. Reload to try again." },
 };
 
@@ -401,7 +464,11 @@ function renderPhase() {
   $("state").textContent = label;
   $("short-state").textContent = label;
   $("banner").hidden = !banner;
-  $("banner").textContent = banner ?? "";
+  $("banner-text").textContent = banner ?? "";
+  const isOffline = live.phase === "offline";
+  $("banner-online").hidden = !isOffline;
+  $("network").textContent = isOffline ? "Go online" : "Go offline";
+  $("network").disabled = live.phase === "refused";
   if (live.phase !== "connected") gauge?.cancel();
 }
 
@@ -413,6 +480,8 @@ function renderFigures() {
     "count-out": bytes(live.bytesOut),
     "count-subscriptions": live.subscriptions.size,
     "count-reconnects": live.reconnects,
+    "count-resumed": live.resumed,
+    "count-caught-up": live.caughtUp,
     "round-trip": live.trips.length > 0 ? milliseconds(live.trips.at(-1)) : "–",
   };
   for (const [id, text] of Object.entries(figures)) $(id).textContent = text;
@@ -524,7 +593,7 @@ text.addEventListener("input", () => {
   typed();
 });
 $("second-window").addEventListener("click", () => {
-  const taken = [state.me.name, ...state.members.members.map(({ name }) => name)];
+  const taken = [state.me.name, ...state.members.values()];
   const url = `/?name=${encodeURIComponent(suggestName(taken))}`;
   window.open(url, "_blank", "popup,noopener,width=1180,height=800");
 });
@@ -532,6 +601,12 @@ $("change-name").addEventListener("click", async () => {
   const name = await askForName(state.me.name);
   if (name === null || name === state.me.name) return;
   location.assign(`/?name=${encodeURIComponent(name)}`);
+});
+$("network").addEventListener("click", () => (live.offline ? cable.goOnline() : cable.goOffline()));
+$("banner-online").addEventListener("click", () => {
+  cable.goOnline();
+  // The button goes away, so the focus moves to where one writes.
+  text.focus();
 });
 $("toggle-live").addEventListener("click", () => showLivePanel(!livePanelIsOpen()));
 // A tap beside the panel closes it and also has its normal effect: for example, the composer gets the cursor at once.

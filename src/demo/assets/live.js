@@ -1,17 +1,21 @@
-// What the browser sees of the connection: its phase, its pings, its bytes. Contains nothing about chat.
-// `watch(adapters)` gives the Action Cable client a counting WebSocket and returns the figures.
+// What the browser sees of the connection: its phase, its pings, its bytes. Contains nothing about chat. `cable.js` tells it
+// what happens.
 
 const WIRE_ENTRIES_MAX = 9;
 export const TRIPS_SHOWN_MAX = 24;
 const encoder = new TextEncoder();
 
 export class Live extends EventTarget {
-  phase = "connecting"; // connecting, connected, reconnecting, refused
+  phase = "connecting"; // connecting, connected, reconnecting, offline, refused
+  // The page itself has closed the connection.
+  offline = false;
   messages = 0;
   pings = 0;
   bytesIn = 0;
   bytesOut = 0;
   reconnects = 0;
+  resumed = 0;
+  caughtUp = 0;
   pingedAt = null;
   subscriptions = new Set();
   trips = [];
@@ -24,13 +28,20 @@ export class Live extends EventTarget {
 
   closed() {
     this.subscriptions.clear();
-    if (this.phase !== "refused") this.#enter(this.#welcomed ? "reconnecting" : "connecting");
+    if (this.offline) this.#enter("offline");
+    else if (this.phase !== "refused") this.#enter(this.#welcomed ? "reconnecting" : "connecting");
+  }
+
+  // A message that was sent while this window was away.
+  missed() {
+    this.caughtUp += 1;
+    this.#changed();
   }
 
   received(text) {
     const bytes = encoder.encode(text).length;
     this.bytesIn += bytes;
-    const { type, identifier, reconnect } = parse(text);
+    const { type, identifier, reconnect, restored, restored_ids: restoredIds = [] } = parse(text);
     if (type === "ping") {
       this.pings += 1;
       this.pingedAt = performance.now();
@@ -40,6 +51,8 @@ export class Live extends EventTarget {
     }
     if (type === "welcome") {
       if (this.#welcomed) this.reconnects += 1;
+      if (restored) this.resumed += 1;
+      for (const restoredId of restoredIds) this.subscriptions.add(restoredId);
       this.#welcomed = true;
       this.#enter("connected");
     }
@@ -77,25 +90,6 @@ export class Live extends EventTarget {
   #changed() {
     this.dispatchEvent(new Event("change"));
   }
-}
-
-// Gives the Action Cable client a WebSocket that counts.
-export function watch(adapters) {
-  const live = new Live();
-  adapters.WebSocket = class extends WebSocket {
-    constructor(url, protocols) {
-      super(url, protocols);
-      live.opening();
-      this.addEventListener("message", (event) => live.received(event.data));
-      this.addEventListener("close", () => live.closed());
-    }
-
-    send(text) {
-      live.sent(text);
-      super.send(text);
-    }
-  };
-  return live;
 }
 
 function parse(text) {
