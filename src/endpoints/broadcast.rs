@@ -27,7 +27,7 @@ pub struct BroadcastPolicy {
     pub cors: Cors,
 }
 
-/// CORS of the endpoint. It is advice to browsers and no access control: a request of another origin is still served.
+/// CORS of an endpoint. It is advice to browsers and no access control: a request of another origin is still served.
 #[derive(Debug, Default)]
 pub enum Cors {
     /// No CORS headers; `OPTIONS` counts as a wrong method.
@@ -89,29 +89,8 @@ pub fn body_too_large() -> Response {
 }
 
 /// The CORS headers of an answer to a request from `origin`; none when CORS is off.
-///
-/// Source: `contract/broadcast.md` §3, "CORS".
 pub fn cors_headers(origin: Option<&str>, policy: &BroadcastPolicy) -> Headers {
-    let allowed_origin = match &policy.cors {
-        Cors::Off => return Headers::new(),
-        Cors::AnyOrigin => Some(Cow::Borrowed("*")),
-        Cors::Origins(allowed) => origin
-            .filter(|origin| allowed.allows(Some(origin)))
-            .map(|origin| Cow::Owned(origin.to_lowercase())),
-    };
-    let mut headers = Headers::with_capacity(4);
-    headers.extend(allowed_origin.map(|origin| ("Access-Control-Allow-Origin", origin)));
-    headers.extend([
-        ("Access-Control-Allow-Methods", Cow::Borrowed("POST, OPTIONS")),
-        ("Access-Control-Allow-Credentials", Cow::Borrowed("true")),
-        (
-            "Access-Control-Allow-Headers",
-            Cow::Borrowed(
-                "Origin, X-Requested-With, X-Request-ID, Content-Type, Accept, X-CSRF-Token, Authorization",
-            ),
-        ),
-    ]);
-    headers
+    policy.cors.headers(origin)
 }
 
 impl Cors {
@@ -126,6 +105,32 @@ impl Cors {
 
     fn is_on(&self) -> bool {
         !matches!(self, Cors::Off)
+    }
+
+    /// The headers of an answer to a request from `origin`; none when CORS is off.
+    ///
+    /// Source: `contract/broadcast.md` §3, "CORS"; `contract/http_transports.md` §1.1.
+    pub fn headers(&self, origin: Option<&str>) -> Headers {
+        let allowed_origin = match self {
+            Cors::Off => return Headers::new(),
+            Cors::AnyOrigin => Some(Cow::Borrowed("*")),
+            Cors::Origins(allowed) => origin
+                .filter(|origin| allowed.allows(Some(origin)))
+                .map(|origin| Cow::Owned(origin.to_lowercase())),
+        };
+        let mut headers = Headers::with_capacity(4);
+        headers.extend(allowed_origin.map(|origin| ("Access-Control-Allow-Origin", origin)));
+        headers.extend([
+        ("Access-Control-Allow-Methods", Cow::Borrowed("POST, OPTIONS")),
+        ("Access-Control-Allow-Credentials", Cow::Borrowed("true")),
+        (
+            "Access-Control-Allow-Headers",
+            Cow::Borrowed(
+                "Origin, X-Requested-With, X-Request-ID, Content-Type, Accept, X-CSRF-Token, Authorization",
+            ),
+        ),
+    ]);
+        headers
     }
 }
 

@@ -11,6 +11,7 @@ pub mod hints;
 pub mod metrics;
 pub mod page;
 pub mod response;
+pub mod sse;
 
 pub use page::Page;
 pub use response::Response;

@@ -9,6 +9,7 @@ mod http_request;
 mod json;
 mod rpc_answer;
 mod serde_values;
+mod sse_request;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -17,6 +18,7 @@ mod websocket;
 pub use self::http_request::http_request;
 pub use self::json::json;
 pub use self::rpc_answer::rpc_answer;
+pub use self::sse_request::sse_request;
 pub use self::tokens::tokens;
 pub use self::websocket::websocket;
 

@@ -128,6 +128,7 @@ corpora! {
     requests_of_the_corpus_hold, changed_requests_hold: http_request;
     json_of_the_corpus_holds, changed_json_holds: json;
     answers_of_the_corpus_hold, changed_answers_hold: rpc_answer;
+    event_requests_of_the_corpus_hold, changed_event_requests_hold: sse_request;
     tokens_of_the_corpus_hold, changed_tokens_hold: tokens;
     websocket_bytes_of_the_corpus_hold, changed_websocket_bytes_hold: websocket;
 }

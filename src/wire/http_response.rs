@@ -49,6 +49,23 @@ pub fn encode_response(
     }
 }
 
+/// Appends the head of a 200 whose body goes on until it or the connection ends. Its fields have the order of
+/// [`encode_response`]. `chunked`: as chunks, which HTTP/1.0 does not know; otherwise the body ends with the connection.
+pub fn encode_stream_head(headers: &[(&str, &str)], date: &str, chunked: bool, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"HTTP/1.1 200 OK");
+    for (name, value) in headers {
+        push_field(name, value, out);
+    }
+    push_field("Date", date, out);
+    if chunked {
+        push_field("Connection", "keep-alive", out);
+        push_field("Transfer-Encoding", "chunked", out);
+    } else {
+        push_field("Connection", "close", out);
+    }
+    out.extend_from_slice(b"\r\n\r\n");
+}
+
 /// Appends the answer to bytes that are not an HTTP request; the connection must be closed after it. Like Go's answer it has
 /// no `Date`, and its body ends with the connection.
 pub fn encode_malformed_request(error: &HttpError, out: &mut Vec<u8>) {

@@ -28,6 +28,14 @@ pub fn query_param_last<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> 
         .map(|(_, value)| value)
 }
 
+/// The value of the first parameter called `name`. Parameters that cannot be decoded are skipped.
+pub fn query_param_first<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
+    pairs(query)
+        .flatten()
+        .find(|(key, _)| key == name)
+        .map(|(_, value)| value)
+}
+
 /// The value of the first parameter called `name`. The whole query is checked, also the part after that parameter.
 ///
 /// # Errors
