@@ -271,6 +271,9 @@ fn endpoints(config: &Config) {
         tracing::info!("Handle WebSocket connections at {}", main(path));
     }
     tracing::info!("Handle health requests at {}", main(&server.health_path));
+    if let Some(sse) = &config.sse {
+        tracing::info!("Handle SSE requests at {}", main(&sse.path));
+    }
     if let Some(console) = &config.console {
         let login = if console.bound_to_loopback {
             "no login from this machine"

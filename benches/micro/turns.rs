@@ -19,7 +19,7 @@ use ringcable::protocol::publication::{Broadcast, Publication, decode_broadcast}
 use ringcable::reactor::Reactor;
 use ringcable::session::Admission;
 use ringcable::shard::message::ShardMesh;
-use ringcable::shard::sessions::{NewConnection, Sessions, TimeSlice};
+use ringcable::shard::sessions::{NewConnection, Sessions, TimeSlice, Transport};
 
 use super::{Step, steps};
 
@@ -151,8 +151,10 @@ impl Shard {
                 env: r#""url":"u""#.into(),
                 ..Admission::default()
             },
-            extended: false,
-            deflate: false,
+            transport: Transport::WebSocket {
+                extended: false,
+                deflate: false,
+            },
             early_input: Vec::new(),
             permit: None,
         };

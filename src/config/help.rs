@@ -155,8 +155,8 @@ mod tests {
         check("--debug ", " (default: false) [$ANYCABLE_DEBUG]");
         check("--help, -h ", " Print this list and exit (default: false)");
         check(
-            "--sse ",
-            " (not supported yet) (default: false) [$ANYCABLE_SSE]",
+            "--ds ",
+            " (not supported yet) (default: false) [$ANYCABLE_DS]",
         );
     }
 

@@ -254,6 +254,8 @@ pub struct Config {
     pub disconnect: DisconnectConfig,
     pub broadcast: BroadcastConfig,
     pub broker: BrokerConfig,
+    /// Server-sent events; `None` = not served.
+    pub sse: Option<SseConfig>,
     pub api: Option<ApiConfig>,
     pub metrics: MetricsConfig,
     pub log: LogConfig,
@@ -481,6 +483,11 @@ pub struct HistoryLimits {
     pub messages: usize,
     /// Age at which a message is dropped.
     pub ttl: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct SseConfig {
+    pub path: String,
 }
 
 #[derive(Debug, Clone, PartialEq)]

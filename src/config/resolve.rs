@@ -14,8 +14,8 @@ use super::{
     ConsoleConfig, DisconnectConfig, DisconnectMode, DriverChoice, HistoryLimits,
     HttpBroadcastConfig, JwtConfig, LogConfig, LogFormat, LogLevel, MemoryBound, MetricsConfig,
     PingConfig, PingPrecision, RpcConfig, RpcEndpoint, RpcTlsConfig, RuntimeConfig, ServerConfig,
-    ShutdownConfig, StatsdConfig, StatsdTagStyle, StreamsConfig, TlsFiles, WebSocketConfig,
-    is_loopback_host,
+    ShutdownConfig, SseConfig, StatsdConfig, StatsdTagStyle, StreamsConfig, TlsFiles,
+    WebSocketConfig, is_loopback_host,
 };
 
 /// Port of the HTTP broadcast endpoint when it has no secret.
@@ -79,6 +79,7 @@ pub fn config(settings: &Settings, origin: Origin, problems: &mut Vec<ConfigErro
         disconnect: disconnect(settings),
         broadcast: broadcast(settings),
         broker: broker(settings),
+        sse: sse(settings),
         api: api(settings),
         metrics: metrics(settings),
         log: log(settings),
@@ -408,6 +409,12 @@ fn broker(settings: &Settings) -> BrokerConfig {
 }
 
 /// The REST API is on in open mode, and when it has a port or a secret; the application's secret counts too.
+fn sse(settings: &Settings) -> Option<SseConfig> {
+    settings.on("sse").then(|| SseConfig {
+        path: settings.text("sse_path").to_owned(),
+    })
+}
+
 fn api(settings: &Settings) -> Option<ApiConfig> {
     let own_port = port(settings, "api_port");
     let Token {

@@ -563,10 +563,6 @@ mod tests {
             "broadcasts through nats are planned); leave only http",
         );
         check(
-            "--sse=true",
-            "server-sent events are planned); remove it or set it to false",
-        );
-        check(
             "--ds=true",
             "durable streams are not served); remove it or set it to false",
         );
@@ -597,7 +593,7 @@ mod tests {
             ],
             &[
                 "--pusher_app_id=1",
-                "--sse_path=/e",
+                "--ds_path=/e",
                 "--statsd_prefix=x",
                 "--metrics_log_filter=a",
             ],

@@ -84,6 +84,8 @@ pub struct ShardMetrics {
     pub clients_num: Gauge,
     /// Established WebSocket connections, whatever their state: in authentication, serving, closing; live.
     pub sessions_num: Gauge,
+    /// Clients that get server-sent events, from the head of the answer on; live.
+    pub sse_clients_num: Gauge,
     /// RPC disconnects that wait in this shard's queue; live.
     pub disconnect_queue_size: Gauge,
     /// Authentication ended in FAILURE; errors and timeouts do not count.

@@ -186,6 +186,9 @@ pub(super) const REFERENCE: &[Family] = &[
     gauge("clients_num", "The number of active clients", |m| {
         &m.clients_num
     }),
+    gauge("sse_clients_num", "The number of active SSE clients", |m| {
+        &m.sse_clients_num
+    }),
     gauge(
         "disconnect_queue_size",
         "The size of delayed disconnect",

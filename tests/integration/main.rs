@@ -91,6 +91,7 @@ mod rpc_client;
 mod shortages;
 mod shutdown;
 mod slow_clients;
+mod sse;
 mod stop_publications;
 mod tls;
 mod tls_reload;

@@ -109,7 +109,7 @@ fn every_command_survives_outputs_that_take_nothing() {
         (&["--port=abc"], 1, "invalid value \"abc\" for flag -port"),
         (&["--port"], 1, "flag needs an argument"),
         (&["dance"], 1, "unexpected argument \"dance\""),
-        (&["--sse"], 1, "sse"),
+        (&["--ds"], 1, "ds"),
         (&[], 1, "no RPC host is set"),
         (&["--config-path=/nope.toml", "--norpc"], 1, "/nope.toml"),
         // Deprecated: a notice on stdout, then the log, then the end.

@@ -6,6 +6,7 @@
 pub mod app;
 pub mod cable;
 pub mod campfire;
+pub mod events;
 pub mod fleet;
 pub mod http;
 pub mod keys;

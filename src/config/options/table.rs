@@ -483,9 +483,9 @@ options! {
             "How StatsD lines carry metrics_tags: datadog, influxdb or graphite";
     }
     Sse {
-        "sse", "sse.enabled", BOOL, "false", refused("server-sent events are planned"),
+        "sse", "sse.enabled", BOOL, "false",
             "Enable the SSE endpoint";
-        "sse_path", "sse.path", TEXT, "/events", unused("server-sent events are planned"),
+        "sse_path", "sse.path", PATH, "/events",
             "URL path of the SSE endpoint";
     }
     DurableStreams {

@@ -40,6 +40,11 @@ const REFERENCE_HEADS: &[(&str, &str, &str)] = &[
         "gauge",
         "The size of delayed disconnect",
     ),
+    (
+        "sse_clients_num",
+        "gauge",
+        "The number of active SSE clients",
+    ),
     ("goroutines_num", "gauge", "The number of Go routines"),
     (
         "mem_sys_bytes",

@@ -1,11 +1,12 @@
 //! What is known of a client in its HTTP phase, and what follows each of its requests.
 //!
 //! Data only. The code is in `connection` (its life), `reading` and `body` (bytes received), `writing` (bytes sent),
-//! `requests`, `console` and `upgrade` (the answers).
+//! `requests`, `console`, `events` and `upgrade` (the answers).
 
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use crate::endpoints::response::Headers;
 use crate::mesh::{Charge, Permit};
 use crate::net::Socket;
 use crate::shard::Shard;
@@ -61,6 +62,7 @@ impl Client {
 pub enum Next {
     Keep,
     Upgrade(Box<AcceptedUpgrade>),
+    Events(Box<AcceptedEvents>),
     End,
 }
 
@@ -69,6 +71,15 @@ pub struct AcceptedUpgrade {
     pub(super) head: RequestHead,
     pub(super) upgrade: Upgrade,
     pub(super) kind: SessionKind,
+}
+
+/// A request for server-sent events that becomes a session.
+pub struct AcceptedEvents {
+    pub(super) head: RequestHead,
+    /// One a line.
+    pub(super) commands: Vec<u8>,
+    /// For the answer, besides those that all answers have.
+    pub(super) headers: Headers,
 }
 
 /// The kind of session that a request becomes.

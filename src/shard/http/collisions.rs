@@ -92,6 +92,7 @@ impl HostSetting {
 pub enum Owner {
     WebSocket,
     Health,
+    Sse,
     Broadcast,
     Api,
     Metrics,
@@ -104,6 +105,7 @@ impl std::fmt::Display for Owner {
         out.write_str(match self {
             Self::WebSocket => "--path (ANYCABLE_PATH)",
             Self::Health => "--health-path (ANYCABLE_HEALTH_PATH)",
+            Self::Sse => "--sse_path (ANYCABLE_SSE_PATH)",
             Self::Broadcast => "--http_broadcast_path (ANYCABLE_HTTP_BROADCAST_PATH)",
             Self::Api => "--api_path (ANYCABLE_API_PATH)",
             Self::Metrics => "--metrics_http (ANYCABLE_METRICS_HTTP)",
@@ -120,7 +122,7 @@ impl Owner {
             Self::Broadcast => Some("--http_broadcast_port"),
             Self::Api => Some("--api_port"),
             Self::Metrics => Some("--metrics_port"),
-            Self::WebSocket | Self::Health | Self::Console | Self::Demo => None,
+            Self::WebSocket | Self::Health | Self::Sse | Self::Console | Self::Demo => None,
         }
     }
 }
@@ -192,6 +194,7 @@ fn claims(paths: Paths) -> Vec<(Owner, Claim)> {
     }
     let exact = |owner, path: String| (owner, Claim::Exact(path));
     claims.extend(paths.health.map(|path| exact(Owner::Health, path)));
+    claims.extend(paths.sse.map(|path| exact(Owner::Sse, path)));
     if paths.console {
         claims.push(exact(Owner::Console, console::PATH.to_owned()));
         claims.push((Owner::Console, Claim::Below(format!("{}/", console::PATH))));

@@ -1,6 +1,7 @@
 //! One client from its first byte to its upgrade, or through its ordinary requests.
 //!
-//! The task exists only while the client speaks HTTP. An upgrade hands the socket to the session table and ends the task.
+//! The task exists only while the client speaks HTTP. An upgrade, or a request for events, hands the socket to the session
+//! table and ends the task.
 
 use std::net::{IpAddr, TcpStream};
 use std::rc::Rc;
@@ -40,6 +41,7 @@ pub async fn serve(
                 client.held = None;
             }
             Next::Upgrade(accepted) => return Box::pin(client.hand_over(*accepted)).await,
+            Next::Events(accepted) => return Box::pin(client.hand_over_events(*accepted)).await,
             Next::End => return,
         }
     }

@@ -24,7 +24,7 @@ pub struct BindAddress {
 /// Which features a listener serves.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Features {
-    /// WebSocket, health, the console and plain pages.
+    /// WebSocket, server-sent events, health, the console and plain pages.
     pub main: bool,
     pub broadcast: bool,
     pub api: bool,
@@ -38,6 +38,8 @@ pub struct ListenerRules {
     pub origins: AllowedOrigins,
     pub broadcast: BroadcastPolicy,
     pub publish: BroadcastPolicy,
+    /// Of server-sent events.
+    pub sse_cors: Cors,
     pub api_token: Option<String>,
     /// `--console`, on the main listener.
     pub console: Option<Guard>,
@@ -114,6 +116,7 @@ impl ListenerRules {
                 token: http.and_then(|http| http.token.clone()),
                 cors: Cors::new(http.is_some_and(|http| http.cors), origins),
             },
+            sse_cors: Cors::new(true, origins),
             publish: api::publish_policy(api_token.clone(), api_cors.unwrap_or_default()),
             api_token,
             console: config

@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use crate::endpoints::hints;
+use crate::endpoints::sse::SseError;
 use crate::log::cut;
 use crate::protocol::sid::SID_BYTES_MAX;
 use crate::session::Flaw;
@@ -117,6 +118,11 @@ fn bad_query(shard: &Shard, sid: &str, error: &BadQuery) {
             "cannot look for a token in the query"
         );
     }
+}
+
+/// A request for server-sent events that cannot be understood.
+pub fn events(shard: &Shard, peer: IpAddr, error: &SseError) {
+    tracing::debug!(context = "sse", shard = shard.id, %peer, %error, "refused a request for events");
 }
 
 /// An upgrade that was refused.

@@ -24,6 +24,7 @@ impl Client {
         let rules = Rc::clone(&self.rules);
         let response = match rules.routes.route(head.path()) {
             Route::WebSocket => return self.upgrade(head, SessionKind::Client).await,
+            Route::Sse => return Box::pin(self.events(head)).await,
             Route::Console(route) => return Box::pin(self.console(head, route)).await,
             Route::Broadcast => {
                 let policy = &rules.broadcast;

@@ -15,6 +15,8 @@ use crate::wire::percent;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Route {
     WebSocket,
+    /// Server-sent events.
+    Sse,
     Broadcast,
     Health,
     Metrics,
@@ -36,6 +38,8 @@ pub struct Paths {
     pub websocket: Vec<String>,
     pub health: Option<String>,
     pub broadcast: Option<String>,
+    /// Server-sent events.
+    pub sse: Option<String>,
     /// The base path, such as `/api`.
     pub api: Option<String>,
     pub metrics: Option<String>,
@@ -51,6 +55,7 @@ impl Paths {
         if features.main {
             paths.websocket = config.server.paths.clone();
             paths.health = Some(config.server.health_path.clone());
+            paths.sse = config.sse.as_ref().map(|sse| sse.path.clone());
             paths.console = config.console.is_some();
             paths.pages = pages.to_vec();
         }
@@ -103,6 +108,7 @@ impl Routes {
         let features = [
             path(paths.metrics, Route::Metrics),
             path(api("/publish"), Route::ApiPublish),
+            path(paths.sse, Route::Sse),
             path(paths.health, Route::Health),
             Some((ExactPath::WebSocket, Route::WebSocket)),
             path(paths.broadcast, Route::Broadcast),
@@ -120,8 +126,8 @@ impl Routes {
     /// Finds the route of a raw (still percent-encoded) path without its query.
     ///
     /// The paths of the console come first: a pattern such as `/*` must not take its requests to the app. An exact path
-    /// beats a pattern. Among exact paths pages come first, then the feature registered last: broadcast, WebSocket, health,
-    /// API, metrics. Matching is case-sensitive, and a trailing slash makes a different path.
+    /// beats a pattern. Among exact paths pages come first, then the feature registered last: metrics, API, server-sent
+    /// events, health, WebSocket, broadcast. Matching is case-sensitive, and a trailing slash makes a different path.
     ///
     /// Source: `contract/websocket.md` §1 and §2; presence: `contract/http_transports.md` §2.
     pub fn route(&self, path: &str) -> Route {
@@ -173,7 +179,7 @@ mod tests {
     use crate::config::{Startup, load};
     use crate::shard::http::listener::listeners;
 
-    /// A listener with all features but the console, whose WebSocket paths are `websocket`.
+    /// A listener with all features but console and server-sent events, whose WebSocket paths are `websocket`.
     fn all_paths(websocket: &[&str]) -> Paths {
         let path = |path: &str| Some(path.to_owned());
         Paths {

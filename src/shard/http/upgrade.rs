@@ -1,5 +1,7 @@
 //! From a WebSocket request to a session: the handshake, the 101, and the move into the session table.
 
+use std::net::IpAddr;
+
 use crate::endpoints::Response;
 use crate::os::random;
 use crate::protocol::sid::{encode_sid, encode_sid_of_shard};
@@ -8,7 +10,7 @@ use crate::shard::Shard;
 use crate::shard::http::client::{AcceptedUpgrade, Client, Next, SessionKind};
 use crate::shard::http::refusals;
 use crate::shard::http::writing::date;
-use crate::shard::sessions::{NewConnection, SESSION_ENTRY_BYTES};
+use crate::shard::sessions::{NewConnection, SESSION_ENTRY_BYTES, Transport};
 use crate::wire::handshake::{self, Subprotocol};
 use crate::wire::http_request::RequestHead;
 use crate::wire::origins::AllowedOrigins;
@@ -70,22 +72,15 @@ impl Client {
         };
         let mut early_input = self.input;
         early_input.extend_from_slice(&released.unread);
-        let admission = Admission::new(
-            &head,
-            upgrade.token.as_deref(),
-            self.peer,
-            &self.shard.config,
-            || new_sid(&self.shard),
-        );
-        for flaw in &admission.flaws {
-            refusals::flaw(&self.shard, &admission.sid, self.peer, flaw);
-        }
+        let admission = admit(&self.shard, &head, upgrade.token.as_deref(), self.peer);
         let new = NewConnection {
             socket: released.stream,
             tls: released.tls,
             admission,
-            extended: upgrade.subprotocol == Some(Subprotocol::V1ExtJson),
-            deflate: upgrade.deflate.is_some(),
+            transport: Transport::WebSocket {
+                extended: upgrade.subprotocol == Some(Subprotocol::V1ExtJson),
+                deflate: upgrade.deflate.is_some(),
+            },
             early_input,
             permit: Some(self.permit),
         };
@@ -94,6 +89,20 @@ impl Client {
             SessionKind::Console => sessions.open_console(new),
         });
     }
+}
+
+/// What the request of a client says about it. What was ignored in it is logged.
+pub(super) fn admit(
+    shard: &Shard,
+    head: &RequestHead,
+    token: Option<&str>,
+    peer: IpAddr,
+) -> Admission {
+    let admission = Admission::new(head, token, peer, &shard.config, || new_sid(shard));
+    for flaw in &admission.flaws {
+        refusals::flaw(shard, &admission.sid, peer, flaw);
+    }
+    admission
 }
 
 /// A random session id. When sessions can come back, it names the shard that knows this one.

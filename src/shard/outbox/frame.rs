@@ -37,9 +37,12 @@ pub enum FrameKind {
     Control,
     /// A control frame that a newer one may replace while it waits. Source: RFC 6455 §5.5.3.
     Pong,
+    /// The head of an HTTP answer: does not count, and is not dropped, because what follows has no meaning without it.
+    Head,
 }
 
-/// Encoded WebSocket bytes, shared by reference count; or the TLS records that carry such a frame to one client.
+/// Encoded WebSocket bytes or a part of an HTTP answer, shared by reference count; or the TLS records that carry such a
+/// frame to one client.
 #[derive(Debug)]
 pub struct Frame {
     /// The whole frame, or all of it but a shared message.
@@ -100,6 +103,34 @@ impl Frame {
             payload_bytes: u32::try_from(payload_bytes).unwrap_or(u32::MAX),
             charge: None,
         }
+    }
+
+    /// A part of an HTTP answer. `payload_bytes` is what the counters count.
+    pub fn in_answer(bytes: Vec<u8>, kind: FrameKind, payload_bytes: usize) -> Self {
+        Self {
+            payload_bytes: u32::try_from(payload_bytes).unwrap_or(u32::MAX),
+            bytes: bytes.into_boxed_slice(),
+            message: Bytes::new(),
+            kind,
+            ending_bytes: 0,
+            charge: None,
+        }
+    }
+
+    /// The same with a long message between its parts. `None` when too much follows the message.
+    pub fn shared_in_answer(
+        mut bytes: Vec<u8>,
+        message: &Bytes,
+        ending: &[u8],
+        payload_bytes: usize,
+    ) -> Option<Self> {
+        let ending_bytes = u16::try_from(ending.len()).ok()?;
+        bytes.extend_from_slice(ending);
+        Some(Self {
+            message: message.clone(),
+            ending_bytes,
+            ..Self::in_answer(bytes, FrameKind::Message, payload_bytes)
+        })
     }
 
     /// A frame with no bytes. It makes the session flush, because TLS has records of its own to send.

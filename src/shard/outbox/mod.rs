@@ -58,6 +58,14 @@ impl Outbox {
         self.frames.push_back(frame);
     }
 
+    /// Puts the head of an HTTP answer before everything that waits for it.
+    pub fn push_head(&mut self, head: Frame, budget: &Rc<ShardBudget>) {
+        debug_assert!(head.kind == FrameKind::Head && self.started() == 0);
+        self.pending_bytes += head.len();
+        self.held_bytes += head.held_bytes();
+        self.frames.push_front(head.charged(budget));
+    }
+
     /// As [`Self::push`], but a pong replaces a pong that waits at the end and has not been started.
     fn push_or_replace(&mut self, frame: Rc<Frame>) {
         let waits = self.frames.len() > self.started();
@@ -136,12 +144,14 @@ impl Outbox {
         self.sealed += 1;
     }
 
-    /// Frames at the front that must be sent completely. Without TLS this is a half-written frame: the client could not
-    /// parse what follows it. With TLS these are all encrypted frames, also partly encrypted ones: the client could not
-    /// decrypt what follows.
+    /// Frames at the front that must be sent completely. Without TLS this is a half-written frame, or the head of an answer:
+    /// the client could not parse what follows it. With TLS these are all encrypted frames, also partly encrypted ones: the
+    /// client could not decrypt what follows.
     fn started(&self) -> usize {
         let sealed = self.sealed + usize::from(self.part_sealed > 0);
-        sealed.max(usize::from(self.head_written > 0))
+        let first = self.frames.front();
+        let is_head = first.is_some_and(|first| first.kind == FrameKind::Head);
+        sealed.max(usize::from(self.head_written > 0 || is_head))
     }
 
     /// Drops the frames that have not been started.

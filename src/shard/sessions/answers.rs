@@ -89,8 +89,12 @@ impl Sessions {
         connection.session.deadlines.command_ended();
         self.count_unreadable(&result);
         self.table.set_timer(slot);
+        let asked = self.asked_in_request(slot, &question);
         self.apply_result(slot, question, result);
         self.close_if_too_large(slot);
+        if let Some(identifier) = asked {
+            self.refuse_if_rejected(slot, &identifier);
+        }
         if self.table.live(session).is_some() {
             self.read(slot, &mut Share::new());
         }

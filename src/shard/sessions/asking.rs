@@ -13,6 +13,10 @@ impl Sessions {
     /// Asks the broker, after what the session has asked before. Nothing is read from the client until all is answered.
     pub(super) fn ask_broker(&mut self, slot: u32, question: BrokerQuestion) {
         let charge = self.common.budget.hold_anyway(question.held_bytes());
+        if let BrokerQuestion::History { identifier, .. } = &question {
+            // From now on, and not only when its turn comes: what is delivered meanwhile would come again with the answer.
+            self.hold_back(slot, identifier);
+        }
         let connection = &mut self.table.connections[slot as usize];
         let wait = connection
             .held
@@ -101,14 +105,13 @@ impl Sessions {
         });
     }
 
-    /// Asks the homes of the streams. The subscription holds back what they send from now on until the answers are replayed.
+    /// Asks the homes of the streams. The subscription holds back what they send until the answers are replayed.
     fn ask_for_history(
         &mut self,
         session: SessionRef,
         identifier: Box<str>,
         streams: Vec<StreamHistory>,
     ) -> HistoryWait {
-        self.hold_back(session.slot, &identifier);
         for (place, asked) in streams.iter().enumerate() {
             let question = HomeQuestion::History {
                 place,

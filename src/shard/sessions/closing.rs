@@ -5,7 +5,6 @@ use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use super::connection::Life;
-use super::formats::close_frame;
 use super::writer::Outcome;
 use super::{Action, Sessions};
 use crate::config::DisconnectMode;
@@ -131,6 +130,8 @@ impl Sessions {
         if !self.table.connections[slot as usize].is_open() {
             return;
         }
+        // Also a client whose request is not answered learns why.
+        self.accept_request(slot);
         let reply = Reply::Disconnect { reason, reconnect };
         self.writer.send_last_reply(&mut self.table, slot, &reply);
         self.begin_close(slot, Some(close), cause);
@@ -142,8 +143,9 @@ impl Sessions {
             return;
         }
         if let Some(close) = close {
-            let frame = close_frame(Some(close.code), close.reason);
-            self.writer.send_last(&mut self.table, slot, frame);
+            self.send_end(slot, &close);
+        } else if self.table.connections[slot as usize].is_opening() {
+            self.writer.drop_queue(&mut self.table, slot);
         }
         self.end_session(slot, cause);
         let connection = &self.table.connections[slot as usize];
@@ -151,6 +153,19 @@ impl Sessions {
             self.finish_close(slot);
         } else {
             self.table.set_timer(slot);
+        }
+    }
+
+    /// Queues the last that a client gets.
+    fn send_end(&mut self, slot: u32, close: &Close) {
+        let frame = if let Some(refusal) = self.refusal(slot, close) {
+            self.writer.drop_queue(&mut self.table, slot);
+            Some(refusal)
+        } else {
+            self.table.connections[slot as usize].format.end(close)
+        };
+        if let Some(frame) = frame {
+            self.writer.send_last(&mut self.table, slot, frame);
         }
     }
 
@@ -181,6 +196,7 @@ impl Sessions {
         self.keep_session(slot, cause);
         self.end_presence(slot);
         let connection = &mut self.table.connections[slot as usize];
+        let is_answered = connection.life == Life::Open;
         connection.life = Life::Closing;
         let before = connection.session.own_bytes();
         let tells_the_app = self.common.config.disconnect.mode != DisconnectMode::Never;
@@ -210,13 +226,18 @@ impl Sessions {
         let was_console = self.watchers.remove(slot);
         let counters = self.common.counters();
         counters.clients_num.sub(i64::from(registered));
+        let format = self.table.connections[slot as usize].format;
+        if is_answered && format.encoding.is_events() {
+            counters.sse_clients_num.sub(1);
+        }
         let (reason, counter) = close_reason(counters, cause);
         counter.add(u64::from(!was_console));
         tracing::debug!(
             sid = self.table.sid(slot),
             shard = self.common.shard,
             cause = reason,
-            "WebSocket session completed"
+            "{} session completed",
+            format.transport()
         );
     }
 

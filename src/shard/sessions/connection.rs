@@ -4,6 +4,7 @@ use std::io::{self, Read};
 use std::net::TcpStream;
 use std::rc::Rc;
 
+use super::answering::Opening;
 use super::bounds::{Bounds, SESSION_ENTRY_BYTES, SMALL_BYTES, SUBSCRIPTIONS_PART};
 use super::formats::Format;
 use super::schedule::Place;
@@ -28,19 +29,32 @@ pub(super) struct Held {
     pub broker: Option<Box<BrokerWait>>,
     /// Input that was read before that.
     pub unread: Unread,
+    /// A request over plain HTTP that has no answer yet.
+    pub opening: Option<Box<Opening>>,
 }
 
 impl Held {
-    /// True while an answer is missing.
+    /// True while an answer is missing. The answer to a request over plain HTTP does not wait for the broker: whether its
+    /// subscriptions are there does not depend on that.
     pub fn waits(&self) -> bool {
-        self.call.is_some() || self.broker.is_some()
+        self.call.is_some() || (self.broker.is_some() && self.opening.is_none())
+    }
+
+    /// True when there is no reason left to hold the client's input.
+    pub fn is_over(&self) -> bool {
+        self.call.is_none()
+            && self.broker.is_none()
+            && self.opening.is_none()
+            && self.unread.is_empty()
     }
 
     /// The bytes that are charged for it.
     fn bytes(&self) -> usize {
         let call = self.call.as_ref().map(|call| &call.charge);
         let unread = self.unread.charge.as_ref();
-        call.into_iter().chain(unread).map(Charge::bytes).sum()
+        let opening = self.opening.as_ref().map(|opening| &opening.charge);
+        let charges = call.into_iter().chain(unread).chain(opening);
+        charges.map(Charge::bytes).sum()
     }
 }
 
@@ -67,6 +81,8 @@ impl Unread {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Life {
+    /// The client's HTTP request has no answer yet (`answering`). What is sent to the client waits in its outbox.
+    Opening,
     Open,
     /// The close frame is queued. The socket is closed when the outbox is empty or its deadline has passed.
     Closing,
@@ -101,7 +117,12 @@ pub(super) struct Connection {
 
 impl Connection {
     pub fn is_open(&self) -> bool {
-        self.life == Life::Open
+        matches!(self.life, Life::Opening | Life::Open)
+    }
+
+    /// True while the client's request over plain HTTP has no answer.
+    pub fn is_opening(&self) -> bool {
+        self.life == Life::Opening
     }
 
     pub fn has_call(&self) -> bool {
@@ -119,7 +140,7 @@ impl Connection {
         wait.is_some_and(|wait| matches!(wait.open, Some(OpenQuestion::Replay(_))))
     }
 
-    fn has_unread(&self) -> bool {
+    pub fn has_unread(&self) -> bool {
         self.held
             .as_ref()
             .is_some_and(|held| !held.unread.is_empty())
@@ -130,7 +151,7 @@ impl Connection {
         let takes_more = self.is_open() && !self.is_backed_up(bounds);
         let listens = takes_more && !self.waits();
         let input = listens && (self.input_waiting || self.has_unread());
-        input || (takes_more && self.is_replaying()) || self.write_ready
+        input || (takes_more && !self.is_opening() && self.is_replaying()) || self.write_ready
     }
 
     /// Reads from the socket once. An end of the TLS stream counts as the end, because the client may leave the socket open
@@ -156,11 +177,11 @@ impl Connection {
     }
 
     /// True while so much waits for a client that the server does not read from it, so that its commands cannot add more.
-    /// TCP then makes the client wait.
+    /// TCP then makes the client wait. The lines of a request are read in any case, because nothing is written before.
     pub fn is_backed_up(&self, bounds: &Bounds) -> bool {
-        self.outbox
-            .as_ref()
-            .is_some_and(|outbox| outbox.queued_bytes() >= bounds.reading_stops_at())
+        self.outbox.as_ref().is_some_and(|outbox| {
+            outbox.queued_bytes() >= bounds.reading_stops_at() && !self.is_opening()
+        })
     }
 
     /// True when no more may be queued for this client: it holds as much as a session may, or its outbox is not small while

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::closing::Cause;
-use super::formats::console_frame;
+use super::formats::{Encoding, console_frame};
 use super::{Action, Sessions};
 use crate::console::IDENTIFIER;
 use crate::console::search::{HITS_MAX, Query, SessionReport, TEXT_SHOWN_BYTES_MAX, subscriptions};
@@ -123,7 +123,7 @@ impl Sessions {
                 .as_ref()
                 .map_or(0, |outbox| outbox.pending_bytes()),
             waits_for_app: connection.has_call(),
-            compressed: connection.format.deflate,
+            compressed: connection.format.encoding == Encoding::DEFLATED,
             encrypted: connection.tls.is_some(),
             subscriptions,
             subscriptions_left_out,

@@ -136,8 +136,7 @@ impl Receivers<'_> {
                 slow.push(slot);
                 continue;
             }
-            writer.deliver(slot, connection, &mut frames);
-            delivered += 1;
+            delivered += u64::from(writer.deliver(slot, connection, &mut frames));
         }
         delivered
     }

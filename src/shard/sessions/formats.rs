@@ -1,12 +1,17 @@
 //! How messages to a client become bytes: the only file where replies and publications meet the text of the protocol and the
-//! framing of WebSocket.
+//! framing of WebSocket or of an HTTP answer.
 //!
 //! A frame that many sessions share is encoded for its first receiver, once for each [`Format`] in use.
 
+mod events;
+
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use self::events::{EventFrames, EventPings};
 use super::connection::Connection;
 use crate::config::PingPrecision;
+use crate::protocol::disconnect::Close;
+use crate::protocol::event_stream::View;
 use crate::protocol::publication::Publication;
 use crate::protocol::reply::{self, Reply};
 use crate::shard::outbox::batch::{Batch, Urgency};
@@ -19,18 +24,83 @@ use crate::wire::websocket::frame;
 pub(super) struct Format {
     /// Precision of the timestamps in pings.
     pub precision: PingPrecision,
-    /// permessage-deflate.
-    pub deflate: bool,
+    pub encoding: Encoding,
+}
+
+/// What frames are made of. One byte, because every session has one and most deliveries compare it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Encoding(u8);
+
+/// How a client gets server-sent events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EventForm {
+    pub view: View,
+    /// As chunks of a body, so that it can end before its connection does. HTTP/1.0 has none.
+    pub chunked: bool,
+}
+
+impl Encoding {
+    /// WebSocket frames with text.
+    pub const PLAIN: Self = Self(0);
+    /// The same, compressed.
+    pub const DEFLATED: Self = Self(1);
+    /// Server-sent events, and what follows.
+    const EVENTS: u8 = 2;
+    const UNWRAP: u8 = 4;
+    const RAW: u8 = 8;
+    const CHUNKED: u8 = 16;
+
+    pub fn events(form: EventForm) -> Self {
+        let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
+        let view = flag(form.view.unwrap, Self::UNWRAP) | flag(form.view.raw, Self::RAW);
+        Self(Self::EVENTS | view | flag(form.chunked, Self::CHUNKED))
+    }
+
+    pub fn is_events(self) -> bool {
+        self.0 & Self::EVENTS != 0
+    }
+
+    /// `None`: a WebSocket.
+    pub fn event_form(self) -> Option<EventForm> {
+        let has = |flag| self.0 & flag != 0;
+        self.is_events().then(|| EventForm {
+            view: View {
+                unwrap: has(Self::UNWRAP),
+                raw: has(Self::RAW),
+            },
+            chunked: has(Self::CHUNKED),
+        })
+    }
 }
 
 impl Format {
-    pub fn reply(self, reply: &Reply, deflater: &mut Deflater) -> Frame {
-        self.text(&reply.json(), FrameKind::Message, deflater)
+    /// The name of the transport, for the log.
+    pub fn transport(self) -> &'static str {
+        match self.encoding.is_events() {
+            true => "SSE",
+            false => "WebSocket",
+        }
+    }
+
+    /// `None` when the client does not want such replies.
+    pub fn reply(self, reply: &Reply, deflater: &mut Deflater) -> Option<Frame> {
+        match self.encoding.event_form() {
+            Some(form) => events::reply(reply, form),
+            None => Some(self.text(&reply.json(), FrameKind::Message, deflater)),
+        }
+    }
+
+    /// The last frame of a client that the server disconnects. `None` when the end of the connection says it all.
+    pub fn end(self, close: &Close) -> Option<Frame> {
+        match self.encoding.event_form() {
+            Some(form) => events::end(form),
+            None => Some(close_frame(Some(close.code), close.reason)),
+        }
     }
 
     /// A text message, compressed when the client has agreed to that and the message is not huge.
     fn text(self, text: &[u8], kind: FrameKind, deflater: &mut Deflater) -> Frame {
-        let bytes = if self.deflate && text.len() <= DEFLATED_BYTES_MAX {
+        let bytes = if self.encoding == Encoding::DEFLATED && text.len() <= DEFLATED_BYTES_MAX {
             frame::compressed_text_frame(&deflater.compress(text))
         } else {
             frame::text_frame(text)
@@ -60,6 +130,7 @@ pub(super) struct GroupFrames<'a> {
     publication: &'a Publication,
     plain: Option<u32>,
     deflated: Option<u32>,
+    events: EventFrames,
 }
 
 impl<'a> GroupFrames<'a> {
@@ -69,26 +140,40 @@ impl<'a> GroupFrames<'a> {
             publication,
             plain: None,
             deflated: None,
+            events: EventFrames::default(),
         }
     }
 
+    /// The frame for a client; `None` when it does not want this publication.
+    #[inline]
     pub(super) fn get(
         &mut self,
         format: Format,
         batch: &mut Batch,
         deflater: &mut Deflater,
-    ) -> u32 {
+    ) -> Option<u32> {
+        match self.plain {
+            Some(frame) if format.encoding == Encoding::PLAIN => Some(frame),
+            _ => self.find(format, batch, deflater),
+        }
+    }
+
+    fn find(&mut self, format: Format, batch: &mut Batch, deflater: &mut Deflater) -> Option<u32> {
+        if let Some(form) = format.encoding.event_form() {
+            let (identifier, publication) = (self.identifier, self.publication);
+            return self.events.get(identifier, publication, form, batch);
+        }
         let publication = self.publication;
         let (message, position) = (&publication.message, publication.position);
         // A huge message is not compressed, so it is the same frame for all.
-        let deflate = format.deflate && message.len() <= DEFLATED_BYTES_MAX;
+        let deflate = format.encoding == Encoding::DEFLATED && message.len() <= DEFLATED_BYTES_MAX;
         let made = if deflate {
             &mut self.deflated
         } else {
             &mut self.plain
         };
-        if let Some(frame) = *made {
-            return frame;
+        if made.is_some() {
+            return *made;
         }
         let mut text = batch.take_scratch();
         reply::begin_data_message(
@@ -109,7 +194,8 @@ impl<'a> GroupFrames<'a> {
             Frame::delivery_with_ending(beginning, message, ending)
         };
         batch.keep_scratch(text);
-        *made.insert(batch.add_frame(frame))
+        *made = Some(batch.add_frame(frame));
+        *made
     }
 }
 
@@ -119,6 +205,7 @@ pub(super) struct PingFrames {
     /// By precision, plain and deflated.
     frames: [[Option<u32>; 2]; 3],
     native: Option<u32>,
+    events: EventPings,
 }
 
 impl PingFrames {
@@ -131,10 +218,15 @@ impl PingFrames {
         deflater: &mut Deflater,
     ) {
         let format = connection.format;
-        let made = &mut self.frames[format.precision as usize][usize::from(format.deflate)];
+        if let Some(form) = format.encoding.event_form() {
+            let ping = self.events.get(form, batch, || ping(format.precision));
+            batch.deliver(slot, &mut connection.deliveries, ping, Urgency::Prompt);
+            return;
+        }
+        let deflate = usize::from(format.encoding == Encoding::DEFLATED);
+        let made = &mut self.frames[format.precision as usize][deflate];
         let ping = *made.get_or_insert_with(|| {
-            let timestamp = timestamp(format.precision);
-            let ping = Reply::Ping { timestamp };
+            let ping = ping(format.precision);
             batch.add_frame(format.text(&ping.json(), FrameKind::Ping, deflater))
         });
         batch.deliver(slot, &mut connection.deliveries, ping, Urgency::Prompt);
@@ -152,13 +244,14 @@ impl PingFrames {
 /// client accepts an uncompressed message (RFC 7692 §6).
 const DEFLATED_BYTES_MAX: usize = 256 << 10;
 
-fn timestamp(precision: PingPrecision) -> i128 {
+fn ping(precision: PingPrecision) -> Reply {
     let now = unix_time();
-    match precision {
+    let timestamp = match precision {
         PingPrecision::Seconds => now.as_secs().into(),
         PingPrecision::Milliseconds => now.as_millis() as i128,
         PingPrecision::Nanoseconds => now.as_nanos() as i128,
-    }
+    };
+    Reply::Ping { timestamp }
 }
 
 /// A clock that shows a time before 1970 counts as 1970.

@@ -101,7 +101,7 @@ impl Sessions {
     fn on_input(&mut self, slot: u32, share: &mut Share) {
         let connection = &self.table.connections[slot as usize];
         match connection.life {
-            Life::Open => {}
+            Life::Opening | Life::Open => {}
             Life::Closing => return,
             Life::Lingering => return self.on_lingering_input(slot),
         }
@@ -206,10 +206,11 @@ impl Sessions {
         if let Some(held) = &mut connection.held {
             if !unread.is_empty() {
                 held.unread = unread;
-            } else if !held.waits() {
+            } else if held.is_over() {
                 connection.held = None;
             }
         }
+        self.answer_if_decided(slot);
     }
 
     /// Decodes input and acts on it until the session's share is used up, a call has begun, the batch must be written first,
@@ -222,6 +223,9 @@ impl Sessions {
         share: &mut Share,
     ) -> usize {
         let connection = &mut self.table.connections[slot as usize];
+        if connection.format.encoding.is_events() {
+            return self.take_up_lines(slot, input, share);
+        }
         let limits = messages.begin(&self.common, connection);
         let mut taken = 0;
         while taken < input.len() && self.takes_more(slot, share) {
@@ -245,6 +249,49 @@ impl Sessions {
             self.begin_close(slot, None, Cause::Error);
         }
         taken
+    }
+
+    /// Acts on the lines of the request. What a client sends after its request is thrown away, because nothing can be asked
+    /// there. Returns how many bytes were processed.
+    fn take_up_lines(&mut self, slot: u32, input: &[u8], share: &mut Share) -> usize {
+        if !self.table.connections[slot as usize].is_opening() {
+            return input.len();
+        }
+        let mut taken = 0;
+        while taken < input.len() && self.takes_more(slot, share) {
+            let rest = &input[taken..];
+            let end = memchr::memchr(b'\n', rest).unwrap_or(rest.len());
+            taken += (end + 1).min(rest.len());
+            share.pay_frames(end);
+            let line = rest[..end].trim_ascii();
+            if !line.is_empty() {
+                share.pay_message(line.len());
+                self.on_line(slot, line);
+            }
+        }
+        taken
+    }
+
+    /// Each line subscribes, whatever its command is called. Source: contract/http_transports.md §1.3.
+    fn on_line(&mut self, slot: u32, line: &[u8]) {
+        let mut command = match decode_command(line) {
+            Ok(Some(command)) => command,
+            // The lines were checked when the request was read.
+            Ok(None) | Err(_) => return self.refuse_request(slot),
+        };
+        command.kind = CommandKind::Subscribe;
+        let identifier = command.identifier.clone();
+        let result = self.with_session(slot, true, |session, context, steps| {
+            session.on_command(context, command, steps)
+        });
+        match result {
+            Ok(()) => self.refuse_if_rejected(slot, &identifier),
+            Err(error) => {
+                self.note_bound(slot, &error, line.len());
+                self.refuse_message(slot, line, Notice::CommandRefused, &error);
+                self.refuse_request(slot);
+            }
+        }
     }
 
     /// Whether another message of the session may be handled now.

@@ -4,6 +4,7 @@
 //! an RPC answer, a tick): it changes state, notes deliveries, and ends with one flush. Work that has to wait (RPC calls,
 //! publishing, Disconnect calls) is returned as [`Action`]s.
 
+mod answering;
 mod answers;
 mod asking;
 mod bounds;
@@ -12,6 +13,7 @@ mod closing;
 mod common;
 mod connection;
 mod console;
+mod deciding;
 mod drain;
 mod fan_out;
 mod formats;
@@ -37,8 +39,10 @@ mod waiting;
 mod watchers;
 mod writer;
 
+pub use answering::EventRequest;
 pub use bounds::SESSION_ENTRY_BYTES;
 pub use console::Scan;
+pub use formats::EventForm;
 #[cfg(test)]
 pub use output::FLUSHES_PER_TURN_MAX;
 pub use share::TimeSlice;
@@ -74,19 +78,35 @@ use crate::shard::answers::SentAnswer;
 use crate::shard::calls::{Call, CallHandle};
 use crate::shard::message::{HomeMessage, ShardInbox, ShardMessage, Survey};
 
-/// What the HTTP phase knows about a client whose upgrade has been answered.
+/// What the HTTP phase knows about a client that becomes a session.
 pub struct NewConnection {
     pub socket: TcpStream,
     pub tls: Option<Box<TlsSession>>,
     pub admission: Admission,
-    /// `actioncable-v1-ext-json`.
-    pub extended: bool,
-    /// permessage-deflate was negotiated.
-    pub deflate: bool,
-    /// Bytes that came after the request head.
+    pub transport: Transport,
+    /// Bytes that came after the request head; over plain HTTP the commands of the request, one a line.
     pub early_input: Vec<u8>,
     /// The socket's place among the open connections; `None` in the unit tests and the benches.
     pub permit: Option<Permit>,
+}
+
+/// How a session and its client talk.
+pub enum Transport {
+    /// The upgrade has been answered.
+    WebSocket {
+        /// `actioncable-v1-ext-json`.
+        extended: bool,
+        /// permessage-deflate was negotiated.
+        deflate: bool,
+    },
+    /// Server-sent events. The request is answered when it is decided.
+    Events(EventRequest),
+}
+
+impl Transport {
+    fn is_extended(&self) -> bool {
+        matches!(self, Self::WebSocket { extended: true, .. })
+    }
 }
 
 /// What the shard has to do after a turn, in order.

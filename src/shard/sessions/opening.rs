@@ -1,13 +1,14 @@
-//! From an answered upgrade to an authenticated session: timers, tokens, the first call.
+//! From a request that becomes a session to an authenticated session: timers, tokens, the first call.
 
 use std::io;
 use std::time::Duration;
 
+use super::answering::{EventRequest, Opening};
 use super::closing::Cause;
-use super::connection::{Connection, Life};
-use super::formats::{Format, unix_time};
+use super::connection::{Connection, Held, Life};
+use super::formats::{Encoding, Format, unix_time};
 use super::schedule::Place;
-use super::{NewConnection, Sessions};
+use super::{NewConnection, Sessions, Transport};
 use crate::os::random;
 use crate::protocol::reply::Reply;
 use crate::session::{AuthRefusal, Credentials, Deadlines, Session, SessionSettings, Tick};
@@ -17,10 +18,10 @@ use crate::shard::timers::TICK;
 use crate::wire::websocket::message::MessageDecoder;
 
 impl Sessions {
-    /// Takes over a client whose upgrade has been answered.
+    /// Takes over a client whose upgrade has been answered, or whose request over plain HTTP has not.
     pub fn open(&mut self, mut new: NewConnection) {
         let credentials = std::mem::take(&mut new.admission.credentials);
-        let may_continue = new.extended && self.kept.is_some();
+        let may_continue = new.transport.is_extended() && self.kept.is_some();
         let earlier = new.admission.earlier.take().filter(|_| may_continue);
         let mut early_input = std::mem::take(&mut new.early_input);
         let Some(slot) = self.admit(new) else {
@@ -31,6 +32,7 @@ impl Sessions {
             None => self.begin_authentication(slot, &credentials),
         }
         self.take_early_input(slot, &mut early_input);
+        self.answer_if_decided(slot);
     }
 
     pub(super) fn begin_authentication(&mut self, slot: u32, credentials: &Credentials) {
@@ -59,28 +61,34 @@ impl Sessions {
 
     /// Gives a client its slot, its place in the reactor and its timer. `None` when it is being closed already.
     fn admit(&mut self, new: NewConnection) -> Option<u32> {
+        let session = Session::new(&SessionSettings {
+            sid: &new.admission.sid,
+            env: &new.admission.env,
+            deadlines: self.deadlines(&new),
+            extended: new.transport.is_extended(),
+        });
+        let precision = new.admission.ping_precision;
+        let (encoding, held) = self.begin(new.transport);
+        let is_opening = held.is_some();
         let slot = self.table.insert(Connection {
-            session: Session::new(&SessionSettings {
-                sid: &new.admission.sid,
-                env: &new.admission.env,
-                deadlines: self.deadlines(&new),
-                extended: new.extended,
-            }),
+            session,
             decoder: MessageDecoder::default(),
-            outbox: None,
+            // What comes before the answer waits in it.
+            outbox: is_opening.then(Box::default),
             tls: new.tls,
-            held: None,
+            held,
             permit: new.permit,
             deliveries: BatchList::default(),
             socket: new.socket,
             generation: 0,
-            life: Life::Open,
+            life: if is_opening {
+                Life::Opening
+            } else {
+                Life::Open
+            },
             format: Format {
-                precision: new
-                    .admission
-                    .ping_precision
-                    .unwrap_or(self.common.config.ping.precision),
-                deflate: new.deflate,
+                precision: precision.unwrap_or(self.common.config.ping.precision),
+                encoding,
             },
             input_waiting: false,
             end_seen: false,
@@ -91,7 +99,8 @@ impl Sessions {
         tracing::debug!(
             sid = new.admission.sid,
             shard = self.common.shard,
-            "WebSocket session established"
+            "{} session established",
+            self.table.connections[slot as usize].format.transport()
         );
         if let Err(error) = self.table.watch(slot) {
             self.log_unwatched(slot, &error);
@@ -106,6 +115,22 @@ impl Sessions {
         Some(slot)
     }
 
+    /// How the client gets its messages, and what is kept of a request that is not answered yet.
+    fn begin(&self, transport: Transport) -> (Encoding, Option<Box<Held>>) {
+        match transport {
+            Transport::WebSocket { deflate: false, .. } => (Encoding::PLAIN, None),
+            Transport::WebSocket { deflate: true, .. } => (Encoding::DEFLATED, None),
+            Transport::Events(EventRequest { form, headers }) => {
+                let opening = Opening::new(headers, &self.common.budget);
+                let held = Held {
+                    opening: Some(Box::new(opening)),
+                    ..Held::default()
+                };
+                (Encoding::events(form), Some(Box::new(held)))
+            }
+        }
+    }
+
     /// The first ping comes after a random part of the interval, so that the pings of many sessions are spread evenly.
     fn deadlines(&self, new: &NewConnection) -> Deadlines {
         let ping = &self.common.config.ping;
@@ -115,7 +140,11 @@ impl Sessions {
         };
         let ping_ticks = ticks(interval);
         let first = ping_ticks / 2 + random_below(ping_ticks.max(1));
-        let wants_pongs = new.extended || ping.native;
+        let wants_pongs = match new.transport {
+            Transport::WebSocket { extended, .. } => extended || ping.native,
+            // It has no way to answer.
+            Transport::Events(_) => false,
+        };
         let pong_ticks = if wants_pongs {
             ticks(ping.pong_timeout)
         } else {

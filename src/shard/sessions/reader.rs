@@ -8,6 +8,7 @@ use std::io;
 use super::bounds::SMALL_BYTES;
 use super::common::Common;
 use super::connection::Connection;
+use super::formats::Encoding;
 use super::share::Share;
 use super::table::Table;
 use crate::wire::websocket::frame::FrameError;
@@ -112,7 +113,7 @@ impl Messages {
         self.decoder = std::mem::take(&mut connection.decoder);
         common.budget.release(self.decoder.held_bytes());
         MessageLimits {
-            deflate: connection.format.deflate,
+            deflate: connection.format.encoding == Encoding::DEFLATED,
             ..common.message_limits
         }
     }

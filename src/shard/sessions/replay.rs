@@ -1,6 +1,7 @@
 //! The replay of what a client has missed, as fast as the client takes it, and of what was held back meanwhile.
 
 use super::Sessions;
+use super::connection::Life;
 use super::formats::GroupFrames;
 use super::resuming::RESUME_HOLD_TICKS;
 use super::waiting::{OpenQuestion, Replay};
@@ -33,7 +34,7 @@ impl Sessions {
     fn takes_replay(&self, slot: u32) -> bool {
         let connection = self.table.connections.get(slot as usize);
         let takes = connection.is_some_and(|connection| {
-            connection.is_open() && !connection.is_backed_up(&self.common.bounds)
+            connection.life == Life::Open && !connection.is_backed_up(&self.common.bounds)
         });
         takes && !self.writer.is_full()
     }
@@ -94,8 +95,11 @@ impl Sessions {
             return self.drop_slow_client(slot);
         }
         let mut frames = GroupFrames::new(identifier, publication);
-        self.writer.deliver(slot, connection, &mut frames);
-        self.common.counters().deliveries_total.add(1);
+        let delivered = self.writer.deliver(slot, connection, &mut frames);
+        self.common
+            .counters()
+            .deliveries_total
+            .add(u64::from(delivered));
     }
 
     /// Ends the time that restored subscriptions wait for their clients to ask for history. A client that has asked for one

@@ -128,7 +128,8 @@ impl Sessions {
                 shard = self.common.shard,
                 %error,
                 left_out = admitted.left_out(),
-                "WebSocket session failed"
+                "{} session failed",
+                self.table.connections[slot as usize].format.transport()
             );
         }
     }

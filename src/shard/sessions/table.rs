@@ -124,7 +124,7 @@ impl Table {
         let held = connection
             .held
             .as_mut()
-            .filter(|_| connection.life == Life::Open)?;
+            .filter(|_| matches!(connection.life, Life::Opening | Life::Open))?;
         held.broker.as_deref_mut()
     }
 
@@ -231,10 +231,13 @@ impl Table {
     /// Sets the timer of a connection to its earliest deadline.
     pub fn set_timer(&mut self, slot: u32) {
         let connection = &self.connections[slot as usize];
-        let outbox = connection.outbox.as_ref();
-        let write = outbox.map(|outbox| match connection.life {
-            Life::Open => self.common.bounds.next_look(outbox),
-            _ => outbox.deadline,
+        let write = connection.outbox.as_ref().and_then(|outbox| {
+            match connection.life {
+                // Nothing is written before the answer.
+                Life::Opening => None,
+                Life::Open => Some(self.common.bounds.next_look(outbox)),
+                Life::Closing | Life::Lingering => Some(outbox.deadline),
+            }
         });
         let session = if connection.is_open() {
             connection.session.deadlines.next()

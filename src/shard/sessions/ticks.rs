@@ -29,6 +29,11 @@ impl Sessions {
         let Some(connection) = self.table.connections.get_mut(slot as usize) else {
             return;
         };
+        if connection.is_opening() {
+            // Nothing is written before the answer, so there is no ping, and no write to be late with.
+            connection.session.deadlines.take_due(self.table.now);
+            return self.table.set_timer(slot);
+        }
         if let Some(outbox) = &connection.outbox
             && outbox.deadline <= self.table.now
         {
@@ -40,7 +45,7 @@ impl Sessions {
             return self.abort(slot, Cause::WriteTimeout);
         }
         match connection.life {
-            Life::Open => {}
+            Life::Opening | Life::Open => {}
             Life::Closing => return self.table.set_timer(slot),
             Life::Lingering => return self.release(slot),
         }
@@ -78,7 +83,9 @@ impl Sessions {
 
     fn is_write_due(&self, slot: u32) -> bool {
         let connection = self.table.connections.get(slot as usize);
-        let outbox = connection.and_then(|connection| connection.outbox.as_ref());
+        let outbox = connection
+            .filter(|connection| !connection.is_opening())
+            .and_then(|connection| connection.outbox.as_ref());
         outbox.is_some_and(|outbox| outbox.deadline <= self.table.now)
     }
 

@@ -96,8 +96,10 @@ impl Writer {
     /// Queues a reply for an open session, unless it has too much waiting.
     pub fn send_reply(&mut self, table: &mut Table, slot: u32, reply: &Reply) -> Queued {
         let format = table.connections[slot as usize].format;
-        let frame = format.reply(reply, &mut self.deflater);
-        self.send(table, slot, frame)
+        match format.reply(reply, &mut self.deflater) {
+            Some(frame) => self.send(table, slot, frame),
+            None => Queued::Yes,
+        }
     }
 
     /// Queues a frame for an open session, unless it has too much waiting.
@@ -116,11 +118,12 @@ impl Writer {
     /// Queues the message that says why the session ends. It is queued no matter how much waits.
     pub fn send_last_reply(&mut self, table: &mut Table, slot: u32, reply: &Reply) {
         let connection = &mut table.connections[slot as usize];
-        let frame = connection.format.reply(reply, &mut self.deflater);
-        self.queue(connection, slot, frame);
+        if let Some(frame) = connection.format.reply(reply, &mut self.deflater) {
+            self.queue(connection, slot, frame);
+        }
     }
 
-    /// The same for the close frame.
+    /// The same for the frame that ends the connection.
     pub fn send_last(&mut self, table: &mut Table, slot: u32, frame: Frame) {
         self.queue(&mut table.connections[slot as usize], slot, frame);
     }
@@ -154,16 +157,42 @@ impl Writer {
         pings.deliver(slot, connection, native, batch, deflater);
     }
 
-    /// Queues a publication for one client. The caller has checked that it does not have too much waiting.
+    /// Queues a publication for one client. The caller has checked that it does not have too much waiting. False when the
+    /// client does not want publications of this kind.
+    #[inline]
     pub fn deliver(
         &mut self,
         slot: u32,
         connection: &mut Connection,
         frames: &mut GroupFrames<'_>,
-    ) {
+    ) -> bool {
         let frame = frames.get(connection.format, &mut self.batch, &mut self.deflater);
-        self.batch
-            .deliver(slot, &mut connection.deliveries, frame, Urgency::Bulk);
+        if let Some(frame) = frame {
+            self.batch
+                .deliver(slot, &mut connection.deliveries, frame, Urgency::Bulk);
+        }
+        frame.is_some()
+    }
+
+    /// Puts the head of an answer before everything that waits for the client. From now on the client is written to.
+    pub fn begin_answer(&mut self, table: &mut Table, slot: u32, head: Frame) {
+        self.common.counters().outbox_bytes.add(head.len() as i64);
+        let (now, deadline) = (table.now, table.write_deadline);
+        let connection = &mut table.connections[slot as usize];
+        let outbox = connection.outbox.get_or_insert_default();
+        outbox.push_head(head, &self.common.budget);
+        (outbox.progress, outbox.deadline) = (now, deadline);
+        table.set_timer(slot);
+    }
+
+    /// Drops everything that is queued for a client to which nothing has been written.
+    pub fn drop_queue(&mut self, table: &mut Table, slot: u32) {
+        let connection = &mut table.connections[slot as usize];
+        connection.deliveries = BatchList::default();
+        if let Some(outbox) = connection.outbox.take() {
+            let bytes = outbox.pending_bytes() as i64;
+            self.common.counters().outbox_bytes.sub(bytes);
+        }
     }
 
     /// Drops what is queued for a session and not started.
@@ -350,6 +379,9 @@ impl Writer {
             let Some(outbox) = &mut connection.outbox else {
                 return Outcome::GoesOn;
             };
+            if connection.life == Life::Opening {
+                return Outcome::GoesOn;
+            }
             if let Some(tls) = &mut connection.tls {
                 let before = outbox.pending_bytes() as i64;
                 outbox.seal(tls, &self.common.budget);

@@ -102,6 +102,10 @@ fn every_pair_of_equal_paths_is_named() {
         BROADCAST,
         "--http_broadcast_port",
     );
+    let sse = "--sse_path (ANYCABLE_SSE_PATH)";
+    check_same(&["--sse", "--sse_path=/cable"], "/cable", PATH, sse, "");
+    check_same(&["--sse", "--sse_path=/health"], "/health", HEALTH, sse, "");
+    check(&["--sse_path=/health"], &[]);
     check_same(&["--health-path=/api"], "/api", HEALTH, API, "--api_port");
     check_same(
         &["--health-path=/api/publish"],

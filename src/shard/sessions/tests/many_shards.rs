@@ -295,8 +295,7 @@ impl Scene {
         let new = NewConnection {
             socket,
             admission,
-            extended: true,
-            deflate: false,
+            transport: EXTENDED,
             early_input: Vec::new(),
             permit: None,
             tls: None,

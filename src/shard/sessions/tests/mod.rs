@@ -38,7 +38,9 @@ use crate::session::{Admission, Question};
 use crate::shard::calls;
 use crate::shard::message::{PublishMessage, ShardInbox, ShardMesh, ShardMessage, Survey};
 use crate::shard::outbox::batch::{BATCH_DELIVERIES_MAX, BATCH_FRAME_BYTES_MAX};
-use crate::shard::sessions::{Action, FLUSHES_PER_TURN_MAX, NewConnection, Sessions, TimeSlice};
+use crate::shard::sessions::{
+    Action, FLUSHES_PER_TURN_MAX, NewConnection, Sessions, TimeSlice, Transport,
+};
 use crate::shard::timers::TICK;
 use crate::wire::websocket::deflate::Inflater;
 
@@ -101,6 +103,18 @@ struct Bench {
     actions: VecDeque<Action>,
     opened: usize,
 }
+
+/// A client of the extended protocol.
+const EXTENDED: Transport = Transport::WebSocket {
+    extended: true,
+    deflate: false,
+};
+
+/// A client that has negotiated permessage-deflate.
+const COMPRESSING: Transport = Transport::WebSocket {
+    extended: false,
+    deflate: true,
+};
 
 impl Bench {
     fn new(args: &[&str], driver: &'static str, reactor: Reactor) -> Self {
@@ -204,8 +218,10 @@ impl Bench {
                 env: r#""url":"u""#.into(),
                 ..Admission::default()
             },
-            extended: false,
-            deflate: false,
+            transport: Transport::WebSocket {
+                extended: false,
+                deflate: false,
+            },
             early_input: Vec::new(),
             permit: None,
             tls: None,

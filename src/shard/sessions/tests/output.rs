@@ -166,7 +166,7 @@ fn what_comes_while_many_sessions_are_written_is_gathered_with_it() {
 #[test]
 fn who_asked_for_compression_gets_it_and_others_do_not() {
     on_both(PUBLIC, |bench| {
-        let mut deflated = bench.open(|new| new.deflate = true);
+        let mut deflated = bench.open(|new| new.transport = COMPRESSING);
         assert_eq!(deflated.next(), r#"deflated {"type":"welcome","sid":"s1"}"#);
         let identifier = r#"{"channel":"$pubsub","stream_name":"x"}"#;
         deflated.command("subscribe", identifier);
@@ -187,7 +187,7 @@ fn who_asked_for_compression_gets_it_and_others_do_not() {
 fn a_position_is_in_every_frame_of_its_publication() {
     on_both(PUBLIC, |bench| {
         let identifier = r#"{"channel":"$pubsub","stream_name":"x"}"#;
-        let mut deflated = bench.open(|new| new.deflate = true);
+        let mut deflated = bench.open(|new| new.transport = COMPRESSING);
         deflated.next();
         deflated.command("subscribe", identifier);
         bench.until_count(|counters| &counters.server_msg_total, 2);

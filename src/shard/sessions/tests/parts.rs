@@ -5,7 +5,7 @@ use crate::session::{Deadlines, Session, SessionSettings};
 use crate::shard::outbox::batch::BatchList;
 use crate::shard::sessions::common::Common;
 use crate::shard::sessions::connection::{Connection, Life};
-use crate::shard::sessions::formats::Format;
+use crate::shard::sessions::formats::{Encoding, Format};
 use crate::shard::sessions::schedule::Place;
 use crate::shard::sessions::table::Table;
 use crate::wire::websocket::message::MessageDecoder;
@@ -53,7 +53,7 @@ impl Parts {
             life: Life::Open,
             format: Format {
                 precision: PingPrecision::Seconds,
-                deflate: false,
+                encoding: Encoding::PLAIN,
             },
             input_waiting: false,
             end_seen: false,

@@ -125,8 +125,8 @@ const NO_PONG: &[&str] = &[
 #[test]
 fn a_silent_client_is_closed_when_pongs_are_required() {
     on_both(PONGS, |bench| {
-        let mut silent = bench.open(|new| new.extended = true);
-        let mut talker = bench.open(|new| new.extended = true);
+        let mut silent = bench.open(|new| new.transport = EXTENDED);
+        let mut talker = bench.open(|new| new.transport = EXTENDED);
         let base = bench.open(|_| ());
         for second in 1..=6 {
             bench.wait(Duration::from_secs(1));
@@ -149,7 +149,7 @@ fn no_pong_is_asked_of_a_client_that_is_not_read() {
         "--pong_timeout=1",
     ];
     on_both(&args, |bench| {
-        let mut client = bench.open(|new| new.extended = true);
+        let mut client = bench.open(|new| new.transport = EXTENDED);
         let call = bench.call();
         // The pongs wait in the socket behind the command.
         bench.wait(Duration::from_secs(4));

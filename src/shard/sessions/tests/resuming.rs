@@ -35,7 +35,7 @@ fn identifier(stream: &str) -> String {
 /// A client that has come back; its shard waits for the answer.
 fn coming_back(bench: &mut Bench) -> (Client, SessionRef) {
     let client = bench.open(|new| {
-        new.extended = true;
+        new.transport = EXTENDED;
         new.admission.earlier = Some("earlier".into());
     });
     let (session, sid) = bench
