@@ -90,6 +90,11 @@ pub const SCENARIOS: &[Scenario] = &[
         scenarios::beside::run,
     ),
     scenario(
+        "sse",
+        "server-sent events beside WebSocket: memory, deliveries per second, CPU",
+        scenarios::sse::run,
+    ),
+    scenario(
         "rpc",
         "performs through the app: rate, cost, and the time that the server adds",
         scenarios::rpc::run,

@@ -95,6 +95,7 @@ def blocks():
 NOT_RUN = [
     (r"^rustup toolchain |^cargo \+nightly fuzz ", "needs a nightly toolchain and ten minutes", "cargo test replays the corpora"),
     (r"^docker |^RINGCABLE_IMAGE=\S+ docker ", "needs Docker and base images", ".ci/container builds and runs the image and the Compose files"),
+    (r"^curl -N ", "goes on until it is stopped", "tests/integration/sse.rs"),
     (r"^kamal ", "needs Kamal and a server", "nothing"),
     (r"^kubectl ", "needs a cluster", "`kubectl kustomize`, where kubectl is; .ci/container holds the manifests against the API's schemas"),
     (r"^sudo(edit)? |^systemctl ", "needs systemd as PID 1", ".ci/container installs the package into a Debian that boots systemd"),

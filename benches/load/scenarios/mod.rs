@@ -15,5 +15,6 @@ pub mod rpc;
 pub mod scale;
 pub mod shards;
 pub mod slow;
+pub mod sse;
 pub mod storm;
 pub mod unfair;

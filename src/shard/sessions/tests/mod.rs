@@ -4,6 +4,7 @@ mod answers;
 mod any_turns;
 mod closing;
 mod drain;
+mod events;
 mod fairness;
 mod input;
 mod many_shards;
