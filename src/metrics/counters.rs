@@ -82,7 +82,7 @@ impl Gauge {
 pub struct ShardMetrics {
     /// Authenticated and not closed; live.
     pub clients_num: Gauge,
-    /// Established WebSocket connections, whatever their state: in authentication, serving, closing; live.
+    /// Established connections of sessions, whatever their state: in authentication, serving, closing; live.
     pub sessions_num: Gauge,
     /// Clients that get server-sent events, from the head of the answer on; live.
     pub sse_clients_num: Gauge,

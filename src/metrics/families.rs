@@ -587,7 +587,7 @@ pub(super) const OWN: &[Family] = &[
     }),
     gauge(
         "sessions_num",
-        "Established WebSocket connections of the shard, those in authentication and closing ones too",
+        "Established client connections of the shard, those in authentication and closing ones too",
         |m| &m.sessions_num,
     ),
     gauge("outbox_bytes", "Bytes waiting in outboxes", |m| {
