@@ -30,8 +30,8 @@ pub struct LocalInterest {
 #[derive(Default)]
 struct Level {
     level: usize,
-    /// Buckets with more than one stream of this shard, and how many streams they have beside the first. There are few, so
-    /// that a stream needs no memory of its own.
+    /// Buckets with more than one stream of this shard, and how many streams they have beside the first; a stream whose two
+    /// buckets are the same counts twice. There are few, so that a stream needs no memory of its own.
     shared: HashMap<u32, u32, RandomState>,
 }
 
@@ -154,18 +154,20 @@ impl LocalInterest {
 
 impl Level {
     fn add(&mut self, table: &Interest, shard: usize, hash: u64) {
-        let bucket = table.bucket(self.level, hash);
-        if !table.set(self.level, bucket, shard) {
-            *self.shared.entry(bucket).or_default() += 1;
+        for bucket in table.buckets_of(self.level, hash) {
+            if !table.set(self.level, bucket, shard) {
+                *self.shared.entry(bucket).or_default() += 1;
+            }
         }
     }
 
     fn remove(&mut self, table: &Interest, shard: usize, hash: u64) {
-        let bucket = table.bucket(self.level, hash);
-        match self.shared.get_mut(&bucket) {
-            None => table.clear(self.level, bucket, shard),
-            Some(1) => drop(self.shared.remove(&bucket)),
-            Some(others) => *others -= 1,
+        for bucket in table.buckets_of(self.level, hash) {
+            match self.shared.get_mut(&bucket) {
+                None => table.clear(self.level, bucket, shard),
+                Some(1) => drop(self.shared.remove(&bucket)),
+                Some(others) => *others -= 1,
+            }
         }
     }
 }

@@ -1,5 +1,8 @@
 //! The table that all shards share: for each bucket of streams the shards that may have a listener.
 //!
+//! A stream has two buckets, and a shard that has it sets its bit in both. A publisher sends to the shards whose bits are
+//! set in both. With one bucket, needless messages would cost more than the second look does.
+//!
 //! **Why no bit is missing.** What has to hold: when a publication begins after the confirmation of a subscription was sent,
 //! [`Interest::listeners`] returns the shard of this subscription. A publication that begins earlier may miss it.
 //!
@@ -95,10 +98,13 @@ impl Interest {
         // The last shard to announce its streams has stored this level after all bits were set.
         let words = self.words(self.read.load(Ordering::Acquire));
         for stream in streams {
-            let bucket = bucket_of(self.hasher.hash_one(stream), self.buckets(words));
-            let (first, shift) = self.place(bucket, 0);
-            for (index, word) in words[first..][..bucket_words].iter().enumerate() {
-                shards.add(index, word.load(Ordering::Relaxed) >> shift & mask);
+            let buckets = buckets_of(self.hasher.hash_one(stream), self.buckets(words));
+            for index in 0..bucket_words {
+                let bits = buckets.map(|bucket| {
+                    let (first, shift) = self.place(bucket as usize, 0);
+                    words[first + index].load(Ordering::Relaxed) >> shift
+                });
+                shards.add(index, bits[0] & bits[1] & mask);
             }
         }
         shards
@@ -157,9 +163,9 @@ impl Interest {
         }
     }
 
-    /// The bucket of a stream in a level.
-    pub(super) fn bucket(&self, level: usize, hash: u64) -> u32 {
-        bucket_of(hash, self.buckets(self.words(level))) as u32
+    /// The buckets of a stream in a level. They may be one and the same.
+    pub(super) fn buckets_of(&self, level: usize, hash: u64) -> [u32; 2] {
+        buckets_of(hash, self.buckets(self.words(level)))
     }
 
     /// Sets the bit of a shard; only this shard may call it. Returns false when it was set already.
@@ -191,8 +197,9 @@ impl Interest {
         let _ = self.levels[level].set((0..words).map(|_| AtomicU64::new(0)).collect());
     }
 
-    /// Bytes of a level. One stream of one shard has eight buckets or more when the level is full, so another shard gets its
-    /// publications in at most one of eight cases, and with very many shards two further shards get them.
+    /// Bytes of a level. When the level is full there are eight buckets or more for each stream of one shard, so that at
+    /// most 22 % of the bits of this shard are set. It gets a publication for which it has no listener in at most 5 % of
+    /// the cases (with 32 shards 1.4 %, with 64 shards 0.4 %).
     fn level_bytes(&self, level: usize) -> usize {
         let streams = self.streams_at_first * GROWTH.pow(level as u32);
         let shards = self.shards.next_power_of_two().max(SHARDS_SIZED_FOR_MIN);
@@ -216,7 +223,8 @@ impl Interest {
     }
 }
 
-/// `buckets` is a power of two.
-fn bucket_of(hash: u64, buckets: usize) -> usize {
-    hash as usize & (buckets - 1)
+/// From the two halves of the hash. `buckets` is a power of two, and at most 2³².
+fn buckets_of(hash: u64, buckets: usize) -> [u32; 2] {
+    let mask = (buckets - 1) as u32;
+    [hash as u32 & mask, (hash >> 32) as u32 & mask]
 }

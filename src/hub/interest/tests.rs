@@ -150,7 +150,8 @@ fn the_table_grows_when_every_shard_has_announced_its_streams() {
     let needless = (0..STREAMS)
         .filter(|it| !scene.listeners(&format!("nobody's {it}")).is_empty())
         .count();
-    assert!(needless < STREAMS / 4, "{needless} of {STREAMS}");
+    // About 7 % are expected; with one bucket for each stream it would be 26 %.
+    assert!(needless < STREAMS / 10, "{needless} of {STREAMS}");
 }
 
 proptest! {
