@@ -8,7 +8,7 @@ use std::fmt;
 use crate::config::{CheckRequest, DriverChoice};
 use crate::driver;
 use crate::os::host::HostFacts;
-use crate::os::limits::DESCRIPTORS_RESERVED;
+use crate::os::limits::{DESCRIPTORS_RESERVED, descriptors_of_shards};
 
 /// Memory of one idle connection in bytes. The same figures stand in `tuning/check.sh` and `tuning/README.md`.
 mod connection {
@@ -44,8 +44,8 @@ const ACCEPT_QUEUE_MIN: u64 = 4_096;
 const ACCEPT_QUEUE_MAX: u64 = 65_535;
 /// Local ports per RPC connection: one in use, and one that was closed and stays in TIME-WAIT for a minute.
 const PORTS_PER_CALL: u64 = 2;
-/// Listeners, rings and wake-up descriptors of a shard: 6, and two for each further listener.
-const DESCRIPTORS_PER_SHARD: u64 = 10;
+/// Listeners that a server has if clients, broadcasts, the API and the metrics have an address each.
+const LISTENERS: u64 = 4;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -476,11 +476,12 @@ fn shards(request: &CheckRequest, facts: &HostFacts) -> u64 {
 
 /// Descriptors for all clients, for the shards, and for the connections to the app.
 fn files(request: &CheckRequest, facts: &HostFacts) -> u64 {
-    let per_shard = DESCRIPTORS_PER_SHARD.saturating_add(request.rpc_concurrency as u64);
+    let shards = shards(request, facts);
     request
         .connections
         .saturating_add(DESCRIPTORS_RESERVED)
-        .saturating_add(shards(request, facts).saturating_mul(per_shard))
+        .saturating_add(descriptors_of_shards(shards, LISTENERS))
+        .saturating_add(shards.saturating_mul(request.rpc_concurrency as u64))
 }
 
 fn memory_bytes(request: &CheckRequest) -> u64 {

@@ -4,8 +4,11 @@ use std::io;
 
 /// Descriptors that the server needs at least in addition to client sockets: listeners, rings, RPC connections, log, DNS.
 pub const DESCRIPTORS_RESERVED: u64 = 128;
-/// For each shard: its runtime, its rings, their wake-ups, its listeners twice.
-const DESCRIPTORS_PER_SHARD: u64 = 12;
+/// Of each shard: three rings (on epoll two instances), the wake-ups of its thread, and the pipe of its yields.
+/// `tests/integration/shortages.rs` counts them.
+const DESCRIPTORS_PER_SHARD: u64 = 9;
+/// Of each shard for each listener: the socket, and the same for the driver.
+const DESCRIPTORS_PER_LISTENER: u64 = 2;
 /// For the process: standard streams, signals, lookups, StatsD, files that are read again.
 const DESCRIPTORS_OF_PROCESS: u64 = 16;
 /// If the limit is very low, at most one part in this number is reserved.
@@ -22,9 +25,15 @@ pub struct OpenFiles {
 
 impl OpenFiles {
     /// `calls`: calls to the app at a time. `idle`: connections to the app that are idle between calls.
-    pub fn share_out(max: u64, shards: usize, calls: usize, idle: usize) -> OpenFiles {
+    pub fn share_out(
+        max: u64,
+        shards: usize,
+        listeners: usize,
+        calls: usize,
+        idle: usize,
+    ) -> OpenFiles {
         let wanted = DESCRIPTORS_OF_PROCESS
-            .saturating_add(DESCRIPTORS_PER_SHARD.saturating_mul(shards as u64))
+            .saturating_add(descriptors_of_shards(shards as u64, listeners as u64))
             .saturating_add(calls as u64)
             .saturating_add(idle as u64);
         let reserved = wanted.max(DESCRIPTORS_RESERVED).min(max / RESERVED_SHARE);
@@ -41,6 +50,12 @@ impl OpenFiles {
     pub fn requests(&self) -> u64 {
         self.clients() + self.reserved / 8
     }
+}
+
+/// What the shards hold without clients and without connections to the app.
+pub fn descriptors_of_shards(shards: u64, listeners: u64) -> u64 {
+    let of_listeners = DESCRIPTORS_PER_LISTENER.saturating_mul(listeners);
+    shards.saturating_mul(DESCRIPTORS_PER_SHARD.saturating_add(of_listeners))
 }
 
 /// For messages about a limit on open files that is too low.
@@ -181,7 +196,7 @@ mod tests {
     #[test]
     fn the_reserve_grows_with_shards_and_calls() {
         let check = |max, shards, calls, idle, expected| {
-            let files = OpenFiles::share_out(max, shards, calls, idle);
+            let files = OpenFiles::share_out(max, shards, 2, calls, idle);
             assert_eq!(
                 (files.reserved, files.clients()),
                 expected,
@@ -190,8 +205,8 @@ mod tests {
         };
         check(300, 1, 28, 57, (128, 172));
         check(1024, 2, 28, 58, (128, 896));
-        check(1_048_576, 64, 28, 120, (932, 1_047_644));
-        check(1_048_576, 8, 500, 1008, (1620, 1_046_956));
+        check(1_048_576, 64, 28, 120, (996, 1_047_580));
+        check(1_048_576, 8, 500, 1008, (1628, 1_046_948));
         check(80, 2, 28, 58, (40, 40));
         check(0, 2, 28, 58, (0, 0));
         check(
@@ -201,7 +216,7 @@ mod tests {
             usize::MAX,
             (u64::MAX / 2, u64::MAX / 2 + 1),
         );
-        let small = OpenFiles::share_out(300, 1, 28, 57);
+        let small = OpenFiles::share_out(300, 1, 2, 28, 57);
         assert!(small.clients() < small.requests() && small.requests() < small.max);
     }
 

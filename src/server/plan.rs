@@ -8,7 +8,7 @@ use crate::demo::{DemoApp, DemoOptions};
 use crate::net::tls::ServerTls;
 use crate::os::limits::OpenFiles;
 use crate::rpc::{self, RpcShared};
-use crate::shard::http::collisions;
+use crate::shard::http::{collisions, listener};
 use crate::wire::paths::PathPatterns;
 use crate::{os, startup};
 
@@ -45,9 +45,10 @@ impl Plan {
         };
         let calls = config.rpc.concurrency.max(1);
         let calls_kept = rpc::idle_connections_max(calls, shards);
+        let listeners = listener::listeners(config).len();
         Ok(Self {
             shards,
-            open_files: OpenFiles::share_out(open_files, shards, calls, calls_kept),
+            open_files: OpenFiles::share_out(open_files, shards, listeners, calls, calls_kept),
             tls,
             rpc,
             demo,

@@ -9,7 +9,7 @@ use crate::support::ports::free_port;
 use crate::support::raw::{Raw, handshake};
 use crate::support::tls::Scene;
 use crate::support::wait::until;
-use crate::support::{Cable, Driver, Rails, Server, Stage, keys};
+use crate::support::{Cable, Driver, Launch, Rails, Server, Stage, keys};
 
 /// A scrape and a publisher that have come before the others and stay.
 struct Insider(HttpConnection);
@@ -89,7 +89,36 @@ fn breaker_opened(server: &Server) -> bool {
         .any(|line| line.contains("circuit breaker is open"))
 }
 
+/// What one more shard holds when nobody is connected.
+fn files_of_a_shard(driver: Driver, args: &[&str]) -> usize {
+    let files = |shards: usize| {
+        let launch = Launch::bare().args(["--norpc", "--secret=s", "--host=127.0.0.1", "--port=0"]);
+        let launch = launch.args([driver.flag(), &format!("--cores={shards}")]);
+        let server = launch.args(args.iter().copied()).start();
+        server.wait_for_log(&["ringcable is ready"]);
+        until("the look at /health to be over", || {
+            (server.sessions_open() == 0).then_some(())
+        });
+        server.open_files()
+    };
+    let (few, many) = (files(1), files(5));
+    assert_eq!((many - few) % 4, 0, "{few} {many}");
+    (many - few) / 4
+}
+
 on_both_drivers! {
+    /// `os/limits.rs` keeps so many from clients.
+    fn a_shard_holds_the_descriptors_that_are_reserved_for_it(driver: Driver) {
+        let of_shard = match driver {
+            Driver::IoUring => 9,
+            Driver::Epoll => 8,
+        };
+        let of_listener = 2;
+        assert_eq!(files_of_a_shard(driver, &[]), of_shard + of_listener);
+        let metrics = ["--metrics_http=/metrics", &format!("--metrics_port={}", free_port())];
+        assert_eq!(files_of_a_shard(driver, &metrics), of_shard + 2 * of_listener);
+    }
+
     fn clients_leave_descriptors_for_calls_and_broadcasts(driver: Driver) {
         let rails = Rails::start();
         let server = small_server(driver, &rails, &[], 300);

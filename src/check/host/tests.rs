@@ -184,15 +184,15 @@ fn each_fact_has_its_severity() {
     use Severity::{Fail, Warn};
     check(
         "nofile",
-        |facts| facts.open_files = limit(1024, 1_000_431),
+        |facts| facts.open_files = limit(1024, 1_000_487),
         Fail,
-        "1024 soft, 1000431 hard",
+        "1024 soft, 1000487 hard",
     );
     check(
         "nofile",
-        |facts| facts.open_files = limit(1024, 1_000_432),
+        |facts| facts.open_files = limit(1024, 1_000_488),
         Severity::Ok,
-        "1024 soft, 1000432 hard",
+        "1024 soft, 1000488 hard",
     );
     check(
         "nofile",
