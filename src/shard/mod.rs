@@ -115,7 +115,9 @@ impl Shard {
             Instant::now(),
             |sessions| {
                 inbox::drain(self, sessions);
-                change(sessions)
+                let result = change(sessions);
+                self.deliver_whispers(sessions);
+                result
             },
             |action| self.perform(action),
         );
@@ -134,6 +136,16 @@ impl Shard {
         drop(sessions);
         self.report_drained();
         result
+    }
+
+    /// Publishes what clients have whispered in this turn, and takes it from the inbox at once if it is for this shard too.
+    /// So it is heard with the writes of this turn, without another one.
+    fn deliver_whispers(self: &Rc<Self>, sessions: &mut Sessions) {
+        if sessions.has_whispers() {
+            let actions = sessions.take_actions();
+            actions.into_iter().for_each(|action| self.perform(action));
+            inbox::drain(self, sessions);
+        }
     }
 
     /// Has the next turn write an answer. Tells what became of it.

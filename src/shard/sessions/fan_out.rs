@@ -128,7 +128,7 @@ impl Receivers<'_> {
         let mut delivered = 0;
         for &slot in members {
             let connection = &mut table.connections[slot as usize];
-            let excluded = excluded_sid == Some(connection.session.sid());
+            let excluded = excluded_sid.is_some_and(|sid| sid == connection.session.sid());
             if excluded || (has_latecomers && self.is_kept_from(slot, holdbacks, slow)) {
                 continue;
             }

@@ -231,8 +231,16 @@ impl Sessions {
         result
     }
 
-    fn take_actions(&mut self) -> Vec<Action> {
+    /// What the shard has to do, in order. A turn takes it by itself.
+    pub fn take_actions(&mut self) -> Vec<Action> {
         std::mem::take(&mut self.actions)
+    }
+
+    /// True when there is something to publish among it.
+    pub fn has_whispers(&self) -> bool {
+        self.actions
+            .iter()
+            .any(|action| matches!(action, Action::Publish(_)))
     }
 
     /// True when the next harvest has work at once, without a wake-up.
