@@ -137,6 +137,14 @@ pub struct RpcClient {
     shard: usize,
     timeouts: Rc<Timeouts>,
     pool: Rc<Pool>,
+    /// Calls that have begun to use their slots.
+    begun: Cell<usize>,
+}
+
+/// The slot of a call that has begun.
+struct Slot<'a> {
+    client: &'a RpcClient,
+    permit: Option<Permit>,
 }
 
 /// The connection on which an attempt has sent its request; `None` before that.
@@ -167,6 +175,7 @@ impl RpcClient {
             shard,
             timeouts,
             pool,
+            begun: Cell::new(0),
         })
     }
 
@@ -200,7 +209,7 @@ impl RpcClient {
         times: &CallTimes,
     ) -> Result<Vec<u8>, RpcError> {
         let unfinished = Unfinished::new(self.counters());
-        let permit = self.slot(priority).await;
+        let slot = self.slot(priority).await;
         let started = Instant::now();
         let waited = started.saturating_duration_since(times.queued);
         times.waited.set(Some(waited));
@@ -215,7 +224,7 @@ impl RpcClient {
                 Box::pin(self.attempts(method, request, started, times)).await
             }
         };
-        drop(permit);
+        drop(slot);
         unfinished.finish();
         let ran = started.elapsed();
         times.ran.set(Some(ran));
@@ -330,13 +339,21 @@ impl RpcClient {
         );
     }
 
-    async fn slot(&self, priority: Priority) -> Permit {
-        if let Some(permit) = self.shared.limiter.try_acquire(priority) {
-            return permit;
+    async fn slot(&self, priority: Priority) -> Slot<'_> {
+        let limiter = &self.shared.limiter;
+        let permit = match limiter.try_acquire(self.shard, priority) {
+            Some(permit) => permit,
+            None => {
+                let waiting = limiter.wait(self.shard, priority);
+                let _pending = Pending::new(self.counters());
+                waiting.await
+            }
+        };
+        self.begun.set(self.begun.get() + 1);
+        Slot {
+            client: self,
+            permit: Some(permit),
         }
-        let waiting = self.shared.limiter.wait(priority);
-        let _pending = Pending::new(self.counters());
-        waiting.await
     }
 
     async fn attempts(
@@ -567,6 +584,17 @@ impl RpcClient {
         TransportError::Resolve {
             host: self.shared.target.host.clone(),
             cause,
+        }
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        let client = self.client;
+        let begun = client.begun.get() - 1;
+        client.begun.set(begun);
+        if let Some(permit) = self.permit.take() {
+            client.pool.settle(permit.give_back() - begun);
         }
     }
 }

@@ -1,14 +1,18 @@
 //! The concurrency limit over all shards: which calls to the app may run, and which is next.
 //!
 //! The limit is exact, and no slot is idle while a call waits: a slot that is given back goes straight to the next waiter,
-//! on whatever shard it is, so no new call can take it in between. Within a class the order is first come, first served.
-//! Live calls go before disconnect calls, but cannot starve them. One lock guards the state. It is held for a few map
-//! operations, and never while a waker runs.
+//! so no new call can take it in between. Live calls go before disconnect calls, but cannot starve them. One lock guards the
+//! state. It is held for a few map operations, and never while a waker runs.
+//!
+//! On one shard calls are served in order; shards with waiting calls are served in turn. A shard keeps its share of the
+//! slots for a few calls ([`KEPT_IN_ROW`]) before it passes one on: a slot for another shard costs a wake-up of that shard,
+//! and often a new connection to the app, while a connection of this shard has just become free. If slots went to the
+//! oldest call of all, one shard after the other would have all of them, because a shard asks for many in one turn.
 //!
 //! Source: `contract/rpc.md` §7; the classes are ours.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -17,9 +21,13 @@ use std::{
 };
 
 use super::Priority;
+use crate::mesh::ShardId;
 
 /// A disconnect call that has waited this long goes before live calls.
 const DISCONNECT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// So many times in a row a shard keeps a slot for its own next call while other shards wait.
+const KEPT_IN_ROW: usize = 4;
 
 /// The limit, shared by all shards.
 #[derive(Debug)]
@@ -32,7 +40,9 @@ pub struct Limiter {
 #[must_use = "the slot is free again as soon as this is dropped"]
 pub struct Permit {
     limiter: Arc<Limiter>,
+    shard: ShardId,
     priority: Priority,
+    given_back: bool,
 }
 
 /// A place in the queue; the future resolves to the slot.
@@ -43,6 +53,7 @@ pub struct Permit {
 #[must_use = "futures do nothing unless polled"]
 pub struct Waiting {
     limiter: Arc<Limiter>,
+    shard: ShardId,
     priority: Priority,
     /// `None` after the slot was handed out as a [`Permit`].
     ticket: Option<u64>,
@@ -57,19 +68,22 @@ impl Limiter {
     }
 
     /// Takes a slot if one is free. It overtakes no waiter: while a slot is free the queue is empty.
-    pub fn try_acquire(self: &Arc<Self>, priority: Priority) -> Option<Permit> {
-        let taken = self.lock().try_take(priority);
+    pub fn try_acquire(self: &Arc<Self>, shard: ShardId, priority: Priority) -> Option<Permit> {
+        let taken = self.lock().try_take(shard, priority);
         taken.then(|| Permit {
             limiter: Arc::clone(self),
+            shard,
             priority,
+            given_back: false,
         })
     }
 
     /// Joins the queue at its end. The place is taken by this call, not by the first poll.
-    pub fn wait(self: &Arc<Self>, priority: Priority) -> Waiting {
-        let ticket = self.lock().join(priority, Instant::now());
+    pub fn wait(self: &Arc<Self>, shard: ShardId, priority: Priority) -> Waiting {
+        let ticket = self.lock().join(shard, priority, Instant::now());
         Waiting {
             limiter: Arc::clone(self),
+            shard,
             priority,
             ticket: Some(ticket),
         }
@@ -80,13 +94,17 @@ impl Limiter {
         self.lock().running
     }
 
-    /// Gives a slot back and wakes the waiter that has it now.
-    fn release(&self, priority: Priority) {
-        let next = self.lock().release(priority, Instant::now());
+    /// Gives a slot back and wakes the waiter that has it now. Returns how many slots the shard has now.
+    fn release(&self, shard: ShardId, priority: Priority) -> usize {
+        let mut queue = self.lock();
+        let next = queue.release(shard, priority, Instant::now());
+        let held = queue.shards[shard].held;
+        drop(queue);
         // Outside the lock, because waking another shard takes locks of its own.
         if let Some(waker) = next {
             waker.wake();
         }
+        held
     }
 
     fn lock(&self) -> MutexGuard<'_, Queue> {
@@ -95,9 +113,19 @@ impl Limiter {
     }
 }
 
+impl Permit {
+    /// Gives the slot back. Returns how many slots its shard has now, those included that wait for their calls to go on.
+    pub fn give_back(mut self) -> usize {
+        self.given_back = true;
+        self.limiter.release(self.shard, self.priority)
+    }
+}
+
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.limiter.release(self.priority);
+        if !self.given_back {
+            self.limiter.release(self.shard, self.priority);
+        }
     }
 }
 
@@ -111,7 +139,7 @@ impl Future for Waiting {
         let (waits, replaced) =
             self.limiter
                 .lock()
-                .wait_with(ticket, self.priority, context.waker());
+                .wait_with(ticket, self.shard, self.priority, context.waker());
         // A waker can own the last reference to a task, and dropping that task may call the limiter: so drop it outside the
         // lock.
         drop(replaced);
@@ -121,7 +149,9 @@ impl Future for Waiting {
         self.ticket = None;
         Poll::Ready(Permit {
             limiter: Arc::clone(&self.limiter),
+            shard: self.shard,
             priority: self.priority,
+            given_back: false,
         })
     }
 }
@@ -129,30 +159,46 @@ impl Future for Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         let Some(ticket) = self.ticket else { return };
-        let left = self.limiter.lock().leave(ticket, self.priority);
+        let left = self.limiter.lock().leave(ticket, self.shard, self.priority);
         if left.is_none() {
-            self.limiter.release(self.priority);
+            self.limiter.release(self.shard, self.priority);
         }
     }
 }
 
 /// The state behind the lock. Pure: time is an argument.
 ///
-/// A ticket is in `live` or `disconnect` while it waits; granting it a slot removes it.
+/// A ticket is in `waiting` of its shard or in `disconnect` while it waits; granting it a slot removes it.
 #[derive(Debug)]
 struct Queue {
     slots: usize,
     running: usize,
     running_disconnect: usize,
     next_ticket: u64,
-    live: BTreeMap<u64, Option<Waker>>,
+    /// Up to the last shard that has called.
+    shards: Vec<OfShard>,
+    /// The shards that have live calls in `waiting`.
+    waiting_shards: BTreeSet<ShardId>,
+    /// The shard that was last in turn.
+    last_in_turn: ShardId,
     disconnect: BTreeMap<u64, DisconnectWaiter>,
     /// The last slot went to a disconnect call while live calls waited, so the next one goes to a live call.
     live_was_passed: bool,
 }
 
+#[derive(Debug, Default)]
+struct OfShard {
+    /// Slots that it has.
+    held: usize,
+    /// Times in a row that it has kept a slot.
+    kept: usize,
+    /// Live calls.
+    waiting: BTreeMap<u64, Option<Waker>>,
+}
+
 #[derive(Debug)]
 struct DisconnectWaiter {
+    shard: ShardId,
     since: Instant,
     waker: Option<Waker>,
 }
@@ -164,43 +210,48 @@ impl Queue {
             running: 0,
             running_disconnect: 0,
             next_ticket: 0,
-            live: BTreeMap::new(),
+            shards: Vec::new(),
+            waiting_shards: BTreeSet::new(),
+            last_in_turn: 0,
             disconnect: BTreeMap::new(),
             live_was_passed: false,
         }
     }
 
-    fn try_take(&mut self, priority: Priority) -> bool {
+    fn try_take(&mut self, shard: ShardId, priority: Priority) -> bool {
+        if self.shards.len() <= shard {
+            self.shards.resize_with(shard + 1, OfShard::default);
+        }
         if self.running >= self.slots {
             return false;
         }
         debug_assert!(
-            self.live.is_empty() && self.disconnect.is_empty(),
+            self.waiting_shards.is_empty() && self.disconnect.is_empty(),
             "a free slot means an empty queue"
         );
-        self.count_in(priority);
+        self.count_in(shard, priority);
         true
     }
 
     /// Takes a place; takes a slot at once if one is free.
-    fn join(&mut self, priority: Priority, now: Instant) -> u64 {
+    fn join(&mut self, shard: ShardId, priority: Priority, now: Instant) -> u64 {
         let ticket = self.next_ticket;
         self.next_ticket += 1;
-        if self.try_take(priority) {
+        if self.try_take(shard, priority) {
             return ticket;
         }
         match priority {
             Priority::Live => {
-                self.live.insert(ticket, None);
+                self.shards[shard].waiting.insert(ticket, None);
+                self.waiting_shards.insert(shard);
             }
             Priority::Disconnect => {
-                self.disconnect.insert(
-                    ticket,
-                    DisconnectWaiter {
-                        since: now,
-                        waker: None,
-                    },
-                );
+                let waiter = DisconnectWaiter {
+                    shard,
+                    since: now,
+                    waker: None,
+                };
+                self.disconnect.insert(ticket, waiter);
             }
         }
         ticket
@@ -210,11 +261,12 @@ impl Queue {
     fn wait_with(
         &mut self,
         ticket: u64,
+        shard: ShardId,
         priority: Priority,
         waker: &Waker,
     ) -> (bool, Option<Waker>) {
         let place = match priority {
-            Priority::Live => self.live.get_mut(&ticket),
+            Priority::Live => self.shards[shard].waiting.get_mut(&ticket),
             Priority::Disconnect => self
                 .disconnect
                 .get_mut(&ticket)
@@ -228,33 +280,57 @@ impl Queue {
     }
 
     /// Leaves the queue. `None`: the ticket had a slot already, and the caller must give that slot back.
-    fn leave(&mut self, ticket: u64, priority: Priority) -> Option<Option<Waker>> {
+    fn leave(&mut self, ticket: u64, shard: ShardId, priority: Priority) -> Option<Option<Waker>> {
         match priority {
-            Priority::Live => self.live.remove(&ticket),
+            Priority::Live => {
+                let waiting = &mut self.shards[shard].waiting;
+                let waker = waiting.remove(&ticket)?;
+                if waiting.is_empty() {
+                    self.waiting_shards.remove(&shard);
+                }
+                Some(waker)
+            }
             Priority::Disconnect => self.disconnect.remove(&ticket).map(|waiter| waiter.waker),
         }
     }
 
-    /// Frees a slot and hands it to the next waiter, whose waker is returned.
-    fn release(&mut self, priority: Priority, now: Instant) -> Option<Waker> {
+    /// Frees a slot of this shard and hands it to the next waiter, whose waker is returned.
+    fn release(&mut self, shard: ShardId, priority: Priority, now: Instant) -> Option<Waker> {
         self.running -= 1;
+        self.shards[shard].held -= 1;
         if priority == Priority::Disconnect {
             self.running_disconnect -= 1;
         }
         let next = self.next(now)?;
-        self.count_in(next);
-        match next {
+        let (shard, ticket) = match next {
             Priority::Live => {
                 self.live_was_passed = false;
-                self.live.pop_first().and_then(|(_, waker)| waker)
+                let shard = self.next_shard(shard)?;
+                (shard, *self.shards[shard].waiting.first_key_value()?.0)
             }
             Priority::Disconnect => {
-                self.live_was_passed = !self.live.is_empty();
-                self.disconnect
-                    .pop_first()
-                    .and_then(|(_, waiter)| waiter.waker)
+                self.live_was_passed = !self.waiting_shards.is_empty();
+                let (ticket, waiter) = self.disconnect.first_key_value()?;
+                (waiter.shard, *ticket)
             }
+        };
+        self.count_in(shard, next);
+        self.leave(ticket, shard, next).flatten()
+    }
+
+    /// The shard whose live call gets a slot of this shard.
+    fn next_shard(&mut self, shard: ShardId) -> Option<ShardId> {
+        let share = self.slots.div_ceil(self.waiting_shards.len().max(1));
+        let own = &mut self.shards[shard];
+        if !own.waiting.is_empty() && own.held < share && own.kept < KEPT_IN_ROW {
+            own.kept += 1;
+            return Some(shard);
         }
+        own.kept = 0;
+        let mut later = self.waiting_shards.range(self.last_in_turn + 1..);
+        let next = *later.next().or(self.waiting_shards.first())?;
+        self.last_in_turn = next;
+        Some(next)
     }
 
     /// The class that gets the next slot. While live calls wait, disconnect calls get a slot only if they have waited long,
@@ -264,7 +340,7 @@ impl Queue {
             .disconnect
             .first_key_value()
             .map(|(_, waiter)| waiter.since);
-        match (self.live.is_empty(), oldest) {
+        match (self.waiting_shards.is_empty(), oldest) {
             (true, None) => None,
             (true, Some(_)) => Some(Priority::Disconnect),
             (false, None) => Some(Priority::Live),
@@ -280,8 +356,9 @@ impl Queue {
         }
     }
 
-    fn count_in(&mut self, priority: Priority) {
+    fn count_in(&mut self, shard: ShardId, priority: Priority) {
         self.running += 1;
+        self.shards[shard].held += 1;
         if priority == Priority::Disconnect {
             self.running_disconnect += 1;
         }
@@ -291,6 +368,7 @@ impl Queue {
 #[cfg(test)]
 mod tests {
     use std::{
+        collections::VecDeque,
         sync::atomic::{AtomicUsize, Ordering},
         task::Wake,
         thread,
@@ -298,11 +376,11 @@ mod tests {
 
     use super::*;
 
-    /// A queue in which live calls have taken all slots.
+    /// A queue in which live calls of shard 0 have taken all slots.
     fn full(slots: usize) -> Queue {
         let mut queue = Queue::new(slots);
         for _ in 0..slots {
-            assert!(queue.try_take(Priority::Live));
+            assert!(queue.try_take(0, Priority::Live));
         }
         queue
     }
@@ -316,18 +394,18 @@ mod tests {
             .map(|(priority, millis)| {
                 (
                     *priority,
-                    queue.join(*priority, start + Duration::from_millis(*millis)),
+                    queue.join(0, *priority, start + Duration::from_millis(*millis)),
                 )
             })
             .collect();
         let mut order = Vec::new();
         let mut freed = Priority::Live;
         for _ in expected {
-            queue.release(freed, start + Duration::from_millis(at));
+            queue.release(0, freed, start + Duration::from_millis(at));
             assert!(queue.running <= slots);
             let granted = tickets.iter().position(|(priority, ticket)| {
                 let waits = match priority {
-                    Priority::Live => queue.live.contains_key(ticket),
+                    Priority::Live => queue.shards[0].waiting.contains_key(ticket),
                     Priority::Disconnect => queue.disconnect.contains_key(ticket),
                 };
                 !waits
@@ -370,23 +448,97 @@ mod tests {
         let start = Instant::now();
         let mut queue = full(4);
         for _ in 0..10 {
-            queue.join(D, start);
-            queue.join(L, start);
+            queue.join(0, D, start);
+            queue.join(0, L, start);
         }
         for _ in 0..8 {
-            queue.release(L, start + Duration::from_secs(2));
+            queue.release(0, L, start + Duration::from_secs(2));
             assert!(queue.running_disconnect <= 2);
             assert_eq!(queue.running, 4);
         }
         assert_eq!(queue.running_disconnect, 2);
     }
 
+    /// All slots are of shard 0, and each of the others has as many calls that wait. Returns which shards get the slots that
+    /// are freed one after the other, each of the shard that has it longest.
+    fn served(slots: usize, shards: usize, count: usize) -> Vec<ShardId> {
+        let now = Instant::now();
+        let mut queue = full(slots);
+        let mut running = VecDeque::from(vec![0; slots]);
+        for shard in 0..shards {
+            for _ in 0..slots {
+                queue.join(shard, L, now);
+            }
+        }
+        let mut served = Vec::new();
+        while served.len() < count {
+            let held = |queue: &Queue| Vec::from_iter(queue.shards.iter().map(|it| it.held));
+            let freed = running.pop_front().expect("all slots are taken");
+            let mut before = held(&queue);
+            before[freed] -= 1;
+            queue.release(freed, L, now);
+            let got = (0..shards).find(|&shard| held(&queue)[shard] > before[shard]);
+            let got = got.expect("a freed slot is handed on while somebody waits");
+            queue.join(got, L, now);
+            running.push_back(got);
+            served.push(got);
+        }
+        served
+    }
+
+    #[test]
+    fn shards_share_the_slots_although_one_of_them_has_asked_first() {
+        for (slots, shards) in [(4, 2), (28, 16), (28, 64), (3, 5)] {
+            let served = served(slots, shards, 20_000);
+            let count = |shard| served[10_000..].iter().filter(|it| **it == shard).count();
+            let counts = Vec::from_iter((0..shards).map(count));
+            let (least, most) = (counts.iter().min().unwrap(), counts.iter().max().unwrap());
+            assert!(
+                most - least <= least / 4 + 2,
+                "{slots} {shards}: {counts:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_shard_keeps_a_slot_for_some_calls_and_then_passes_it_on() {
+        let run = [&[0; KEPT_IN_ROW + 1][..], &[1; KEPT_IN_ROW + 1]].concat();
+        let served = served(1, 2, 100);
+        // The first run began before the others joined.
+        let from = served
+            .iter()
+            .position(|shard| *shard == 1)
+            .expect("it has its turn")
+            + KEPT_IN_ROW
+            + 1;
+        assert_eq!(from, KEPT_IN_ROW + KEPT_IN_ROW + 1);
+        assert_eq!(served[from..][..run.len()], run);
+    }
+
+    #[test]
+    fn with_nobody_else_waiting_a_shard_keeps_all_slots() {
+        assert_eq!(served(3, 1, 50), [0; 50]);
+    }
+
+    #[test]
+    fn who_gives_a_slot_back_learns_how_many_its_shard_has_left() {
+        let limiter = Limiter::new(2);
+        let [first, second] = [0, 0].map(|shard| limiter.try_acquire(shard, L).expect("free"));
+        let mut own = limiter.wait(0, L);
+        let mut others = limiter.wait(1, L);
+        assert_eq!(first.give_back(), 1, "its share is one of two");
+        assert_eq!(second.give_back(), 1, "it is for the call that waits");
+        let [own, others] = [&mut own, &mut others].map(|it| poll(it).expect("granted"));
+        assert_eq!((own.give_back(), others.give_back()), (0, 0));
+        assert_eq!(limiter.running(), 0);
+    }
+
     #[test]
     fn a_place_that_was_left_is_skipped() {
         let limiter = Limiter::new(1);
-        let held = limiter.try_acquire(L).expect("free");
-        let first = limiter.wait(L);
-        let mut second = limiter.wait(L);
+        let held = limiter.try_acquire(0, L).expect("free");
+        let first = limiter.wait(0, L);
+        let mut second = limiter.wait(0, L);
         drop(first);
         drop(held);
         assert!(poll(&mut second).is_some());
@@ -395,28 +547,28 @@ mod tests {
     #[test]
     fn a_slot_granted_to_a_dropped_waiter_goes_to_the_next() {
         let limiter = Limiter::new(1);
-        let held = limiter.try_acquire(L).expect("free");
-        let first = limiter.wait(L);
-        let mut second = limiter.wait(D);
+        let held = limiter.try_acquire(0, L).expect("free");
+        let first = limiter.wait(0, L);
+        let mut second = limiter.wait(0, D);
         assert!(poll(&mut second).is_none());
         drop(held);
         assert!(
-            limiter.try_acquire(L).is_none(),
+            limiter.try_acquire(0, L).is_none(),
             "the slot is the first waiter's"
         );
         drop(first);
         let permit = poll(&mut second).expect("granted");
-        assert!(limiter.try_acquire(L).is_none());
+        assert!(limiter.try_acquire(0, L).is_none());
         drop(permit);
-        assert!(limiter.try_acquire(L).is_some());
+        assert!(limiter.try_acquire(0, L).is_some());
     }
 
     #[test]
     fn waiting_for_a_free_slot_gets_it_at_the_first_poll() {
         let limiter = Limiter::new(1);
-        assert!(poll(&mut limiter.wait(L)).is_some());
-        drop(limiter.wait(L));
-        assert!(limiter.try_acquire(L).is_some());
+        assert!(poll(&mut limiter.wait(0, L)).is_some());
+        drop(limiter.wait(0, L));
+        assert!(limiter.try_acquire(0, L).is_some());
     }
 
     #[test]
@@ -434,7 +586,7 @@ mod tests {
                 scope.spawn(move || {
                     for turn in 0..CALLS {
                         let priority = if (number + turn) % 3 == 0 { D } else { L };
-                        let mut waiting = limiter.wait(priority);
+                        let mut waiting = limiter.wait(number, priority);
                         if turn % 7 == 0 && poll(&mut waiting).is_none() {
                             given_up.fetch_add(1, Ordering::Relaxed);
                             continue;
@@ -455,7 +607,8 @@ mod tests {
         assert_eq!(served.into_inner() + given_up.into_inner(), THREADS * CALLS);
         let queue = limiter.lock();
         assert_eq!((queue.running, queue.running_disconnect), (0, 0));
-        assert!(queue.live.is_empty() && queue.disconnect.is_empty());
+        assert!(queue.waiting_shards.is_empty() && queue.disconnect.is_empty());
+        assert!(queue.shards.iter().all(|shard| shard.held == 0));
     }
 
     fn poll(waiting: &mut Waiting) -> Option<Permit> {

@@ -34,7 +34,8 @@ pub(super) struct Pool {
 struct Idle {
     connection: Connection,
     since: Instant,
-    _place: Place,
+    /// `None`: it waits for a call of this shard that has its slot already, or is about to get it.
+    place: Option<Place>,
 }
 
 impl Pool {
@@ -76,17 +77,15 @@ impl Pool {
         None
     }
 
-    /// Keeps a connection for the next call.
+    /// Keeps a connection for the next call. When other shards have all the places, it stays until [`Self::settle`]: the
+    /// slot may go to a call of this shard, which needs a connection.
     pub fn put(self: &Rc<Self>, connection: Connection, now: Instant) {
         let mut idle = self.idle.borrow_mut();
-        if idle.len() < self.connections_max
-            && !self.policy.is_lost(connection.age())
-            && let Some(place) = self.policy.place()
-        {
+        if idle.len() < self.connections_max && !self.policy.is_lost(connection.age()) {
             idle.push(Idle {
                 connection,
                 since: now,
-                _place: place,
+                place: self.policy.place(),
             });
         }
         if !self.sweeping.replace(true) {
@@ -94,12 +93,32 @@ impl Pool {
         }
     }
 
-    /// Closes the connections that must not or cannot be used again. False: none is left.
+    /// A call has given its slot back, and so many calls of this shard have slots and have not begun. Closes the connections
+    /// without a place that are more than these, the oldest first.
+    pub fn settle(&self, calls: usize) {
+        let mut idle = self.idle.borrow_mut();
+        let without_place = idle.iter().filter(|idle| idle.place.is_none()).count();
+        let mut too_many = without_place.saturating_sub(calls);
+        if too_many > 0 {
+            idle.retain(|idle| {
+                let close = too_many > 0 && idle.place.is_none();
+                too_many -= usize::from(close);
+                !close
+            });
+        }
+    }
+
+    /// Closes the connections that must not or cannot be used again, or for which there is still no place. False: none is
+    /// left.
     fn close_useless(&self, now: Instant) -> bool {
         let mut idle = self.idle.borrow_mut();
+        for idle in idle.iter_mut().filter(|idle| idle.place.is_none()) {
+            idle.place = self.policy.place();
+        }
         idle.retain(|idle| {
             now.saturating_duration_since(idle.since) <= IDLE_MAX
                 && !self.policy.is_lost(idle.connection.age())
+                && idle.place.is_some()
                 && idle.connection.is_quiet()
         });
         self.sweeping.set(!idle.is_empty());

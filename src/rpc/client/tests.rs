@@ -86,6 +86,31 @@ fn on_both_drivers(test: impl AsyncFn()) {
 }
 
 #[test]
+fn without_a_place_a_connection_is_kept_only_for_a_call_that_has_its_slot() {
+    on_both_drivers(async || {
+        let ([_, good], _frozen) = frozen_and_good();
+        let policy = IdlePolicy::new(1);
+        let pool = Pool::new(8, Arc::clone(&policy), Timeouts::start());
+        let places_of_others = Vec::from_iter(std::iter::from_fn(|| policy.place()));
+        let put = async || {
+            let connection = Connection::open(good, 0, None).await;
+            pool.put(connection.expect("the app accepts"), Instant::now());
+        };
+        for _ in 0..3 {
+            put().await;
+        }
+        pool.settle(1);
+        let take = || pool.take(Instant::now());
+        assert!(take().is_some() && take().is_none());
+        drop(places_of_others);
+        policy.answered(0, Instant::now());
+        put().await;
+        pool.settle(0);
+        assert!(take().is_some(), "now it has a place");
+    });
+}
+
+#[test]
 fn a_name_that_points_elsewhere_is_found_there_after_one_lost_call() {
     on_both_drivers(async || {
         let ([frozen, good], _listener) = frozen_and_good();
