@@ -10,11 +10,12 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use ahash::RandomState;
-use ringcable::broker::history::{Classes, Epochs, History, Limits};
+use ringcable::broker::history::{Classes, Epochs, History};
 use ringcable::broker::idempotency::{KEY_WINDOW, SeenKeys};
 use ringcable::broker::presence::{Join, PresenceTable, Stay};
 use ringcable::broker::sessions::{KeptSessions, SessionSnapshot, SubscriptionSnapshot};
 use ringcable::broker::{Budget, StreamKey};
+use ringcable::config::HistoryLimits;
 use ringcable::hub::Marks;
 use ringcable::protocol::presence::PresenceRecord;
 
@@ -184,11 +185,11 @@ const HISTORY_TTL: Duration = Duration::from_secs(300);
 
 /// A history that keeps 100 messages of each stream.
 fn history(budget: Unbounded, now: Instant) -> History<Unbounded> {
-    let limits = Limits {
+    let limits = HistoryLimits {
         messages: 100,
         ttl: HISTORY_TTL,
     };
-    let classes = Classes::new(limits, Vec::new()).expect("a table without prefixes");
+    let classes = Classes::new(limits, &[]);
     History::new(budget, classes, Epochs::new(7, 0, 1), now)
 }
 
@@ -213,7 +214,7 @@ fn append(
     now: Instant,
 ) {
     for &(ref name, hash) in std::iter::repeat_n(streams, times).flatten() {
-        history.append(StreamKey { name, hash }, message, now);
+        history.append(StreamKey { name, hash }, &message.into(), now);
     }
 }
 

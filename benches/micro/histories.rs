@@ -4,16 +4,18 @@ use std::cell::Cell;
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
-use ringcable::broker::history::{Classes, Epochs, History, Limits};
+use ringcable::broker::history::{Classes, Epochs, History};
 use ringcable::broker::idempotency::SeenKeys;
 use ringcable::broker::{Budget, StreamKey};
+use ringcable::config::HistoryLimits;
+use ringcable::protocol::publication::Message;
 
 use super::Step;
 
 const STREAMS: usize = 10_000;
 /// Messages that each stream keeps.
 const MESSAGES: usize = 20;
-const MESSAGE: &[u8] = &[b'x'; 200];
+const MESSAGE: [u8; 200] = [b'x'; 200];
 /// Seconds since 1970 when the step begins.
 const UNIX_NOW: u64 = 1_800_000_000;
 
@@ -42,11 +44,11 @@ const STREAM: usize = STREAMS / 2;
 
 /// All streams with as many messages as they keep.
 fn filled(now: Instant) -> History<Unbounded> {
-    let limits = Limits {
+    let limits = HistoryLimits {
         messages: MESSAGES,
         ttl: Duration::from_secs(300),
     };
-    let classes = Classes::new(limits, Vec::new()).expect("a table without prefixes");
+    let classes = Classes::new(limits, &[]);
     let mut history = History::new(Unbounded::default(), classes, Epochs::new(7, 0, 1), now);
     for number in (0..STREAMS).flat_map(|number| [number; MESSAGES]) {
         let name = format!("room:{number}");
@@ -54,7 +56,7 @@ fn filled(now: Instant) -> History<Unbounded> {
             name: &name,
             hash: hash(number),
         };
-        history.append(stream, MESSAGE, now);
+        history.append(stream, &Message::from(MESSAGE), now);
     }
     history
 }
@@ -72,7 +74,8 @@ pub fn append() -> Step {
     let mut history = filled(now);
     let name = format!("room:{STREAM}");
     Step::new(move || {
-        black_box(history.append(black_box(stream(&name)), MESSAGE, now));
+        let message = Message::from(MESSAGE);
+        black_box(history.append(black_box(stream(&name)), &message, now));
     })
 }
 

@@ -1,10 +1,11 @@
 //! The history of the streams that are at home on this shard: it gives each message its position, keeps the newest ones, and
 //! answers what a client has missed.
 //!
-//! A stream keeps as many messages as its limit says, for as long as its ttl says ([`Limits`]). After ten times its ttl
-//! without a message it is forgotten with its counter; if it comes back, it has a new epoch, so a position of its earlier
-//! life is refused. Every byte is charged to a budget. Where that has no room, what is oldest goes first: messages by the
-//! time at which they were stored, streams without messages by the time of their last one.
+//! A stream keeps as many messages as its limit says, for as long as its ttl says. After ten times its ttl without a message
+//! it is forgotten with its counter; if it comes back, it has a new epoch, so a position of its earlier life is refused.
+//! Every byte is charged to a budget, also while only an answer still has the message. Where that has no room, what is
+//! oldest goes first: messages by the time at which they were stored, streams without messages by the time of their last
+//! one.
 //!
 //! An answer is complete, or it is a [`Refusal`]. Offsets have no gaps and a stream keeps its newest messages, so the
 //! offsets of the kept ones follow from the last offset and their number.
@@ -20,9 +21,11 @@ use slab::Slab;
 use super::index::{INDEX_BYTES, Index, insert};
 use super::{Budget, StreamKey};
 use crate::protocol::position::{Epoch, Position};
+use crate::protocol::publication::Message;
 
 mod ages;
 mod epochs;
+mod lent;
 mod limits;
 mod part;
 mod ring;
@@ -31,12 +34,12 @@ mod tests;
 mod view;
 
 pub use epochs::Epochs;
-pub use limits::{Classes, Limits, PREFIXES_MAX, PrefixError};
+pub use limits::Classes;
 pub use part::{Part, Refusal};
-pub use ring::Message;
 pub use view::{KeptMessage, StreamTotals, StreamView};
 
 use ages::Ages;
+use lent::Lent;
 use ring::{Entry, Ring};
 
 /// Milliseconds since the history began, from 1 on.
@@ -47,6 +50,9 @@ const FORGOTTEN_AFTER_TTLS: u64 = 10;
 
 /// Steps of making room for one message: a millisecond or two. Where they are not enough, the message is not kept.
 pub const EVICTIONS_PER_MESSAGE_MAX: usize = 8_192;
+
+/// Messages of [`Lent`] that are looked at for each one that is stored: more than can be added.
+const LENT_PER_MESSAGE: usize = 2;
 
 /// Bytes charged for a stream beside its name: its value, its place in the slab and in the index, its places in the two
 /// lists by age (it may be in both), and what is free in all of these.
@@ -110,6 +116,7 @@ pub struct History<B> {
     lists: Box<[Lists]>,
     streams: Slab<Box<Stream>>,
     index: Index,
+    lent: Lent,
     /// The zero of [`Millis`].
     start: Instant,
     /// The newest message that was lost with its stream, by the time at which it was stored.
@@ -142,15 +149,18 @@ impl<B: Budget> History<B> {
             classes,
             streams: Slab::new(),
             index: Index::default(),
+            lent: Lent::default(),
             start,
             lost_until: 0,
             totals: Totals::default(),
         }
     }
 
-    /// Gives the next message of a stream its position, and keeps it as the limits of the stream allow.
-    pub fn append(&mut self, stream: StreamKey<'_>, message: &[u8], now: Instant) -> Position {
+    /// Gives the next message of a stream its position, and keeps it as the limits of the stream allow. The deliveries have
+    /// the same bytes.
+    pub fn append(&mut self, stream: StreamKey<'_>, message: &Message, now: Instant) -> Position {
         let now = self.millis(now);
+        self.take_back(LENT_PER_MESSAGE);
         let found = self.find(stream);
         let Some(id) = found.or_else(|| self.begin_stream(stream, now)) else {
             return self.position_without_stream();
@@ -222,6 +232,7 @@ impl<B: Budget> History<B> {
     /// is more to do. Costs nothing for what stays.
     pub fn sweep(&mut self, now: Instant, steps_max: usize) -> bool {
         let now = self.millis(now);
+        self.take_back(steps_max);
         let mut steps_left = steps_max;
         for class in 0..self.lists.len() {
             while let Some(list) = self.due(class, now) {
@@ -318,10 +329,10 @@ impl<B: Budget> History<B> {
     }
 
     /// False: there is no memory for the message. Then the stream has no messages, because they would have a gap.
-    fn store(&mut self, id: u32, message: &[u8], messages_max: usize, now: Millis) -> bool {
+    fn store(&mut self, id: u32, message: &Message, messages_max: usize, now: Millis) -> bool {
         if self.streams[id as usize].ring.len() >= messages_max {
             let replaced = self.streams[id as usize].ring.replace_oldest();
-            replaced.iter().for_each(|entry| self.discharge(entry));
+            replaced.into_iter().for_each(|entry| self.discharge(entry));
         }
         if !self.charge(message.len() + MESSAGE_BYTES, Some(id)) {
             self.lose_newest(id, now);
@@ -329,7 +340,7 @@ impl<B: Budget> History<B> {
         }
         let stream = &mut self.streams[id as usize];
         let entry = Entry {
-            message: message.into(),
+            message: Message::clone(message),
             stored_at: now,
         };
         stream.ring.add(entry, messages_max);
@@ -357,13 +368,25 @@ impl<B: Budget> History<B> {
             stream.lost_until = entry.stored_at;
             self.totals.evicted_messages += 1;
         }
-        self.discharge(&entry);
+        self.discharge(entry);
         true
     }
 
-    fn discharge(&mut self, entry: &Entry) {
+    /// A message is not kept any more. Its bytes stay charged while somebody else has it.
+    fn discharge(&mut self, entry: Entry) {
         self.totals.messages -= 1;
-        self.release(entry.message.len() + MESSAGE_BYTES);
+        if let Some(message) = self.lent.add_if_used(entry.message) {
+            self.release(message.len() + MESSAGE_BYTES);
+        }
+    }
+
+    /// Looks at some of the messages that are not kept any more and releases those that nobody has.
+    fn take_back(&mut self, looks_max: usize) {
+        for _ in 0..looks_max.min(self.lent.len()) {
+            if let Some(message) = self.lent.take_unused() {
+                self.release(message.len() + MESSAGE_BYTES);
+            }
+        }
     }
 
     /// Charges bytes, and removes what is oldest for them if necessary, but never the stream `spared`. False: there is not
@@ -374,6 +397,7 @@ impl<B: Budget> History<B> {
             false => EVICTIONS_PER_MESSAGE_MAX,
         };
         while !self.budget.try_charge(bytes) {
+            self.take_back(LENT_PER_MESSAGE);
             if steps_left == 0 || !self.evict(spared) {
                 return false;
             }
@@ -480,6 +504,7 @@ impl<B: Budget> History<B> {
         if self.streams.is_empty() {
             self.streams = Slab::new();
         }
+        self.lent.shrink();
     }
 }
 

@@ -7,7 +7,7 @@
 use bytes::Bytes;
 
 use super::json::escape_into;
-use super::publication::Publication;
+use super::publication::{Message, Publication};
 
 /// The `type` of deliveries about presence.
 pub const BROADCAST_TYPE: &str = "presence";
@@ -47,7 +47,7 @@ impl PresenceEvent<'_> {
     }
 
     /// The `message` of the event.
-    pub fn message(&self) -> Bytes {
+    pub fn message(&self) -> Message {
         match self {
             Self::Join(record) => {
                 let mut out = b"{\"id\":".to_vec();
@@ -57,13 +57,13 @@ impl PresenceEvent<'_> {
                     out.extend_from_slice(info.as_bytes());
                 }
                 out.extend_from_slice(br#","type":"join"}"#);
-                out.into_boxed_slice().into()
+                out.into()
             }
             Self::Leave { id } => {
                 let mut out = b"{\"id\":".to_vec();
                 escape_into(&mut out, id);
                 out.extend_from_slice(br#","type":"leave"}"#);
-                out.into_boxed_slice().into()
+                out.into()
             }
         }
     }

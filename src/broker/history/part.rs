@@ -2,8 +2,8 @@
 
 use thiserror::Error;
 
-use super::Message;
 use crate::protocol::position::Position;
+use crate::protocol::publication::Message;
 
 /// The last messages of a stream, up to the moment of the answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,15 +1,9 @@
 //! The messages that one stream keeps.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use super::Millis;
-
-/// A message that is kept, shared with the answers that carry it.
-///
-/// It is a copy of the publication's message in one allocation of its own, because a `Bytes` would take twice as much beside
-/// the text: its value, and a second allocation for the count of its users.
-pub type Message = Arc<[u8]>;
+use crate::protocol::publication::Message;
 
 /// A message, and when it was stored.
 pub(super) struct Entry {

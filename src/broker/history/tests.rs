@@ -6,6 +6,7 @@ use ahash::RandomState;
 
 use super::*;
 use crate::broker::budget::FixedBudget;
+use crate::config::HistoryLimits;
 
 mod model;
 
@@ -18,8 +19,8 @@ fn key(name: &str) -> StreamKey<'_> {
     StreamKey { name, hash }
 }
 
-fn limits(messages: usize, ttl_secs: u64) -> Limits {
-    Limits {
+fn limits(messages: usize, ttl_secs: u64) -> HistoryLimits {
+    HistoryLimits {
         messages,
         ttl: Duration::from_secs(ttl_secs),
     }
@@ -33,11 +34,12 @@ struct Timed {
 }
 
 impl Timed {
-    fn new(default: Limits, prefixes: &[(&str, Limits)]) -> Self {
-        let prefixes = prefixes
+    fn new(default: HistoryLimits, prefixes: &[(&str, HistoryLimits)]) -> Self {
+        let prefixes: Vec<(String, HistoryLimits)> = prefixes
             .iter()
-            .map(|(prefix, limits)| ((*prefix).into(), *limits));
-        let classes = Classes::new(default, prefixes.collect()).expect("a good table");
+            .map(|(prefix, limits)| ((*prefix).to_owned(), *limits))
+            .collect();
+        let classes = Classes::new(default, &prefixes);
         let start = Instant::now();
         let budget = FixedBudget::new(usize::MAX);
         Self {
@@ -59,7 +61,7 @@ impl Timed {
     fn append(&mut self, stream: &str, message: &str) -> Position {
         self.pass(1);
         self.history
-            .append(key(stream), message.as_bytes(), self.now)
+            .append(key(stream), &message.as_bytes().into(), self.now)
     }
 
     /// Room for `bytes` beyond what is charged.
@@ -454,7 +456,11 @@ fn streams_of_one_shard_are_found_although_their_hashes_have_equal_low_bits() {
         hash: key(&names[at]).hash << 10,
     };
     let now = timed.now;
-    (0..1000).for_each(|at| _ = timed.history.append(key(at), names[at].as_bytes(), now));
+    (0..1000).for_each(|at| {
+        _ = timed
+            .history
+            .append(key(at), &names[at].as_bytes().into(), now)
+    });
     let places: std::collections::HashSet<u64> =
         (0..1000).map(|at| key(at).table_hash() % 1024).collect();
     assert!(places.len() > 500, "{} places of 1,024", places.len());
@@ -470,10 +476,42 @@ fn streams_with_the_same_hash_are_different_streams() {
     let now = timed.now;
     let key = |name: &'static str| StreamKey { name, hash: 1 };
     for name in ["a", "b"] {
-        timed.history.append(key(name), name.as_bytes(), now);
+        timed
+            .history
+            .append(key(name), &name.as_bytes().into(), now);
     }
     for name in ["a", "b"] {
         let newest = texts(timed.history.newest(key(name), 1));
         assert_eq!(newest, Ok(vec![(1, name.to_owned())]));
     }
+}
+
+#[test]
+fn a_message_stays_charged_while_an_answer_has_it() {
+    let mut timed = Timed::new(limits(2, 300), &[]);
+    let first = timed.append("a", "1");
+    timed.append("a", "2");
+    let held = timed.history.totals().held_bytes;
+    let answer = timed.history.from(key("a"), at(first.epoch, 0));
+    let both = answer.expect("both are kept");
+    timed.append("a", "3");
+    timed.append("a", "4");
+    assert_eq!(timed.history.totals().messages, 2);
+    assert_eq!(timed.history.budget.used(), held + 2 * cost(1));
+    // They give no room to a longer one.
+    timed.history.budget.set_max(held + 2 * cost(1));
+    timed.append("a", "55");
+    let totals = timed.history.totals();
+    assert_eq!((totals.messages, totals.evicted_messages), (1, 1));
+    drop(both);
+    timed.append("a", "6");
+    let totals = timed.history.totals();
+    assert_eq!((totals.messages, totals.evicted_messages), (2, 1));
+    assert_eq!(timed.history.budget.used(), held + 1);
+    timed.history.sweep(timed.now, usize::MAX);
+    timed.pass(301_000);
+    timed.history.sweep(timed.now, usize::MAX);
+    timed.pass(3_000_000);
+    timed.history.sweep(timed.now, usize::MAX);
+    assert_eq!(timed.history.budget.used(), 0);
 }

@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use super::{History, Limits, Message, Stream, StreamKey};
+use super::{History, Stream, StreamKey};
 use crate::broker::Budget;
+use crate::config::HistoryLimits;
 use crate::protocol::position::Position;
+use crate::protocol::publication::Message;
 
 /// What a stream keeps.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -19,7 +21,7 @@ pub struct StreamTotals {
 pub struct StreamView {
     /// Of the last message, kept or not.
     pub last: Position,
-    pub limits: Limits,
+    pub limits: HistoryLimits,
     pub totals: StreamTotals,
     /// The newest messages, the last one first.
     pub newest: Vec<KeptMessage>,
@@ -107,15 +109,15 @@ mod tests {
         }
     }
 
-    fn limits(messages: usize) -> Limits {
-        Limits {
+    fn limits(messages: usize) -> HistoryLimits {
+        HistoryLimits {
             messages,
             ttl: Duration::from_secs(60),
         }
     }
 
     fn history(start: Instant) -> History<FixedBudget> {
-        let classes = Classes::new(limits(3), vec![("few/".into(), limits(1))]).expect("good");
+        let classes = Classes::new(limits(3), &[("few/".to_owned(), limits(1))]);
         let budget = FixedBudget::new(usize::MAX);
         History::new(budget, classes, Epochs::new(1, 0, 1), start)
     }
@@ -126,7 +128,7 @@ mod tests {
         let mut history = history(start);
         for (secs, text) in (1..).zip(["a", "bb", "ccc", "dddd", "eeeee"]) {
             let now = start + Duration::from_secs(secs);
-            history.append(key("room"), text.as_bytes(), now);
+            history.append(key("room"), &text.as_bytes().into(), now);
         }
         let now = start + Duration::from_secs(7);
         let view = history.view(key("room"), 2, now).expect("known");
@@ -155,8 +157,8 @@ mod tests {
         let start = Instant::now();
         let mut history = history(start);
         for name in ["a", "few/b", "cc"] {
-            history.append(key(name), b"1", start);
-            history.append(key(name), b"2", start);
+            history.append(key(name), &Message::from(*b"1"), start);
+            history.append(key(name), &Message::from(*b"2"), start);
         }
         let names = (0..history.places()).filter_map(|place| history.name_at(place));
         assert_eq!(names.collect::<Vec<_>>(), ["a", "few/b", "cc"]);

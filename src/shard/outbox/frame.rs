@@ -9,9 +9,8 @@
 use std::io::IoSlice;
 use std::rc::Rc;
 
-use bytes::Bytes;
-
 use crate::mesh::{Charge, ShardBudget};
+use crate::protocol::publication::Message;
 use crate::wire::websocket::frame::{Opcode, encode_header, encoded_header_bytes};
 
 /// Memory of a frame in addition to its bytes: reference counts and length, its charge, a place in the batch or in an
@@ -47,8 +46,8 @@ pub enum FrameKind {
 pub struct Frame {
     /// The whole frame, or all of it but a shared message.
     bytes: Box<[u8]>,
-    /// Empty, or a message of at least [`SHARED_MESSAGE_BYTES_MIN`] bytes.
-    message: Bytes,
+    /// A message of at least [`SHARED_MESSAGE_BYTES_MIN`] bytes.
+    message: Option<Message>,
     pub kind: FrameKind,
     /// How many of the last `bytes` follow the shared message.
     ending_bytes: u16,
@@ -63,7 +62,7 @@ impl Frame {
         Self {
             payload_bytes: payload_bytes(&bytes),
             bytes: bytes.into_boxed_slice(),
-            message: Bytes::new(),
+            message: None,
             kind,
             ending_bytes: 0,
             charge: None,
@@ -72,7 +71,7 @@ impl Frame {
 
     /// A text message with a JSON object: `beginning` ends just before the value of the last member, and `message` is that
     /// value.
-    pub fn delivery(beginning: &[u8], message: &Bytes) -> Self {
+    pub fn delivery(beginning: &[u8], message: &Message) -> Self {
         Self::delivery_with_ending(beginning, message, PLAIN_ENDING)
     }
 
@@ -80,13 +79,13 @@ impl Frame {
     ///
     /// Inlined, because nearly all deliveries have the ending of one byte, which is then no copy of unknown length.
     #[inline(always)]
-    pub fn delivery_with_ending(beginning: &[u8], message: &Bytes, ending: &[u8]) -> Self {
+    pub fn delivery_with_ending(beginning: &[u8], message: &Message, ending: &[u8]) -> Self {
         let payload_bytes = beginning.len() + message.len() + ending.len();
         let is_shared =
             message.len() >= SHARED_MESSAGE_BYTES_MIN && ending.len() <= usize::from(u16::MAX);
         let (shared, copied) = match is_shared {
-            true => (message.clone(), &[][..]),
-            false => (Bytes::new(), &message[..]),
+            true => (Some(Message::clone(message)), &[][..]),
+            false => (None, &message[..]),
         };
         let mut bytes = Vec::with_capacity(
             encoded_header_bytes(payload_bytes) + beginning.len() + copied.len() + ending.len(),
@@ -110,7 +109,7 @@ impl Frame {
         Self {
             payload_bytes: u32::try_from(payload_bytes).unwrap_or(u32::MAX),
             bytes: bytes.into_boxed_slice(),
-            message: Bytes::new(),
+            message: None,
             kind,
             ending_bytes: 0,
             charge: None,
@@ -120,14 +119,14 @@ impl Frame {
     /// The same with a long message between its parts. `None` when too much follows the message.
     pub fn shared_in_answer(
         mut bytes: Vec<u8>,
-        message: &Bytes,
+        message: &Message,
         ending: &[u8],
         payload_bytes: usize,
     ) -> Option<Self> {
         let ending_bytes = u16::try_from(ending.len()).ok()?;
         bytes.extend_from_slice(ending);
         Some(Self {
-            message: message.clone(),
+            message: Some(Message::clone(message)),
             ending_bytes,
             ..Self::in_answer(bytes, FrameKind::Message, payload_bytes)
         })
@@ -143,7 +142,7 @@ impl Frame {
     pub(super) fn sealed(&self, records: Vec<u8>, is_last: bool) -> Self {
         Self {
             bytes: records.into_boxed_slice(),
-            message: Bytes::new(),
+            message: None,
             kind: if is_last {
                 self.kind
             } else {
@@ -164,7 +163,13 @@ impl Frame {
     /// Bytes to be sent.
     #[inline]
     pub fn len(&self) -> usize {
-        self.bytes.len() + self.message.len()
+        self.bytes.len() + self.message().len()
+    }
+
+    /// The message that it shares; empty when it shares none.
+    #[inline]
+    fn message(&self) -> &[u8] {
+        self.message.as_deref().unwrap_or_default()
     }
 
     /// True for a frame that only causes a flush.
@@ -185,14 +190,14 @@ impl Frame {
     /// All its bytes, if they are in one piece.
     #[inline]
     pub fn contiguous(&self) -> Option<&[u8]> {
-        self.message.is_empty().then_some(&*self.bytes)
+        self.message.is_none().then_some(&*self.bytes)
     }
 
     /// Its pieces in order; some may be empty.
     pub(super) fn pieces(&self) -> [&[u8]; SLICES_PER_SHARED_FRAME] {
         let message_at = self.bytes.len() - usize::from(self.ending_bytes);
         let (beginning, ending) = self.bytes.split_at(message_at);
-        [beginning, &self.message, ending]
+        [beginning, self.message(), ending]
     }
 
     /// Bytes without header and encryption, for the counters.
@@ -303,7 +308,7 @@ mod tests {
     #[test]
     fn a_delivery_is_the_frame_of_its_text_whether_its_message_is_shared_or_not() {
         fn check(bytes: usize, ending: &[u8], is_shared: bool) {
-            let message = Bytes::from(vec![b'7'; bytes]);
+            let message = Message::from(vec![b'7'; bytes]);
             let beginning = br#"{"identifier":"A","message":"#;
             let delivery = Frame::delivery_with_ending(beginning, &message, ending);
             let expected = frame::text_frame(&[&beginning[..], &message, ending].concat());
@@ -327,7 +332,7 @@ mod tests {
             check(bytes, &[b'x'; u16::MAX as usize], is_shared);
             check(bytes, &[b'x'; u16::MAX as usize + 1], false);
         }
-        let message = Bytes::from_static(b"1");
+        let message = Message::from(*b"1");
         assert_eq!(
             text(&Frame::delivery(b"{\"message\":", &message))[2..],
             *b"{\"message\":1}"
@@ -336,7 +341,7 @@ mod tests {
 
     #[test]
     fn a_gathered_write_goes_on_anywhere_inside_a_frame() {
-        let message = Bytes::from(vec![b'7'; SHARED_MESSAGE_BYTES_MIN]);
+        let message = Message::from(vec![b'7'; SHARED_MESSAGE_BYTES_MIN]);
         let delivery = Frame::delivery_with_ending(b"{\"message\":", &message, b",\"offset\":7}");
         let all = text(&delivery);
         let ending_at = all.len() - 12;
@@ -365,9 +370,9 @@ mod tests {
 
     #[test]
     fn a_gathered_write_is_bounded_in_bytes() {
-        let message = Bytes::from(vec![b'7'; SHARED_MESSAGE_BYTES_MIN]);
+        let message = Message::from(vec![b'7'; SHARED_MESSAGE_BYTES_MIN]);
         let shared = Frame::delivery(b"{\"message\":", &message);
-        let small = Frame::delivery(b"{\"message\":", &message.slice(..10));
+        let small = Frame::delivery(b"{\"message\":", &message[..10].into());
         let mut gathered = Gathered::new();
         assert!(gathered.add(&small));
         let mut whole = 0;

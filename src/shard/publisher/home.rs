@@ -7,11 +7,11 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
-use crate::broker::history::{Classes, Epochs, History, Limits, Part, Refusal};
+use crate::broker::history::{Classes, Epochs, History, Part, Refusal};
 use crate::broker::idempotency::{Seen, SeenKeys};
 use crate::broker::presence::{Join, LongAnswer, PresenceTable};
 use crate::broker::{Budget, StreamKey};
-use crate::config::{BrokerConfig, HistoryLimits};
+use crate::config::BrokerConfig;
 use crate::hub::Interest;
 use crate::mesh::Lease;
 use crate::metrics::ShardMetrics;
@@ -59,10 +59,11 @@ impl Home {
         epochs: Epochs,
     ) -> Self {
         let now = Instant::now();
+        let classes = Classes::new(config.history, &config.history_by_prefix);
         let others = || Rc::clone(&leases.others);
         Self {
             interest,
-            history: History::new(Rc::clone(&leases.history), classes(config), epochs, now),
+            history: History::new(Rc::clone(&leases.history), classes, epochs, now),
             presence: PresenceTable::new(others(), config.presence_ttl, now),
             seen: SeenKeys::new(others()),
             leases,
@@ -215,16 +216,4 @@ impl Home {
             hash: self.interest.hasher().hash_one(stream),
         }
     }
-}
-
-/// The limits of the streams. The configuration has checked the prefixes.
-fn classes(config: &BrokerConfig) -> Classes {
-    let limits = |limits: HistoryLimits| Limits {
-        messages: limits.messages,
-        ttl: limits.ttl,
-    };
-    let by_prefix = config.history_by_prefix.iter();
-    let by_prefix =
-        by_prefix.map(|(prefix, of_prefix)| (prefix.as_str().into(), limits(*of_prefix)));
-    Classes::new(limits(config.history), by_prefix.collect()).expect("checked prefixes")
 }

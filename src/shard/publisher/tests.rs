@@ -4,7 +4,6 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use ahash::RandomState;
-use bytes::Bytes;
 
 use super::*;
 use crate::hub::LocalInterest;
@@ -41,7 +40,7 @@ fn listen_on<'a>(
 fn publications(streams: &[&str]) -> PublishMessage {
     let publication = |stream: &&str| Publication {
         stream: (*stream).into(),
-        message: Bytes::from_static(b"1"),
+        message: (*b"1").into(),
         ..Publication::default()
     };
     PublishMessage::Deliver(streams.iter().map(publication).collect())

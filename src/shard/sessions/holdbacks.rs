@@ -162,7 +162,7 @@ mod tests {
     fn publications() -> Arc<[Publication]> {
         let publication = |message: &'static str| Publication {
             stream: "s".into(),
-            message: message.into(),
+            message: message.as_bytes().into(),
             ..Publication::default()
         };
         [publication("12"), publication("345")].into()

@@ -2,11 +2,9 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-
 use crate::broker::history::Part;
 use crate::mesh::Charge;
-use crate::protocol::publication::Publication;
+use crate::protocol::publication::{Message, Publication};
 use crate::session::{BrokerQuestion, Credentials, StreamHistory};
 
 /// The questions of one session. Exists only while one is under way.
@@ -109,7 +107,7 @@ impl Replay {
                 self.next_message += 1;
                 return Some(Publication {
                     stream: stream.clone(),
-                    message: Bytes::copy_from_slice(message),
+                    message: Message::clone(message),
                     position: Some(position),
                     ..Publication::default()
                 });
@@ -137,8 +135,9 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use super::*;
-    use crate::broker::history::{Classes, Epochs, History, Limits};
+    use crate::broker::history::{Classes, Epochs, History};
     use crate::broker::{Budget, StreamKey};
+    use crate::config::HistoryLimits;
     use crate::protocol::position::{Epoch, Position};
     use crate::session::HistoryStart;
 
@@ -154,16 +153,16 @@ mod tests {
 
     /// The last messages of a stream with three, and their epoch.
     fn part(messages: usize) -> Part {
-        let limits = Limits {
+        let limits = HistoryLimits {
             messages: 10,
             ttl: Duration::from_secs(10),
         };
-        let classes = Classes::new(limits, Vec::new()).expect("no prefixes");
+        let classes = Classes::new(limits, &[]);
         let now = Instant::now();
         let mut history = History::new(Unbounded, classes, Epochs::new(1, 0, 1), now);
         let key = || StreamKey { name: "a", hash: 1 };
         for message in ["1", "2", "3"] {
-            history.append(key(), message.as_bytes(), now);
+            history.append(key(), &message.as_bytes().into(), now);
         }
         history.newest(key(), messages).expect("a known stream")
     }
@@ -195,7 +194,7 @@ mod tests {
         let mut replayed = Vec::new();
         while let Some(publication) = replay.next() {
             let offset = publication.position.expect("a stored message").offset;
-            assert_eq!(publication.message, offset.to_string());
+            assert_eq!(*publication.message, *offset.to_string().as_bytes());
             replayed.push((publication.stream.to_string(), offset));
         }
         let expected = [("a", 2), ("a", 3), ("c", 3)];

@@ -172,7 +172,7 @@ impl Scene {
         for &stream in streams {
             publications.push(Publication {
                 stream: NAMES[stream].into(),
-                message: self.publishers.len().to_string().into(),
+                message: self.publishers.len().to_string().into_bytes().into(),
                 ..Publication::default()
             });
             self.publishers.push(shard);

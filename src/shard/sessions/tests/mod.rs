@@ -583,7 +583,7 @@ fn masked(head: u8, payload: &[u8]) -> Vec<u8> {
 fn message(stream: &str, message: &str) -> Publication {
     Publication {
         stream: stream.into(),
-        message: message.to_owned().into(),
+        message: message.as_bytes().into(),
         ..Publication::default()
     }
 }

@@ -285,7 +285,7 @@ fn a_client_beyond_its_limit_is_told_so_and_others_are_not_held_up() {
         );
         for (index, frame) in deliveries.iter().enumerate() {
             let Publication { message, .. } = big_message(index + 1);
-            let message = String::from_utf8(message.into()).expect("UTF-8");
+            let message = String::from_utf8(message.to_vec()).expect("UTF-8");
             assert!(
                 *frame == delivery(&identifier, &message),
                 "{} frame {index}",
