@@ -140,27 +140,32 @@ impl Publisher {
             while let Some((shard, message)) = self.next_waiting() {
                 self.counters().inbox_waits_total.add(1);
                 self.mesh.mailbox(shard).send(message).await;
-                let mut waiting = self.waiting.borrow_mut();
-                if let Some(first) = waiting.front_mut() {
+                if let Some(first) = self.waiting.borrow_mut().front_mut() {
                     first.note_sent(shard, self.counters());
-                    if first.advance(&self.mesh, self.counters()) {
-                        waiting.pop_front();
-                    }
+                    first.advance(&self.mesh, self.counters());
                 }
             }
         }
     }
 
+    /// Drops what has arrived. Returns the next inbox that is waited for, and the message for it.
     fn next_waiting(&self) -> Option<(ShardId, ShardMessage)> {
-        self.waiting.borrow_mut().front_mut()?.take_next()
+        let mut waiting = self.waiting.borrow_mut();
+        while waiting.front().is_some_and(Passage::is_done) {
+            waiting.pop_front();
+        }
+        waiting.front_mut()?.take_next()
     }
 
     /// Sends a message behind everything that waits; queues it when there is no room.
+    ///
+    /// Somebody who waits for its arrival waits for all before it too, even if no inbox is to get it: a repeated publication
+    /// goes to none, and its answer means that the first one has arrived.
     fn send(&self, mut passage: Passage) {
         let mut waiting = self.waiting.borrow_mut();
-        let is_done =
-            passage.is_done() || waiting.is_empty() && passage.advance(&self.mesh, self.counters());
-        if !is_done {
+        let is_needless = passage.is_done() && !passage.is_awaited();
+        let is_done = waiting.is_empty() && passage.advance(&self.mesh, self.counters());
+        if !is_needless && !is_done {
             waiting.push_back(passage);
             self.queued.notify();
         }
@@ -240,25 +245,21 @@ impl Publisher {
     /// Sends a message to the home of a stream, behind what this shard has told it before.
     pub fn tell_home(&self, stream: &str, message: HomeMessage) {
         let home = self.home_of(stream);
-        if home == self.shard {
-            return self.take_home(message);
+        if let Some(message) = self.take_if_here(home, message) {
+            self.tell(home, message);
         }
-        self.tell(home, ShardMessage::Home(Box::new(message)));
     }
 
     /// Waits until publications are in the inboxes of all shards that may have a listener, by way of their homes.
     async fn through_homes(&self, publications: Arc<[Publication]>) {
         let parts = self.by_home(publications);
-        let (gather, replies) = Gather::new(parts.len());
-        for ((home, publications), reply) in parts.into_iter().zip(replies) {
+        let (gather, mut replies) = Gather::new(parts.len());
+        for (home, publications) in parts {
             let message = HomeMessage::Publish {
                 publications,
-                arrived: Some(reply),
+                arrived: replies.pop(),
             };
-            if home == self.shard {
-                self.take_home(message);
-            } else {
-                let message = ShardMessage::Home(Box::new(message));
+            if let Some(message) = self.take_if_here(home, message) {
                 let waited = self.mesh.mailbox(home).send(message).await;
                 self.counters().inbox_waits_total.add(u64::from(waited));
             }
@@ -272,40 +273,40 @@ impl Publisher {
                 publications,
                 arrived: None,
             };
-            if home == self.shard {
-                self.take_home(message);
-            } else {
-                let message = ShardMessage::Home(Box::new(message));
+            if let Some(message) = self.take_if_here(home, message) {
                 self.send_or_drop(Passage::to_shard(home, self.mesh.shards(), message));
             }
         }
     }
 
+    /// Does at once what is for this shard. Returns what is for another one, as the message for its inbox.
+    fn take_if_here(&self, home: ShardId, message: HomeMessage) -> Option<ShardMessage> {
+        if home == self.shard {
+            self.take_home(message);
+            return None;
+        }
+        Some(ShardMessage::Home(Box::new(message)))
+    }
+
     /// The publications by the homes of their streams, each in their order.
     fn by_home(&self, publications: Arc<[Publication]>) -> Vec<(ShardId, Arc<[Publication]>)> {
-        let homes: Vec<ShardId> = publications
-            .iter()
-            .map(|it| self.home_of(&it.stream))
-            .collect();
-        if homes.iter().all(|home| *home == homes[0]) {
-            return homes
-                .first()
-                .map(|home| (*home, publications))
-                .into_iter()
-                .collect();
-        }
-        let mut distinct = homes.clone();
-        distinct.sort_unstable();
-        distinct.dedup();
-        let of_home = |home: ShardId| {
-            let all = publications.iter().zip(&homes);
-            let own = all.filter(|(_, other)| **other == home);
-            (
-                home,
-                own.map(|(publication, _)| publication.clone()).collect(),
-            )
+        let mut homes = publications.iter().map(|it| self.home_of(&it.stream));
+        let Some(first) = homes.next() else {
+            return Vec::new();
         };
-        distinct.into_iter().map(of_home).collect()
+        if homes.all(|home| home == first) {
+            return vec![(first, publications)];
+        }
+        let mut parts: Vec<(ShardId, Vec<Publication>)> = Vec::new();
+        for publication in publications.iter() {
+            let home = self.home_of(&publication.stream);
+            match parts.iter_mut().find(|(other, _)| *other == home) {
+                Some((_, part)) => part.push(publication.clone()),
+                None => parts.push((home, vec![publication.clone()])),
+            }
+        }
+        let parts = parts.into_iter();
+        parts.map(|(home, part)| (home, part.into())).collect()
     }
 
     /// Does what another shard, or this one, wants of streams that are at home here.

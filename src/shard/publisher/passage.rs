@@ -35,6 +35,11 @@ impl Passage {
         self.arrived = arrived;
     }
 
+    /// True when somebody waits until it has arrived.
+    pub fn is_awaited(&self) -> bool {
+        self.arrived.is_some()
+    }
+
     /// A message for one shard.
     pub fn to_shard(shard: ShardId, shards: usize, message: ShardMessage) -> Self {
         Self {

@@ -1,23 +1,52 @@
 mod many_shards;
 
 use std::pin::pin;
+use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use ahash::RandomState;
 
 use super::*;
+use crate::broker::history::Epochs;
+use crate::config::{BrokerAdapter, BrokerConfig, HistoryLimits, MemoryBound};
 use crate::hub::LocalInterest;
+use crate::mesh::{Lease, ProcessBudget};
 use crate::protocol::publication::{Publication, RemoteDisconnect};
 use crate::shard::message::{ControlMessage, ShardInbox, ShardMessage};
 
 fn publisher() -> (Publisher, Vec<ShardInbox>) {
+    publisher_with(|_| Broker::None)
+}
+
+fn publisher_with(broker: impl FnOnce(&Arc<Interest>) -> Broker) -> (Publisher, Vec<ShardInbox>) {
     let (mesh, inboxes) = ShardMesh::new(2);
     let interest = Arc::new(Interest::new(2, RandomState::new()));
     let metrics = Arc::new(Metrics::new(2));
-    (
-        Publisher::new(0, mesh, interest, metrics, Broker::None),
-        inboxes,
-    )
+    let broker = broker(&interest);
+    (Publisher::new(0, mesh, interest, metrics, broker), inboxes)
+}
+
+/// What shard 0 keeps.
+fn memory(interest: &Arc<Interest>) -> Broker {
+    let config = BrokerConfig {
+        adapter: BrokerAdapter::Memory,
+        history: HistoryLimits {
+            messages: 10,
+            ttl: Duration::from_secs(300),
+        },
+        history_by_prefix: Vec::new(),
+        sessions_ttl: Duration::from_secs(300),
+        presence_ttl: Duration::from_secs(15),
+        memory: MemoryBound::Bytes(0),
+    };
+    let lease = || Rc::new(Lease::new(ProcessBudget::new(None, 2)));
+    let leases = BrokerLeases {
+        history: lease(),
+        others: lease(),
+    };
+    let home = Home::new(&config, Arc::clone(interest), leases, Epochs::new(7, 0, 2));
+    Broker::Memory(Box::new(RefCell::new(home)))
 }
 
 /// Both shards have listeners of these streams.
@@ -147,4 +176,40 @@ fn whispers_that_find_no_room_keep_their_order_and_are_bounded() {
     }
     assert_eq!(counters.whispers_dropped_total.value(), 1);
     assert_eq!(counters.publications_waited_total.value(), 0);
+}
+
+#[test]
+fn a_repetition_is_answered_when_the_first_one_has_arrived() {
+    let (publisher, inboxes) = publisher_with(memory);
+    let mut names = (0..).map(|it: u32| it.to_string());
+    let at_home = names.find(|name| publisher.home_of(name) == 0);
+    let stream = at_home.expect("some name");
+    listen_on(&publisher, 1, [stream.as_str()]);
+    fill(&publisher, 1);
+    let keyed = || {
+        let publication = Publication {
+            stream: stream.as_str().into(),
+            message: (*b"1").into(),
+            idempotency_key: Some("key".into()),
+            ..Publication::default()
+        };
+        let message = PublishMessage::Deliver([publication].into());
+        publisher.publish(message).into_inboxes()
+    };
+    let (mut first, mut second) = (pin!(keyed()), pin!(keyed()));
+    let mut sending = pin!(publisher.send_waiting());
+    for _ in 0..2 {
+        assert!(poll(first.as_mut()).is_pending());
+        assert!(poll(second.as_mut()).is_pending());
+        assert!(poll(sending.as_mut()).is_pending());
+    }
+    let counters = publisher.counters();
+    assert_eq!(counters.publications_repeated_total.value(), 1);
+    inboxes[1].pop().expect("it is full");
+    assert!(poll(sending.as_mut()).is_pending());
+    assert!(poll(first.as_mut()).is_ready());
+    assert!(poll(second.as_mut()).is_ready());
+    assert_eq!(streams(&inboxes[1]), [stream.as_str()]);
+    // Nothing waits any more.
+    assert!(poll(pin!(keyed())).is_ready());
 }
