@@ -24,8 +24,8 @@ const OWN_STREAMS: usize = 2;
 const BATCH: usize = 20;
 const WORKERS: usize = 2;
 const PUBLISHERS: usize = 2;
-/// A restored client is promised everything if it asks within two seconds. One that is served later by its busy worker
-/// comes back once more.
+/// A restored client is promised everything if its questions are there within two seconds. One whose busy worker has needed
+/// longer comes back once more.
 const ASKS_WITHIN: Duration = Duration::from_secs(1);
 /// Bytes of one read: few, so that all clients of a worker are served often.
 const READ_BYTES: usize = 4 << 10;
@@ -115,6 +115,10 @@ struct Line {
     stream: usize,
     epoch: String,
     offset: u64,
+    /// What the client has asked for it after its return, and when.
+    asked: Option<(&'static str, Instant)>,
+    /// Its history has been confirmed since.
+    confirmed: bool,
 }
 
 struct Client {
@@ -149,6 +153,8 @@ impl Client {
             stream: (number + own * 3) % STREAMS,
             epoch: String::new(),
             offset: 0,
+            asked: None,
+            confirmed: false,
         };
         Self {
             socket: None,
@@ -166,6 +172,8 @@ impl Client {
     }
 
     fn connect(&mut self, address: SocketAddr) {
+        // Before the server can have restored anything.
+        self.back_at = Instant::now();
         let mut socket =
             TcpStream::connect_timeout(&address, PATIENCE).expect("the server accepts");
         socket.set_nodelay(true).expect("an option of every socket");
@@ -184,9 +192,11 @@ impl Client {
             .set_nonblocking(true)
             .expect("an option of every socket");
         self.socket = Some(socket);
-        self.back_at = Instant::now();
         self.unread.clear();
         self.upgraded = false;
+        for line in &mut self.lines {
+            (line.asked, line.confirmed) = (None, false);
+        }
     }
 
     /// A command fits into the buffer of a socket that has nothing to send. The server may have closed.
@@ -280,7 +290,12 @@ impl Worker<'_> {
         match text["type"].as_str() {
             Some("welcome") => self.on_welcome(client, &text),
             Some("confirm_subscription") => {}
-            Some("confirm_history") => drop(self.counts.replayed.fetch_add(1, Ordering::Relaxed)),
+            Some("confirm_history") => {
+                self.counts.replayed.fetch_add(1, Ordering::Relaxed);
+                let mut lines = client.lines.iter_mut();
+                let line = lines.find(|line| text["identifier"] == identifier(line.stream));
+                line.expect("one of its streams").confirmed = true;
+            }
             Some("disconnect") if text["reason"] == "too_slow" => {}
             _ => panic!("unexpected {text}"),
         }
@@ -289,11 +304,6 @@ impl Worker<'_> {
     fn on_welcome(&mut self, client: &mut Client, text: &Value) {
         client.sid = Some(text["sid"].as_str().expect("a sid").to_owned());
         let restored = text["restored"] == true;
-        if restored && client.back_at.elapsed() > ASKS_WITHIN {
-            self.counts.late.fetch_add(1, Ordering::Relaxed);
-            client.socket = None;
-            return;
-        }
         let count = if restored {
             &self.counts.restored
         } else {
@@ -317,6 +327,12 @@ impl Worker<'_> {
                 "subscribe"
             };
             client.say(&json!({ "command": command, "identifier": id, "history": history }));
+            client.lines[place].asked = Some((command, Instant::now()));
+        }
+        // Now, because this thread may have been stopped at any place before.
+        if restored && client.back_at.elapsed() > ASKS_WITHIN {
+            self.counts.late.fetch_add(1, Ordering::Relaxed);
+            client.socket = None;
         }
     }
 
@@ -325,16 +341,20 @@ impl Worker<'_> {
         let number: u64 = field(text, r#""message":"#).parse().expect("a number");
         let offset: u64 = field(text, r#""offset":"#).parse().expect("an offset");
         let epoch = field(text, r#""epoch":""#);
+        let back_for = client.back_at.elapsed();
         let line = client
             .lines
             .iter_mut()
             .find(|line| line.stream == stream)
             .expect("one of its streams");
+        let asked = line.asked.map(|(command, at)| (command, at.elapsed()));
         assert_eq!(
             (number, offset),
             (line.offset + 1, line.offset + 1),
-            "after {}: {text}",
-            line.offset
+            "{text} after {}; back for {back_for:?}, asked before {asked:?}, confirmed: {}, unread: {}",
+            line.offset,
+            line.confirmed,
+            client.unread.len(),
         );
         if line.offset == 0 {
             epoch.clone_into(&mut line.epoch);
@@ -452,6 +472,9 @@ fn run(driver: Driver) {
             "--broker=memory",
             "--ping_interval=0",
             "--log_level=info",
+            // So that nothing expires in the longest run.
+            "--history_ttl=3600",
+            "--sessions_ttl=3600",
             &history_limit,
         ],
     );

@@ -146,6 +146,11 @@ impl Connection {
             .is_some_and(|held| !held.unread.is_empty())
     }
 
+    /// True while commands of the client wait for an answer, or for the server to read or to handle them.
+    pub fn may_have_commands(&self) -> bool {
+        self.waits() || self.input_waiting || self.has_unread()
+    }
+
     /// True when the session can be served without waiting for anything.
     pub fn is_ready(&self, bounds: &Bounds) -> bool {
         let takes_more = self.is_open() && !self.is_backed_up(bounds);

@@ -71,6 +71,11 @@ impl Holdbacks {
         self.by_slot.is_empty()
     }
 
+    /// True when a subscription of this session holds back.
+    pub fn contains(&self, slot: u32) -> bool {
+        self.by_slot.contains_key(&slot)
+    }
+
     /// Notes that nothing of this session need be held back for its client's sake after `until`, which never decreases from
     /// call to call.
     pub fn expire_at(&mut self, until: Tick, session: SessionRef) {

@@ -3,7 +3,6 @@
 use super::Sessions;
 use super::connection::Life;
 use super::formats::GroupFrames;
-use super::resuming::RESUME_HOLD_TICKS;
 use super::waiting::{OpenQuestion, Replay};
 use crate::protocol::publication::Publication;
 use crate::protocol::reply::Reply;
@@ -100,23 +99,5 @@ impl Sessions {
             .counters()
             .deliveries_total
             .add(u64::from(delivered));
-    }
-
-    /// Ends the time that restored subscriptions wait for their clients to ask for history. A client that has asked for one
-    /// of them, or whose commands have not been read yet, may have asked for the others too, so these wait on.
-    pub(super) fn release_expired(&mut self) {
-        for session in self.holdbacks.take_expired(self.table.now) {
-            let Some(connection) = self.table.live(session) else {
-                continue;
-            };
-            if connection.input_waiting || self.table.broker_wait(session.slot).is_some() {
-                self.holdbacks
-                    .expire_at(self.table.now + RESUME_HOLD_TICKS, session);
-                continue;
-            }
-            for identifier in self.holdbacks.identifiers(session.slot) {
-                self.release_held_back(session.slot, &identifier, None);
-            }
-        }
     }
 }

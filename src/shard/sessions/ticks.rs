@@ -1,9 +1,11 @@
-//! What becomes due with time: pings, missing pongs, write deadlines.
+//! What becomes due with time: pings, missing pongs, write deadlines, and what restored subscriptions hold back.
 
 use super::Sessions;
 use super::closing::Cause;
 use super::connection::Life;
 use super::formats::PingFrames;
+use super::resuming::RESUME_HOLD_TICKS;
+use super::share::Share;
 use crate::protocol::disconnect::{Close, DisconnectReason};
 use crate::shard::notices::Notice;
 
@@ -104,5 +106,41 @@ impl Sessions {
             self.drop_slow_client(slot);
         }
         stalled
+    }
+
+    /// Ends the time that restored subscriptions wait for their clients to ask for history. A client that has asked for one
+    /// of them, or that has commands which have not been handled yet, may have asked for the others too, so these wait on.
+    fn release_expired(&mut self) {
+        for session in self.holdbacks.take_expired(self.table.now) {
+            let slot = session.slot;
+            if self.table.live(session).is_none() || !self.holdbacks.contains(slot) {
+                continue;
+            }
+            self.read_what_has_come(slot);
+            let Some(connection) = self.table.live(session) else {
+                continue;
+            };
+            if connection.may_have_commands() {
+                self.holdbacks
+                    .expire_at(self.table.now + RESUME_HOLD_TICKS, session);
+                continue;
+            }
+            for identifier in self.holdbacks.identifiers(slot) {
+                self.release_held_back(slot, &identifier, None);
+            }
+        }
+    }
+
+    /// After a busy time the shard must not take its own delay for the client's.
+    fn read_what_has_come(&mut self, slot: u32) {
+        let connection = &mut self.table.connections[slot as usize];
+        if connection.waits() {
+            return;
+        }
+        connection.input_waiting = true;
+        self.read(slot, &mut Share::new());
+        if self.table.connections.contains(slot as usize) {
+            self.table.schedule_rest(slot);
+        }
     }
 }

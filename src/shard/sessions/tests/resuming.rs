@@ -21,7 +21,11 @@ const IDENTITY: &str = r#"{"user":"5"}"#;
 
 /// A bench that keeps sessions.
 fn on_both_keeping(test: impl Fn(&mut Bench)) {
-    on_both(BROKER, |bench| {
+    on_both_keeping_with(&[], test);
+}
+
+fn on_both_keeping_with(args: &[&str], test: impl Fn(&mut Bench)) {
+    on_both(&[BROKER, args].concat(), |bench| {
         let lease = Rc::new(Lease::new(ProcessBudget::new(None, 1)));
         bench.sessions.kept = Some(Kept::new(Duration::from_secs(300), lease));
         test(bench);
@@ -93,11 +97,14 @@ fn stored(stream: &str, offset: u64) -> Publication {
 }
 
 fn ask_for_history(client: &mut Client, stream: &str) {
+    client.say(&history_command(stream));
+}
+
+fn history_command(stream: &str) -> String {
     let position = json!({ stream: { "epoch": Epoch::from_bits(1).to_string(), "offset": 1 } });
     let history = json!({ "streams": position });
-    let command =
-        json!({ "command": "history", "identifier": identifier(stream), "history": history });
-    client.say(&command.to_string());
+    json!({ "command": "history", "identifier": identifier(stream), "history": history })
+        .to_string()
 }
 
 /// The next question for history has come.
@@ -203,6 +210,87 @@ fn subscriptions_wait_on_while_the_history_of_another_is_under_way() {
         assert_eq!(number(&client.next()), 2);
         bench.wait(RESUME_HOLD_MAX * 2);
         assert!(client.got_nothing(), "{}", bench.driver);
+    });
+}
+
+/// The second question is read together with the first one, and then so much waits for the client that it is not handled.
+#[test]
+fn a_question_that_cannot_be_handled_yet_is_waited_for() {
+    // The server stops reading at half of what a session may hold.
+    let bounds = [
+        "--ws_max_pending_size=0",
+        "--session_bytes_max=1048576",
+        "--ws_write_timeout=60",
+    ];
+    on_both_keeping_with(&bounds, |bench| {
+        let mut client = restored(bench, &["a", "b"]);
+        let [a, b] = ["a", "b"].map(|stream| masked(0x81, history_command(stream).as_bytes()));
+        client.send(&[a, b].concat());
+        let question = history_question(bench);
+        assert_eq!(&*question.1, "a");
+        narrow(bench, &client, question.0.slot);
+        let text = format!("\"{}\"", "x".repeat(100_000));
+        for offset in 2..10 {
+            bench.broadcast(&Publication {
+                message: text.as_bytes().into(),
+                ..stored("a", offset)
+            });
+        }
+        bench.broadcast(&stored("b", 2));
+        refuse(bench, question);
+        assert!(bench.outbox_bytes() > 600_000, "{}", bench.driver);
+        bench.wait(RESUME_HOLD_MAX * 2);
+
+        let mut frames = Vec::new();
+        let deadline = Instant::now() + PATIENCE;
+        while bench.actions.is_empty() {
+            assert!(Instant::now() < deadline, "{}: no question", bench.driver);
+            frames.extend(client.next_now());
+            bench.harvest();
+        }
+        let question = history_question(bench);
+        assert_eq!(&*question.1, "b");
+        refuse(bench, question);
+        while frames.len() < 11 {
+            frames.extend(client.next_now());
+            bench.harvest();
+        }
+        assert!(frames[0].contains("reject_history"));
+        let offsets: Vec<u64> = frames[1..9].iter().map(|text| number(text)).collect();
+        assert_eq!(offsets, (2..10).collect::<Vec<u64>>());
+        assert!(frames[9].contains("reject_history"), "{}", bench.driver);
+        assert_eq!(number(&frames[10]), 2);
+    });
+}
+
+/// Leaves little room in both sockets of a connection.
+fn narrow(bench: &Bench, client: &Client, slot: u32) {
+    let server = &bench.sessions.table.connections[slot as usize].socket;
+    SockRef::from(server)
+        .set_send_buffer_size(8 << 10)
+        .expect("an option of every socket");
+    SockRef::from(&client.socket)
+        .set_recv_buffer_size(8 << 10)
+        .expect("an option of every socket");
+}
+
+/// The question is in the socket, and the shard has had no time to look.
+#[test]
+fn a_question_that_has_not_been_read_yet_is_waited_for() {
+    on_both_keeping(|bench| {
+        let mut client = restored(bench, &["a"]);
+        bench.broadcast(&stored("a", 2));
+        ask_for_history(&mut client, "a");
+        bench.wait(RESUME_HOLD_MAX + TICK);
+        let question = history_question(bench);
+        assert!(
+            client.got_nothing(),
+            "{}: history comes first",
+            bench.driver
+        );
+        refuse(bench, question);
+        assert!(client.next().contains("reject_history"));
+        assert_eq!(number(&client.next()), 2);
     });
 }
 
