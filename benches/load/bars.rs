@@ -3,8 +3,11 @@
 
 use std::fmt::Write as _;
 
-use crate::names::case::{BUSY_CALLS, CHURN, ONE_CHANNEL, ONE_STREAM, STORM_FAST_APP, STORM_RPC};
-use crate::names::{BESIDE, SHARDS, unfair};
+use crate::names::case::{
+    BUSY_CALLS, CHURN, MEMBERS, MEMBERS_ASKED, ONE_CHANNEL, ONE_STREAM, RESTORE, RESTORE_MANY,
+    STORM_FAST_APP, STORM_RPC,
+};
+use crate::names::{BESIDE, SHARDS, history, presence, restores, unfair};
 use crate::report::{Row, Stored, number};
 
 enum Goal {
@@ -174,6 +177,78 @@ const BARS: &[Bar] = &[
         ["storm", STORM_FAST_APP, "server CPU per connection"],
         AtMost(200.0),
         Some(AtMost(100.0)),
+    ),
+    bar(
+        "fan-out with history, one stream, 1 shard: deliveries/s, divided by those without",
+        ["history", "1 stream, 1 shard", history::DELIVERIES],
+        AtLeast(0.95),
+        None,
+    ),
+    bar(
+        "the same with 2 shards",
+        ["history", "1 stream, 2 shards", history::DELIVERIES],
+        AtLeast(0.95),
+        None,
+    ),
+    bar(
+        "fan-out with history, 2,000 streams, 1 shard: deliveries/s, divided by those without",
+        ["history", "2,000 streams, 1 shard", history::DELIVERIES],
+        AtLeast(0.95),
+        None,
+    ),
+    bar(
+        "the same with 2 shards",
+        ["history", "2,000 streams, 2 shards", history::DELIVERIES],
+        AtLeast(0.95),
+        None,
+    ),
+    bar(
+        "5,000 clients come back and have missed 20 messages: all have everything, s",
+        ["restores", RESTORE, restores::ALL],
+        AtMost(1.0),
+        None,
+    ),
+    bar(
+        "the same: calls to the app",
+        ["restores", RESTORE, restores::CALLS],
+        AtMost(0.0),
+        None,
+    ),
+    bar(
+        "the same: messages that are missing or come twice, clients without everything",
+        ["restores", RESTORE, restores::FAULTS],
+        AtMost(0.0),
+        None,
+    ),
+    bar(
+        "15,000 clients come back: without a welcome for 6 s, refused or closed",
+        ["restores", RESTORE_MANY, restores::TIMED_OUT],
+        AtMost(0.0),
+        None,
+    ),
+    bar(
+        "the same: calls to the app",
+        ["restores", RESTORE_MANY, restores::CALLS],
+        AtMost(0.0),
+        None,
+    ),
+    bar(
+        "the same: messages that are missing or come twice, clients without everything",
+        ["restores", RESTORE_MANY, restores::FAULTS],
+        AtMost(0.0),
+        None,
+    ),
+    bar(
+        "10,000 members of one stream: joins and leaves/s",
+        ["presence", MEMBERS, presence::RATE],
+        AtLeast(20_000.0),
+        None,
+    ),
+    bar(
+        "the answer that names them all, ms",
+        ["presence", MEMBERS_ASKED, presence::ANSWER],
+        AtMost(50.0),
+        None,
     ),
     bar(
         "server CPU per perform, µs",

@@ -125,6 +125,26 @@ pub const SCENARIOS: &[Scenario] = &[
         scenarios::shards::run,
     ),
     scenario(
+        "history",
+        "the same fan-out with the memory broker and without it, in turns",
+        scenarios::history::run,
+    ),
+    scenario(
+        "restores",
+        "everyone comes back at once and gets what was missed: time, cost, exactness, calls",
+        scenarios::restores::run,
+    ),
+    scenario(
+        "presence",
+        "10,000 members of one stream: joins and leaves per second, the answer that names all",
+        scenarios::presence::run,
+    ),
+    scenario(
+        "restores-gate",
+        "small and quick: fails when a client that comes back misses something or the app is asked",
+        scenarios::restores::run_gate,
+    ),
+    scenario(
         "shards-gate",
         "small and quick: fails when shards without a listener get publications",
         scenarios::shards::run_gate,

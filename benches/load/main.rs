@@ -12,6 +12,7 @@
 mod app;
 mod bars;
 mod catalog;
+mod crowd;
 #[cfg(feature = "experiments")]
 mod experiments;
 mod fleet;

@@ -11,6 +11,8 @@ use std::{env, fs, io};
 
 use serde_json::{Value, json};
 
+use crate::options::Options;
+
 /// Where the results live, from the root of the repository.
 pub const RESULTS_FOLDER: &str = "benches/results";
 
@@ -94,6 +96,13 @@ impl Report {
         let version = said.split_whitespace().last().unwrap_or("");
         let name = binary.file_name().unwrap_or_default().to_string_lossy();
         self.peer = Some(format!("{name} {version}").trim_end().to_owned());
+    }
+
+    /// The same, if the options name another server.
+    pub fn name_peer_of(&mut self, options: &Options) {
+        if let Some(binary) = &options.peer {
+            self.name_peer(binary);
+        }
     }
 
     /// Stores the flags with which a server was started. Only the first call for a name counts.

@@ -113,7 +113,19 @@ const STEPS: &[NamedStep] = &[
         "history: replay 20 messages by time",
         histories::replay_since,
     ),
+    (
+        "publication: to an inbox, without history",
+        histories::publish_transient,
+    ),
+    (
+        "publication: to an inbox, stored",
+        histories::publish_stored,
+    ),
     ("idempotency: remember a new key", histories::see_key),
+    (
+        "presence: leave or join of 10,000 members",
+        histories::join_and_leave,
+    ),
     (
         "turn: one delivery, 1 message, io_uring",
         turns::fan_out_uring,

@@ -15,7 +15,8 @@ pub mod message;
 mod notices;
 // Public because the benches measure it.
 pub mod outbox;
-mod publisher;
+/// Public because the benches measure it.
+pub mod publisher;
 mod reclaim;
 mod run;
 pub(crate) mod sampling;

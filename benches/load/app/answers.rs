@@ -20,7 +20,7 @@ pub fn stream_of(identifier: &str, user: u64) -> Option<String> {
     let text = |key| field(&plain, key).unwrap_or("");
     let room = || global_id("Rooms::Closed", text("room_id"));
     match text("channel") {
-        "HeartbeatChannel" => None,
+        "HeartbeatChannel" | "MemberChannel" => None,
         "PresenceChannel" => Some(format!("presence:{}", room())),
         "TypingNotificationsChannel" => Some(format!("typing_notifications:{}", room())),
         "UnreadRoomsChannel" => Some("unread_rooms".to_owned()),
@@ -59,7 +59,11 @@ pub fn connection_identifiers(user: u64) -> String {
 
 /// The kind of call, with the body where the answer depends on it.
 pub enum Call<'a> {
-    Connect(&'a str),
+    Connect {
+        body: &'a str,
+        /// The sid, which the app puts into the welcome.
+        sid: Option<&'a str>,
+    },
     Command(&'a str),
     Disconnect,
     /// A Connect without a body: ringcable's check at its start.
@@ -90,10 +94,12 @@ impl<'a> Call<'a> {
             .next()
             .and_then(|line| line.strip_prefix("POST "))
             .and_then(|line| line.split(' ').next());
-        let length = lines
-            .filter_map(|line| line.split_once(':'))
-            .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
-            .and_then(|(_, value)| value.trim().parse().ok());
+        let header = |wanted: &str| {
+            let mut headers = lines.clone().filter_map(|line| line.split_once(':'));
+            let found = headers.find(|(name, _)| name.eq_ignore_ascii_case(wanted));
+            found.map(|(_, value)| value.trim())
+        };
+        let length = header("content-length").and_then(|value| value.parse().ok());
         let (Some(path), Some(length)) = (path.and_then(|path| path.strip_prefix(MOUNT)), length)
         else {
             return Parsed::Wrong;
@@ -106,7 +112,10 @@ impl<'a> Call<'a> {
             "/connect" | "/connect?ringcable=start-check" if body.is_empty() => {
                 Parsed::Whole(Self::Check)
             }
-            "/connect" => Parsed::Whole(Self::Connect(body)),
+            "/connect" => Parsed::Whole(Self::Connect {
+                body,
+                sid: header("x-anycable-meta-sid"),
+            }),
             "/command" => Parsed::Whole(Self::Command(body)),
             "/disconnect" => Parsed::Whole(Self::Disconnect),
             _ => Parsed::Wrong,
@@ -116,7 +125,7 @@ impl<'a> Call<'a> {
     /// Writes the whole HTTP answer.
     pub fn answer_into(&self, answer: &mut Vec<u8>) {
         let (status, body) = match self {
-            Self::Connect(body) => ("200 OK", connect_answer(body)),
+            Self::Connect { body, sid } => ("200 OK", connect_answer(body, *sid)),
             Self::Command(body) => ("200 OK", command_answer(body)),
             Self::Disconnect => ("200 OK", r#"{"status":1}"#.to_owned()),
             Self::Check => ("422 Unprocessable Content", "Empty request body".to_owned()),
@@ -130,11 +139,12 @@ impl<'a> Call<'a> {
     }
 }
 
-fn connect_answer(body: &str) -> String {
+fn connect_answer(body: &str, sid: Option<&str>) -> String {
     let user = user_of_cookie(field(body, "cookie").unwrap_or(""));
     let identifiers = escaped(&connection_identifiers(user));
+    let sid = sid.map_or(String::new(), |sid| format!(r#",\"sid\":\"{sid}\""#));
     format!(
-        r#"{{"status":1,"identifiers":"{identifiers}","transmissions":["{{\"type\":\"welcome\"}}"],"env":{{}}}}"#
+        r#"{{"status":1,"identifiers":"{identifiers}","transmissions":["{{\"type\":\"welcome\"{sid}}}"],"env":{{}}}}"#
     )
 }
 
@@ -148,8 +158,12 @@ fn command_answer(body: &str) -> String {
             let streams = stream_of(identifier, user).map_or(String::new(), |stream| {
                 format!(r#""streams":["{}"],"#, escaped(&stream))
             });
+            let plain = identifier.replace('\\', "");
+            let istate = field(&plain, "presence").map_or(String::new(), |stream| {
+                format!(r#""istate":{{"$p":"{stream}"}}"#)
+            });
             format!(
-                r#"{{"status":1,{streams}"transmissions":["{{\"identifier\":\"{twice}\",\"type\":\"confirm_subscription\"}}"],"env":{{}}}}"#
+                r#"{{"status":1,{streams}"transmissions":["{{\"identifier\":\"{twice}\",\"type\":\"confirm_subscription\"}}"],"env":{{{istate}}}}}"#
             )
         }
         Some("unsubscribe") => r#"{"status":1,"stop_streams":true,"env":{}}"#.to_owned(),

@@ -280,7 +280,7 @@ impl Desk {
             }
         };
         let count = match call {
-            Call::Connect(_) => Some(&self.counts.connects),
+            Call::Connect { .. } => Some(&self.counts.connects),
             Call::Command(_) => Some(&self.counts.commands),
             Call::Disconnect => Some(&self.counts.disconnects),
             Call::Check => None,

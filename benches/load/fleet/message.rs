@@ -17,6 +17,10 @@ const MESSAGE_BYTES_MIN: usize = MARK_BYTES + 1;
 /// The beginning of every delivery; the identifier as a JSON string follows.
 const DELIVERY_PREFIX: &[u8] = br#"{"identifier":""#;
 
+/// Follows the message when the server keeps a history: the name of the stream, the epoch, the offset.
+const POSITION_PREFIX: &[u8] = br#","stream_id":"#;
+const POSITION_BYTES_MAX: usize = 128;
+
 /// Ends the identifier. It cannot occur inside of it, because quotes are escaped there.
 static BEHIND_IDENTIFIER: LazyLock<Finder> = LazyLock::new(|| Finder::new(br#"","message":"#));
 static CONFIRMATION: LazyLock<Finder> = LazyLock::new(|| Finder::new(b"confirm_subscription"));
@@ -112,12 +116,20 @@ impl Message {
     }
 
     fn delivery(head: &[u8], message_at: usize, payload_bytes: usize) -> Self {
-        match Mark::read(&head[message_at..]) {
-            // Only the closing brace may follow the message.
-            Some(mark) if message_at + mark.bytes as usize + 1 == payload_bytes => {
-                Self::Delivery(mark)
-            }
-            _ => Self::Unmarked,
+        let Some(mark) = Mark::read(&head[message_at..]) else {
+            return Self::Unmarked;
+        };
+        // Only the closing brace may follow the message, or its position in the stream.
+        let end = message_at + mark.bytes as usize;
+        let has_position = || {
+            let rest = head.get(end..).unwrap_or_default();
+            let length = end + POSITION_PREFIX.len()..end + POSITION_BYTES_MAX;
+            length.contains(&payload_bytes)
+                && POSITION_PREFIX.starts_with(&rest[..rest.len().min(POSITION_PREFIX.len())])
+        };
+        match end + 1 == payload_bytes || has_position() {
+            true => Self::Delivery(mark),
+            false => Self::Unmarked,
         }
     }
 

@@ -287,7 +287,7 @@ impl Drop for Fleet {
 }
 
 /// The source addresses of the clients: 127.1.0.1, 127.1.0.2 and so on.
-fn source_address(index: u32) -> Ipv4Addr {
+pub fn source_address(index: u32) -> Ipv4Addr {
     let number = 1 + index / CLIENTS_PER_ADDRESS;
     let [_, high, middle, low] = number.to_be_bytes();
     Ipv4Addr::new(127, high + 1, middle, low)

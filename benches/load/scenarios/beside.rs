@@ -16,9 +16,7 @@ pub fn run(options: &Options) {
         ..options.clone()
     };
     let mut report = Report::new(BESIDE, &options.shown);
-    if let Some(binary) = &options.peer {
-        report.name_peer(binary);
-    }
+    report.name_peer_of(options);
     for run in 0..options.runs {
         let say = |case: &str, server: &str| {
             eprintln!(

@@ -129,7 +129,7 @@ pub fn cookie(index: u32) -> String {
     cookie
 }
 
-fn cookie_line(index: u32) -> String {
+pub fn cookie_line(index: u32) -> String {
     format!("Origin: http://localhost\r\nCookie: {}\r\n", cookie(index))
 }
 
