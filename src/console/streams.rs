@@ -361,16 +361,16 @@ mod tests {
             candidates.into_proposal()
         });
         let proposed = Proposed::by_all(proposals.collect());
+        let listeners_of = |shard: &[(String, u64)], wanted: &str| {
+            let found = shard.iter().find(|(name, _)| name == wanted);
+            StreamFigures {
+                listeners: found.map_or(0, |(_, figure)| *figure),
+                ..StreamFigures::default()
+            }
+        };
         let figures = |shard: &Vec<(String, u64)>| {
             let names = proposed.names.iter();
-            let of_name = |wanted: &Box<str>| {
-                let found = shard.iter().find(|(name, _)| **name == **wanted);
-                StreamFigures {
-                    listeners: found.map_or(0, |(_, figure)| *figure),
-                    ..StreamFigures::default()
-                }
-            };
-            names.map(of_name).collect()
+            names.map(|name| listeners_of(shard, name)).collect()
         };
         let figures = shards.iter().map(figures).collect();
         StreamList::of(proposed, figures, StreamOrder::Listeners, true)

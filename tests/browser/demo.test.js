@@ -243,8 +243,6 @@ test("two windows chat, see each other, see who types and what is unread", async
   for (const page of [ada, grace]) {
     await page.waitForFunction(() => Number(document.getElementById("count-pings").textContent) > 1);
   }
-  if (process.env.SCREENSHOT) await takePictures(ada, grace, process.env.SCREENSHOT);
-
   // The badge goes away in every window of the user that reads.
   const adaAgain = await enter("Ada");
   await badge(adaAgain, "Engine room").waitFor();
@@ -258,11 +256,12 @@ test("two windows chat, see each other, see who types and what is unread", async
 });
 
 test("a window that was offline gets what it missed, marked as such", async () => {
-  const ada = await enter("Ada");
-  const grace = await enter("Grace");
+  const ada = await enter("Ada", { colorScheme: "light" });
+  const grace = await enter("Grace", { colorScheme: "dark" });
   await seesPeople(grace, "Ada", "Grace");
-  await write(grace, "Before you go");
-  await said(ada, "Before you go");
+  await write(ada, "Good morning! I may lose the network in a moment.");
+  await write(grace, "Then you will find here what you have missed.");
+  await said(ada, "Then you will find here what you have missed.");
 
   await ada.focus("#network");
   await ada.keyboard.press("Enter");
@@ -270,19 +269,20 @@ test("a window that was offline gets what it missed, marked as such", async () =
   assert.match(await ada.textContent("#banner-text"), /^This window is offline/);
   assert.equal(await ada.textContent("#network"), "Go online");
   await assertAccessible(ada, "the chat, offline");
-  for (const text of ["One", "Two", "Three"]) await write(grace, text);
+  const texts = ["Are you gone already?", "I write anyway.", "The server keeps it for you."];
+  for (const text of texts) await write(grace, text);
   await grace.click(".room-link:has-text('Random')");
   await write(grace, "Elsewhere");
-  await ada.fill("#composer-text", "Written while offline");
+  await ada.fill("#composer-text", "This waited until I was back.");
   await ada.press("#composer-text", "Enter");
   await ada.waitForSelector(".message.underway");
-  assert.equal(await ada.locator(".bubble:text-is('Three')").count(), 0);
+  assert.equal(await ada.locator(`.bubble:text-is("${texts[2]}")`).count(), 0);
   if (process.env.SHOTS) await ada.screenshot({ path: `${process.env.SHOTS}/demo-offline.png` });
 
   await ada.click("#banner-online");
   await inPhase(ada, "connected");
-  await said(ada, "Written while offline");
-  assert.deepEqual(await missed(ada), ["3 messages while you were offline", "One", "Two", "Three", "Written while offline"]);
+  await said(ada, "This waited until I was back.");
+  assert.deepEqual(await missed(ada), ["3 messages while you were offline", ...texts, "This waited until I was back."]);
   await counted(ada, "count-resumed", "1");
   await counted(ada, "count-caught-up", "3");
   assert.equal(await ada.textContent("#count-subscriptions"), "10");
@@ -299,6 +299,7 @@ test("a window that was offline gets what it missed, marked as such", async () =
     await ada.click("#network");
     await inPhase(ada, "connected");
   }
+  if (process.env.SCREENSHOT) await takePictures(ada, grace, process.env.SCREENSHOT);
   await grace.context().close();
   await ada.context().close();
 });
@@ -359,6 +360,10 @@ test("who is away for long leaves, and what is not kept any more comes from the 
 
 /** Both windows at a moment when there is something to see: Ada's in the light scheme, Grace's in the dark one. */
 async function takePictures(ada, grace, path) {
+  await ada.setViewportSize({ width: 1280, height: 800 });
+  await grace.click(".room-link:has-text('Campfire')");
+  await seesPeople(ada, "Ada", "Grace");
+  for (const page of [ada, grace]) await page.waitForFunction(() => Number(document.getElementById("count-pings").textContent) > 0);
   await ada.locator("#composer-text").pressSequentially("Nice", { delay: 40 });
   await grace.locator("#composer-text").pressSequentially("!", { delay: 40 });
   await ada.waitForSelector("#typing :text('Grace is typing')");

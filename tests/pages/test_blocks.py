@@ -23,6 +23,7 @@ RELEASE = os.environ.get("RINGCABLE_PAGES_RELEASE") == "1"
 SERVERS = {
     "docs/troubleshooting.md": ["--rpc_host=http://localhost:3000/_anycable", f"--secret={shell.SECRET}", "--metrics_http=/metrics"],
     "docs/campfire.md": ["--rpc_host=http://web:3000/_anycable", f"--secret={shell.SECRET}", "--allowed_origins=chat.example.com", "--host=127.0.0.1"],
+    "docs/console.md": ["--norpc", f"--secret={shell.SECRET}", "--console", "--broker=memory"],
     "docs/configuration.md": ["--rpc_host=http://localhost:3000/_anycable", f"--secret={shell.SECRET}"],
 }
 

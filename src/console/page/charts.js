@@ -30,7 +30,7 @@ export const CARDS = [
 
 export const BROKER_CARDS = [
   { id: "held", title: "Broker memory", lines: ["held"], text: (now) => bytes(now.held), note: (now) => now.heldMax > 0 ? `of ${bytes(now.heldMax)}` : "without a bound" },
-  { id: "stored", title: "Messages kept", lines: ["stored"], text: (now) => count(now.stored), note: (now) => `in ${count(now.knownStreams)} streams` },
+  { id: "stored", title: "Messages kept", lines: ["stored"], text: (now) => count(now.stored), note: (now) => `in ${count(now.knownStreams)} stream${now.knownStreams === 1 ? "" : "s"}` },
   { id: "kept", title: "Sessions kept", lines: ["keptSessions"], text: (now) => count(now.keptSessions), note: (now) => `may come back · ${count(now.members)} present` },
   { id: "restores", title: "Restores/s", lines: ["restored"], text: (now) => rateText(now.restored), note: (now) => `${rateText(now.notRestored)}/s were not known` },
   { id: "replays", title: "Replays/s", lines: ["replayed"], text: (now) => rateText(now.replayed), note: (now) => `${rateText(now.answered)} answers/s, ${rateText(now.refused)} refused`, unit: "messages" },

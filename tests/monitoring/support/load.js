@@ -75,6 +75,7 @@ export class Scene {
       rpcUrl: scene.road.url,
       overrides: {
         ANYCABLE_CORES: "2",
+        ANYCABLE_BROKER: "memory",
         ANYCABLE_METRICS_HTTP: "/metrics",
         ANYCABLE_STATS_REFRESH_INTERVAL: "1",
         ANYCABLE_METRICS_ROTATE_INTERVAL: "1",
