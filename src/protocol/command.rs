@@ -105,6 +105,13 @@ pub struct HistoryRequest {
 }
 
 impl HistoryRequest {
+    /// Whether it asks for anything beside a subscribe. A `history` command is answered for any time but 0.
+    ///
+    /// Source: contract/extended.md §3.1 and §3.4.
+    pub fn asks_beside_subscribe(&self) -> bool {
+        self.since > 0 || self.streams.is_some()
+    }
+
     /// Bytes that it takes.
     pub fn held_bytes(&self) -> usize {
         size_of::<Self>() + self.streams.as_ref().map_or(0, Positions::held_bytes)
@@ -241,7 +248,12 @@ fn read_history(reader: &mut Reader<'_>) -> Result<HistoryRequest, CommandError>
             return Ok(());
         }
         if name.eq_ignore_ascii_case("since") {
-            since = reader.signed()?;
+            // What @anycable/core sends when its option `historyTimestamp` is false.
+            since = if reader.take_false()? {
+                0
+            } else {
+                reader.signed()?
+            };
         } else if name.eq_ignore_ascii_case("streams") {
             streams = Some(read_positions(reader)?);
         } else {
@@ -427,6 +439,7 @@ mod tests {
         check("{}", Some((0, None)));
         check(r#"{"since":-5,"streams":null}"#, Some((-5, None)));
         check(r#"{"streams":{}}"#, Some((0, Some(&[]))));
+        check(r#"{"since":false,"streams":{}}"#, Some((0, Some(&[]))));
         check(
             r#"{"since":1700000000,"streams":{"y":{"offset":3,"new":[],"epoch":"Abcdef-_"},"x":{"EPOCH":"ABCDEFGH"}}}"#,
             Some((
@@ -572,6 +585,7 @@ mod tests {
             r#"{"history":"x"}"#,
             r#"{"history":{"since":"5"}}"#,
             r#"{"history":{"since":1.5}}"#,
+            r#"{"history":{"since":true}}"#,
             r#"{"history":{"streams":[]}}"#,
             r#"{"history":{"streams":{"x":{"offset":-1}}}}"#,
             r#"{"history":{"streams":{"x":{"offset":1.5}}}}"#,

@@ -131,6 +131,15 @@ impl<'a> Reader<'a> {
         Ok(true)
     }
 
+    /// If the next value is `false`, reads it and returns true.
+    pub(crate) fn take_false(&mut self) -> Result<bool, JsonError> {
+        if self.kind()? != JsonKind::Boolean || self.input[self.at] != b'f' {
+            return Ok(false);
+        }
+        self.literal("false")?;
+        Ok(true)
+    }
+
     pub(crate) fn boolean(&mut self) -> Result<bool, JsonError> {
         self.expect_kind(JsonKind::Boolean, "a boolean")?;
         let value = self.input[self.at] == b't';

@@ -84,7 +84,7 @@ pub(super) fn ask_history(
     steps: &mut Vec<Step>,
 ) {
     let Some(request) = request else { return };
-    if request.since <= 0 && request.streams.is_none() {
+    if request.since == 0 && request.streams.is_none() {
         return;
     }
     let streams = context.hub.streams_of(context.slot, identifier);

@@ -307,10 +307,11 @@ impl Session {
                     presence,
                     steps,
                 );
+                let history = command.history.as_ref();
                 ask_history(
                     context,
                     &command.identifier,
-                    command.history.as_ref(),
+                    history.filter(|it| it.asks_beside_subscribe()),
                     steps,
                 );
                 self.join(context, &command.identifier, command.presence, steps);
@@ -429,7 +430,9 @@ impl Session {
                     });
                     self.apply(context, &identifier, answer, steps);
                     let extras = extras.map(|extras| *extras).unwrap_or_default();
-                    ask_history(context, &identifier, extras.history.as_ref(), steps);
+                    let history = extras.history.as_ref();
+                    let history = history.filter(|it| it.asks_beside_subscribe());
+                    ask_history(context, &identifier, history, steps);
                     self.join(context, &identifier, extras.presence, steps);
                 } else {
                     // A rejected subscription gets neither streams nor state: the reference leaks both (§6.2, DECIDE).

@@ -8,6 +8,7 @@ use super::connection::PendingCall;
 use super::{Action, Sessions};
 use crate::config::{BrokerAdapter, RpcEndpoint};
 use crate::protocol::disconnect::Close;
+use crate::protocol::reply::Reply;
 use crate::session::{Context, Question, Session, Step};
 use crate::shard::calls::{Call, CallHandle};
 use crate::shard::notices::Notice;
@@ -59,7 +60,13 @@ impl Sessions {
     /// Carries out one step.
     fn carry_out(&mut self, slot: u32, step: Step) {
         match step {
-            Step::Send(reply) => self.send_reply(slot, &reply),
+            Step::Send(reply) => {
+                self.send_reply(slot, &reply);
+                // The client has asked for nothing. A restored one waits for no more history of this subscription.
+                if let Reply::ConfirmHistory { identifier } = &reply {
+                    self.release_held_back(slot, identifier, None);
+                }
+            }
             Step::Ask(question) => self.start_call(slot, question),
             Step::AskBroker(question) => self.ask_broker(slot, question),
             Step::Publish(publication) => self.actions.push(Action::Publish(publication)),
