@@ -56,6 +56,7 @@ static IO_URING_IS_AVAILABLE: LazyLock<bool> = LazyLock::new(|| {
 
 /// How to start the binary.
 pub struct Launch {
+    binary: PathBuf,
     args: Vec<String>,
     env: Vec<(String, String)>,
     directory: Option<PathBuf>,
@@ -82,7 +83,13 @@ impl Launch {
 
     /// No argument at all.
     pub fn bare() -> Self {
+        Self::of(Path::new(env!("CARGO_BIN_EXE_ringcable")))
+    }
+
+    /// Another program, without arguments.
+    pub fn of(binary: &Path) -> Self {
         Self {
+            binary: binary.to_owned(),
             args: Vec::new(),
             env: Vec::new(),
             directory: None,
@@ -424,7 +431,7 @@ struct Process {
 
 impl Process {
     fn spawn(launch: Launch) -> Self {
-        let binary = env!("CARGO_BIN_EXE_ringcable");
+        let binary = &launch.binary;
         let open_files = launch
             .open_files_max
             .map(|count| format!("ulimit -n {count} && "));
@@ -436,7 +443,9 @@ impl Process {
             "" => Command::new(binary),
             limits => {
                 let mut shell = Command::new("/bin/sh");
-                shell.args(["-c", &format!("{limits}exec \"$0\" \"$@\""), binary]);
+                shell
+                    .args(["-c", &format!("{limits}exec \"$0\" \"$@\"")])
+                    .arg(binary);
                 shell
             }
         };
