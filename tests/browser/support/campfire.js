@@ -4,6 +4,7 @@
 import { createHmac, timingSafeEqual } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
+import { bodyOf, broadcast } from "./http.js";
 import { derivedKey } from "./server.js";
 
 const MOUNT = "/_anycable";
@@ -61,7 +62,7 @@ export class Campfire {
   members = new Map([[1, new Set([1, 2, 3])], [2, new Set([1, 2, 3])], [9, new Set([99])]]);
   /** Room id to the sids that are present. */
   present = new Map();
-  broadcastUrl;
+  port;
 
   static async start() {
     const app = new Campfire();
@@ -86,7 +87,7 @@ export class Campfire {
 
   useServer(port) {
     this.cableUrl = `ws://127.0.0.1:${port}/cable`;
-    this.broadcastUrl = `http://127.0.0.1:${port}/_broadcast`;
+    this.port = port;
   }
 
   /** Calls of one kind, for example `calledWith("command", {command: "subscribe"})`. */
@@ -105,18 +106,10 @@ export class Campfire {
     return this.#post({ command: "disconnect", payload: { identifier: connectionIdentifiers(userId), reconnect } });
   }
 
-  /** As the Ruby adapter does it: a new connection each time, and only 201 is good. */
+  /** Only 201 is good. */
   async #post(body) {
-    const answer = await fetch(this.broadcastUrl, {
-      method: "POST",
-      headers: {
-        "Content-Type": "application/json",
-        Authorization: `Bearer ${derivedKey("broadcast-cable")}`,
-        Connection: "close",
-      },
-      body: JSON.stringify(body),
-    });
-    if (answer.status !== 201) this.violations.push(`broadcast answered ${answer.status}, expected 201`);
+    const status = await broadcast(this.port, body);
+    if (status !== 201) this.violations.push(`broadcast answered ${status}, expected 201`);
   }
 
   /** A new message costs two publications: the Turbo append for the room, the unread mark for everybody. */
@@ -291,10 +284,4 @@ export class Campfire {
 
 function wrongField(object, keys) {
   return Object.entries(object ?? {}).find(([key, value]) => value === null || typeof value !== keys[key])?.[0];
-}
-
-async function bodyOf(request) {
-  const chunks = [];
-  for await (const chunk of request) chunks.push(chunk);
-  return Buffer.concat(chunks).toString();
 }
