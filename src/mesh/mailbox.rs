@@ -29,6 +29,11 @@ pub trait Weigh {
     /// Bytes that the message keeps alive while it waits; they count towards the byte limit of the inbox. Every call returns
     /// the same number.
     fn weight_bytes(&self) -> usize;
+
+    /// The message overtakes those that do not go first. Such messages keep their order among themselves.
+    fn goes_first(&self) -> bool {
+        false
+    }
 }
 
 /// Bit of [`Mailbox::state`]: the receiver sleeps. The sender that takes it away wakes the receiver.
@@ -57,6 +62,8 @@ thread_local! {
 
 /// The sending side of a shard's inbox.
 pub struct Mailbox<M> {
+    /// Messages that go first.
+    first: SegQueue<M>,
     queue: SegQueue<M>,
     /// Messages and their bytes, from before a message is put in until after it was taken out, with [`ASLEEP`] and
     /// [`BLOCKED`].
@@ -73,6 +80,7 @@ pub struct Mailbox<M> {
 impl<M: Weigh> Mailbox<M> {
     fn new() -> Self {
         Self {
+            first: SegQueue::new(),
             queue: SegQueue::new(),
             state: AtomicU64::new(0),
             receiver: Mutex::new(None),
@@ -99,7 +107,10 @@ impl<M: Weigh> Mailbox<M> {
             return Err(message);
         };
         // The receiver does not fall asleep between the place and the message: it does so only when no place is taken.
-        self.queue.push(message);
+        match message.goes_first() {
+            true => self.first.push(message),
+            false => self.queue.push(message),
+        }
         if before & ASLEEP != 0 {
             self.wake_receiver();
         }
@@ -190,8 +201,8 @@ impl<M: Weigh> Mailbox<M> {
         std::ptr::from_ref(self).addr()
     }
 
-    fn pop(&self) -> Option<M> {
-        let message = self.queue.pop()?;
+    fn pop(&self, queue: &SegQueue<M>) -> Option<M> {
+        let message = queue.pop()?;
         let place = MESSAGE + message.weight_bytes() as u64;
         if self.state.fetch_sub(place, Ordering::AcqRel) & BLOCKED != 0 {
             self.state.fetch_and(!BLOCKED, Ordering::AcqRel);
@@ -243,15 +254,25 @@ impl<M: Weigh> Inbox<M> {
         let _ = self.mailbox.bell.set(bell);
     }
 
-    /// The next message and its number, counted from 1, without waiting.
+    /// The next message and its number, counted from 1, without waiting. A message that goes first has the number of the one
+    /// that was taken before it.
     pub fn pop(&self) -> Option<(u64, M)> {
-        let message = self.mailbox.pop()?;
+        if let Some(message) = self.pop_first() {
+            return Some((self.taken.get(), message));
+        }
+        let message = self.mailbox.pop(&self.mailbox.queue)?;
         self.taken.set(self.taken.get() + 1);
         Some((self.taken.get(), message))
     }
 
-    /// Messages that have arrived so far, including all that a sender has put in before this call. It counts places of the
-    /// queue and not the state: a message that has its place in the state only may yet be overtaken by later ones.
+    /// The next message that goes first, without waiting.
+    pub fn pop_first(&self) -> Option<M> {
+        self.mailbox.pop(&self.mailbox.first)
+    }
+
+    /// Messages that have arrived so far, without those that go first, and with all that were put in before this call. It
+    /// counts places of the queue and not the state: a message that has its place in the state only may yet be overtaken by
+    /// later ones.
     pub fn arrived(&self) -> u64 {
         self.taken.get() + self.mailbox.queue.len() as u64
     }

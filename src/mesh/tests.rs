@@ -118,6 +118,35 @@ fn bytes_are_bounded_but_one_message_of_any_size_fits_an_empty_inbox() {
     assert!(mesh.mailbox(0).try_send(job(3, 1)).is_ok());
 }
 
+/// Negative numbers go first.
+struct Ranked(i32);
+
+impl Weigh for Ranked {
+    fn weight_bytes(&self) -> usize {
+        1
+    }
+
+    fn goes_first(&self) -> bool {
+        self.0 < 0
+    }
+}
+
+#[test]
+fn messages_that_go_first_overtake_the_others_and_are_not_numbered() {
+    let (mesh, mut inboxes) = Mesh::new(1);
+    let inbox = inboxes.remove(0);
+    for number in [1, 2, -1, 3, -2] {
+        assert!(mesh.mailbox(0).try_send(Ranked(number)).is_ok());
+    }
+    assert_eq!((inbox.depth(), inbox.arrived()), (5, 3));
+    assert_eq!(inbox.pop_first().map(|it| it.0), Some(-1));
+    let all = std::iter::from_fn(|| inbox.pop());
+    let all: Vec<(u64, i32)> = all.map(|(number, it)| (number, it.0)).collect();
+    assert_eq!(all, [(0, -2), (1, 1), (2, 2), (3, 3)]);
+    assert!(inbox.pop_first().is_none());
+    assert_eq!((inbox.depth(), inbox.arrived()), (0, 3));
+}
+
 #[test]
 fn who_publishes_on_waits_until_the_shard_has_caught_up() {
     let (mesh, mut inboxes) = Mesh::new(1);

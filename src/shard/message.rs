@@ -233,6 +233,12 @@ impl Weigh for ShardMessage {
             Self::Resume(_) | Self::Console(_) | Self::Control(_) => 0,
         }
     }
+
+    /// A home must not wait until this shard has delivered what came before: its publishers would wait with it, and with
+    /// only one message at a time on its way each would be written alone. What a home sends is ordered by the home.
+    fn goes_first(&self) -> bool {
+        matches!(self, Self::Home(_))
+    }
 }
 
 fn text_bytes(publications: &[Publication]) -> usize {
