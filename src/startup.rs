@@ -274,6 +274,10 @@ fn endpoints(config: &Config) {
     if let Some(sse) = &config.sse {
         tracing::info!("Handle SSE requests at {}", main(&sse.path));
     }
+    if let Some(durable_streams) = &config.durable_streams {
+        let at = main(&durable_streams.path);
+        tracing::info!("Handle Durable Streams requests at {at}");
+    }
     if let Some(console) = &config.console {
         let login = if console.bound_to_loopback {
             "no login from this machine"

@@ -71,6 +71,12 @@ pub enum ConfigError {
     },
     #[error("option {given} needs {other} too: set both or none of them")]
     Incomplete { given: String, other: &'static str },
+    #[error("option {given} needs {other}: {why}")]
+    Needs {
+        given: String,
+        other: &'static str,
+        why: &'static str,
+    },
     #[error(
         "no RPC host is set (gRPC on localhost:50051, the default of anycable-go, is not supported): set \
          --rpc_host=http://<app>/_anycable or ANYCABLE_RPC_HOST, or start with --norpc; to try ringcable without an app: \

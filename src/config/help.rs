@@ -155,8 +155,8 @@ mod tests {
         check("--debug ", " (default: false) [$ANYCABLE_DEBUG]");
         check("--help, -h ", " Print this list and exit (default: false)");
         check(
-            "--ds ",
-            " (not supported yet) (default: false) [$ANYCABLE_DS]",
+            "--embed_nats ",
+            " (not supported yet) (default: false) [$ANYCABLE_EMBED_NATS]",
         );
     }
 

@@ -257,6 +257,8 @@ pub struct Config {
     /// Server-sent events; `None` = not served.
     pub sse: Option<SseConfig>,
     pub api: Option<ApiConfig>,
+    /// `--ds`: durable streams are read on the main listener.
+    pub durable_streams: Option<DurableStreamsConfig>,
     pub metrics: MetricsConfig,
     pub log: LogConfig,
     pub shutdown: ShutdownConfig,
@@ -503,6 +505,19 @@ pub struct ApiConfig {
     pub cors: bool,
     /// `api.cors_hosts`, as [`ServerConfig::allowed_origins`]; empty = every origin.
     pub cors_hosts: Vec<String>,
+}
+
+/// The readers of durable streams.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DurableStreamsConfig {
+    /// Without a slash at the end.
+    pub path: String,
+    /// Their clients are not authenticated. Whether one may read a stream is checked in any case.
+    pub skips_authentication: bool,
+    /// How long a long poll waits for a message.
+    pub poll_interval: Duration,
+    /// How long an answer with events lasts.
+    pub events_ttl: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq)]

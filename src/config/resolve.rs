@@ -11,10 +11,10 @@ use super::support::{self, not_allowed};
 use super::value::Value;
 use super::{
     ApiConfig, AuthConfig, BroadcastConfig, BrokerAdapter, BrokerConfig, CheckRequest, Config,
-    ConsoleConfig, DisconnectConfig, DisconnectMode, DriverChoice, HistoryLimits,
-    HttpBroadcastConfig, JwtConfig, LogConfig, LogFormat, LogLevel, MemoryBound, MetricsConfig,
-    PingConfig, PingPrecision, RpcConfig, RpcEndpoint, RpcTlsConfig, RuntimeConfig, ServerConfig,
-    ShutdownConfig, SseConfig, StatsdConfig, StatsdTagStyle, StreamsConfig, TlsFiles,
+    ConsoleConfig, DisconnectConfig, DisconnectMode, DriverChoice, DurableStreamsConfig,
+    HistoryLimits, HttpBroadcastConfig, JwtConfig, LogConfig, LogFormat, LogLevel, MemoryBound,
+    MetricsConfig, PingConfig, PingPrecision, RpcConfig, RpcEndpoint, RpcTlsConfig, RuntimeConfig,
+    ServerConfig, ShutdownConfig, SseConfig, StatsdConfig, StatsdTagStyle, StreamsConfig, TlsFiles,
     WebSocketConfig, is_loopback_host,
 };
 
@@ -81,6 +81,7 @@ pub fn config(settings: &Settings, origin: Origin, problems: &mut Vec<ConfigErro
         broker: broker(settings),
         sse: sse(settings),
         api: api(settings),
+        durable_streams: durable_streams(settings),
         metrics: metrics(settings),
         log: log(settings),
         shutdown: shutdown(settings),
@@ -433,6 +434,16 @@ fn api(settings: &Settings) -> Option<ApiConfig> {
         token_derived,
         cors: settings.on("api.cors_headers"),
         cors_hosts: lower_cased(settings.list("api.cors_hosts")),
+    })
+}
+
+fn durable_streams(settings: &Settings) -> Option<DurableStreamsConfig> {
+    let path = settings.text("ds_path").trim_end_matches('/');
+    settings.on("ds").then(|| DurableStreamsConfig {
+        path: path.to_owned(),
+        skips_authentication: settings.on("ds_skip_auth"),
+        poll_interval: secs(settings, "ds_poll_interval"),
+        events_ttl: secs(settings, "ds_sse_ttl"),
     })
 }
 

@@ -19,9 +19,10 @@ pub fn check(settings: &mut Settings, problems: &mut Vec<ConfigError>) {
             settings.reset(option.name);
         }
     }
-    let checks: [(&[&str], Check); 9] = [
+    let checks: [(&[&str], Check); 10] = [
         (&["broadcast_adapter"], check_broadcast_adapters),
         (&["broker"], check_broker),
+        (&["ds"], check_durable_streams),
         (&["statsd_host"], check_statsd_host),
         (&["statsd_prefix"], check_statsd_prefix),
         (&["host"], |settings| check_address(settings, "host")),
@@ -189,6 +190,19 @@ fn check_broker(settings: &Settings) -> Result<(), ConfigError> {
         given: settings.as_given(NAME),
         why: "the NATS broker is planned".to_owned(),
         remedy: "set it to memory or none".to_owned(),
+    })
+}
+
+/// The reference starts, and answers every reader with 500.
+fn check_durable_streams(settings: &Settings) -> Result<(), ConfigError> {
+    const NAME: &str = "ds";
+    if !settings.on(NAME) || settings.text("broker") == "memory" {
+        return Ok(());
+    }
+    Err(ConfigError::Needs {
+        given: settings.as_given(NAME),
+        other: "--broker=memory (ANYCABLE_BROKER)",
+        why: "durable streams are read from its history",
     })
 }
 
@@ -563,13 +577,21 @@ mod tests {
             "broadcasts through nats are planned); leave only http",
         );
         check(
-            "--ds=true",
-            "durable streams are not served); remove it or set it to false",
-        );
-        check(
             "--metrics_log_formatter=a.rb",
             "mruby is not built in); remove it",
         );
+    }
+
+    #[test]
+    fn durable_streams_need_the_broker() {
+        let needs = "option --ds=true needs --broker=memory (ANYCABLE_BROKER): durable streams are read from its history";
+        assert_eq!(result("", &[], &["--ds=true"]), Err(needs.to_owned()));
+        for args in [
+            &["--ds=true", "--broker=memory"][..],
+            &["--ds_path=/x", "--ds_sse_ttl=5"],
+        ] {
+            assert_eq!(result("", &[], args), Ok(()), "{args:?}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 pub mod api;
 mod bearer;
 pub mod broadcast;
+pub mod durable_streams;
 pub mod health;
 pub mod hints;
 pub mod metrics;

@@ -60,6 +60,12 @@ impl Response {
             .with_headers(vec![("X-Content-Type-Options", Cow::Borrowed("nosniff"))])
     }
 
+    /// The headers as they are encoded.
+    pub fn fields(&self) -> Vec<(&str, &str)> {
+        let headers = self.headers.iter();
+        headers.map(|(name, value)| (*name, &**value)).collect()
+    }
+
     /// Appends `headers`.
     pub fn with_headers(mut self, headers: Headers) -> Response {
         self.headers.extend(headers);

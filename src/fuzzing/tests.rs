@@ -125,6 +125,7 @@ macro_rules! corpora {
 }
 
 corpora! {
+    readings_of_the_corpus_hold, changed_readings_hold: durable_streams;
     requests_of_the_corpus_hold, changed_requests_hold: http_request;
     json_of_the_corpus_holds, changed_json_holds: json;
     answers_of_the_corpus_hold, changed_answers_hold: rpc_answer;

@@ -86,6 +86,13 @@ pub struct ShardMetrics {
     pub sessions_num: Gauge,
     /// Clients that get server-sent events, from the head of the answer on; live.
     pub sse_clients_num: Gauge,
+    /// Requests for durable streams that were admitted, and those of them that wait for messages or get events.
+    pub ds_requests_total: Counter,
+    pub ds_poll_requests_total: Counter,
+    pub ds_sse_requests_total: Counter,
+    /// Readers of durable streams that wait for a message, and those that get events; live.
+    pub ds_poll_clients_num: Gauge,
+    pub ds_sse_clients_num: Gauge,
     /// RPC disconnects that wait in this shard's queue; live.
     pub disconnect_queue_size: Gauge,
     /// Authentication ended in FAILURE; errors and timeouts do not count.

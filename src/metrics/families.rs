@@ -189,6 +189,31 @@ pub(super) const REFERENCE: &[Family] = &[
     gauge("sse_clients_num", "The number of active SSE clients", |m| {
         &m.sse_clients_num
     }),
+    counter(
+        "ds_requests_total",
+        "The total number of durable streams HEAD/GET requests",
+        |m| &m.ds_requests_total,
+    ),
+    counter(
+        "ds_poll_requests_total",
+        "The total number of durable streams long-poll requests",
+        |m| &m.ds_poll_requests_total,
+    ),
+    counter(
+        "ds_sse_requests_total",
+        "The total number of durable streams SSE requests",
+        |m| &m.ds_sse_requests_total,
+    ),
+    gauge(
+        "ds_poll_clients_num",
+        "The number of active durable streams long-poll clients",
+        |m| &m.ds_poll_clients_num,
+    ),
+    gauge(
+        "ds_sse_clients_num",
+        "The number of active durable streams SSE clients",
+        |m| &m.ds_sse_clients_num,
+    ),
     gauge(
         "disconnect_queue_size",
         "The size of delayed disconnect",

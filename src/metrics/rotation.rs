@@ -196,8 +196,8 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         let mut metrics = Metrics::new(1);
-        // 38 names less durable streams, gRPC, adaptive concurrency and Go's memory: contract/operations.md §14.
-        assert_eq!(shown(&metrics, &[]).len(), 26);
+        // 38 names less gRPC, adaptive concurrency and Go's memory: contract/operations.md §14.
+        assert_eq!(shown(&metrics, &[]).len(), 31);
         assert!(shown(&metrics, &[]).contains(&"rpc_call_total".to_owned()));
         assert_eq!(
             shown(
@@ -212,7 +212,7 @@ mod tests {
             ["clients_num", "ringcable_writes_total", "rpc_call_total"]
         );
         metrics.rpc_configured = false;
-        assert_eq!(shown(&metrics, &[]).len(), 20);
+        assert_eq!(shown(&metrics, &[]).len(), 25);
     }
 
     #[test]

@@ -226,7 +226,7 @@ fn message_rest_of_lines(message: &[u8], out: &mut Vec<u8>) {
 
 /// Appends data whose first line has begun. Each line break in it begins a new line of the event: CRLF, CR or LF, as an
 /// `EventSource` ends lines.
-fn rest_of_lines(payload: &[u8], out: &mut Vec<u8>) {
+pub fn rest_of_lines(payload: &[u8], out: &mut Vec<u8>) {
     let mut rest = payload;
     while let Some(at) = memchr2(b'\n', b'\r', rest) {
         out.extend_from_slice(&rest[..at]);

@@ -8,6 +8,7 @@
 
 pub mod command;
 pub(crate) mod disconnect;
+pub mod durable_streams;
 pub mod event_stream;
 pub(crate) mod json;
 pub mod position;

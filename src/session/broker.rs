@@ -4,7 +4,7 @@ use crate::protocol::command::{ClientCommand, HistoryRequest, PresencePayload};
 use crate::protocol::position::Position;
 use crate::protocol::reply::Reply;
 use crate::session::Session;
-use crate::session::step::{Context, PRESENCE_KEY, Step};
+use crate::session::step::{CommandRefusal, Context, PRESENCE_KEY, Step, no_room};
 
 /// A question to the broker. A session has one under way at a time, and its client's next command waits for the answer, as
 /// it does for an answer of the app.
@@ -47,6 +47,10 @@ pub enum HistoryStart {
     After(Position),
     /// At this time, in seconds since 1970.
     Since(i64),
+    /// The oldest message that is kept.
+    Oldest,
+    /// The next message: the answer has none, and says where the stream ends.
+    Next,
 }
 
 impl BrokerQuestion {
@@ -72,6 +76,28 @@ impl BrokerQuestion {
             } => identifier.len() + stream.len(),
         };
         size_of::<Self>() + texts
+    }
+}
+
+impl Session {
+    /// Listens to a stream for a reader, who gets no confirmation.
+    ///
+    /// # Errors
+    /// There is no room for one more subscription.
+    pub fn listen(
+        &mut self,
+        context: &mut Context<'_>,
+        identifier: &str,
+        stream: &str,
+    ) -> Result<(), CommandRefusal> {
+        if let Some(refusal) = no_room(context, identifier) {
+            return Err(refusal);
+        }
+        self.change(context, identifier, |_, context| {
+            context.hub.subscribe(context.slot, identifier);
+            context.hub.attach(context.slot, identifier, stream);
+        });
+        Ok(())
     }
 }
 

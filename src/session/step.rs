@@ -167,6 +167,15 @@ impl Session {
         Ok(())
     }
 
+    /// Lets in a reader of a durable stream that nobody has to authenticate. Source: contract/http_transports.md §4.
+    pub fn admit_reader(&mut self, steps: &mut Vec<Step>) {
+        let identifiers = format!("ds::{}", self.sid());
+        self.set_identifiers(&identifiers);
+        self.authenticated = true;
+        self.drop_env();
+        steps.push(Step::Register);
+    }
+
     fn authenticate_by_jwt(
         &mut self,
         context: &Context<'_>,
@@ -619,7 +628,7 @@ fn changes(marks: Marks, stream: &str) -> Vec<(String, String)> {
 }
 
 /// Why there is no room for one more subscription; `None` when there is.
-fn no_room(context: &Context<'_>, identifier: &str) -> Option<CommandRefusal> {
+pub(super) fn no_room(context: &Context<'_>, identifier: &str) -> Option<CommandRefusal> {
     if context.hub.edges_len(context.slot) >= SUBSCRIPTIONS_MAX {
         Some(CommandRefusal::TooManySubscriptions)
     } else if hub::identifier_bytes(identifier) > context.room_bytes {

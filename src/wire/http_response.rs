@@ -21,6 +21,21 @@ pub fn encode_response(
     head_only: bool,
     out: &mut Vec<u8>,
 ) {
+    encode_head(status, headers, body.len(), date, keep_alive, out);
+    if may_have_body(status) && !head_only {
+        out.extend_from_slice(body);
+    }
+}
+
+/// Appends the head alone of an answer whose body has so many bytes.
+pub fn encode_head(
+    status: u16,
+    headers: &[(&str, &str)],
+    body_bytes: usize,
+    date: &str,
+    keep_alive: bool,
+    out: &mut Vec<u8>,
+) {
     let reason = reason_phrase(status);
     out.extend_from_slice(b"HTTP/1.1 ");
     push_number(u64::from(status), out);
@@ -38,15 +53,12 @@ pub fn encode_response(
     push_field("Date", date, out);
     if may_have_body(status) {
         out.extend_from_slice(b"\r\nContent-Length: ");
-        push_number(body.len() as u64, out);
+        push_number(body_bytes as u64, out);
     }
     if !keep_alive {
         push_field("Connection", "close", out);
     }
     out.extend_from_slice(b"\r\n\r\n");
-    if may_have_body(status) && !head_only {
-        out.extend_from_slice(body);
-    }
 }
 
 /// Appends the head of a 200 whose body goes on until it or the connection ends. Its fields have the order of

@@ -56,8 +56,8 @@ pub fn query_param_first_strict<'a>(
     Ok(first)
 }
 
-/// Decoded key and value of each parameter.
-fn pairs(query: &str) -> impl Iterator<Item = Result<(Cow<'_, str>, Cow<'_, str>), BadQuery>> {
+/// Decoded key and value of each parameter, in order.
+pub fn pairs(query: &str) -> impl Iterator<Item = Result<(Cow<'_, str>, Cow<'_, str>), BadQuery>> {
     query
         .split('&')
         .filter(|part| !part.is_empty())

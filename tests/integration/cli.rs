@@ -86,7 +86,7 @@ fn options_that_are_not_there_yet_close_the_help() {
         .split_once("OPTIONS OF ANYCABLE-GO THAT ARE NOT SUPPORTED YET:")
         .expect("a section");
     assert!(
-        !before.contains("not supported yet") && after.contains("--ds"),
+        !before.contains("not supported yet") && after.contains("--embed_nats"),
         "{help}"
     );
 }
@@ -207,7 +207,6 @@ fn features_that_are_not_there_yet_are_refused_by_name() {
         &["--broker=nats"][..],
         &["--pubsub=redis"],
         &["--broadcast_adapter=redisx"],
-        &["--ds"],
         &["--embed_nats"],
     ] {
         let name = args[0]

@@ -65,6 +65,7 @@ mod demo;
 mod departures;
 mod differential;
 mod disconnects;
+mod durable_streams;
 mod exactness;
 mod handshake;
 mod harness;

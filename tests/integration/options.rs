@@ -433,7 +433,7 @@ fn bash_completes_flags_words_and_files() {
     for flag in ["--help", "--rpc_host", "--check-config", "--driver"] {
         assert!(all.iter().any(|offer| offer == flag), "{flag} in {all:?}");
     }
-    for flag in ["--pubsub", "--jwt_id_key", "--ds_path"] {
+    for flag in ["--pubsub", "--jwt_id_key", "--embed_nats"] {
         assert!(all.iter().all(|offer| offer != flag), "{flag} in {all:?}");
     }
 }

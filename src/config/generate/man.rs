@@ -292,8 +292,8 @@ mod tests {
             ".TP\n\\fB\\-\\-port\\fR=\\fInumber\\fR\nPort of the main listener; 0 lets the kernel choose.\n.br\n\
              Default: 8080. Variable: ANYCABLE_PORT, PORT. File: server.port.\n",
             ".TP\n\\fBstreams.pubsub_channel\\fR = \\fItext\\fR\n",
-            "Not supported: durable streams are not served.\n",
-            "Has no effect: durable streams are not served.\n",
+            "Not supported: there is no embedded NATS server.\n",
+            "Has no effect: the Pusher protocol is not served.\n",
             "Deprecated name of jwt_secret.\nUse jwt_secret instead.\n.br\nVariable: ANYCABLE_JWT_ID_KEY.\n",
         ] {
             assert!(text.contains(entry), "{entry}");

@@ -142,12 +142,12 @@ mod tests {
             assert!(line.is_some_and(|line| line.ends_with(end)), "{line:?}");
         };
         state(
-            "| `--ds` |",
-            "| not supported: durable streams are not served |",
+            "| `--embed_nats` |",
+            "| not supported: there is no embedded NATS server |",
         );
         state(
-            "| `--ds_path` |",
-            "| without effect: durable streams are not served |",
+            "| `--pusher_secret` |",
+            "| without effect: the Pusher protocol is not served |",
         );
     }
 

@@ -489,16 +489,16 @@ options! {
             "URL path of the SSE endpoint";
     }
     DurableStreams {
-        "ds", "ds.enabled", BOOL, "false", refused("durable streams are not served"),
-            "Enable the durable-streams endpoint";
-        "ds_path", "ds.path", TEXT, "/ds", unused("durable streams are not served"),
-            "Base path of durable streams (mounted as <path>/*)";
-        "ds_skip_auth", "ds.skip_auth", BOOL, "false", unused("durable streams are not served"),
-            "Do not authenticate durable-stream clients, only check stream access";
-        "ds_poll_interval", "ds.poll_interval", SECS, "10", unused("durable streams are not served"),
-            "Long-poll wait of durable streams";
-        "ds_sse_ttl", "ds.sse_ttl", SECS, "60", unused("durable streams are not served"),
-            "Lifetime of a durable-streams SSE response";
+        "ds", "ds.enabled", BOOL, "false",
+            "Serve the history of streams to readers of the Durable Streams protocol; needs broker=memory";
+        "ds_path", "ds.path", PATH, "/ds",
+            "Base path of durable streams, the name of the stream follows";
+        "ds_skip_auth", "ds.skip_auth", BOOL, "false",
+            "Do not authenticate readers of durable streams, only check that they may read the stream";
+        "ds_poll_interval", "ds.poll_interval", POSITIVE, "10",
+            "Seconds for which a long poll of a durable stream waits for a message";
+        "ds_sse_ttl", "ds.sse_ttl", POSITIVE, "60",
+            "Seconds after which an answer with events of a durable stream ends, and its reader asks again";
     }
     Api {
         "api_port", "api.port", PORT, "0",

@@ -45,6 +45,31 @@ const REFERENCE_HEADS: &[(&str, &str, &str)] = &[
         "gauge",
         "The number of active SSE clients",
     ),
+    (
+        "ds_requests_total",
+        "counter",
+        "The total number of durable streams HEAD/GET requests",
+    ),
+    (
+        "ds_poll_requests_total",
+        "counter",
+        "The total number of durable streams long-poll requests",
+    ),
+    (
+        "ds_sse_requests_total",
+        "counter",
+        "The total number of durable streams SSE requests",
+    ),
+    (
+        "ds_poll_clients_num",
+        "gauge",
+        "The number of active durable streams long-poll clients",
+    ),
+    (
+        "ds_sse_clients_num",
+        "gauge",
+        "The number of active durable streams SSE clients",
+    ),
     ("goroutines_num", "gauge", "The number of Go routines"),
     (
         "mem_sys_bytes",

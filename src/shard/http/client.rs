@@ -6,6 +6,7 @@
 use std::net::IpAddr;
 use std::rc::Rc;
 
+use crate::endpoints::durable_streams::StreamReading;
 use crate::endpoints::response::Headers;
 use crate::mesh::{Charge, Permit};
 use crate::net::Socket;
@@ -63,6 +64,7 @@ pub enum Next {
     Keep,
     Upgrade(Box<AcceptedUpgrade>),
     Events(Box<AcceptedEvents>),
+    Reading(Box<AcceptedReading>),
     End,
 }
 
@@ -80,6 +82,12 @@ pub struct AcceptedEvents {
     pub(super) commands: Vec<u8>,
     /// For the answer, besides those that all answers have.
     pub(super) headers: Headers,
+}
+
+/// A request for a durable stream that its client may read.
+pub struct AcceptedReading {
+    pub(super) head: RequestHead,
+    pub(super) reading: Box<StreamReading>,
 }
 
 /// The kind of session that a request becomes.

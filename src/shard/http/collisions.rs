@@ -96,6 +96,7 @@ pub enum Owner {
     Broadcast,
     Api,
     Metrics,
+    DurableStreams,
     Console,
     Demo,
 }
@@ -109,6 +110,7 @@ impl std::fmt::Display for Owner {
             Self::Broadcast => "--http_broadcast_path (ANYCABLE_HTTP_BROADCAST_PATH)",
             Self::Api => "--api_path (ANYCABLE_API_PATH)",
             Self::Metrics => "--metrics_http (ANYCABLE_METRICS_HTTP)",
+            Self::DurableStreams => "--ds_path (ANYCABLE_DS_PATH)",
             Self::Console => "--console (ANYCABLE_CONSOLE)",
             Self::Demo => "--demo",
         })
@@ -122,7 +124,12 @@ impl Owner {
             Self::Broadcast => Some("--http_broadcast_port"),
             Self::Api => Some("--api_port"),
             Self::Metrics => Some("--metrics_port"),
-            Self::WebSocket | Self::Health | Self::Sse | Self::Console | Self::Demo => None,
+            Self::WebSocket
+            | Self::Health
+            | Self::DurableStreams
+            | Self::Sse
+            | Self::Console
+            | Self::Demo => None,
         }
     }
 }
@@ -207,6 +214,8 @@ fn claims(paths: Paths) -> Vec<(Owner, Claim)> {
         claims.push(exact(Owner::Api, format!("{base}/publish")));
         claims.push((Owner::Api, Claim::Below(format!("{base}/presence/"))));
     }
+    let durable_streams = paths.durable_streams.map(|base| format!("{base}/"));
+    claims.extend(durable_streams.map(|below| (Owner::DurableStreams, Claim::Below(below))));
     claims.extend(paths.metrics.map(|path| exact(Owner::Metrics, path)));
     // Only pages whose path a feature also claims. A page that is only covered by a pattern keeps its path, which needs no
     // log line.

@@ -42,6 +42,7 @@ pub async fn serve(
             }
             Next::Upgrade(accepted) => return Box::pin(client.hand_over(*accepted)).await,
             Next::Events(accepted) => return Box::pin(client.hand_over_events(*accepted)).await,
+            Next::Reading(accepted) => return Box::pin(client.hand_over_reading(*accepted)).await,
             Next::End => return,
         }
     }

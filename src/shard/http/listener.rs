@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::console::access::Guard;
 use crate::endpoints::api;
 use crate::endpoints::broadcast::{BroadcastPolicy, Cors};
+use crate::endpoints::durable_streams::ReadPolicy;
 use crate::mesh::ConnectionLimit;
 use crate::os::limits::OpenFiles;
 use crate::shard::http::routes::{Paths, Routes};
@@ -41,6 +42,8 @@ pub struct ListenerRules {
     /// Of server-sent events.
     pub sse_cors: Cors,
     pub api_token: Option<String>,
+    /// `--ds`, on the main listener.
+    pub durable_streams: Option<ReadPolicy>,
     /// `--console`, on the main listener.
     pub console: Option<Guard>,
     pub large_heads: LargeHeads,
@@ -119,6 +122,7 @@ impl ListenerRules {
             sse_cors: Cors::new(true, origins),
             publish: api::publish_policy(api_token.clone(), api_cors.unwrap_or_default()),
             api_token,
+            durable_streams: ReadPolicy::of(config).filter(|_| features.main),
             console: config
                 .console
                 .as_ref()

@@ -10,6 +10,7 @@ mod client;
 pub mod collisions;
 mod connection;
 mod console;
+mod durable_streams;
 mod events;
 pub mod listener;
 mod reading;

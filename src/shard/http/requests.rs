@@ -25,6 +25,9 @@ impl Client {
         let response = match rules.routes.route(head.path()) {
             Route::WebSocket => return self.upgrade(head, SessionKind::Client).await,
             Route::Sse => return Box::pin(self.events(head)).await,
+            Route::DurableStream { stream } => {
+                return Box::pin(self.read_stream(head, stream)).await;
+            }
             Route::Console(route) => return Box::pin(self.console(head, route)).await,
             Route::Broadcast => {
                 let policy = &rules.broadcast;

@@ -26,6 +26,11 @@ pub enum Route {
         /// The stream's name, percent-decoded; `None` when the path is not `<stream>/users` or does not decode to UTF-8.
         stream: Option<String>,
     },
+    /// A path below `<ds_path>/`.
+    DurableStream {
+        /// The stream's name, percent-decoded; `None` when it does not decode to UTF-8.
+        stream: Option<String>,
+    },
     Console(ConsoleRoute),
     Page(Page),
     NotFound,
@@ -43,6 +48,8 @@ pub struct Paths {
     /// The base path, such as `/api`.
     pub api: Option<String>,
     pub metrics: Option<String>,
+    /// The base path of durable streams, such as `/ds`.
+    pub durable_streams: Option<String>,
     /// Whether the console is served. Its paths are fixed.
     pub console: bool,
     pub pages: Vec<Page>,
@@ -56,6 +63,8 @@ impl Paths {
             paths.websocket = config.server.paths.clone();
             paths.health = Some(config.server.health_path.clone());
             paths.sse = config.sse.as_ref().map(|sse| sse.path.clone());
+            let durable_streams = config.durable_streams.as_ref();
+            paths.durable_streams = durable_streams.map(|it| it.path.clone());
             paths.console = config.console.is_some();
             paths.pages = pages.to_vec();
         }
@@ -85,6 +94,8 @@ pub struct Routes {
     has_console: bool,
     /// `<api_path>/presence/`
     presence_prefix: Option<String>,
+    /// `<ds_path>/`
+    durable_streams_prefix: Option<String>,
     websocket: PathPatterns,
 }
 
@@ -119,6 +130,7 @@ impl Routes {
             exact: pages.chain(features.into_iter().flatten()).collect(),
             has_console: paths.console,
             presence_prefix,
+            durable_streams_prefix: paths.durable_streams.map(|base| format!("{base}/")),
             websocket,
         })
     }
@@ -144,17 +156,20 @@ impl Routes {
         if let Some((_, route)) = exact {
             return route.clone();
         }
-        let below_presence = self
-            .presence_prefix
-            .as_deref()
-            .and_then(|prefix| path.strip_prefix(prefix));
-        match (below_presence, websocket) {
-            // More specific than any pattern that could match it too, such as `/*`.
-            (Some(rest), _) => Route::ApiPresence {
-                stream: presence_stream(rest),
-            },
-            (None, Some(_)) => Route::WebSocket,
-            (None, None) => Route::NotFound,
+        let below =
+            |prefix: &Option<String>| prefix.as_deref().and_then(|it| path.strip_prefix(it));
+        // More specific than any pattern that could match it too, such as `/*`.
+        if let Some(rest) = below(&self.presence_prefix) {
+            let stream = presence_stream(rest);
+            return Route::ApiPresence { stream };
+        }
+        if let Some(name) = below(&self.durable_streams_prefix) {
+            let stream = decoded(name);
+            return Route::DurableStream { stream };
+        }
+        match websocket {
+            Some(_) => Route::WebSocket,
+            None => Route::NotFound,
         }
     }
 }
@@ -166,9 +181,12 @@ fn presence_stream(rest: &str) -> Option<String> {
     if segment.is_empty() || segment.contains('/') {
         return None;
     }
-    // No stream has a name with an invalid escape or invalid UTF-8.
-    let name = percent::decode(segment).ok()?.into_owned();
-    String::from_utf8(name).ok()
+    decoded(segment)
+}
+
+/// No stream has a name with an invalid escape or invalid UTF-8.
+fn decoded(name: &str) -> Option<String> {
+    String::from_utf8(percent::decode(name).ok()?.into_owned()).ok()
 }
 
 #[cfg(test)]
@@ -352,6 +370,27 @@ mod tests {
         ] {
             check(&routes, path, presence(None));
         }
+    }
+
+    #[test]
+    fn a_durable_stream_has_the_rest_of_the_path_as_its_name() {
+        let routes = routes(Paths {
+            durable_streams: Some("/ds".to_owned()),
+            ..all_paths(&["/*"])
+        });
+        let check_stream = |path: &str, stream: Option<&str>| {
+            let stream = stream.map(str::to_owned);
+            check(&routes, path, Route::DurableStream { stream });
+        };
+        check_stream("/ds/chat", Some("chat"));
+        check_stream("/ds/chat/42", Some("chat/42"));
+        check_stream("/ds/chat%2F42/", Some("chat/42/"));
+        check_stream("/ds//a+b%20c", Some("/a+b c"));
+        check_stream("/ds/", Some(""));
+        check_stream("/ds/%ff", None);
+        check_stream("/ds/%z", None);
+        check(&routes, "/ds", Route::WebSocket);
+        check(&routes, "/dsx/chat", Route::WebSocket);
     }
 
     #[test]

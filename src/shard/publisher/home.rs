@@ -162,7 +162,14 @@ impl Home {
                 let unix_now = unix_now.unwrap_or_default();
                 self.history.since(key, unix_secs, Instant::now(), unix_now)
             }
+            HistoryStart::Oldest => Ok(self.newest(key, usize::MAX)),
+            HistoryStart::Next => Ok(self.newest(key, 0)),
         }
+    }
+
+    /// An empty answer about a stream that is not known.
+    fn newest(&self, key: StreamKey<'_>, messages_max: usize) -> Part {
+        self.history.newest(key, messages_max).unwrap_or_default()
     }
 
     /// The session with this sid has ended: it is present for a while from now on.

@@ -66,7 +66,7 @@ impl Opening {
     }
 }
 
-fn date() -> String {
+pub(super) fn date() -> String {
     httpdate::fmt_http_date(SystemTime::now())
 }
 
@@ -97,6 +97,9 @@ impl Sessions {
     /// The refusal of a request that is not answered yet. `None` when it is answered.
     pub(super) fn refusal(&self, slot: u32, close: &Close) -> Option<Frame> {
         let held = self.table.connections[slot as usize].held.as_ref()?;
+        if let Some(reading) = &held.reading {
+            return reading.refusal(self.common.read_policy(), close, &date());
+        }
         let status = if *close == Close::AUTH_FAILED {
             401
         } else {

@@ -72,6 +72,9 @@ impl Sessions {
                 .table
                 .put_open_question(slot, OpenQuestion::History(wait));
         }
+        if self.table.reading(slot).is_some() {
+            return self.on_read(slot, wait.into_replay());
+        }
         match wait.into_replay() {
             Ok(replay) => {
                 self.table

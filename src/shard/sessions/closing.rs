@@ -197,6 +197,13 @@ impl Sessions {
         self.end_presence(slot);
         let connection = &mut self.table.connections[slot as usize];
         let is_answered = connection.life == Life::Open;
+        if let Some(reading) = connection.reading() {
+            let counters = self.common.counters();
+            let waiting = i64::from(reading.is_waiting());
+            counters.ds_poll_clients_num.sub(waiting);
+            let gets_events = i64::from(reading.gets_events());
+            counters.ds_sse_clients_num.sub(gets_events);
+        }
         connection.life = Life::Closing;
         let before = connection.session.own_bytes();
         let tells_the_app = self.common.config.disconnect.mode != DisconnectMode::Never;

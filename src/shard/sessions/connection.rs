@@ -7,6 +7,7 @@ use std::rc::Rc;
 use super::answering::Opening;
 use super::bounds::{Bounds, SESSION_ENTRY_BYTES, SMALL_BYTES, SUBSCRIPTIONS_PART};
 use super::formats::Format;
+use super::readers::OpenReading;
 use super::schedule::Place;
 use super::waiting::{BrokerWait, OpenQuestion};
 use crate::mesh::{Charge, Permit, ShardBudget};
@@ -31,6 +32,8 @@ pub(super) struct Held {
     pub unread: Unread,
     /// A request over plain HTTP that has no answer yet.
     pub opening: Option<Box<Opening>>,
+    /// The client reads a durable stream.
+    pub reading: Option<Box<OpenReading>>,
 }
 
 impl Held {
@@ -41,11 +44,16 @@ impl Held {
     }
 
     /// True when there is no reason left to hold the client's input.
-    pub fn is_over(&self) -> bool {
+    fn is_quiet(&self) -> bool {
         self.call.is_none()
             && self.broker.is_none()
             && self.opening.is_none()
             && self.unread.is_empty()
+    }
+
+    /// True when nothing is held any more. A reader is held until it has its answer.
+    pub fn is_over(&self) -> bool {
+        self.is_quiet() && self.reading.is_none()
     }
 
     /// The bytes that are charged for it.
@@ -54,7 +62,8 @@ impl Held {
         let unread = self.unread.charge.as_ref();
         let opening = self.opening.as_ref().map(|opening| &opening.charge);
         let charges = call.into_iter().chain(unread).chain(opening);
-        charges.map(Charge::bytes).sum()
+        let reading = self.reading.as_ref().map_or(0, |it| it.charged_bytes());
+        charges.map(Charge::bytes).sum::<usize>() + reading
     }
 }
 
@@ -123,6 +132,15 @@ impl Connection {
     /// True while the client's request over plain HTTP has no answer.
     pub fn is_opening(&self) -> bool {
         self.life == Life::Opening
+    }
+
+    /// True when the next input of the client can be read.
+    pub fn listens(&self) -> bool {
+        self.held.as_ref().is_none_or(|held| held.is_quiet())
+    }
+
+    pub fn reading(&self) -> Option<&OpenReading> {
+        self.held.as_ref()?.reading.as_deref()
     }
 
     pub fn has_call(&self) -> bool {

@@ -41,7 +41,9 @@ impl Sessions {
                 && !connection.waits()
                 && !connection.has_unread()
         });
-        if is_decided {
+        if is_decided && self.table.reading(slot).is_some() {
+            self.begin_reading(slot);
+        } else if is_decided {
             self.accept_request(slot);
         }
     }

@@ -4,14 +4,19 @@
 //! A frame that many sessions share is encoded for its first receiver, once for each [`Format`] in use.
 
 mod events;
+mod reading;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use self::events::{EventFrames, EventPings};
+pub(super) use self::reading::ReadForm;
+use self::reading::ReadFrames;
 use super::connection::Connection;
 use crate::config::PingPrecision;
 use crate::protocol::disconnect::Close;
+use crate::protocol::durable_streams::Cursor;
 use crate::protocol::event_stream::View;
+use crate::protocol::position::Position;
 use crate::protocol::publication::Publication;
 use crate::protocol::reply::{self, Reply};
 use crate::shard::outbox::batch::{Batch, Urgency};
@@ -49,11 +54,22 @@ impl Encoding {
     const UNWRAP: u8 = 4;
     const RAW: u8 = 8;
     const CHUNKED: u8 = 16;
+    /// A reader of a durable stream: what it gets depends on how far it is.
+    const READER: u8 = 32;
 
     pub fn events(form: EventForm) -> Self {
         let flag = |is_set: bool, flag: u8| if is_set { flag } else { 0 };
         let view = flag(form.view.unwrap, Self::UNWRAP) | flag(form.view.raw, Self::RAW);
         Self(Self::EVENTS | view | flag(form.chunked, Self::CHUNKED))
+    }
+
+    /// `chunked`: the body of the answer.
+    pub fn reader(chunked: bool) -> Self {
+        Self(Self::READER | if chunked { Self::CHUNKED } else { 0 })
+    }
+
+    pub fn is_reader(self) -> bool {
+        self.0 & Self::READER != 0
     }
 
     pub fn is_events(self) -> bool {
@@ -76,9 +92,10 @@ impl Encoding {
 impl Format {
     /// The name of the transport, for the log.
     pub fn transport(self) -> &'static str {
-        match self.encoding.is_events() {
-            true => "SSE",
-            false => "WebSocket",
+        match self.encoding {
+            encoding if encoding.is_events() => "SSE",
+            encoding if encoding.is_reader() => "durable stream",
+            _ => "WebSocket",
         }
     }
 
@@ -86,15 +103,17 @@ impl Format {
     pub fn reply(self, reply: &Reply, deflater: &mut Deflater) -> Option<Frame> {
         match self.encoding.event_form() {
             Some(form) => events::reply(reply, form),
+            None if self.encoding.is_reader() => None,
             None => Some(self.text(&reply.json(), FrameKind::Message, deflater)),
         }
     }
 
     /// The last frame of a client that the server disconnects. `None` when the end of the connection says it all.
     pub fn end(self, close: &Close) -> Option<Frame> {
-        match self.encoding.event_form() {
-            Some(form) => events::end(form),
-            None => Some(close_frame(Some(close.code), close.reason)),
+        let encoding = self.encoding;
+        match encoding.is_events() || encoding.is_reader() {
+            true => events::end(encoding.0 & Encoding::CHUNKED != 0),
+            false => Some(close_frame(Some(close.code), close.reason)),
         }
     }
 
@@ -131,6 +150,7 @@ pub(super) struct GroupFrames<'a> {
     plain: Option<u32>,
     deflated: Option<u32>,
     events: EventFrames,
+    readers: ReadFrames,
 }
 
 impl<'a> GroupFrames<'a> {
@@ -141,7 +161,24 @@ impl<'a> GroupFrames<'a> {
             plain: None,
             deflated: None,
             events: EventFrames::default(),
+            readers: ReadFrames::default(),
         }
+    }
+
+    pub(super) fn publication(&self) -> &'a Publication {
+        self.publication
+    }
+
+    /// The frame for a reader of a durable stream that gets events.
+    pub(super) fn reader_event(
+        &mut self,
+        position: Position,
+        cursor: Cursor,
+        chunked: bool,
+        batch: &mut Batch,
+    ) -> u32 {
+        let message = &self.publication.message;
+        self.readers.get(message, position, cursor, chunked, batch)
     }
 
     /// The frame for a client; `None` when it does not want this publication.
@@ -162,6 +199,9 @@ impl<'a> GroupFrames<'a> {
         if let Some(form) = format.encoding.event_form() {
             let (identifier, publication) = (self.identifier, self.publication);
             return self.events.get(identifier, publication, form, batch);
+        }
+        if format.encoding.is_reader() {
+            return None;
         }
         let publication = self.publication;
         let (message, position) = (&publication.message, publication.position);

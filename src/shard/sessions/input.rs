@@ -122,7 +122,7 @@ impl Sessions {
         self.take_up_unread(&mut reader.messages, slot, share);
         while let Some(connection) = self.table.connections.get_mut(slot as usize) {
             let listens = connection.is_open()
-                && connection.held.is_none()
+                && connection.listens()
                 && !connection.is_backed_up(&self.common.bounds);
             if !listens || !connection.input_waiting || share.is_used_up() {
                 break;
@@ -223,8 +223,13 @@ impl Sessions {
         share: &mut Share,
     ) -> usize {
         let connection = &mut self.table.connections[slot as usize];
-        if connection.format.encoding.is_events() {
+        let encoding = connection.format.encoding;
+        if encoding.is_events() {
             return self.take_up_lines(slot, input, share);
+        }
+        if encoding.is_reader() {
+            // Nothing can be asked behind the request.
+            return input.len();
         }
         let limits = messages.begin(&self.common, connection);
         let mut taken = 0;

@@ -9,6 +9,7 @@ mod answers;
 mod asking;
 mod bounds;
 mod broker;
+mod catching_up;
 mod closing;
 mod common;
 mod connection;
@@ -25,6 +26,8 @@ mod memberships;
 mod opening;
 mod output;
 mod reader;
+mod readers;
+mod reading;
 mod replay;
 mod resuming;
 mod schedule;
@@ -45,6 +48,7 @@ pub use console::Scan;
 pub use formats::EventForm;
 #[cfg(test)]
 pub use output::FLUSHES_PER_TURN_MAX;
+pub use readers::ReadRequest;
 pub use share::TimeSlice;
 #[cfg(test)]
 pub use watchers::CONSOLE_CONNECTIONS_MAX;
@@ -101,6 +105,8 @@ pub enum Transport {
     },
     /// Server-sent events. The request is answered when it is decided.
     Events(EventRequest),
+    /// A durable stream. The request is answered when the home of the stream has said what is there.
+    Reading(ReadRequest),
 }
 
 impl Transport {
@@ -218,6 +224,7 @@ impl Sessions {
     ) -> R {
         self.table.set_now(now);
         let result = change(self);
+        self.answer_polled();
         self.take_actions().into_iter().for_each(&mut perform);
         self.flush_some();
         self.hub.keep_up_interest();

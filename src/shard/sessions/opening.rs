@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use super::answering::{EventRequest, Opening};
 use super::closing::Cause;
+use super::common::ticks;
 use super::connection::{Connection, Held, Life};
 use super::formats::{Encoding, Format, unix_time};
+use super::readers::OpenReading;
 use super::schedule::Place;
 use super::{NewConnection, Sessions, Transport};
 use crate::os::random;
@@ -14,7 +16,6 @@ use crate::protocol::reply::Reply;
 use crate::session::{AuthRefusal, Credentials, Deadlines, Session, SessionSettings, Tick};
 use crate::shard::notices::Notice;
 use crate::shard::outbox::batch::BatchList;
-use crate::shard::timers::TICK;
 use crate::wire::websocket::message::MessageDecoder;
 
 impl Sessions {
@@ -29,10 +30,20 @@ impl Sessions {
         };
         match earlier {
             Some(earlier) => self.ask_for_earlier(slot, &earlier, credentials),
+            None if self.skips_authentication(slot) => {
+                self.with_session(slot, false, |session, _, steps| session.admit_reader(steps));
+            }
             None => self.begin_authentication(slot, &credentials),
         }
         self.take_early_input(slot, &mut early_input);
         self.answer_if_decided(slot);
+    }
+
+    /// Whether the client need not say who it is (`--ds_skip_auth`).
+    fn skips_authentication(&mut self, slot: u32) -> bool {
+        let durable_streams = self.common.config.durable_streams.as_ref();
+        let skips = durable_streams.is_some_and(|it| it.skips_authentication);
+        skips && self.table.reading(slot).is_some()
     }
 
     pub(super) fn begin_authentication(&mut self, slot: u32, credentials: &Credentials) {
@@ -120,6 +131,15 @@ impl Sessions {
         match transport {
             Transport::WebSocket { deflate: false, .. } => (Encoding::PLAIN, None),
             Transport::WebSocket { deflate: true, .. } => (Encoding::DEFLATED, None),
+            Transport::Reading(request) => {
+                let reading = OpenReading::new(request, unix_time().as_secs(), &self.common.budget);
+                let encoding = Encoding::reader(reading.form.chunked);
+                let held = Held {
+                    reading: Some(Box::new(reading)),
+                    ..Held::default()
+                };
+                (encoding, Some(Box::new(held)))
+            }
             Transport::Events(EventRequest { form, headers }) => {
                 let opening = Opening::new(headers, &self.common.budget);
                 let held = Held {
@@ -138,12 +158,16 @@ impl Sessions {
             Some(secs) => Duration::from_secs(secs.max(0) as u64),
             None => ping.interval,
         };
-        let ping_ticks = ticks(interval);
+        let ping_ticks = match new.transport {
+            // Its times begin later.
+            Transport::Reading(_) => 0,
+            _ => ticks(interval),
+        };
         let first = ping_ticks / 2 + random_below(ping_ticks.max(1));
         let wants_pongs = match new.transport {
             Transport::WebSocket { extended, .. } => extended || ping.native,
             // It has no way to answer.
-            Transport::Events(_) => false,
+            Transport::Events(_) | Transport::Reading(_) => false,
         };
         let pong_ticks = if wants_pongs {
             ticks(ping.pong_timeout)
@@ -210,12 +234,6 @@ impl Sessions {
             );
         }
     }
-}
-
-fn ticks(duration: Duration) -> Tick {
-    let ticks = duration.as_millis().div_ceil(TICK.as_millis());
-    // A quarter of the range leaves room to add deadlines.
-    ticks.min(u128::from(Tick::MAX / 4)) as Tick
 }
 
 fn random_below(bound: Tick) -> Tick {

@@ -24,7 +24,9 @@ impl Sessions {
                 return self.end_replay(slot, replay);
             };
             self.common.counters().history_messages_total.add(1);
-            self.deliver_to(slot, replay.identifier(), &publication);
+            if !self.replay_to_reader(slot, &publication) {
+                self.deliver_to(slot, replay.identifier(), &publication);
+            }
         }
         self.table
             .put_open_question(slot, OpenQuestion::Replay(replay));
@@ -41,6 +43,7 @@ impl Sessions {
     /// Everything has been replayed: says so, and goes on with what was held back meanwhile.
     fn end_replay(&mut self, slot: u32, replay: Replay) {
         self.common.counters().history_confirmed_total.add(1);
+        self.end_replay_to_reader(slot, &replay);
         let identifier = replay.identifier().into();
         self.send_reply(slot, &Reply::ConfirmHistory { identifier });
         self.release_held_back(slot, replay.identifier(), Some(&replay));

@@ -15,6 +15,7 @@ use slab::Slab;
 use super::common::Common;
 use super::connection::{Connection, Life};
 use super::identities::Identities;
+use super::readers::OpenReading;
 use super::schedule::{Place, Schedule};
 use super::waiting::{BrokerWait, OpenQuestion, Replay};
 use crate::mesh::SessionRef;
@@ -143,6 +144,12 @@ impl Table {
                 None
             }
         }
+    }
+
+    /// What the client reads, when it is a reader of a durable stream.
+    pub fn reading(&mut self, slot: u32) -> Option<&mut OpenReading> {
+        let connection = self.connections.get_mut(slot as usize)?;
+        connection.held.as_mut()?.reading.as_deref_mut()
     }
 
     /// Puts a question back that has not been answered completely, unless the session has ended meanwhile.

@@ -33,8 +33,12 @@ impl Sessions {
         };
         if connection.is_opening() {
             // Nothing is written before the answer, so there is no ping, and no write to be late with.
-            connection.session.deadlines.take_due(self.table.now);
-            return self.table.set_timer(slot);
+            let due = connection.session.deadlines.take_due(self.table.now);
+            match due.ping && connection.reading().is_some() {
+                true => self.on_reading_over(slot),
+                false => self.table.set_timer(slot),
+            }
+            return;
         }
         if let Some(outbox) = &connection.outbox
             && outbox.deadline <= self.table.now
@@ -63,6 +67,9 @@ impl Sessions {
             self.log_no_pong(slot);
             let close = Close::NO_PONG;
             return self.disconnect(slot, DisconnectReason::NoPong, true, close, Cause::NoPong);
+        }
+        if due.ping && connection.reading().is_some() {
+            return self.on_reading_over(slot);
         }
         // A client that does not receive what is queued gets no further pings. Its write deadline decides about it.
         if due.ping && connection.outbox.is_none() {

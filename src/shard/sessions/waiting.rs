@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 
 use crate::broker::history::Part;
 use crate::mesh::Charge;
+use crate::protocol::position::Position;
 use crate::protocol::publication::{Message, Publication};
 use crate::session::{BrokerQuestion, Credentials, StreamHistory};
 
@@ -100,6 +101,29 @@ impl Replay {
         &self.identifier
     }
 
+    /// The number of messages.
+    pub fn len(&self) -> usize {
+        let parts = self.parts.iter();
+        parts.map(|(_, part)| part.entries().len()).sum()
+    }
+
+    /// Bytes of all messages.
+    pub fn message_bytes(&self) -> usize {
+        let parts = self.parts.iter();
+        parts.map(|(_, part)| part.message_bytes()).sum()
+    }
+
+    /// The position of the first message.
+    pub fn first(&self) -> Option<Position> {
+        let mut parts = self.parts.iter();
+        parts.find_map(|(_, part)| part.entry(0).map(|(position, _)| position))
+    }
+
+    /// Where the last stream ends; `None`: nothing is known of it.
+    pub fn last(&self) -> Option<Position> {
+        self.parts.last()?.1.last()
+    }
+
     /// Takes the next message, as the publication that it was.
     pub fn next(&mut self) -> Option<Publication> {
         while let Some((stream, part)) = self.parts.get(self.next_part) {
@@ -138,7 +162,7 @@ mod tests {
     use crate::broker::history::{Classes, Epochs, History};
     use crate::broker::{Budget, StreamKey};
     use crate::config::HistoryLimits;
-    use crate::protocol::position::{Epoch, Position};
+    use crate::protocol::position::Epoch;
     use crate::session::HistoryStart;
 
     struct Unbounded;

@@ -8,10 +8,13 @@ use std::rc::Rc;
 
 use super::common::Common;
 use super::connection::{Connection, Life};
-use super::formats::{GroupFrames, PingFrames, pong_frame};
+use super::formats::{GroupFrames, PingFrames, pong_frame, unix_time};
+use super::readers::Polled;
 use super::share::TimeSlice;
 use super::table::Table;
+use crate::mesh::SessionRef;
 use crate::metrics::ShardMetrics;
+use crate::protocol::durable_streams::next_cursor;
 use crate::protocol::reply::Reply;
 use crate::reactor::Outgoing;
 use crate::shard::answers::Answer;
@@ -58,6 +61,8 @@ pub(super) struct Writer {
     send_results: Vec<i32>,
     /// Outcomes of the flush other than [`Outcome::GoesOn`].
     outcomes: Vec<(u32, Outcome)>,
+    /// Messages that answer long polls of durable streams.
+    polled: Vec<Polled>,
 }
 
 impl Writer {
@@ -70,6 +75,7 @@ impl Writer {
             answers: Vec::new(),
             send_results: Vec::new(),
             outcomes: Vec::new(),
+            polled: Vec::new(),
         }
     }
 
@@ -167,11 +173,61 @@ impl Writer {
         frames: &mut GroupFrames<'_>,
     ) -> bool {
         let frame = frames.get(connection.format, &mut self.batch, &mut self.deflater);
-        if let Some(frame) = frame {
-            self.batch
-                .deliver(slot, &mut connection.deliveries, frame, Urgency::Bulk);
+        match frame {
+            Some(frame) => {
+                let deliveries = &mut connection.deliveries;
+                self.batch.deliver(slot, deliveries, frame, Urgency::Bulk);
+                true
+            }
+            None => self.deliver_to_reader(slot, connection, frames),
         }
-        frame.is_some()
+    }
+
+    /// The same for a reader of a durable stream; false for any other client. A long poll gets its whole answer from
+    /// [`Self::take_polled`].
+    #[cold]
+    fn deliver_to_reader(
+        &mut self,
+        slot: u32,
+        connection: &mut Connection,
+        frames: &mut GroupFrames<'_>,
+    ) -> bool {
+        let reading = connection
+            .held
+            .as_ref()
+            .and_then(|held| held.reading.as_ref());
+        let publication = frames.publication();
+        let (Some(reading), Some(position)) = (reading, publication.position) else {
+            return false;
+        };
+        if reading.is_waiting() {
+            self.polled.push(Polled {
+                session: SessionRef {
+                    shard: self.common.shard,
+                    slot,
+                    generation: connection.generation,
+                },
+                position,
+                message: publication.message.clone(),
+            });
+            return true;
+        }
+        if !reading.is_following() {
+            return false;
+        }
+        let frame = {
+            let now = next_cursor(unix_time().as_secs(), None, 0);
+            let (cursor, chunked) = (reading.event_cursor(now), reading.form.chunked);
+            frames.reader_event(position, cursor, chunked, &mut self.batch)
+        };
+        self.batch
+            .deliver(slot, &mut connection.deliveries, frame, Urgency::Bulk);
+        true
+    }
+
+    /// The messages that answer long polls. A session may be there twice, and its first message counts.
+    pub fn take_polled(&mut self) -> Vec<Polled> {
+        std::mem::take(&mut self.polled)
     }
 
     /// Puts the head of an answer before everything that waits for the client. From now on the client is written to.

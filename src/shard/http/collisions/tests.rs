@@ -226,6 +226,14 @@ fn what_lies_in_the_place_of_another_feature_is_named() {
         "",
     );
     check(&["--path=/_console"], &[]);
+    let durable = "--ds_path (ANYCABLE_DS_PATH)";
+    let serves = ["--ds", "--broker=memory"];
+    check(
+        &[&serves[..], &["--path=/ds/cable"]].concat(),
+        &[&inside("/ds/cable", PATH, "/ds/", durable, "")],
+    );
+    check(&[&serves[..], &["--path=/ds"]].concat(), &[]);
+    check(&["--path=/ds/cable"], &[]);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::EventForm;
 use crate::protocol::event_stream::{self, Around, PublicationEvent};
-use crate::protocol::publication::Publication;
+use crate::protocol::publication::{Message, Publication};
 use crate::protocol::reply::Reply;
 use crate::shard::outbox::batch::Batch;
 use crate::shard::outbox::frame::{Frame, FrameKind, SHARED_MESSAGE_BYTES_MIN};
@@ -19,9 +19,8 @@ pub(super) fn reply(reply: &Reply, form: EventForm) -> Option<Frame> {
         .then(|| frame(&text, FrameKind::Message, form.chunked))
 }
 
-pub(super) fn end(form: EventForm) -> Option<Frame> {
-    form.chunked
-        .then(|| Frame::in_answer(LAST_CHUNK.to_vec(), FrameKind::Control, 0))
+pub(super) fn end(chunked: bool) -> Option<Frame> {
+    chunked.then(|| Frame::in_answer(LAST_CHUNK.to_vec(), FrameKind::Control, 0))
 }
 
 /// The frames of one publication for one identifier: by whether the message is unwrapped, and by whether it is a chunk. Raw
@@ -72,9 +71,9 @@ fn publication_frame(
     batch: &mut Batch,
 ) -> Frame {
     if publication.message.len() >= SHARED_MESSAGE_BYTES_MIN
-        && let Some(frame) = event
-            .around()
-            .and_then(|around| shared_frame(around, publication, chunked))
+        && let Some(frame) = event.around().and_then(|Around { before, after }| {
+            shared_frame(&before, &publication.message, after, chunked)
+        })
     {
         return frame;
     }
@@ -86,16 +85,20 @@ fn publication_frame(
 }
 
 /// A frame that refers to the bytes of a long message.
-fn shared_frame(around: Around, publication: &Publication, chunked: bool) -> Option<Frame> {
-    let Around { before, mut after } = around;
-    let bytes = before.len() + publication.message.len() + after.len();
+pub(super) fn shared_frame(
+    before: &[u8],
+    message: &Message,
+    mut after: Vec<u8>,
+    chunked: bool,
+) -> Option<Frame> {
+    let bytes = before.len() + message.len() + after.len();
     let mut begin = Vec::with_capacity(CHUNK_HEAD_BYTES + before.len());
     if chunked {
         chunk_head(bytes, &mut begin);
         after.extend_from_slice(LINE_END);
     }
-    begin.extend_from_slice(&before);
-    Frame::shared_in_answer(begin, &publication.message, &after, bytes)
+    begin.extend_from_slice(before);
+    Frame::shared_in_answer(begin, message, &after, bytes)
 }
 
 /// The keep-alive frames of one tick, by whether the client is raw, and by whether it gets chunks.
@@ -124,7 +127,7 @@ impl EventPings {
 /// The longest size of a chunk in text, with its line end.
 const CHUNK_HEAD_BYTES: usize = 16 + LINE_END.len();
 
-fn frame(text: &[u8], kind: FrameKind, chunked: bool) -> Frame {
+pub(super) fn frame(text: &[u8], kind: FrameKind, chunked: bool) -> Frame {
     let framing = if chunked {
         CHUNK_HEAD_BYTES + LINE_END.len()
     } else {
