@@ -51,12 +51,39 @@ pub struct SessionSnapshot {
     pub wants_disconnect: bool,
 }
 
+impl SessionSnapshot {
+    /// Bytes that it takes while it is on its way to the shard that restores the session.
+    pub fn held_bytes(&self) -> usize {
+        let istates = self.istates.iter();
+        let istates = istates.map(|(identifier, state)| identifier.len() + state.bytes());
+        let subscriptions = self
+            .subscriptions
+            .iter()
+            .map(SubscriptionSnapshot::held_bytes);
+        self.identifiers.len()
+            + self.cstate.bytes()
+            + size_of_val(&*self.istates)
+            + istates.sum::<usize>()
+            + subscriptions.sum::<usize>()
+    }
+}
+
 /// A subscription of a [`SessionSnapshot`].
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SubscriptionSnapshot {
     pub identifier: Box<str>,
     /// Its streams in order, and what it may do on each.
     pub streams: Vec<(Box<str>, Marks)>,
+}
+
+impl SubscriptionSnapshot {
+    fn held_bytes(&self) -> usize {
+        let names = self.streams.iter().map(|(stream, _)| stream.len());
+        size_of::<Self>()
+            + self.identifier.len()
+            + size_of_val(&*self.streams)
+            + names.sum::<usize>()
+    }
 }
 
 /// Why a session is not kept.

@@ -452,6 +452,28 @@ mod tests {
         assert_eq!(process.leased_bytes(), 0);
     }
 
+    #[test]
+    fn a_lease_charges_exactly_and_gives_everything_back() {
+        const CHUNK: usize = LEASE_BYTES_MIN;
+        let process = ProcessBudget::new(Some(25 * CHUNK), 2);
+        let lease = || Lease::new(Arc::clone(&process));
+        let (one, other) = (lease(), lease());
+        assert!(one.try_charge(15 * CHUNK) && other.try_charge(10 * CHUNK - 1));
+        assert!(!one.try_charge(1), "the last byte is leased to the other");
+        assert!(!other.try_charge(2) && !other.try_charge(usize::MAX));
+        assert_eq!(
+            (one.used_bytes(), other.used_bytes()),
+            (15 * CHUNK, 10 * CHUNK - 1)
+        );
+        assert!(other.try_charge(1) && !other.try_charge(1));
+        // What is freed goes to the others, but for a chunk that is kept for the next charge.
+        one.release(15 * CHUNK);
+        assert_eq!(one.used_bytes(), 0);
+        assert!(other.try_charge(14 * CHUNK) && !other.try_charge(1));
+        drop((one, other));
+        assert_eq!(process.leased_bytes(), 0);
+    }
+
     proptest! {
         #[test]
         fn used_is_the_sum_of_the_charges_and_never_more_than_the_bound(

@@ -230,7 +230,8 @@ impl Weigh for ShardMessage {
             Self::Home(message) => message.weight_bytes(),
             Self::Answer(answer) => answer.1.weight_bytes(),
             Self::Disconnect(disconnect_call) => disconnect_call.bytes_held(),
-            Self::Resume(_) | Self::Console(_) | Self::Control(_) => 0,
+            Self::Resume(message) => message.weight_bytes(),
+            Self::Console(_) | Self::Control(_) => 0,
         }
     }
 
@@ -257,6 +258,17 @@ impl HomeMessage {
             } => stream.len() + question.text_bytes(),
             Self::Ended { sid } => sid.len(),
             Self::Members { stream, .. } => stream.len(),
+        }
+    }
+}
+
+impl ResumeMessage {
+    fn weight_bytes(&self) -> usize {
+        match self {
+            Self::Find { sid, .. } => sid.len(),
+            Self::Found { snapshot, .. } => {
+                snapshot.as_ref().map_or(0, SessionSnapshot::held_bytes)
+            }
         }
     }
 }

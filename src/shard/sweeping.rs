@@ -1,7 +1,7 @@
 //! Removes what the broker has kept long enough: once a second, in pieces that leave room for everything else.
 
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::shard::Shard;
 
@@ -20,6 +20,7 @@ pub async fn run(shard: Rc<Shard>) {
 
 /// One piece. True: there is more to do at once.
 fn sweep(shard: &Shard) -> bool {
-    let more = shard.publisher.sweep();
-    shard.sessions.borrow_mut().sweep_kept() || more
+    let now = Instant::now();
+    let more = shard.publisher.sweep(now);
+    shard.sessions.borrow_mut().sweep_kept(now) || more
 }

@@ -5,9 +5,11 @@
 mod answers;
 mod any_order;
 mod authentication;
+mod broker;
 mod commands;
 mod departures;
 mod local_channels;
+mod resume;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -178,8 +178,7 @@ impl Home {
     }
 
     /// Removes what is too old. Appends the events of members that leave. True: there is more to do at once.
-    pub fn sweep(&mut self, events: &mut Vec<Publication>) -> bool {
-        let now = Instant::now();
+    pub fn sweep(&mut self, now: Instant, events: &mut Vec<Publication>) -> bool {
         let mut departures = Vec::new();
         let more = [
             self.history.sweep(now, SWEEP_STEPS),
@@ -224,3 +223,6 @@ impl Home {
         }
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,4 +1,6 @@
+mod homes;
 mod many_shards;
+mod passages;
 
 use std::pin::pin;
 use std::rc::Rc;

@@ -20,7 +20,7 @@ const KEPT_SWEEP_STEPS: usize = 1024;
 /// Remote disconnects that a shard remembers. A session whose answer is awaited while more than these come is not restored.
 const REMEMBERED_DISCONNECTS_MAX: usize = 1024;
 /// A remote disconnect is on its way into the inboxes of the other shards for this long at most, unless they stand still.
-const DISCONNECT_LASTS: Duration = Duration::from_secs(10);
+pub(super) const DISCONNECT_LASTS: Duration = Duration::from_secs(10);
 const DISCONNECT_LASTS_TICKS: Tick = (DISCONNECT_LASTS.as_millis() / TICK.as_millis()) as Tick;
 
 /// The sessions that have ended here and may come back.
@@ -103,7 +103,11 @@ impl Sessions {
                     .is_authenticated()
                     .then(|| session.snapshot(&self.hub, slot))
             }
-            None => self.kept.as_ref()?.sessions.restore(sid, Instant::now()),
+            None => self
+                .kept
+                .as_ref()?
+                .sessions
+                .restore(sid, self.table.instant),
         }
     }
 
@@ -118,7 +122,7 @@ impl Sessions {
         if may_return {
             let snapshot = connection.session.snapshot(&self.hub, slot);
             let sid = connection.session.sid();
-            let now = Instant::now();
+            let now = self.table.instant;
             if let Err(refusal) = kept.sessions.keep(sid, &snapshot, now) {
                 tracing::debug!(
                     context = "node",
@@ -132,11 +136,11 @@ impl Sessions {
     }
 
     /// Removes kept sessions whose time is over. True: there is more to do at once.
-    pub fn sweep_kept(&mut self) -> bool {
+    pub fn sweep_kept(&mut self, now: Instant) -> bool {
         let Some(kept) = &mut self.kept else {
             return false;
         };
-        let more = kept.sessions.sweep(Instant::now(), KEPT_SWEEP_STEPS);
+        let more = kept.sessions.sweep(now, KEPT_SWEEP_STEPS);
         let totals = kept.sessions.totals();
         let counters = self.common.counters();
         counters.sessions_kept_num.set(totals.restorable as i64);

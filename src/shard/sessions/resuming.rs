@@ -43,8 +43,9 @@ impl Sessions {
             return;
         };
         self.end_wait(slot);
-        let found =
-            found.filter(|found| !self.disconnected_since(disconnects_seen, &found.identifiers));
+        let found = found
+            .filter(|found| !self.disconnected_since(disconnects_seen, &found.identifiers))
+            .filter(|found| self.common.budget.admits(found.held_bytes()));
         match found {
             Some(snapshot) => self.restore(session, snapshot),
             None => {

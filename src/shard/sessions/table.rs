@@ -40,6 +40,8 @@ pub(super) struct Table {
     pub schedule: Schedule,
     pub wheel: TimerWheel,
     pub now: Tick,
+    /// The same as an instant, for times that are not counted in ticks.
+    pub instant: Instant,
     /// Deadline for a write that blocks in this turn.
     pub write_deadline: Tick,
 }
@@ -59,6 +61,7 @@ impl Table {
             // Tick 0 means "no deadline", so the wheel starts one tick in the past.
             wheel: TimerWheel::new(now.checked_sub(TICK).unwrap_or(now)),
             now: 1,
+            instant: now,
             write_deadline: 1,
         }
     }
@@ -66,6 +69,7 @@ impl Table {
     /// Begins a turn.
     pub fn set_now(&mut self, now: Instant) {
         self.now = self.wheel.tick_of(now);
+        self.instant = now;
         self.write_deadline = self
             .wheel
             .deadline(now, self.common.config.websocket.write_timeout);
