@@ -33,9 +33,10 @@ impl Sessions {
     /// Asks the next question of a session, or ends its wait when there is none.
     pub(super) fn ask_next(&mut self, slot: u32) {
         while let Some(wait) = self.table.broker_wait(slot) {
-            let Some((question, _)) = wait.later.pop_front() else {
+            let Some((question, charge)) = wait.later.pop_front() else {
                 return self.end_wait(slot);
             };
+            wait.charge = Some(charge);
             if let Some(open) = self.begin_question(slot, question)
                 && let Some(wait) = self.table.broker_wait(slot)
             {
@@ -145,9 +146,13 @@ impl Sessions {
             });
         }
         let disconnects_seen = self.disconnects_seen();
+        let token_bytes = credentials.token.as_ref().map_or(0, String::len);
+        let charge = self.common.budget.hold_anyway(token_bytes);
         let connection = &mut self.table.connections[slot as usize];
         let held = connection.held.get_or_insert_default();
-        held.broker.get_or_insert_default().open = Some(OpenQuestion::Resume {
+        let wait = held.broker.get_or_insert_default();
+        wait.charge = Some(charge);
+        wait.open = Some(OpenQuestion::Resume {
             credentials: Box::new(credentials),
             missing,
             disconnects_seen,

@@ -81,7 +81,8 @@ impl Sessions {
     /// bytes.
     fn why_slow(&self, slot: u32) -> &'static str {
         let connection = &self.table.connections[slot as usize];
-        let is_full = connection.is_full(&self.common.bounds);
+        let holds_much_back = self.holdbacks.bytes(slot) > self.common.bounds.session_bytes_max;
+        let is_full = holds_much_back || connection.is_full(&self.common.bounds);
         if is_full {
             self.note_full_session(slot, "it is dropped as a slow client");
         }

@@ -7,7 +7,7 @@ use super::waiting::{OpenQuestion, Replay};
 use crate::protocol::publication::Publication;
 use crate::protocol::reply::Reply;
 
-/// Messages that are replayed to one session in a row, before others are served.
+/// Messages that are replayed to one session in a row, before others are served. Large ones end the row earlier.
 const REPLAYED_IN_A_ROW: usize = 64;
 
 impl Sessions {
@@ -16,13 +16,16 @@ impl Sessions {
         let Some(mut replay) = self.table.take_replay(slot) else {
             return;
         };
+        // What is queued in this turn reaches the outbox at its end, so it is counted here.
+        let mut room_bytes = self.common.bounds.reading_stops_at();
         for _ in 0..REPLAYED_IN_A_ROW {
-            if !self.takes_replay(slot) {
+            if room_bytes == 0 || !self.takes_replay(slot) {
                 break;
             }
             let Some(publication) = replay.next() else {
                 return self.end_replay(slot, replay);
             };
+            room_bytes = room_bytes.saturating_sub(publication.message.len());
             self.common.counters().history_messages_total.add(1);
             if !self.replay_to_reader(slot, &publication) {
                 self.deliver_to(slot, replay.identifier(), &publication);

@@ -12,6 +12,8 @@ use crate::session::{BrokerQuestion, Credentials, StreamHistory};
 #[derive(Default)]
 pub(super) struct BrokerWait {
     pub open: Option<OpenQuestion>,
+    /// For the texts of the question under way.
+    pub charge: Option<Charge>,
     /// Asked when the one under way is done, in order.
     pub later: VecDeque<(BrokerQuestion, Charge)>,
 }

@@ -2,16 +2,19 @@
 
 mod answers;
 mod any_turns;
+mod asking;
 mod closing;
 mod drain;
 mod events;
 mod fairness;
 mod input;
+mod keeping;
 mod many_shards;
 mod opening;
 mod output;
 pub(super) mod parts;
 mod pings;
+mod replay;
 mod resuming;
 mod watchers;
 

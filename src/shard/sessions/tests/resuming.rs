@@ -6,12 +6,11 @@ use crate::broker::sessions::{SessionSnapshot, SubscriptionSnapshot};
 use crate::hub::Marks;
 use crate::mesh::Lease;
 use crate::protocol::position::{Epoch, Position};
-use crate::session::HistoryStart;
 use crate::shard::message::{BrokerAnswer, HomeMessage, HomeQuestion, ResumeMessage};
 use crate::shard::sessions::Kept;
 use crate::shard::sessions::resuming::RESUME_HOLD_MAX;
 
-const BROKER: &[&str] = &[
+pub(super) const BROKER: &[&str] = &[
     "--norpc",
     "--public",
     "--broker=memory",
@@ -26,18 +25,29 @@ fn on_both_keeping(test: impl Fn(&mut Bench)) {
 
 fn on_both_keeping_with(args: &[&str], test: impl Fn(&mut Bench)) {
     on_both(&[BROKER, args].concat(), |bench| {
-        let lease = Rc::new(Lease::new(ProcessBudget::new(None, 1)));
-        bench.sessions.kept = Some(Kept::new(Duration::from_secs(300), lease));
+        bench.sessions.kept = Some(keeping());
         test(bench);
     });
 }
 
-fn identifier(stream: &str) -> String {
+pub(super) fn transport(extended: bool) -> Transport {
+    Transport::WebSocket {
+        extended,
+        deflate: false,
+    }
+}
+
+pub(super) fn keeping() -> Kept {
+    let lease = Rc::new(Lease::new(ProcessBudget::new(None, 1)));
+    Kept::new(Duration::from_secs(300), lease)
+}
+
+pub(super) fn identifier(stream: &str) -> String {
     format!(r#"{{"channel":"$pubsub","stream_name":"{stream}"}}"#)
 }
 
 /// A client that has come back; its shard waits for the answer.
-fn coming_back(bench: &mut Bench) -> (Client, SessionRef) {
+pub(super) fn coming_back(bench: &mut Bench) -> (Client, SessionRef) {
     let client = bench.open(|new| {
         new.transport = EXTENDED;
         new.admission.earlier = Some("earlier".into());
@@ -78,14 +88,14 @@ fn earlier(streams: &[&str]) -> SessionSnapshot {
     }
 }
 
-fn restored(bench: &mut Bench, streams: &[&str]) -> Client {
+pub(super) fn restored(bench: &mut Bench, streams: &[&str]) -> Client {
     let (mut client, session) = coming_back(bench);
     bench.turn(|sessions| sessions.on_earlier(session, Some(earlier(streams))));
     assert!(client.next().contains(r#""restored":true"#));
     client
 }
 
-fn stored(stream: &str, offset: u64) -> Publication {
+pub(super) fn stored(stream: &str, offset: u64) -> Publication {
     let position = Position {
         epoch: Epoch::from_bits(1),
         offset,
@@ -96,7 +106,7 @@ fn stored(stream: &str, offset: u64) -> Publication {
     }
 }
 
-fn ask_for_history(client: &mut Client, stream: &str) {
+pub(super) fn ask_for_history(client: &mut Client, stream: &str) {
     client.say(&history_command(stream));
 }
 
@@ -107,8 +117,8 @@ fn history_command(stream: &str) -> String {
         .to_string()
 }
 
-/// The next question for history has come.
-fn history_question(bench: &mut Bench) -> (SessionRef, Box<str>, usize) {
+/// The next question has come: whose it is, and about which stream.
+pub(super) fn asked(bench: &mut Bench) -> (SessionRef, Box<str>, HomeQuestion) {
     bench.until("question", |bench| !bench.actions.is_empty());
     match bench.actions.pop_front() {
         Some(Action::TellHome {
@@ -119,14 +129,16 @@ fn history_question(bench: &mut Bench) -> (SessionRef, Box<str>, usize) {
                     question,
                 },
             ..
-        }) => match question {
-            HomeQuestion::History {
-                place,
-                start: HistoryStart::After(_),
-            } => (session, stream, place),
-            other => panic!("{other:?}"),
-        },
+        }) => (session, stream, question),
         _ => panic!("another action"),
+    }
+}
+
+/// As [`asked`], for a question for history: its last value is the place of the stream.
+pub(super) fn history_question(bench: &mut Bench) -> (SessionRef, Box<str>, usize) {
+    match asked(bench) {
+        (session, stream, HomeQuestion::History { place, .. }) => (session, stream, place),
+        (_, _, other) => panic!("{other:?}"),
     }
 }
 
@@ -175,6 +187,10 @@ fn nothing_is_held_back_for_a_subscription_that_has_ended() {
             bench.counters().client_msg_total.value() >= 2
         });
         assert_eq!(client.next(), r#"{"type":"pong"}"#);
+        let slot = bench.sessions.table.connections.iter().next();
+        let (slot, _) = slot.expect("the client");
+        let holding = bench.sessions.holdbacks.identifiers(slot as u32);
+        assert_eq!(holding, [identifier("b").into()], "{}", bench.driver);
         bench.wait(RESUME_HOLD_MAX + TICK);
         let got: Value = serde_json::from_str(&client.next()).expect("JSON");
         assert_eq!(got["identifier"], identifier("b"), "{}", bench.driver);
