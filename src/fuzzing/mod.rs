@@ -5,6 +5,7 @@
 //! possible, the result is compared with other code: grammar and values with `serde_json`, heads with `httparse`. Signatures
 //! are made and broken here. Input that arrives in pieces must give the same result as the whole input.
 
+mod broker;
 mod durable_streams;
 mod http_request;
 mod json;
@@ -16,6 +17,7 @@ mod tests;
 mod tokens;
 mod websocket;
 
+pub use self::broker::broker;
 pub use self::durable_streams::durable_streams;
 pub use self::http_request::http_request;
 pub use self::json::json;

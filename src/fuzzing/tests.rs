@@ -126,6 +126,7 @@ macro_rules! corpora {
 
 corpora! {
     readings_of_the_corpus_hold, changed_readings_hold: durable_streams;
+    broker_of_the_corpus_holds, changed_lines_of_the_broker_hold: broker;
     requests_of_the_corpus_hold, changed_requests_hold: http_request;
     json_of_the_corpus_holds, changed_json_holds: json;
     answers_of_the_corpus_hold, changed_answers_hold: rpc_answer;
