@@ -144,7 +144,7 @@ impl Shard {
         client.set_read_timeout(Some(PATIENCE)).expect("a timeout");
         socket.set_nonblocking(true).expect("nonblocking");
         let new = NewConnection {
-            socket,
+            socket: Some(socket),
             tls: None,
             admission: Admission {
                 sid: format!("s{number}"),

@@ -259,6 +259,8 @@ pub struct Config {
     pub api: Option<ApiConfig>,
     /// `--ds`: durable streams are read on the main listener.
     pub durable_streams: Option<DurableStreamsConfig>,
+    /// `--poll`: long polling on the main listener.
+    pub poll: Option<PollConfig>,
     pub metrics: MetricsConfig,
     pub log: LogConfig,
     pub shutdown: ShutdownConfig,
@@ -518,6 +520,20 @@ pub struct DurableStreamsConfig {
     pub poll_interval: Duration,
     /// How long an answer with events lasts.
     pub events_ttl: Duration,
+}
+
+/// Long polling.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PollConfig {
+    pub path: String,
+    /// A poll without messages gets an empty answer after this time; never zero.
+    pub interval: Duration,
+    /// Messages are gathered for this long before they answer a poll.
+    pub flush_interval: Duration,
+    /// Body of one request.
+    pub request_bytes_max: usize,
+    /// A session without a poll ends after this time; never zero.
+    pub keepalive_timeout: Duration,
 }
 
 #[derive(Debug, Clone, PartialEq)]

@@ -23,6 +23,7 @@ const TABLES: &[&str] = &[
     "streams",
     "ws",
     "sse",
+    "poll",
     "pusher",
     "ds",
     "api",

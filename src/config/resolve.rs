@@ -13,9 +13,9 @@ use super::{
     ApiConfig, AuthConfig, BroadcastConfig, BrokerAdapter, BrokerConfig, CheckRequest, Config,
     ConsoleConfig, DisconnectConfig, DisconnectMode, DriverChoice, DurableStreamsConfig,
     HistoryLimits, HttpBroadcastConfig, JwtConfig, LogConfig, LogFormat, LogLevel, MemoryBound,
-    MetricsConfig, PingConfig, PingPrecision, RpcConfig, RpcEndpoint, RpcTlsConfig, RuntimeConfig,
-    ServerConfig, ShutdownConfig, SseConfig, StatsdConfig, StatsdTagStyle, StreamsConfig, TlsFiles,
-    WebSocketConfig, is_loopback_host,
+    MetricsConfig, PingConfig, PingPrecision, PollConfig, RpcConfig, RpcEndpoint, RpcTlsConfig,
+    RuntimeConfig, ServerConfig, ShutdownConfig, SseConfig, StatsdConfig, StatsdTagStyle,
+    StreamsConfig, TlsFiles, WebSocketConfig, is_loopback_host,
 };
 
 /// Port of the HTTP broadcast endpoint when it has no secret.
@@ -82,6 +82,7 @@ pub fn config(settings: &Settings, origin: Origin, problems: &mut Vec<ConfigErro
         sse: sse(settings),
         api: api(settings),
         durable_streams: durable_streams(settings),
+        poll: poll(settings),
         metrics: metrics(settings),
         log: log(settings),
         shutdown: shutdown(settings),
@@ -444,6 +445,16 @@ fn durable_streams(settings: &Settings) -> Option<DurableStreamsConfig> {
         skips_authentication: settings.on("ds_skip_auth"),
         poll_interval: secs(settings, "ds_poll_interval"),
         events_ttl: secs(settings, "ds_sse_ttl"),
+    })
+}
+
+fn poll(settings: &Settings) -> Option<PollConfig> {
+    settings.on("poll").then(|| PollConfig {
+        path: settings.text("poll_path").to_owned(),
+        interval: secs(settings, "poll_interval"),
+        flush_interval: millis(settings, "poll_flush_interval"),
+        request_bytes_max: count(settings, "poll_max_request_size"),
+        keepalive_timeout: secs(settings, "poll_keepalive_timeout"),
     })
 }
 

@@ -11,6 +11,7 @@ pub mod health;
 pub mod hints;
 pub mod metrics;
 pub mod page;
+pub mod polling;
 pub mod response;
 pub mod sse;
 

@@ -129,6 +129,7 @@ corpora! {
     broker_of_the_corpus_holds, changed_lines_of_the_broker_hold: broker;
     requests_of_the_corpus_hold, changed_requests_hold: http_request;
     json_of_the_corpus_holds, changed_json_holds: json;
+    polls_of_the_corpus_hold, changed_polls_hold: poll;
     answers_of_the_corpus_hold, changed_answers_hold: rpc_answer;
     event_requests_of_the_corpus_hold, changed_event_requests_hold: sse_request;
     tokens_of_the_corpus_hold, changed_tokens_hold: tokens;

@@ -242,6 +242,10 @@ pub struct ShardMetrics {
     pub publications_repeated_total: Counter,
     /// Idempotency keys forgotten too early.
     pub idempotency_keys_forgotten_total: Counter,
+    /// Sessions over long polling.
+    pub long_poll_clients_num: Gauge,
+    /// Polls that were not answered with messages: their session had ended, or a newer poll took their place.
+    pub long_poll_stale_requests_total: Counter,
     /// RPC answers for sessions that are gone.
     pub late_results_total: Counter,
     /// Reactor events for slots that were reused.

@@ -219,6 +219,16 @@ pub(super) const REFERENCE: &[Family] = &[
         "The size of delayed disconnect",
         |m| &m.disconnect_queue_size,
     ),
+    gauge(
+        "long_poll_clients_num",
+        "The number of active long polling clients",
+        |m| &m.long_poll_clients_num,
+    ),
+    counter(
+        "long_poll_stale_requests_total",
+        "The total number of stale long polling requests",
+        |m| &m.long_poll_stale_requests_total,
+    ),
 ];
 
 /// The reference's names whose values no shard counts.

@@ -197,7 +197,7 @@ mod tests {
         };
         let mut metrics = Metrics::new(1);
         // 38 names less gRPC, adaptive concurrency and Go's memory: contract/operations.md §14.
-        assert_eq!(shown(&metrics, &[]).len(), 31);
+        assert_eq!(shown(&metrics, &[]).len(), 33);
         assert!(shown(&metrics, &[]).contains(&"rpc_call_total".to_owned()));
         assert_eq!(
             shown(
@@ -212,7 +212,7 @@ mod tests {
             ["clients_num", "ringcable_writes_total", "rpc_call_total"]
         );
         metrics.rpc_configured = false;
-        assert_eq!(shown(&metrics, &[]).len(), 25);
+        assert_eq!(shown(&metrics, &[]).len(), 27);
     }
 
     #[test]

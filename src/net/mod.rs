@@ -138,6 +138,14 @@ impl Socket {
         })
     }
 
+    /// Takes a socket back that [`Self::release`] has given.
+    pub fn readopt(stream: std::net::TcpStream, tls: Option<Box<TlsSession>>) -> Self {
+        Self {
+            tcp: TcpSocket::new(stream),
+            tls: tls.map(|session| TlsLayer::with(*session)),
+        }
+    }
+
     /// Appends what has arrived to `buffer`; waits for the first byte. Room for `bytes` is allocated only when there is
     /// something to read.
     ///
@@ -216,12 +224,16 @@ impl Socket {
 impl TlsLayer {
     fn new(tls: &ServerTls) -> io::Result<Box<Self>> {
         let session = TlsSession::new(tls.config()).map_err(io::Error::other)?;
-        Ok(Box::new(Self {
+        Ok(Self::with(session))
+    }
+
+    fn with(session: TlsSession) -> Box<Self> {
+        Box::new(Self {
             session,
             plain: Vec::new(),
             records: Vec::new(),
             opening: Vec::new(),
-        }))
+        })
     }
 
     /// Reads some records; this also does the handshake. The records may contain nothing to read, and a client can send tens

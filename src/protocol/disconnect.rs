@@ -19,6 +19,8 @@ pub enum DisconnectReason {
     NoPong,
     /// The client reads its messages more slowly than they arrive.
     TooSlow,
+    /// A poll came for a session that has ended.
+    SessionExpired,
 }
 
 impl DisconnectReason {
@@ -31,6 +33,7 @@ impl DisconnectReason {
             DisconnectReason::Remote => "remote",
             DisconnectReason::NoPong => "no_pong",
             DisconnectReason::TooSlow => "too_slow",
+            DisconnectReason::SessionExpired => "session_expired",
         }
     }
 }

@@ -11,6 +11,7 @@ pub(crate) mod disconnect;
 pub mod durable_streams;
 pub mod event_stream;
 pub(crate) mod json;
+pub(crate) mod poll_id;
 pub mod position;
 pub mod presence;
 pub mod publication;

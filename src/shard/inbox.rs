@@ -61,6 +61,7 @@ fn take(shard: &Rc<Shard>, sessions: &mut Sessions, number: u64, message: ShardM
             sessions.on_broker_answer(session, answer);
         }
         ShardMessage::Resume(message) => take_resume(shard, sessions, *message),
+        ShardMessage::Poll(passed) => sessions.poll(*passed),
         ShardMessage::Disconnect(job) => shard.disconnects.push(shard, *job),
         ShardMessage::Console(question) => console::answer(shard, sessions, *question),
         ShardMessage::Control(message) => execute(shard, sessions, message),

@@ -16,6 +16,7 @@ use crate::mesh::{Inbox, Mesh, Reply, SessionRef, ShardId, Weigh};
 use crate::net::Driver;
 use crate::protocol::publication::{Publication, RemoteDisconnect};
 use crate::session::{DisconnectCall, HistoryStart};
+use crate::shard::polls::PassedPoll;
 
 /// The inboxes of all shards.
 pub type ShardMesh = Mesh<ShardMessage>;
@@ -36,6 +37,8 @@ pub enum ShardMessage {
     Answer(Box<(SessionRef, BrokerAnswer)>),
     /// About a session that a client wants to continue.
     Resume(Box<ResumeMessage>),
+    /// From the shard that has read a poll, to that of its session. If it were lost, the client would have to ask again.
+    Poll(Box<PassedPoll>),
     /// From the shard whose client uses the console.
     Console(Box<ConsoleQuestion>),
     /// From the control thread.
@@ -230,6 +233,7 @@ impl Weigh for ShardMessage {
             Self::Home(message) => message.weight_bytes(),
             Self::Answer(answer) => answer.1.weight_bytes(),
             Self::Disconnect(disconnect_call) => disconnect_call.bytes_held(),
+            Self::Poll(passed) => passed.lines.len() + passed.poll.held_bytes(),
             Self::Resume(message) => message.weight_bytes(),
             Self::Console(_) | Self::Control(_) => 0,
         }

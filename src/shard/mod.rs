@@ -13,6 +13,7 @@ mod long_work;
 /// Public because the benches use it too.
 pub mod message;
 mod notices;
+mod polls;
 // Public because the benches measure it.
 pub mod outbox;
 /// Public because the benches measure it.
@@ -29,7 +30,7 @@ mod spread;
 mod sweeping;
 mod timers;
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
@@ -46,6 +47,7 @@ use crate::shard::answers::SentAnswer;
 use crate::shard::calls::CallQueue;
 use crate::shard::console::Console;
 use crate::shard::disconnects::{DisconnectQueue, Forwarding};
+use crate::shard::http::listener::ListenerRules;
 use crate::shard::long_work::LongWork;
 use crate::shard::message::{ControlEvent, PublishMessage, ShardInbox, ShardMesh};
 use crate::shard::notices::Notices;
@@ -81,6 +83,8 @@ pub struct Shard {
     /// For warnings about clients that have no session yet.
     notices: Notices,
     slow_calls: SlowCalls,
+    /// The rules of the main listener, for clients that come back from the session table into the HTTP phase.
+    main_rules: OnceCell<Rc<ListenerRules>>,
     /// HTTP requests that have begun to arrive and have not been answered completely.
     requests: Cell<usize>,
     /// Disconnect calls that wait for room in the inbox of shard 0.
@@ -212,6 +216,7 @@ impl Shard {
             }
             Action::Tell { shard, message } => self.publisher.tell(shard, message),
             Action::TellHome { stream, message } => self.publisher.tell_home(&stream, message),
+            Action::AnswerPoll(answer) => http::polling::answer(self, *answer),
             Action::Disconnect(job) if self.id == 0 => self.disconnects.push(self, job),
             Action::Disconnect(job) => self.forwarding.send(self, job),
         }

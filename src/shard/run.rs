@@ -1,6 +1,6 @@
 //! How a shard starts, and the loops that run for its life.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
@@ -156,10 +156,14 @@ async fn serve(setup: ShardSetup, mut reactor: Reactor) -> io::Result<()> {
         let listener = Listener::adopt(setup.listener)?;
         let rules = ListenerRules::new(&shard.config, setup.features, setup.paths)
             .map_err(io::Error::other)?;
+        let rules = Rc::new(rules);
+        if setup.features.main {
+            shard.main_rules.get_or_init(|| Rc::clone(&rules));
+        }
         monoio::spawn(accept::run(
             Rc::clone(&shard),
             listener,
-            Rc::new(rules),
+            rules,
             setup.limit,
             setup.open_files,
         ));
@@ -238,6 +242,7 @@ fn assemble(setup: ShardSetup, reactor: Reactor) -> io::Result<(Rc<Shard>, Vec<L
         long_work: LongWork::default(),
         notices: Notices::default(),
         slow_calls,
+        main_rules: OnceCell::new(),
         requests: Cell::new(0),
         forwarding: Forwarding::default(),
         unflushed: Signal::default(),

@@ -6,12 +6,8 @@ use super::http_body::ResponseBodyFraming;
 use super::http_head::{HeadCopy, HeadLimits, HeaderStore, HttpError, field_slots, parse_error};
 use super::http_request::parse_content_length;
 
-/// Appends a response. The fields have the order in which Go writes them: the caller's, then `Date`, `Content-Length` and,
-/// without `keep_alive`, `Connection: close`.
-///
-/// `date` is an HTTP date. `head_only` omits the body but still announces its length, as the answer to `HEAD` must. Header
-/// values must not contain line ends. An HTTP/1.0 client keeps the connection only if the caller adds `Connection:
-/// keep-alive`.
+/// Appends a response: its head ([`encode_head`]) and its body. `head_only` omits the body but still announces its length,
+/// as the answer to `HEAD` must.
 pub fn encode_response(
     status: u16,
     headers: &[(&str, &str)],
@@ -27,7 +23,11 @@ pub fn encode_response(
     }
 }
 
-/// Appends the head alone of an answer whose body has so many bytes.
+/// Appends the head of a response whose body has `body_bytes`. The fields have the order in which Go writes them: the
+/// caller's, then `Date`, `Content-Length` and, without `keep_alive`, `Connection: close`.
+///
+/// `date` is an HTTP date. Header values must not contain line ends. An HTTP/1.0 client keeps the connection only if the
+/// caller adds `Connection: keep-alive`.
 pub fn encode_head(
     status: u16,
     headers: &[(&str, &str)],

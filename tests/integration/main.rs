@@ -80,6 +80,7 @@ mod load;
 mod log_floods;
 mod log_pressure;
 mod logs;
+mod long_polling;
 mod lost_app;
 mod metrics;
 mod options;

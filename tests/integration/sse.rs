@@ -626,10 +626,10 @@ on_both_drivers! {
         let mut events = Events::read(stream);
         events.expect("welcome");
         events.expect("confirm_subscription");
-        let long = "x".repeat(200_000);
+        let long = json!(["x".repeat(200_000)]).to_string();
         for _ in 0..5 {
-            scene.publish("z", &json!([long]).to_string());
-            assert!(events.message() == json!([long]).to_string());
+            scene.publish("z", &long);
+            assert!(events.message() == long);
         }
         let mut stream = scene.over(scene.tcp());
         write!(stream, "GET /events?signed_stream=z HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("the server reads");

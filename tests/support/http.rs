@@ -102,6 +102,11 @@ impl HttpConnection {
         Ok(response)
     }
 
+    /// The socket, for what HTTP does not have.
+    pub fn stream(&self) -> &TcpStream {
+        self.reader.get_ref()
+    }
+
     /// True when the server closes without sending anything more.
     pub fn is_at_end(&mut self) -> bool {
         let mut rest = Vec::new();

@@ -12,6 +12,7 @@ pub mod http;
 pub mod keys;
 pub mod machine;
 pub mod memory;
+pub mod poller;
 pub mod ports;
 pub mod rails;
 pub mod raw;
@@ -21,6 +22,7 @@ pub mod tls;
 pub mod wait;
 
 pub use cable::Cable;
+pub use poller::Poller;
 pub use rails::{Answer, Gate, Rails};
 pub use raw::Raw;
 pub use server::{Driver, Launch, Server};

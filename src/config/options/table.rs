@@ -80,6 +80,11 @@ const BYTES: OptionKind = OptionKind::Int {
     min: 0,
     max: i64::MAX,
 };
+/// Commands of one request of a polling client. The whole request is in memory while it is read.
+const REQUEST_BYTES: OptionKind = OptionKind::Int {
+    min: 1,
+    max: 16 << 20,
+};
 /// The largest value is the reference's.
 const HEAD_BYTES: OptionKind = OptionKind::Int {
     min: 4096,
@@ -487,6 +492,20 @@ options! {
             "Enable the SSE endpoint";
         "sse_path", "sse.path", PATH, "/events",
             "URL path of the SSE endpoint";
+    }
+    LongPolling {
+        "poll", "poll.enabled", BOOL, "false",
+            "Enable the long-polling endpoint";
+        "poll_path", "poll.path", PATH, "/lp",
+            "URL path of the long-polling endpoint";
+        "poll_interval", "poll.interval", POSITIVE, "15",
+            "Seconds after which a poll without messages gets an empty answer";
+        "poll_flush_interval", "poll.flush_interval", MILLIS, "500",
+            "Milliseconds for which messages are gathered before they answer a poll; 0 = none";
+        "poll_max_request_size", "poll.max_request_size", REQUEST_BYTES, "65536", also_env("ANYCABLE_POLL_MAX_REQEUEST_SIZE"),
+            "Largest request body in bytes";
+        "poll_keepalive_timeout", "poll.keepalive_timeout", POSITIVE, "5",
+            "Seconds after a poll within which the client must poll again, or its session ends";
     }
     DurableStreams {
         "ds", "ds.enabled", BOOL, "false",

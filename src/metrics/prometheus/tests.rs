@@ -46,6 +46,16 @@ const REFERENCE_HEADS: &[(&str, &str, &str)] = &[
         "The number of active SSE clients",
     ),
     (
+        "long_poll_clients_num",
+        "gauge",
+        "The number of active long polling clients",
+    ),
+    (
+        "long_poll_stale_requests_total",
+        "counter",
+        "The total number of stale long polling requests",
+    ),
+    (
         "ds_requests_total",
         "counter",
         "The total number of durable streams HEAD/GET requests",

@@ -1,7 +1,7 @@
 //! What is known of a client in its HTTP phase, and what follows each of its requests.
 //!
 //! Data only. The code is in `connection` (its life), `reading` and `body` (bytes received), `writing` (bytes sent),
-//! `requests`, `console`, `events` and `upgrade` (the answers).
+//! `requests`, `console`, `events`, `polling` and `upgrade` (the answers).
 
 use std::net::IpAddr;
 use std::rc::Rc;
@@ -12,6 +12,7 @@ use crate::mesh::{Charge, Permit};
 use crate::net::Socket;
 use crate::shard::Shard;
 use crate::shard::http::listener::ListenerRules;
+use crate::shard::http::polling::AcceptedPoll;
 use crate::shard::http::task_time::TaskTime;
 use crate::wire::handshake::Upgrade;
 use crate::wire::http_request::RequestHead;
@@ -65,6 +66,7 @@ pub enum Next {
     Upgrade(Box<AcceptedUpgrade>),
     Events(Box<AcceptedEvents>),
     Reading(Box<AcceptedReading>),
+    Poll(Box<AcceptedPoll>),
     End,
 }
 

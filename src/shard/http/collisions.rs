@@ -97,6 +97,7 @@ pub enum Owner {
     Api,
     Metrics,
     DurableStreams,
+    Poll,
     Console,
     Demo,
 }
@@ -111,6 +112,7 @@ impl std::fmt::Display for Owner {
             Self::Api => "--api_path (ANYCABLE_API_PATH)",
             Self::Metrics => "--metrics_http (ANYCABLE_METRICS_HTTP)",
             Self::DurableStreams => "--ds_path (ANYCABLE_DS_PATH)",
+            Self::Poll => "--poll_path (ANYCABLE_POLL_PATH)",
             Self::Console => "--console (ANYCABLE_CONSOLE)",
             Self::Demo => "--demo",
         })
@@ -128,6 +130,7 @@ impl Owner {
             | Self::Health
             | Self::DurableStreams
             | Self::Sse
+            | Self::Poll
             | Self::Console
             | Self::Demo => None,
         }
@@ -206,6 +209,7 @@ fn claims(paths: Paths) -> Vec<(Owner, Claim)> {
         claims.push(exact(Owner::Console, console::PATH.to_owned()));
         claims.push((Owner::Console, Claim::Below(format!("{}/", console::PATH))));
     }
+    claims.extend(paths.poll.map(|path| exact(Owner::Poll, path)));
     claims.extend(paths.broadcast.map(|path| exact(Owner::Broadcast, path)));
     if let Some(base) = paths.api {
         // The base path itself has no route, but another feature with this path is a mistake.

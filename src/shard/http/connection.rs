@@ -1,7 +1,7 @@
 //! One client from its first byte to its upgrade, or through its ordinary requests.
 //!
-//! The task exists only while the client speaks HTTP. An upgrade, or a request for events, hands the socket to the session
-//! table and ends the task.
+//! The task exists only while the client speaks HTTP. An upgrade, a poll or a request for events hands the socket to the
+//! session table and ends the task; the answer to a poll begins another one.
 
 use std::net::{IpAddr, TcpStream};
 use std::rc::Rc;
@@ -12,7 +12,9 @@ use crate::net::Socket;
 use crate::shard::Shard;
 use crate::shard::http::client::{Client, Next};
 use crate::shard::http::listener::ListenerRules;
+use crate::shard::http::polling::AnsweredRequest;
 use crate::shard::http::reading::{HEAD_TIMEOUT, HeadRefusal};
+use crate::shard::polls::PollContent;
 
 /// How long a kept connection may be idle between requests. The reference waits for ever, so a client that vanished would
 /// hold its slot.
@@ -36,19 +38,43 @@ pub async fn serve(
         match client.next_request(wait).await {
             Next::Keep => {
                 wait = KEEP_ALIVE_TIMEOUT;
-                client.is_kept = client.input.is_empty();
-                client.time.rest();
-                client.held = None;
+                client.rest();
             }
-            Next::Upgrade(accepted) => return Box::pin(client.hand_over(*accepted)).await,
-            Next::Events(accepted) => return Box::pin(client.hand_over_events(*accepted)).await,
-            Next::Reading(accepted) => return Box::pin(client.hand_over_reading(*accepted)).await,
             Next::End => return,
+            next => return Box::pin(client.leave(next)).await,
         }
     }
 }
 
+/// Writes the answer to a poll and serves what comes after it on the connection.
+pub async fn go_on(mut client: Client, request: AnsweredRequest, content: PollContent) {
+    let mut next = Box::pin(client.answer_poll(request, content)).await;
+    while let Next::Keep = next {
+        client.rest();
+        next = client.next_request(KEEP_ALIVE_TIMEOUT).await;
+    }
+    Box::pin(client.leave(next)).await;
+}
+
 impl Client {
+    /// Notes that the connection is idle until the next request.
+    fn rest(&mut self) {
+        self.is_kept = self.input.is_empty();
+        self.time.rest();
+        self.held = None;
+    }
+
+    /// Ends the HTTP phase. Box this future: it is large, and a task that waits for a head must stay small.
+    async fn leave(self, next: Next) {
+        match next {
+            Next::Upgrade(accepted) => self.hand_over(*accepted).await,
+            Next::Events(accepted) => self.hand_over_events(*accepted).await,
+            Next::Reading(accepted) => self.hand_over_reading(*accepted).await,
+            Next::Poll(accepted) => self.hand_over_poll(*accepted).await,
+            Next::Keep | Next::End => {}
+        }
+    }
+
     async fn next_request(&mut self, first_byte_timeout: Duration) -> Next {
         if !self.input.is_empty() {
             // Requests that arrived together are answered one after the other, with no read between them.

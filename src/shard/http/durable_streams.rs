@@ -56,7 +56,7 @@ impl Client {
         };
         let chunked = head.version_minor() > 0;
         let new = NewConnection {
-            socket: released.stream,
+            socket: Some(released.stream),
             tls: released.tls,
             admission,
             transport: Transport::Reading(ReadRequest { reading, chunked }),

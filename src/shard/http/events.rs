@@ -104,7 +104,7 @@ impl Client {
             chunked: head.version_minor() > 0,
         };
         let new = NewConnection {
-            socket: released.stream,
+            socket: Some(released.stream),
             tls: released.tls,
             admission,
             transport: Transport::Events(EventRequest { form, headers }),

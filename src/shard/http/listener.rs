@@ -9,6 +9,7 @@ use crate::console::access::Guard;
 use crate::endpoints::api;
 use crate::endpoints::broadcast::{BroadcastPolicy, Cors};
 use crate::endpoints::durable_streams::ReadPolicy;
+use crate::endpoints::polling::PollPolicy;
 use crate::mesh::ConnectionLimit;
 use crate::os::limits::OpenFiles;
 use crate::shard::http::routes::{Paths, Routes};
@@ -44,6 +45,7 @@ pub struct ListenerRules {
     pub api_token: Option<String>,
     /// `--ds`, on the main listener.
     pub durable_streams: Option<ReadPolicy>,
+    pub poll: PollPolicy,
     /// `--console`, on the main listener.
     pub console: Option<Guard>,
     pub large_heads: LargeHeads,
@@ -123,6 +125,7 @@ impl ListenerRules {
             publish: api::publish_policy(api_token.clone(), api_cors.unwrap_or_default()),
             api_token,
             durable_streams: ReadPolicy::of(config).filter(|_| features.main),
+            poll: PollPolicy::new(origins),
             console: config
                 .console
                 .as_ref()

@@ -28,6 +28,7 @@ impl Client {
             Route::DurableStream { stream } => {
                 return Box::pin(self.read_stream(head, stream)).await;
             }
+            Route::Poll => return Box::pin(self.poll(head)).await,
             Route::Console(route) => return Box::pin(self.console(head, route)).await,
             Route::Broadcast => {
                 let policy = &rules.broadcast;

@@ -31,6 +31,8 @@ pub enum Route {
         /// The stream's name, percent-decoded; `None` when it does not decode to UTF-8.
         stream: Option<String>,
     },
+    /// Long polling.
+    Poll,
     Console(ConsoleRoute),
     Page(Page),
     NotFound,
@@ -50,6 +52,7 @@ pub struct Paths {
     pub metrics: Option<String>,
     /// The base path of durable streams, such as `/ds`.
     pub durable_streams: Option<String>,
+    pub poll: Option<String>,
     /// Whether the console is served. Its paths are fixed.
     pub console: bool,
     pub pages: Vec<Page>,
@@ -65,6 +68,7 @@ impl Paths {
             paths.sse = config.sse.as_ref().map(|sse| sse.path.clone());
             let durable_streams = config.durable_streams.as_ref();
             paths.durable_streams = durable_streams.map(|it| it.path.clone());
+            paths.poll = config.poll.as_ref().map(|poll| poll.path.clone());
             paths.console = config.console.is_some();
             paths.pages = pages.to_vec();
         }
@@ -123,6 +127,7 @@ impl Routes {
             path(paths.health, Route::Health),
             Some((ExactPath::WebSocket, Route::WebSocket)),
             path(paths.broadcast, Route::Broadcast),
+            path(paths.poll, Route::Poll),
         ];
         let pages = paths.pages.into_iter();
         let pages = pages.map(|page| (ExactPath::Path(page.path.to_owned()), Route::Page(page)));
@@ -138,8 +143,9 @@ impl Routes {
     /// Finds the route of a raw (still percent-encoded) path without its query.
     ///
     /// The paths of the console come first: a pattern such as `/*` must not take its requests to the app. An exact path
-    /// beats a pattern. Among exact paths pages come first, then the feature registered last: metrics, API, server-sent
-    /// events, health, WebSocket, broadcast. Matching is case-sensitive, and a trailing slash makes a different path.
+    /// beats a pattern. Among exact paths pages come first, then the feature registered last: long polling, which the
+    /// reference does not have, metrics, API, server-sent events, health, WebSocket, broadcast. Matching is case-sensitive,
+    /// and a trailing slash makes a different path.
     ///
     /// Source: `contract/websocket.md` §1 and §2; presence: `contract/http_transports.md` §2.
     pub fn route(&self, path: &str) -> Route {

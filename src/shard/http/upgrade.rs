@@ -74,7 +74,7 @@ impl Client {
         early_input.extend_from_slice(&released.unread);
         let admission = admit(&self.shard, &head, upgrade.token.as_deref(), self.peer);
         let new = NewConnection {
-            socket: released.stream,
+            socket: Some(released.stream),
             tls: released.tls,
             admission,
             transport: Transport::WebSocket {
@@ -106,7 +106,7 @@ pub(super) fn admit(
 }
 
 /// A random session id. When sessions can come back, it names the shard that knows this one.
-fn new_sid(shard: &Shard) -> String {
+pub(super) fn new_sid(shard: &Shard) -> String {
     match shard.config.broker.keeps_sessions() {
         true => encode_sid_of_shard(random::bytes(), shard.id),
         false => encode_sid(random::bytes()),

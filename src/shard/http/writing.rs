@@ -10,7 +10,7 @@ use crate::shard::http::reading::{HEAD_BUFFER_BYTES, ReadEnd};
 use crate::shard::http::refusals;
 use crate::wire::http_head::HttpError;
 use crate::wire::http_request::RequestHead;
-use crate::wire::http_response::{encode_malformed_request, encode_response};
+use crate::wire::http_response::{encode_head, encode_malformed_request};
 
 /// Time for the client to receive a whole answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -66,9 +66,16 @@ impl Client {
     /// Sends an answer. A client that does not receive it in time loses the connection.
     pub(super) async fn send(&mut self, bytes: Vec<u8>, keep: bool) -> Next {
         match self.write_in_time(&bytes).await {
-            Some(Ok(())) if keep => Next::Keep,
-            Some(Ok(())) => self.linger().await,
+            Some(Ok(())) => self.end_answer(keep).await,
             _ => Next::End,
+        }
+    }
+
+    /// What follows an answer that the client has received.
+    pub(super) async fn end_answer(&mut self, keep: bool) -> Next {
+        match keep {
+            true => Next::Keep,
+            false => self.linger().await,
         }
     }
 
@@ -127,26 +134,34 @@ impl Client {
 
 /// The bytes of an answer to the request `head`; `None` when there is no parsed request.
 fn encode(head: Option<&RequestHead>, response: &Response, keep: bool, date: &str) -> Vec<u8> {
+    let version_minor = head.map_or(1, RequestHead::version_minor);
+    let body_bytes = response.body.len();
+    let mut out = encode_answer_head(version_minor, response, body_bytes, keep, date);
+    if head.is_none_or(|head| head.method() != "HEAD") {
+        out.extend_from_slice(&response.body);
+    }
+    out
+}
+
+/// The head of an answer whose body has `body_bytes`. `version_minor` is that of the request.
+pub(super) fn encode_answer_head(
+    version_minor: u8,
+    response: &Response,
+    body_bytes: usize,
+    keep: bool,
+    date: &str,
+) -> Vec<u8> {
     let mut headers: Vec<(&str, &str)> = response
         .headers
         .iter()
         .map(|(name, value)| (*name, &**value))
         .collect();
     // HTTP/1.0 clients assume that the connection closes unless they are told otherwise.
-    if keep && head.is_some_and(|head| head.version_minor() == 0) {
+    if keep && version_minor == 0 {
         headers.push(("Connection", "keep-alive"));
     }
-    let head_only = head.is_some_and(|head| head.method() == "HEAD");
     let mut out = Vec::with_capacity(256 + response.body.len());
-    encode_response(
-        response.status,
-        &headers,
-        &response.body,
-        date,
-        keep,
-        head_only,
-        &mut out,
-    );
+    encode_head(response.status, &headers, body_bytes, date, keep, &mut out);
     out
 }
 

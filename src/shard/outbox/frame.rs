@@ -194,14 +194,14 @@ impl Frame {
     }
 
     /// Its pieces in order; some may be empty.
-    pub(super) fn pieces(&self) -> [&[u8]; SLICES_PER_SHARED_FRAME] {
+    pub fn pieces(&self) -> [&[u8]; SLICES_PER_SHARED_FRAME] {
         let message_at = self.bytes.len() - usize::from(self.ending_bytes);
         let (beginning, ending) = self.bytes.split_at(message_at);
         [beginning, self.message(), ending]
     }
 
     /// Bytes without header and encryption, for the counters.
-    pub(super) fn payload_bytes(&self) -> u32 {
+    pub fn payload_bytes(&self) -> u32 {
         self.payload_bytes
     }
 }

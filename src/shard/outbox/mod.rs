@@ -66,6 +66,28 @@ impl Outbox {
         self.frames.push_front(head.charged(budget));
     }
 
+    /// The frames from the front on that have `bytes_max` together, or the first one if it is longer.
+    pub fn first(&self, bytes_max: usize) -> Vec<Rc<Frame>> {
+        let mut bytes = 0;
+        let fits = |frame: &&Rc<Frame>| {
+            bytes += frame.len();
+            bytes == frame.len() || bytes <= bytes_max
+        };
+        self.frames.iter().take_while(fits).cloned().collect()
+    }
+
+    /// Drops so many frames at the front. They were sent on another way, so they count as written.
+    pub fn drop_first(&mut self, frames: usize) -> Written {
+        let frames = self.frames.iter().take(frames);
+        let bytes = frames.map(|frame| frame.len()).sum();
+        let mut written = Written {
+            bytes,
+            ..Written::default()
+        };
+        self.consume(bytes, &mut written);
+        written
+    }
+
     /// As [`Self::push`], but a pong replaces a pong that waits at the end and has not been started.
     fn push_or_replace(&mut self, frame: Rc<Frame>) {
         let waits = self.frames.len() > self.started();

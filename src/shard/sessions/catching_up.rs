@@ -105,7 +105,7 @@ impl Sessions {
         }
         self.set_reading_time(slot, self.read_times().0);
         self.release_held_back(slot, replay.identifier(), Some(replay));
-        self.answer_polled();
+        self.answer_waiting_readers();
     }
 
     /// How long a long poll and an answer with events last.

@@ -5,6 +5,8 @@ use std::net::{Shutdown, TcpStream};
 use std::time::Duration;
 
 use super::connection::Life;
+use super::formats::Encoding;
+use super::polls::Stage;
 use super::writer::Outcome;
 use super::{Action, Sessions};
 use crate::config::DisconnectMode;
@@ -24,6 +26,13 @@ const DISCARDED_BYTES_MAX: usize = 256 << 10;
 /// when a container's network ends with its last process, the kernel drops bytes that are not acknowledged.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_TICKS: Tick = (LINGER.as_millis() / TICK.as_millis()) as Tick;
+
+/// Status of the answer to a poll of a session that has ended.
+const ENDED: u16 = 200;
+/// The same for a client that is refused as a session.
+const REFUSED: u16 = 401;
+/// The same when nobody could say whether it is welcome.
+const UNAVAILABLE: u16 = 503;
 
 /// Why a session ends, for the counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,10 +159,50 @@ impl Sessions {
         }
         self.end_session(slot, cause);
         let connection = &self.table.connections[slot as usize];
+        if connection.format.encoding == Encoding::LINES {
+            return self.end_polling(slot, cause);
+        }
         if connection.deliveries.is_empty() && connection.outbox.is_none() {
             self.finish_close(slot);
         } else {
             self.table.set_timer(slot);
+        }
+    }
+
+    /// True when nobody has to get anything of an ended session any more.
+    pub(super) fn is_over(&self, slot: u32) -> bool {
+        let connection = &self.table.connections[slot as usize];
+        let polling = self.table.polls.find(slot);
+        polling.is_some_and(|polling| match polling.stage {
+            _ if polling.answering.is_some() => false,
+            Stage::New | Stage::Open => false,
+            // While the server stops, no client polls again.
+            Stage::Ended(ENDED) => {
+                let has_messages = connection.outbox.is_some() || !connection.deliveries.is_empty();
+                polling.waiting.is_none() && (self.drain.has_begun || !has_messages)
+            }
+            Stage::Ended(_) => polling.waiting.is_none(),
+        })
+    }
+
+    /// The client of an ended session gets what is queued with the poll that waits, or with its next one.
+    fn end_polling(&mut self, slot: u32, cause: Cause) {
+        let Some(polling) = self.table.polls.find_mut(slot) else {
+            return;
+        };
+        polling.stage = Stage::Ended(match (polling.stage, cause) {
+            // Its client is just being told that it is welcome.
+            _ if polling.answering.is_some() => ENDED,
+            (Stage::New, Cause::Error) => UNAVAILABLE,
+            (Stage::New, _) => REFUSED,
+            _ => ENDED,
+        });
+        if polling.waiting.is_some() {
+            polling.due = self.table.now;
+        }
+        match self.is_over(slot) {
+            true => self.release(slot),
+            false => self.table.set_timer(slot),
         }
     }
 
@@ -175,6 +224,7 @@ impl Sessions {
         match outcome {
             Outcome::GoesOn => {}
             Outcome::Drained => self.finish_close(slot),
+            Outcome::Gathered => {}
             Outcome::Failed { messages } => {
                 let counters = self.common.counters();
                 counters.failed_server_msg_total.add(messages);
@@ -238,6 +288,8 @@ impl Sessions {
         if is_answered && format.encoding.is_events() {
             counters.sse_clients_num.sub(1);
         }
+        let polls = format.encoding == Encoding::LINES;
+        counters.long_poll_clients_num.sub(i64::from(polls));
         let (reason, counter) = close_reason(counters, cause);
         counter.add(u64::from(!was_console));
         tracing::debug!(
@@ -255,8 +307,9 @@ impl Sessions {
         if self.drain.has_begun {
             return self.linger(slot);
         }
-        let socket = &self.table.connections[slot as usize].socket;
-        discard_input(socket, &mut self.reader.buffer);
+        if let Some(socket) = &self.table.connections[slot as usize].socket {
+            discard_input(socket, &mut self.reader.buffer);
+        }
         self.release(slot);
     }
 
@@ -264,10 +317,10 @@ impl Sessions {
     /// takes no bytes now has lost its client and the error can be ignored.
     fn say_close_notify(&mut self, slot: u32) {
         let connection = &mut self.table.connections[slot as usize];
-        if let Some(tls) = &mut connection.tls {
+        if let (Some(tls), Some(mut socket)) = (&mut connection.tls, connection.socket.as_ref()) {
             let mut records = Vec::new();
             tls.close(&mut records);
-            let _ = (&connection.socket).write(&records);
+            let _ = socket.write(&records);
         }
     }
 
@@ -275,7 +328,8 @@ impl Sessions {
     /// too, which shows that everything has arrived.
     fn linger(&mut self, slot: u32) {
         let connection = &mut self.table.connections[slot as usize];
-        if connection.socket.shutdown(Shutdown::Write).is_err() {
+        let socket = connection.socket.as_ref();
+        if socket.is_none_or(|socket| socket.shutdown(Shutdown::Write).is_err()) {
             return self.release(slot);
         }
         connection.life = Life::Lingering;
@@ -286,8 +340,8 @@ impl Sessions {
 
     /// Discards input until the client closes or sends too much: nothing can be answered any more.
     pub(super) fn on_lingering_input(&mut self, slot: u32) {
-        let socket = &self.table.connections[slot as usize].socket;
-        if !discard_input(socket, &mut self.reader.buffer) {
+        let socket = self.table.connections[slot as usize].socket.as_ref();
+        if !socket.is_some_and(|socket| discard_input(socket, &mut self.reader.buffer)) {
             self.release(slot);
         }
     }

@@ -63,6 +63,15 @@ impl Common {
             .expect("only a listener with durable streams takes readers")
     }
 
+    /// The sessions over long polling of all shards.
+    pub fn polling_sessions(&self) -> usize {
+        let shards = self.metrics.shards.iter();
+        let sum: i64 = shards
+            .map(|shard| shard.long_poll_clients_num.value())
+            .sum();
+        usize::try_from(sum).unwrap_or_default()
+    }
+
     pub fn counters(&self) -> &ShardMetrics {
         &self.metrics.shards[self.shard]
     }

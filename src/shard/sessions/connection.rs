@@ -6,7 +6,8 @@ use std::rc::Rc;
 
 use super::answering::Opening;
 use super::bounds::{Bounds, SESSION_ENTRY_BYTES, SMALL_BYTES, SUBSCRIPTIONS_PART};
-use super::formats::Format;
+use super::formats::{Encoding, Format};
+use super::polls::POLLING_ENTRY_BYTES;
 use super::readers::OpenReading;
 use super::schedule::Place;
 use super::waiting::{BrokerWait, OpenQuestion};
@@ -109,7 +110,8 @@ pub(super) struct Connection {
     #[expect(dead_code, reason = "held until the socket is closed, for its drop")]
     pub permit: Option<Permit>,
     pub deliveries: BatchList,
-    pub socket: TcpStream,
+    /// `None` over long polling: then [`Polls`](super::polls::Polls) has one while a poll waits.
+    pub socket: Option<TcpStream>,
     pub generation: u32,
     pub life: Life,
     pub format: Format,
@@ -180,9 +182,10 @@ impl Connection {
     /// Reads from the socket once. An end of the TLS stream counts as the end, because the client may leave the socket open
     /// after it.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        match &self.tls {
-            Some(tls) if tls.peer_has_closed() => Ok(0),
-            _ => (&self.socket).read(buffer),
+        match (&self.tls, &self.socket) {
+            (Some(tls), _) if tls.peer_has_closed() => Ok(0),
+            (_, Some(socket)) => (&*socket).read(buffer),
+            (_, None) => Err(io::ErrorKind::WouldBlock.into()),
         }
     }
 
@@ -196,7 +199,11 @@ impl Connection {
 
     /// The bytes charged to the process for the session itself, from its first turn to its last.
     pub fn charged_bytes(&self) -> usize {
-        SESSION_ENTRY_BYTES + self.session.own_bytes() + self.decoder.held_bytes()
+        let entry_bytes = match self.format.encoding {
+            Encoding::LINES => SESSION_ENTRY_BYTES + POLLING_ENTRY_BYTES,
+            _ => SESSION_ENTRY_BYTES,
+        };
+        entry_bytes + self.session.own_bytes() + self.decoder.held_bytes()
     }
 
     /// True while so much waits for a client that the server does not read from it, so that its commands cannot add more.

@@ -4,6 +4,7 @@
 //! A frame that many sessions share is encoded for its first receiver, once for each [`Format`] in use.
 
 mod events;
+mod lines;
 mod reading;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -49,6 +50,8 @@ impl Encoding {
     pub const PLAIN: Self = Self(0);
     /// The same, compressed.
     pub const DEFLATED: Self = Self(1);
+    /// JSON texts, one a line, which wait until the client polls.
+    pub const LINES: Self = Self(64);
     /// Server-sent events, and what follows.
     const EVENTS: u8 = 2;
     const UNWRAP: u8 = 4;
@@ -95,6 +98,7 @@ impl Format {
         match self.encoding {
             encoding if encoding.is_events() => "SSE",
             encoding if encoding.is_reader() => "durable stream",
+            Encoding::LINES => "long-polling",
             _ => "WebSocket",
         }
     }
@@ -104,6 +108,7 @@ impl Format {
         match self.encoding.event_form() {
             Some(form) => events::reply(reply, form),
             None if self.encoding.is_reader() => None,
+            None if self.encoding == Encoding::LINES => Some(lines::reply(reply)),
             None => Some(self.text(&reply.json(), FrameKind::Message, deflater)),
         }
     }
@@ -113,6 +118,7 @@ impl Format {
         let encoding = self.encoding;
         match encoding.is_events() || encoding.is_reader() {
             true => events::end(encoding.0 & Encoding::CHUNKED != 0),
+            false if encoding == Encoding::LINES => None,
             false => Some(close_frame(Some(close.code), close.reason)),
         }
     }
@@ -149,6 +155,7 @@ pub(super) struct GroupFrames<'a> {
     publication: &'a Publication,
     plain: Option<u32>,
     deflated: Option<u32>,
+    lines: Option<u32>,
     events: EventFrames,
     readers: ReadFrames,
 }
@@ -160,6 +167,7 @@ impl<'a> GroupFrames<'a> {
             publication,
             plain: None,
             deflated: None,
+            lines: None,
             events: EventFrames::default(),
             readers: ReadFrames::default(),
         }
@@ -204,6 +212,13 @@ impl<'a> GroupFrames<'a> {
             return None;
         }
         let publication = self.publication;
+        if format.encoding == Encoding::LINES {
+            let identifier = self.identifier;
+            return Some(*self.lines.get_or_insert_with(|| {
+                let frame = lines::publication(identifier, publication, batch);
+                batch.add_frame(frame)
+            }));
+        }
         let (message, position) = (&publication.message, publication.position);
         // A huge message is not compressed, so it is the same frame for all.
         let deflate = format.encoding == Encoding::DEFLATED && message.len() <= DEFLATED_BYTES_MAX;

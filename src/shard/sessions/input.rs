@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Sessions;
 use super::closing::Cause;
 use super::connection::Life;
-use super::formats::close_frame;
+use super::formats::{Encoding, close_frame};
 use super::reader::{Messages, Reader, Received};
 use super::schedule::Place;
 use super::share::{LOOK_COST, Share, TimeSlice};
@@ -120,6 +120,7 @@ impl Sessions {
         // Taken out of `self`, because messages borrow from it while they are handled.
         let mut reader = std::mem::take(&mut self.reader);
         self.take_up_unread(&mut reader.messages, slot, share);
+        self.read_behind_poll(slot, &mut reader, share);
         while let Some(connection) = self.table.connections.get_mut(slot as usize) {
             let listens = connection.is_open()
                 && connection.listens()
@@ -211,6 +212,7 @@ impl Sessions {
             }
         }
         self.answer_if_decided(slot);
+        self.go_on_polling(slot);
     }
 
     /// Decodes input and acts on it until the session's share is used up, a call has begun, the batch must be written first,
@@ -224,8 +226,15 @@ impl Sessions {
     ) -> usize {
         let connection = &mut self.table.connections[slot as usize];
         let encoding = connection.format.encoding;
+        if encoding == Encoding::LINES {
+            return self.take_up_lines(slot, input, share, Self::on_message);
+        }
         if encoding.is_events() {
-            return self.take_up_lines(slot, input, share);
+            // What a client sends after its request is thrown away, because nothing can be asked there.
+            return match connection.is_opening() {
+                true => self.take_up_lines(slot, input, share, Self::on_line),
+                false => input.len(),
+            };
         }
         if encoding.is_reader() {
             // Nothing can be asked behind the request.
@@ -256,12 +265,14 @@ impl Sessions {
         taken
     }
 
-    /// Acts on the lines of the request. What a client sends after its request is thrown away, because nothing can be asked
-    /// there. Returns how many bytes were processed.
-    fn take_up_lines(&mut self, slot: u32, input: &[u8], share: &mut Share) -> usize {
-        if !self.table.connections[slot as usize].is_opening() {
-            return input.len();
-        }
+    /// Acts on the lines of a request. Returns how many bytes were processed.
+    fn take_up_lines(
+        &mut self,
+        slot: u32,
+        input: &[u8],
+        share: &mut Share,
+        on_line: fn(&mut Self, u32, &[u8], &mut Share),
+    ) -> usize {
         let mut taken = 0;
         while taken < input.len() && self.takes_more(slot, share) {
             let rest = &input[taken..];
@@ -271,14 +282,14 @@ impl Sessions {
             let line = rest[..end].trim_ascii();
             if !line.is_empty() {
                 share.pay_message(line.len());
-                self.on_line(slot, line);
+                on_line(self, slot, line, share);
             }
         }
         taken
     }
 
     /// Each line subscribes, whatever its command is called. Source: contract/http_transports.md §1.3.
-    fn on_line(&mut self, slot: u32, line: &[u8]) {
+    fn on_line(&mut self, slot: u32, line: &[u8], _share: &mut Share) {
         let mut command = match decode_command(line) {
             Ok(Some(command)) => command,
             // The lines were checked when the request was read.

@@ -6,6 +6,7 @@
 
 mod answering;
 mod answers;
+mod arriving;
 mod asking;
 mod bounds;
 mod broker;
@@ -25,6 +26,8 @@ mod keeping;
 mod memberships;
 mod opening;
 mod output;
+mod polling;
+mod polls;
 mod reader;
 mod readers;
 mod reading;
@@ -81,10 +84,12 @@ use crate::session::{Admission, DisconnectCall, Step};
 use crate::shard::answers::SentAnswer;
 use crate::shard::calls::{Call, CallHandle};
 use crate::shard::message::{HomeMessage, ShardInbox, ShardMessage, Survey};
+use crate::shard::polls::{Poll, PollAnswer};
 
 /// What the HTTP phase knows about a client that becomes a session.
 pub struct NewConnection {
-    pub socket: TcpStream,
+    /// `None` over long polling.
+    pub socket: Option<TcpStream>,
     pub tls: Option<Box<TlsSession>>,
     pub admission: Admission,
     pub transport: Transport,
@@ -107,11 +112,18 @@ pub enum Transport {
     Events(EventRequest),
     /// A durable stream. The request is answered when the home of the stream has said what is there.
     Reading(ReadRequest),
+    /// Long polling. The first poll, which is answered when the client is authenticated and its commands are done.
+    Polling(Poll),
 }
 
 impl Transport {
     fn is_extended(&self) -> bool {
-        matches!(self, Self::WebSocket { extended: true, .. })
+        match self {
+            Self::WebSocket { extended, .. } => *extended,
+            Self::Events(_) | Self::Reading(_) => false,
+            // Only clients of the extended protocol use what it adds, and this transport has nothing to ask for it with.
+            Self::Polling(_) => true,
+        }
     }
 }
 
@@ -137,6 +149,8 @@ pub enum Action {
     Disconnect(DisconnectCall),
     /// A connection watches the console: send snapshots.
     Watch,
+    /// Answer a poll, then tell [`Sessions::on_poll_answered`] if the answer names a session.
+    AnswerPoll(Box<PollAnswer>),
 }
 
 /// The session table and everything it needs for a turn.
@@ -224,7 +238,7 @@ impl Sessions {
     ) -> R {
         self.table.set_now(now);
         let result = change(self);
-        self.answer_polled();
+        self.answer_waiting_readers();
         self.take_actions().into_iter().for_each(&mut perform);
         self.flush_some();
         self.hub.keep_up_interest();

@@ -16,6 +16,7 @@ use crate::protocol::reply::Reply;
 use crate::session::{AuthRefusal, Credentials, Deadlines, Session, SessionSettings, Tick};
 use crate::shard::notices::Notice;
 use crate::shard::outbox::batch::BatchList;
+use crate::shard::polls::Poll;
 use crate::wire::websocket::message::MessageDecoder;
 
 impl Sessions {
@@ -37,6 +38,7 @@ impl Sessions {
         }
         self.take_early_input(slot, &mut early_input);
         self.answer_if_decided(slot);
+        self.go_on_polling(slot);
     }
 
     /// Whether the client need not say who it is (`--ds_skip_auth`).
@@ -79,7 +81,7 @@ impl Sessions {
             extended: new.transport.is_extended(),
         });
         let precision = new.admission.ping_precision;
-        let (encoding, held) = self.begin(new.transport);
+        let (encoding, held, poll) = self.begin(new.transport);
         let is_opening = held.is_some();
         let slot = self.table.insert(Connection {
             session,
@@ -107,6 +109,9 @@ impl Sessions {
             write_ready: false,
             place: Place::Resting,
         });
+        if let Some(poll) = poll {
+            self.begin_polling(slot, poll);
+        }
         tracing::debug!(
             sid = new.admission.sid,
             shard = self.common.shard,
@@ -127,10 +132,11 @@ impl Sessions {
     }
 
     /// How the client gets its messages, and what is kept of a request that is not answered yet.
-    fn begin(&self, transport: Transport) -> (Encoding, Option<Box<Held>>) {
+    fn begin(&self, transport: Transport) -> (Encoding, Option<Box<Held>>, Option<Poll>) {
         match transport {
-            Transport::WebSocket { deflate: false, .. } => (Encoding::PLAIN, None),
-            Transport::WebSocket { deflate: true, .. } => (Encoding::DEFLATED, None),
+            Transport::WebSocket { deflate: false, .. } => (Encoding::PLAIN, None, None),
+            Transport::WebSocket { deflate: true, .. } => (Encoding::DEFLATED, None, None),
+            Transport::Polling(first) => (Encoding::LINES, None, Some(first)),
             Transport::Reading(request) => {
                 let reading = OpenReading::new(request, unix_time().as_secs(), &self.common.budget);
                 let encoding = Encoding::reader(reading.form.chunked);
@@ -138,7 +144,7 @@ impl Sessions {
                     reading: Some(Box::new(reading)),
                     ..Held::default()
                 };
-                (encoding, Some(Box::new(held)))
+                (encoding, Some(Box::new(held)), None)
             }
             Transport::Events(EventRequest { form, headers }) => {
                 let opening = Opening::new(headers, &self.common.budget);
@@ -146,7 +152,7 @@ impl Sessions {
                     opening: Some(Box::new(opening)),
                     ..Held::default()
                 };
-                (Encoding::events(form), Some(Box::new(held)))
+                (Encoding::events(form), Some(Box::new(held)), None)
             }
         }
     }
@@ -155,6 +161,8 @@ impl Sessions {
     fn deadlines(&self, new: &NewConnection) -> Deadlines {
         let ping = &self.common.config.ping;
         let interval = match new.admission.ping_interval_secs {
+            // Its polls say that it is there.
+            _ if matches!(new.transport, Transport::Polling(_)) => Duration::ZERO,
             Some(secs) => Duration::from_secs(secs.max(0) as u64),
             None => ping.interval,
         };
@@ -167,7 +175,7 @@ impl Sessions {
         let wants_pongs = match new.transport {
             Transport::WebSocket { extended, .. } => extended || ping.native,
             // It has no way to answer.
-            Transport::Events(_) | Transport::Reading(_) => false,
+            Transport::Events(_) | Transport::Reading(_) | Transport::Polling(_) => false,
         };
         let pong_ticks = if wants_pongs {
             ticks(ping.pong_timeout)
@@ -184,7 +192,7 @@ impl Sessions {
         })
     }
 
-    fn log_unwatched(&self, slot: u32, error: &io::Error) {
+    pub(super) fn log_unwatched(&self, slot: u32, error: &io::Error) {
         if let Some(admitted) = self.common.notices.admit(Notice::SocketUnwatched) {
             tracing::warn!(
                 sid = self.table.sid(slot),

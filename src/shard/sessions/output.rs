@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::Sessions;
 use super::connection::Connection;
 use super::share::TimeSlice;
-use super::writer::{FLUSHES_PER_LOOK, Queued};
+use super::writer::{FLUSHES_PER_LOOK, Outcome, Queued};
 use crate::protocol::publication::Publication;
 use crate::protocol::reply::Reply;
 use crate::shard::outbox::frame::Frame;
@@ -41,7 +41,14 @@ impl Sessions {
     /// Continues to write what waits for a session.
     pub(super) fn write_outbox(&mut self, slot: u32) {
         let outcome = self.writer.write_outbox(&mut self.table, slot);
-        self.settle_written(slot, outcome);
+        self.settle(slot, outcome);
+    }
+
+    fn settle(&mut self, slot: u32, outcome: Outcome) {
+        match outcome {
+            Outcome::Gathered => self.go_on_polling(slot),
+            written => self.settle_written(slot, written),
+        }
     }
 
     /// Begins to deliver publications, in order, to all sessions that listen on this shard. They are one message of the
@@ -93,7 +100,7 @@ impl Sessions {
         while flushed < FLUSHES_PER_TURN_MAX && self.writer.has_work() && !time.is_over() {
             self.writer.flush_few(&mut self.table, time);
             for (slot, outcome) in self.writer.take_outcomes() {
-                self.settle_written(slot, outcome);
+                self.settle(slot, outcome);
             }
             flushed += FLUSHES_PER_LOOK;
         }

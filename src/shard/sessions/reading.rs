@@ -17,13 +17,13 @@ use crate::wire::http_response::encode_head;
 
 impl Sessions {
     /// Answers the long polls that have got a message.
-    pub(super) fn answer_polled(&mut self) {
+    pub(super) fn answer_waiting_readers(&mut self) {
         for polled in self.writer.take_polled() {
-            self.answer_poll(polled);
+            self.answer_waiting_reader(polled);
         }
     }
 
-    fn answer_poll(&mut self, polled: Polled) {
+    fn answer_waiting_reader(&mut self, polled: Polled) {
         let Polled {
             session,
             position,

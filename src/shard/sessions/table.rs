@@ -14,7 +14,9 @@ use slab::Slab;
 
 use super::common::Common;
 use super::connection::{Connection, Life};
+use super::formats::Encoding;
 use super::identities::Identities;
+use super::polls::Polls;
 use super::readers::OpenReading;
 use super::schedule::{Place, Schedule};
 use super::waiting::{BrokerWait, OpenQuestion, Replay};
@@ -30,6 +32,7 @@ pub(super) struct Table {
     common: Rc<Common>,
     pub connections: Slab<Connection>,
     pub identities: Identities,
+    pub polls: Polls,
     last_generation: u32,
     /// Sessions that have not ended.
     pub open_sessions: usize,
@@ -49,6 +52,7 @@ pub(super) struct Table {
 impl Table {
     pub fn new(common: Rc<Common>, hasher: RandomState, reactor: Reactor, now: Instant) -> Self {
         Self {
+            polls: Polls::new(common.config.poll.as_ref()),
             common,
             connections: Slab::new(),
             identities: Identities::new(hasher),
@@ -183,8 +187,19 @@ impl Table {
     /// Those of the kernel.
     pub fn watch(&mut self, slot: u32) -> io::Result<()> {
         let token = self.token(slot);
-        let socket = self.connections[slot as usize].socket.as_fd();
-        self.reactor.add(socket, token)
+        let socket = self.connections[slot as usize].socket.as_ref();
+        match socket.or_else(|| self.polls.socket(slot)) {
+            Some(socket) => self.reactor.add(socket.as_fd(), token),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes the events of the poll that waits away from the reactor.
+    pub fn unwatch_poll(&mut self, slot: u32) {
+        let token = self.token(slot);
+        if let Some(socket) = self.polls.socket(slot) {
+            self.reactor.remove(socket.as_fd(), token, false);
+        }
     }
 
     /// Makes the reactor report when a socket has room again.
@@ -194,8 +209,10 @@ impl Table {
     pub fn watch_write(&mut self, slot: u32) -> io::Result<()> {
         let token = self.token(slot);
         let connection = &mut self.connections[slot as usize];
-        if !connection.write_watched {
-            self.reactor.watch_write(connection.socket.as_fd(), token)?;
+        if let Some(socket) = &connection.socket
+            && !connection.write_watched
+        {
+            self.reactor.watch_write(socket.as_fd(), token)?;
             connection.write_watched = true;
         }
         Ok(())
@@ -226,11 +243,15 @@ impl Table {
         if let Some(outbox) = &connection.outbox {
             counters.outbox_bytes.sub(outbox.pending_bytes() as i64);
         }
-        let socket = connection.socket;
-        self.reactor
-            .remove(socket.as_fd(), token, connection.write_watched);
-        // The poll keeps the file open for a moment. Without the shutdown the client would see the end only after that.
-        let _ = socket.shutdown(Shutdown::Both);
+        let poll = self.polls.remove(slot);
+        let socket = connection.socket.as_ref();
+        if let Some(socket) = socket.or(poll.as_ref().map(|poll| &poll.socket)) {
+            self.reactor
+                .remove(socket.as_fd(), token, connection.write_watched);
+            // The armed poll keeps the file open for a moment. Without the shutdown the client would see the end only after
+            // that.
+            let _ = socket.shutdown(Shutdown::Both);
+        }
         if self.connections.is_empty() {
             // Frees what is stored for each slot, too.
             self.connections.shrink_to_fit();
@@ -241,7 +262,18 @@ impl Table {
 
     /// Sets the timer of a connection to its earliest deadline.
     pub fn set_timer(&mut self, slot: u32) {
+        match self.next_deadline(slot) {
+            Some(tick) => self.wheel.set(slot, tick),
+            None => self.wheel.clear(slot),
+        }
+    }
+
+    fn next_deadline(&self, slot: u32) -> Option<Tick> {
         let connection = &self.connections[slot as usize];
+        if connection.format.encoding == Encoding::LINES {
+            let since = connection.outbox.as_ref().map(|outbox| outbox.progress);
+            return self.polls.next_look(slot, since);
+        }
         let write = connection.outbox.as_ref().and_then(|outbox| {
             match connection.life {
                 // Nothing is written before the answer.
@@ -255,10 +287,7 @@ impl Table {
         } else {
             None
         };
-        match write.into_iter().chain(session).min() {
-            Some(tick) => self.wheel.set(slot, tick),
-            None => self.wheel.clear(slot),
-        }
+        write.into_iter().chain(session).min()
     }
 
     /// Takes the reactor's events, as far as one turn may, and schedules the sessions that have something new.

@@ -3,7 +3,7 @@
 use super::Sessions;
 use super::closing::Cause;
 use super::connection::Life;
-use super::formats::PingFrames;
+use super::formats::{Encoding, PingFrames};
 use super::resuming::RESUME_HOLD_TICKS;
 use super::share::Share;
 use crate::protocol::disconnect::{Close, DisconnectReason};
@@ -31,6 +31,9 @@ impl Sessions {
         let Some(connection) = self.table.connections.get_mut(slot as usize) else {
             return;
         };
+        if connection.format.encoding == Encoding::LINES {
+            return self.go_on_polling(slot);
+        }
         if connection.is_opening() {
             // Nothing is written before the answer, so there is no ping, and no write to be late with.
             let due = connection.session.deadlines.take_due(self.table.now);
@@ -93,7 +96,7 @@ impl Sessions {
     fn is_write_due(&self, slot: u32) -> bool {
         let connection = self.table.connections.get(slot as usize);
         let outbox = connection
-            .filter(|connection| !connection.is_opening())
+            .filter(|connection| !connection.is_opening() && connection.socket.is_some())
             .and_then(|connection| connection.outbox.as_ref());
         outbox.is_some_and(|outbox| outbox.deadline <= self.table.now)
     }

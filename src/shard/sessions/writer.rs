@@ -3,6 +3,7 @@
 //! The writer never ends a session. It returns an [`Outcome`] for each write, and the turn acts on it.
 
 use std::io;
+use std::net::TcpStream;
 use std::os::fd::AsFd;
 use std::rc::Rc;
 
@@ -37,6 +38,8 @@ pub(super) enum Outcome {
     GoesOn,
     /// The session was being closed, and everything for it has been written.
     Drained,
+    /// The session has no socket: what is for it waits in its outbox.
+    Gathered,
     /// The socket is broken. So many messages are lost.
     Failed { messages: u64 },
 }
@@ -251,8 +254,38 @@ impl Writer {
         }
     }
 
+    /// Moves what the batch has for a session without a socket into its outbox.
+    pub fn gather(&mut self, table: &mut Table, slot: u32) {
+        let connection = &mut table.connections[slot as usize];
+        if connection.deliveries.is_empty() {
+            return;
+        }
+        let due = || Box::new(Outbox::due(table.now, table.write_deadline));
+        let outbox = connection.outbox.get_or_insert_with(due);
+        let before = outbox.pending_bytes() as i64;
+        self.batch.drain_into(&mut connection.deliveries, outbox);
+        let added = outbox.pending_bytes() as i64 - before;
+        self.common.counters().outbox_bytes.add(added);
+    }
+
+    /// Drops the first frames of an outbox, which the answer to a poll has taken to the client.
+    pub fn drop_answered(&mut self, table: &mut Table, slot: u32, frames: u32) {
+        let connection = &mut table.connections[slot as usize];
+        let Some(outbox) = &mut connection.outbox else {
+            return;
+        };
+        let written = outbox.drop_first(frames as usize);
+        let counters = self.common.counters();
+        count_written(counters, &written);
+        counters.outbox_bytes.sub(written.bytes as i64);
+        if outbox.is_empty() {
+            connection.outbox = None;
+        }
+    }
+
     /// Drops what is queued for a session and not started.
     pub fn clear_queue(&mut self, table: &mut Table, slot: u32) {
+        table.polls.forget_answered(slot);
         let connection = &mut table.connections[slot as usize];
         connection.deliveries = BatchList::default();
         if let Some(outbox) = &mut connection.outbox {
@@ -322,7 +355,7 @@ impl Writer {
     fn take_bulk_send(&self, table: &mut Table, slot: u32) -> Option<u32> {
         let connection = table.connections.get_mut(slot as usize)?;
         let plain = connection.tls.is_none() && connection.outbox.is_none();
-        if !plain {
+        if !plain || connection.socket.is_none() {
             return None;
         }
         let frame = self.batch.only_frame(connection.deliveries)?;
@@ -335,7 +368,7 @@ impl Writer {
         let mut answers = std::mem::take(&mut self.answers);
         let answered = answers.iter().map(Answer::outgoing);
         let delivered = bulk_sends.iter().map(|&(slot, frame)| Outgoing {
-            socket: table.connections[slot as usize].socket.as_fd(),
+            socket: socket_of(&table.connections[slot as usize]).as_fd(),
             bytes: self.batch.bytes(frame),
         });
         let messages: Vec<Outgoing> = answered.chain(delivered).collect();
@@ -366,8 +399,10 @@ impl Writer {
             return Outcome::GoesOn;
         }
         let counters = self.common.counters();
-        if connection.tls.is_some() && connection.outbox.is_none() {
+        let waits = connection.tls.is_some() || connection.socket.is_none();
+        if waits && connection.outbox.is_none() {
             // TLS records are made for one client and cannot be shared. They are made when the outbox is written.
+            // What is for a client without a socket waits until it polls.
             let outbox = Outbox::due(table.now, table.write_deadline);
             connection.outbox = Some(Box::new(outbox));
         }
@@ -386,10 +421,11 @@ impl Writer {
             }
             return Outcome::GoesOn;
         }
+        let Some(socket) = &connection.socket else {
+            return Outcome::GoesOn;
+        };
         counters.writes_total.add(1);
-        let written = self
-            .batch
-            .write(&mut connection.deliveries, &connection.socket);
+        let written = self.batch.write(&mut connection.deliveries, socket);
         self.on_written(table, slot, written)
     }
 
@@ -435,6 +471,9 @@ impl Writer {
             let Some(outbox) = &mut connection.outbox else {
                 return Outcome::GoesOn;
             };
+            let Some(socket) = &connection.socket else {
+                return Outcome::Gathered;
+            };
             if connection.life == Life::Opening {
                 return Outcome::GoesOn;
             }
@@ -446,7 +485,7 @@ impl Writer {
                     .add(outbox.pending_bytes() as i64 - before);
             }
             counters.writes_total.add(u64::from(!outbox.is_empty()));
-            let Ok(written) = outbox.write(&connection.socket) else {
+            let Ok(written) = outbox.write(socket) else {
                 let messages = outbox.messages() as u64;
                 return Outcome::Failed { messages };
             };
@@ -494,6 +533,12 @@ impl Writer {
     }
 }
 
+/// The socket of a session that [`Writer::take_bulk_send`] has chosen.
+fn socket_of(connection: &Connection) -> &TcpStream {
+    let socket = connection.socket.as_ref();
+    socket.expect("only sessions with a socket are sent to in bulk")
+}
+
 /// The result of a send through the ring. A full socket has taken nothing.
 fn bytes_taken(result: i32) -> io::Result<usize> {
     match result {
@@ -511,7 +556,7 @@ fn count_written(counters: &ShardMetrics, written: &Written) {
 #[cfg(test)]
 mod tests {
     use std::io::Read;
-    use std::net::{Shutdown, TcpStream};
+    use std::net::Shutdown;
 
     use super::*;
     use crate::shard::outbox::frame::FrameKind;
@@ -578,6 +623,8 @@ mod tests {
             parts
                 .connection(broken)
                 .socket
+                .as_ref()
+                .expect("a socket")
                 .shutdown(Shutdown::Both)
                 .expect("shutdown");
             parts.connection(closing).life = Life::Closing;

@@ -125,7 +125,7 @@ impl Events {
     }
 
     /// All that come before the end of the body.
-    fn to_end(&mut self) -> Vec<String> {
+    fn until_end(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.next()).collect()
     }
 }
@@ -413,7 +413,7 @@ pub fn lines(side: &mut Side) {
         let identifier = json!({ "sid": "gone" }).to_string();
         let command = json!({ "command": "disconnect", "payload": { "identifier": identifier, "reconnect": reconnect } });
         side.stage.broadcaster().post(&command.to_string());
-        let seen = client.to_end();
+        let seen = client.until_end();
         note_all(
             side,
             &format!("a remote disconnect, reconnect {reconnect}"),

@@ -94,7 +94,7 @@ impl Crowd {
                 Action::Canceled(_) => {}
                 Action::Disconnect(_) => self.disconnect_calls += 1,
                 Action::Publish(_) => panic!("nobody whispers"),
-                Action::Watch => panic!("nobody watches"),
+                Action::Watch | Action::AnswerPoll(_) => panic!("nobody watches"),
                 Action::Tell { .. } | Action::TellHome { .. } => panic!("there is no broker"),
             }
         }

@@ -221,7 +221,7 @@ impl Scene {
             ..Admission::default()
         };
         let new = NewConnection {
-            socket,
+            socket: Some(socket),
             admission,
             transport: EXTENDED,
             early_input: Vec::new(),

@@ -14,6 +14,7 @@ mod opening;
 mod output;
 pub(super) mod parts;
 mod pings;
+mod polling;
 mod replay;
 mod resuming;
 mod watchers;
@@ -216,7 +217,7 @@ impl Bench {
     fn upgraded(&mut self, sid: &str) -> (NewConnection, Client) {
         let (socket, client) = self.pair();
         let new = NewConnection {
-            socket,
+            socket: Some(socket),
             admission: Admission {
                 sid: sid.to_owned(),
                 env: r#""url":"u""#.into(),
@@ -245,7 +246,7 @@ impl Bench {
     /// A client with little room in its socket, so that a few messages fill it.
     fn open_narrow(&mut self) -> Client {
         let client = self.open(|new| {
-            let socket = SockRef::from(&new.socket);
+            let socket = SockRef::from(new.socket.as_ref().expect("a socket"));
             socket
                 .set_send_buffer_size(8 << 10)
                 .expect("an option of every socket");
@@ -347,6 +348,7 @@ impl Bench {
             Action::Call(_) => panic!("a call"),
             Action::Publish(_) => panic!("a publication"),
             Action::Watch => panic!("the console"),
+            Action::AnswerPoll(_) => panic!("a poll"),
             Action::Tell { .. } | Action::TellHome { .. } => panic!("there is no broker"),
         });
         sids.collect()

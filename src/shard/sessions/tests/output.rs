@@ -327,7 +327,7 @@ fn a_busy_shard_does_not_take_its_own_delay_for_the_clients() {
         // Only the server's buffer is small: a small buffer of the client would drop segments and wait for them to be sent
         // again.
         let mut eager = bench.open(|new| {
-            let socket = SockRef::from(&new.socket);
+            let socket = SockRef::from(new.socket.as_ref().expect("a socket"));
             socket
                 .set_send_buffer_size(8 << 10)
                 .expect("an option of every socket");

@@ -48,7 +48,7 @@ impl Parts {
             held: None,
             permit: None,
             deliveries: BatchList::default(),
-            socket,
+            socket: Some(socket),
             generation: 0,
             life: Life::Open,
             format: Format {

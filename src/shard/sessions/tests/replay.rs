@@ -54,7 +54,8 @@ fn asking(bench: &mut Bench) -> (Client, SessionRef) {
     let mut client = restored(bench, &["a"]);
     ask_for_history(&mut client, "a");
     let (session, _, _) = history_question(bench);
-    SockRef::from(&bench.sessions.table.connections[session.slot as usize].socket)
+    let connection = &bench.sessions.table.connections[session.slot as usize];
+    SockRef::from(connection.socket.as_ref().expect("a WebSocket has one"))
         .set_send_buffer_size(8 << 10)
         .expect("an option of every socket");
     (client, session)

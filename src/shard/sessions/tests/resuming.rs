@@ -282,7 +282,7 @@ fn a_question_that_cannot_be_handled_yet_is_waited_for() {
 /// Leaves little room in both sockets of a connection.
 fn narrow(bench: &Bench, client: &Client, slot: u32) {
     let server = &bench.sessions.table.connections[slot as usize].socket;
-    SockRef::from(server)
+    SockRef::from(server.as_ref().expect("a socket"))
         .set_send_buffer_size(8 << 10)
         .expect("an option of every socket");
     SockRef::from(&client.socket)
