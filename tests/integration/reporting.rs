@@ -104,7 +104,7 @@ on_both_drivers! {
         let line = stage.server.wait_for_log(&[" INF  nodeid=", " clients_num="]);
         let names: Vec<&str> = numbers(&line).expect("numbers alone").into_iter().map(|(name, _)| name).collect();
         assert!(names.is_sorted(), "{line}");
-        assert_eq!(names.len(), 26, "{line}");
+        assert_eq!(names.len(), 33, "{line}");
         assert!(!line.contains("context=") && !line.contains("anycable_go") && !line.contains("ringcable"), "{line}");
     }
 
