@@ -109,6 +109,18 @@ const ROWS = [
       [rate("anycable_go_data_sent_total"), "to clients"],
       [rate("anycable_go_data_rcvd_total"), "from clients"],
     ], "Without WebSocket and TCP framing."),
+    graph("Clients without a WebSocket", "short", [
+      [sum("anycable_go_sse_clients_num"), "server-sent events"],
+      [sum("anycable_go_long_poll_clients_num"), "long polling"],
+      [sum("anycable_go_ds_sse_clients_num"), "durable streams, events"],
+      [sum("anycable_go_ds_poll_clients_num"), "durable streams, long poll"],
+    ], "They count among the clients and sessions above.", { width: 12 }),
+    graph("Requests for durable streams, stale polls", "ops", [
+      [rate("anycable_go_ds_requests_total"), "history"],
+      [rate("anycable_go_ds_poll_requests_total"), "long polls"],
+      [rate("anycable_go_ds_sse_requests_total"), "events"],
+      [rate("anycable_go_long_poll_stale_requests_total"), "stale polls"],
+    ], "A stale poll gave way to a newer one of its client..", { width: 12 }),
   ]],
   ["Deliveries", [
     graph("Broadcasts from the app", "ops", [
