@@ -18,10 +18,9 @@ const TAKING_TIME_MAX: Duration = Duration::from_millis(1);
 /// does not receive them ([`crate::hub::Hub::set_arrived`]), because they were published before it.
 pub fn drain(shard: &Rc<Shard>, sessions: &mut Sessions) {
     let time = TimeSlice::new(TAKING_TIME_MAX);
-    for _ in 0..shard.inbox.depth() {
-        let Some(message) = shard.inbox.pop_first() else {
-            break;
-        };
+    while !time.is_over()
+        && let Some(message) = shard.inbox.pop_first()
+    {
         take(shard, sessions, 0, message);
     }
     // Counted once, so that publishers that never pause cannot hold the turn here. The last pass only delivers what the
