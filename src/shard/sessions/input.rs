@@ -39,7 +39,7 @@ impl Sessions {
     /// continues. It is only one while the shard is behind with its publications, because those sessions may be the ones
     /// that publish.
     fn serve_some(&mut self) {
-        let time = TimeSlice::new(SERVING_TIME_MAX);
+        let time = TimeSlice::of_turn(SERVING_TIME_MAX);
         let mut paid = 0;
         while !self.writer.has_no_room()
             && let Some(token) = self.table.schedule.pop_fresh()

@@ -95,7 +95,7 @@ impl Sessions {
     /// Writes what the batch has for some sessions, so that a turn stays short however many sessions wait. The others keep
     /// their place, and publications that come before their turn go out with the same write.
     pub(super) fn flush_some(&mut self) {
-        let time = TimeSlice::new(FLUSHING_TIME_MAX);
+        let time = TimeSlice::of_turn(FLUSHING_TIME_MAX);
         let mut flushed = 0;
         while flushed < FLUSHES_PER_TURN_MAX && self.writer.has_work() && !time.is_over() {
             self.writer.flush_few(&mut self.table, time);
