@@ -274,6 +274,9 @@ fn endpoints(config: &Config) {
     if let Some(sse) = &config.sse {
         tracing::info!("Handle SSE requests at {}", main(&sse.path));
     }
+    if let Some(poll) = &config.poll {
+        tracing::info!("Handle long-polling requests at {}", main(&poll.path));
+    }
     if let Some(durable_streams) = &config.durable_streams {
         let at = main(&durable_streams.path);
         tracing::info!("Handle Durable Streams requests at {at}");

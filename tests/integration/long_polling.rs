@@ -472,6 +472,7 @@ on_both_drivers! {
         let stage = Stage::with(driver, &[]);
         assert_eq!(try_open(stage.server.address(), "/lp", &[], "").status, 404);
         let other = self::stage(driver, &["--poll_path=/poll/here"]);
+        other.server.wait_for_log(&["Handle long-polling requests at", "/poll/here"]);
         assert_eq!(try_open(other.server.address(), "/lp", &[], "").status, 404);
         assert_eq!(try_open(other.server.address(), "/poll/here", &[], "").status, 200);
     }
