@@ -94,8 +94,8 @@ impl TimeSlice {
         }
     }
 
-    /// As [`Self::new`]. In unit tests it is far longer, because they count what a turn does, and a busy machine may interrupt
-    /// a turn for longer than it may last.
+    /// As [`Self::new`]. In unit tests it is far longer, because they count what a turn does, and a busy machine may
+    /// interrupt a turn for longer than it may last.
     pub fn of_turn(length: Duration) -> Self {
         Self::new(if cfg!(test) { length * 10_000 } else { length })
     }
