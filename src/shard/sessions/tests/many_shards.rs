@@ -423,8 +423,10 @@ impl Scene {
 
     /// Lets everything happen that is under way.
     fn settle(&mut self) {
+        let deadline = Instant::now() + PATIENCE;
         let mut quiet = 0;
-        while quiet < 3 {
+        while quiet < 3 || !self.all_ends_are_seen() {
+            assert!(Instant::now() < deadline, "nothing settles");
             self.poll();
             (0..SHARDS).for_each(|shard| self.send_waiting(shard));
             let mut taken = 0;
@@ -449,6 +451,14 @@ impl Scene {
         for one in &mut self.people {
             one.presence.settled();
         }
+    }
+
+    /// Whether the shards know of every client that has gone. A busy kernel brings the end of a connection a moment later.
+    fn all_ends_are_seen(&self) -> bool {
+        let connected = self.people.iter().filter(|one| one.client.is_some());
+        let shards = self.shards.iter();
+        let open: usize = shards.map(|it| it.sessions.table.open_sessions).sum();
+        open <= connected.count() + self.half_open.len()
     }
 
     fn finish(mut self) -> Seen {
