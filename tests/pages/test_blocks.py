@@ -67,8 +67,8 @@ class Blocks(unittest.TestCase):
             with self.subTest(block.where):
                 text = "".join(f"{command}\n" for command, _ in block.commands())
                 self.assertTrue(text.strip())
-                # `cd` without an exit, variables that a platform sets: fine in a terminal.
-                done = run("shellcheck", "--shell=bash", "--exclude=SC2034,SC2154,SC2164,SC1090,SC1091,SC2148,SC2239", "-", input=text)
+                # `cd` without an exit, variables that a platform sets, a `$` that is meant for JSON: fine in a terminal.
+                done = run("shellcheck", "--shell=bash", "--exclude=SC2034,SC2154,SC2164,SC1090,SC1091,SC2148,SC2239,SC2016", "-", input=text)
                 self.assertEqual(done.returncode, 0, done.stdout)
 
     def test_typed(self):
