@@ -4,7 +4,8 @@
 //! to none: ten thousand listeners would get ten thousand events each, which is a fan-out and no measure of presence.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -121,7 +122,7 @@ fn measure(options: &Options, target: &Target, report: &mut Report) {
         report.sample(target.name, case, metric, unit, value);
     };
     come_and_go(&peer, &crowd, clients, &mut say);
-    name_all(&peer, &crowd, &mut say);
+    name_all(&peer, &crowd, clients, &mut say);
     let figures = crowd.take_figures();
     let faults = figures.refused + figures.closed + figures.unknown;
     say(
@@ -156,7 +157,7 @@ fn come_and_go(peer: &Peer, crowd: &Crowd, clients: usize, say: &mut Say<'_>) {
 }
 
 /// All join, and one asks some times who is there.
-fn name_all(peer: &Peer, crowd: &Crowd, say: &mut Say<'_>) {
+fn name_all(peer: &Peer, crowd: &Crowd, clients: usize, say: &mut Say<'_>) {
     time(crowd, &join());
     let ask = ask();
     let cpu = peer.cpu();
@@ -167,6 +168,11 @@ fn name_all(peer: &Peer, crowd: &Crowd, say: &mut Say<'_>) {
     let cpu = peer.cpu().since(cpu).total().as_secs_f64() * 1e3;
     let each = cpu / QUESTIONS as f64;
     say(MEMBERS_ASKED, "server CPU per question", "ms", each);
-    let members = peer.metric("ringcable_presence_members_num");
-    say(MEMBERS_ASKED, "members", "", members.unwrap_or(f64::NAN));
+    let members = || peer.metric("ringcable_presence_members_num");
+    // The gauge is set once a second.
+    let deadline = Instant::now() + PATIENCE;
+    while members().is_some_and(|members| members < clients as f64) && Instant::now() < deadline {
+        thread::sleep(Duration::from_millis(50));
+    }
+    say(MEMBERS_ASKED, "members", "", members().unwrap_or(f64::NAN));
 }
