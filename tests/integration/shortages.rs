@@ -138,14 +138,17 @@ on_both_drivers! {
             answered
         });
         assert_eq!((inside.len(), outside.len()), (171, 229));
+        // A connection that is idle between requests gives its place to a client that waits, so the insider keeps asking.
         for raw in &mut inside {
             assert_eq!(raw.read_head().status(), 101);
             assert_eq!(raw.next_text(), r#"{"type":"welcome"}"#);
+            insider.metric("ringcable_accepted_total");
         }
         // The connections of the calls must be new.
         rails.close_connections();
         for raw in &mut inside {
             raw.subscribe("A");
+            insider.metric("ringcable_accepted_total");
         }
         insider.publish("stream:A", "1");
         for raw in &mut inside {
