@@ -16,6 +16,7 @@ mod crowd;
 #[cfg(feature = "experiments")]
 mod experiments;
 mod fleet;
+mod handle;
 mod histogram;
 mod limit;
 mod names;

@@ -7,17 +7,13 @@ mod member;
 mod worker;
 
 use std::net::SocketAddrV4;
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::mpsc::{Sender, channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, eventfd};
-use rustix::fd::OwnedFd;
-
 use crate::fleet::Progress;
+use crate::handle::{self, Handle};
 use crate::histogram::Histogram;
 use crate::sys::Cpu;
 
@@ -113,24 +109,9 @@ impl Figures {
     }
 }
 
-struct Handle {
-    commands: Sender<Command>,
-    wake: Arc<OwnedFd>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Handle {
-    fn send(&self, command: Command) {
-        self.commands
-            .send(command)
-            .expect("workers run until they are told to stop");
-        rustix::io::write(&*self.wake, &1u64.to_ne_bytes()).expect("an eventfd takes a count");
-    }
-}
-
 /// The running clients.
 pub struct Crowd {
-    handles: Vec<Handle>,
+    handles: Vec<Handle<Command>>,
     clients: usize,
     /// Its `ready` clients are those that are done.
     progress: Arc<Progress>,
@@ -141,21 +122,16 @@ impl Crowd {
     pub fn start(plan: &Plan) -> Self {
         let progress = Arc::new(Progress::new());
         let start = |number: usize| {
-            let (commands, inbox) = channel();
-            let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK).expect("an eventfd"));
-            let setup = worker::Setup {
-                plan: plan.clone(),
-                number,
-                inbox,
-                wake: wake.as_raw_fd(),
-                progress: progress.clone(),
-            };
-            let thread = std::thread::spawn(move || worker::run(setup));
-            Handle {
-                commands,
-                wake,
-                thread: Some(thread),
-            }
+            let (plan, progress) = (plan.clone(), progress.clone());
+            Handle::start(Command::Stop, move |inbox, wake| {
+                worker::run(worker::Setup {
+                    plan,
+                    number,
+                    inbox,
+                    wake,
+                    progress,
+                });
+            })
         };
         Self {
             handles: (0..plan.threads).map(start).collect(),
@@ -218,27 +194,10 @@ impl Crowd {
 
     /// The counts since the last call.
     pub fn take_figures(&self) -> Figures {
-        let (reply, figures) = channel();
-        for handle in &self.handles {
-            handle.send(Command::Report(reply.clone()));
-        }
-        drop(reply);
+        let figures = handle::ask_all(&self.handles, Command::Report);
         figures.iter().fold(Figures::default(), |mut sum, figures| {
             sum.merge(&figures);
             sum
         })
-    }
-}
-
-impl Drop for Crowd {
-    fn drop(&mut self) {
-        for handle in &mut self.handles {
-            // A worker that panicked has already printed why.
-            let _ = handle.commands.send(Command::Stop);
-            let _ = rustix::io::write(&*handle.wake, &1u64.to_ne_bytes());
-            if let Some(thread) = handle.thread.take() {
-                let _ = thread.join();
-            }
-        }
     }
 }

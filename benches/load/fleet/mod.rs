@@ -10,20 +10,18 @@ mod message;
 mod worker;
 
 use std::net::{Ipv4Addr, SocketAddrV4};
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::SeqCst;
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread::JoinHandle;
+use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, eventfd};
-use rustix::fd::OwnedFd;
 use rustls::ClientConfig;
 
 pub use client::{client_frame, header as frame_header};
 pub use figures::{Figures, Progress};
 pub use message::Mark;
+
+use crate::handle::{self, Handle};
 
 /// Clients that share a source address. So few that its ports suffice even when many of them have just been closed.
 const CLIENTS_PER_ADDRESS: u32 = 5_000;
@@ -106,24 +104,9 @@ enum Command {
     Stop,
 }
 
-struct Handle {
-    commands: Sender<Command>,
-    wake: Arc<OwnedFd>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Handle {
-    fn send(&self, command: Command) {
-        self.commands
-            .send(command)
-            .expect("workers run until they are told to stop");
-        rustix::io::write(&*self.wake, &1u64.to_ne_bytes()).expect("an eventfd takes a count");
-    }
-}
-
 /// The running clients.
 pub struct Fleet {
-    handles: Vec<Handle>,
+    handles: Vec<Handle<Command>>,
     progress: Arc<Progress>,
     opened: usize,
     started: Instant,
@@ -136,22 +119,17 @@ impl Fleet {
         let started = Instant::now();
         let handles = (0..plan.threads)
             .map(|number| {
-                let (commands, inbox) = channel();
-                let wake = Arc::new(eventfd(0, EventfdFlags::NONBLOCK).expect("an eventfd"));
-                let setup = worker::Setup {
-                    plan: plan.clone(),
-                    number: number as u32,
-                    inbox,
-                    wake: wake.as_raw_fd(),
-                    progress: progress.clone(),
-                    started,
-                };
-                let thread = std::thread::spawn(move || worker::run(setup));
-                Handle {
-                    commands,
-                    wake,
-                    thread: Some(thread),
-                }
+                let (plan, progress) = (plan.clone(), progress.clone());
+                Handle::start(Command::Stop, move |inbox, wake| {
+                    worker::run(worker::Setup {
+                        plan,
+                        number: number as u32,
+                        inbox,
+                        wake,
+                        progress,
+                        started,
+                    });
+                })
             })
             .collect();
         Self {
@@ -261,28 +239,11 @@ impl Fleet {
 
     /// The counts since the last call.
     pub fn take_figures(&self) -> Figures {
-        let (reply, figures): (Sender<Figures>, Receiver<Figures>) = channel();
-        for handle in &self.handles {
-            handle.send(Command::Report(reply.clone()));
-        }
-        drop(reply);
+        let figures = handle::ask_all(&self.handles, Command::Report);
         figures.iter().fold(Figures::default(), |mut sum, figures| {
             sum.merge(&figures);
             sum
         })
-    }
-}
-
-impl Drop for Fleet {
-    fn drop(&mut self) {
-        for handle in &mut self.handles {
-            // A worker that panicked has already printed why.
-            let _ = handle.commands.send(Command::Stop);
-            let _ = rustix::io::write(&*handle.wake, &1u64.to_ne_bytes());
-            if let Some(thread) = handle.thread.take() {
-                let _ = thread.join();
-            }
-        }
     }
 }
 
